@@ -1143,12 +1143,13 @@ def multi_resolution_stft_loss(
             total = total + (a - b).norm() / b.norm().clamp_min(1e-3) + F.l1_loss(a.log(), b.log())
         return total / len(resolutions)
 
-# %% ../nbs/03_vocoders.ipynb #f4c375e1
+# %% ../nbs/03_vocoders.ipynb #3d2bd1ea
 def spectral_energy_loss(
     y:Tensor, # two answers to each mel, made with different noise, (2 * b, 1, t); or one, (b, 1, t)
     x:Tensor, # recordings, (b, 1, t)
     mel:MelConfig, # front end of one more comparison
     mel_weight:float=1., # its weight
+    apart:float=1., # weight of the distance between the two answers
     resolutions:list=((256, 64, 256), (512, 128, 512), (1024, 256, 1024), (2048, 512, 2048)), # n_fft, hop, window
 )->Tensor: # scalar
     "Energy distance of spectra (Gritsenko et al. 2020): near the recording, and as far from each other as from it"
@@ -1159,7 +1160,7 @@ def spectral_energy_loss(
             p,q = view(x),view(a)
             if b is None: return 2 * distance(p, q, p)
             r = view(b)
-            return distance(p, q, p) + distance(p, r, p) - distance(q, r, p)
+            return distance(p, q, p) + distance(p, r, p) - apart * distance(q, r, p)
         total = sum(energy(_spectral_distance, lambda v: stft_magnitude(v, *res)) for res in resolutions)
         of_mels = energy(lambda p, q, _: F.l1_loss(p, q), lambda v: log_mel(v, mel))
         return total / len(resolutions) + mel_weight * of_mels
@@ -1199,7 +1200,7 @@ class WaveToMel(Callback):
             apart = torch.randint(self.noise_frames // 4, 3 * self.noise_frames // 4, (len(x), 1), device=x.device)
             self.learn.xb = (m, torch.stack([first, first + apart]))
 
-# %% ../nbs/03_vocoders.ipynb #ce859a24
+# %% ../nbs/03_vocoders.ipynb #3db8de96
 @dataclass
 class VocoderRecipe(Recipe):
     "What the recipes of all vocoders share: data are folders, tables or caches of sounds"
@@ -1208,6 +1209,7 @@ class VocoderRecipe(Recipe):
     peak_low: float = .1 # each training crop is scaled to a random peak between these
     peak_high: float = .95
     remake: str = '' # folder of a model with `encode` and `decode` whose mels to fine-tune on
+    start_from: str = '' # folder of a trained vocoder of the same sizes to go on from
 
     def dataloaders(self, data):
         "Random crops of waveforms (b, 1, segment)"
@@ -1215,6 +1217,11 @@ class VocoderRecipe(Recipe):
         if not isinstance(data, (ClipTable, WaveCache)): data = open_dataset(data)
         return wave_dls(data, rate, self.segment / rate, self.batch_size, clip_seconds=self.clip_seconds,
                         seed=self.seed)
+
+    def started(self, model):
+        "The fresh model, or the same with the weights in `start_from`"
+        if self.start_from: load_strict(model, Pretrained.from_pretrained(self.start_from).state_dict(), self.start_from)
+        return model
 
     def remaker(self):
         "The other model as a function of log-mels, or None"
@@ -1227,7 +1234,7 @@ class VocoderRecipe(Recipe):
         "Waveforms to mels"
         return [WaveToMel(self.model.mel, (self.peak_low, self.peak_high), remake=self.remaker())]
 
-# %% ../nbs/03_vocoders.ipynb #661e0826
+# %% ../nbs/03_vocoders.ipynb #7d33f083
 @dataclass
 class ISTFTRecipe(VocoderRecipe):
     "The default vocoder, trained by the spectral energy distance; no discriminator needed"
@@ -1243,17 +1250,19 @@ class ISTFTRecipe(VocoderRecipe):
     clip_norm: float = 1.
     ema: float = .995
     mel_weight: float = 1. # of the mel term
-    presets = {'quick-vocoder': {},
+    apart: float = .5 # 1: true noise; 0: no noise, the nearest spectrum; between: some of both
+    presets = {'quick-vocoder': dict(steps=600, epoch_steps=200),
+        'esc10-vocoder': dict(steps=6000, epoch_steps=500, ema=.999),
         'istft-vocoder': dict(steps=100_000, epoch_steps=1000, batch_size=32, lr=5e-4, ema=.999)}
 
     def build_model(self, dls):
         "A fresh vocoder"
-        return ISTFTVocoder(self.model)
+        return self.started(ISTFTVocoder(self.model))
 
     def loss_func(self):
         "Energy distance"
         mel = self.model.mel.replace(f_max=None)
-        return lambda y,x: spectral_energy_loss(y, x, mel, self.mel_weight)
+        return lambda y,x: spectral_energy_loss(y, x, mel, self.mel_weight, self.apart)
 
     def metrics(self):
         "The distance that does not depend on this loss"
@@ -1322,7 +1331,7 @@ class AdversarialRecipe(VocoderRecipe):
                 features=(self.feature_weight, lambda real, fake: feature_matching_loss(real.features, fake.features))))
         return [*super().callbacks(), game]
 
-# %% ../nbs/03_vocoders.ipynb #aa9f5c8b
+# %% ../nbs/03_vocoders.ipynb #7ef4e735
 @dataclass
 class HiFiGANRecipe(AdversarialRecipe):
     "As published: AdamW 2e-4, 0.999 per pass over the data, 45 x mel + 2 x features + least squares"
@@ -1334,9 +1343,9 @@ class HiFiGANRecipe(AdversarialRecipe):
 
     def build_model(self, dls):
         "A fresh generator"
-        return HiFiGAN(self.model)
+        return self.started(HiFiGAN(self.model))
 
-# %% ../nbs/03_vocoders.ipynb #10cc037e
+# %% ../nbs/03_vocoders.ipynb #5adf66a0
 @dataclass
 class MelGANRecipe(AdversarialRecipe):
     "As SpecVQGAN trained it: Adam 1e-4, hinge, 10 x features, no mel term"
@@ -1356,13 +1365,13 @@ class MelGANRecipe(AdversarialRecipe):
 
     def build_model(self, dls):
         "A fresh generator"
-        return MelGAN(self.model)
+        return self.started(MelGAN(self.model))
 
     def discriminators(self):
         "Three scales"
         return MelGANDiscriminator()
 
-# %% ../nbs/03_vocoders.ipynb #a2dda4dc
+# %% ../nbs/03_vocoders.ipynb #2a095f19
 @dataclass
 class BigVGANRecipe(AdversarialRecipe):
     "As published: AdamW 1e-4, 0.9999996 per step, MPD and MRD, gradients clipped at 1000"
@@ -1378,7 +1387,7 @@ class BigVGANRecipe(AdversarialRecipe):
 
     def build_model(self, dls):
         "A fresh generator"
-        return BigVGAN(self.model)
+        return self.started(BigVGAN(self.model))
 
     def discriminators(self):
         "MPD, and MRD on spectra"
