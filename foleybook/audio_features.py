@@ -804,12 +804,13 @@ def show(
     names = [f"{l} {s}".strip() for l,s in zip(self.labels, self.seeds)]
     return play_table(self.audio[:most], self.sample_rate, names[:most], columns)
 
-# %% ../nbs/00_audio_features.ipynb #5ac9e9c9
+# %% ../nbs/00_audio_features.ipynb #45e54183
 @patch
 def save(
     self:Sounds,
     dir:str|Path, # folder, made if absent
     append:bool=False, # keep what its metadata.jsonl lists already
+    by_class:bool=False, # CLASS/000.wav, CLASS/001.wav ... instead of CLASS_SEED.wav
 )->list: # the wav files
     "Write one wav file per sound and a metadata.jsonl that lists them"
     dir,listing,rows = Path(dir),Path(dir)/'metadata.jsonl',{}
@@ -817,7 +818,9 @@ def save(
         rows = {r['file']: r for r in map(json.loads, listing.read_text().splitlines())}
     names = []
     for label,seed in zip(self.labels, self.seeds):
-        stem = f"{''.join(c if c.isalnum() else '_' for c in label) or 'sound'}_{seed}"
+        stem = f"{''.join(c if c.isalnum() else '_' for c in label) or 'sound'}"
+        if by_class: names.append(f"{stem}/{sum(n.startswith(stem + '/') for n in [*rows, *names]):03d}.wav"); continue
+        stem = f"{stem}_{seed}"
         names.append(f"{stem}.wav" if f"{stem}.wav" not in names else f"{stem}_{len(names)}.wav")
     for name,x,label,seed in zip(names, self.audio, self.labels, self.seeds):
         write_audio(dir/name, x, self.sample_rate)
