@@ -94,7 +94,7 @@ def find_data(
     raise FileNotFoundError(f"{name}: no such data. Looked for {', '.join(map(str, tried))}. Give a folder of sounds with "
                             "one subfolder per class, a clip table (.csv), or set FOLEYBOOK_DATA.")
 
-# %% ../nbs/cli.ipynb #a08703fc
+# %% ../nbs/cli.ipynb #cd6d6570
 def prepare(
     data: str,  # folder of class subfolders, a clip table (.csv), a known data set, or `procedural`
     *,
@@ -102,6 +102,7 @@ def prepare(
     mel: str = "dcase2023",  # mel preset of the feature cache (see `foleybook doctor`)
     seconds: float = 4.0,  # length every clip is brought to, seconds
     per_class: int = 40,  # procedural sounds per class (only with `procedural`)
+    codebook: str = "",  # folder of a trained codebook: save the codes of all clips too, for the training of a prior
     jobs: int = -1,  # workers, -1 for one per core
     backend: str = "threading",  # joblib backend: threading, loky (processes), dask or ray
     scheduler: str = "",  # address of the dask or ray cluster (default: start one here)
@@ -114,7 +115,12 @@ def prepare(
     from foleybook.sound_data import MelCache, joblib_workers, make_procedural, open_dataset
 
     say, out = _say(quiet), Path(out)
-    config = MelConfig.preset(mel)
+    if codebook:
+        rooms()
+        from foleybook.codebooks import encode_table
+        from foleybook.training import Pretrained
+        book = Pretrained.from_pretrained(codebook)
+    config = book.mel if codebook else MelConfig.preset(mel)
     with joblib_workers(backend, scheduler or None, jobs):
         if data == "procedural":
             table = make_procedural(out / "sounds", n=per_class, seconds=seconds, sample_rate=config.sample_rate, seed=seed,
@@ -125,13 +131,14 @@ def prepare(
     for file, why in table.skipped: say(f"left out {file}: {why}")
     say(f"{len(cache)} clips in {len(table.labels)} classes: {', '.join(table.labels)}")
     say(f"table {path}, features {cache.path}")
+    if codebook: say(f"codes {encode_table(cache, book, out, progress=_bar(quiet))} in {out}")
     return table
 
-# %% ../nbs/cli.ipynb #21322a64
+# %% ../nbs/cli.ipynb #27f733bd
 def train(
     recipe: str = "",  # name of a recipe (`--list` shows them)
     *,
-    data: str = "",  # data set: folder of class subfolders, clip table, or known set
+    data: str = "",  # data set: folder of class subfolders, clip table, known set, or codes made by `prepare`
     out: str = "runs/latest",  # folder for checkpoints and the finished model
     set_: list = None,  # changes to the recipe, as `field=value` or `part.field=value`
     seed: int = 0,  # seed of weights, order and crops
@@ -150,8 +157,8 @@ def train(
     if not recipe or not data: raise ValueError("train needs a recipe and --data, as in: foleybook train quick-cascade --data sounds/")
     chosen = find_recipe(recipe).override({"seed": seed, "device": device, **parse_overrides(set_ or [])})
     path, start, out = find_data(data), time.time(), Path(out)
-    table = open_dataset(path)
-    if strict: table.check(strict=True)
+    table = path if (path / "codes.json").exists() else open_dataset(path)
+    if strict and table is not path: table.check(strict=True)
     model = chosen.train(table, out, resume=not fresh, progress=not quiet)
     if int(os.environ.get("RANK", 0)) == 0:
         run = dict(recipe=recipe, data=str(path.resolve()), seed=seed, changes=set_ or [], seconds=round(time.time() - start, 1),
@@ -165,15 +172,21 @@ def _peak():
     from foleybook.training import peak_memory_mb
     return peak_memory_mb()
 
-# %% ../nbs/cli.ipynb #9f913177
+# %% ../nbs/cli.ipynb #9665e637
 def load_generator(
     folder: str,  # folder of a trained model
     vocoder: str = None,  # folder of a vocoder to use instead of the model's own (cascades only)
+    codebook: str = None,  # folder of the codebook of a prior that was trained alone
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
     rooms()
     from foleybook.training import Generator, Pretrained
 
+    if codebook:
+        from foleybook.codebooks import Cascade
+        prior, book = Pretrained.from_pretrained(folder), Pretrained.from_pretrained(codebook)
+        net = Pretrained.from_pretrained(vocoder) if vocoder else None
+        return Cascade(prior, book, net, prior.card.get("labels"), prior.card.get("seconds")).eval()
     if not (Path(folder) / "pipeline.json").exists():
         if vocoder: raise ValueError(f"{folder}: --vocoder changes the vocoder of a cascade; this folder holds a single model.")
         return Generator.from_pretrained(folder)
@@ -183,7 +196,7 @@ def load_generator(
     if not vocoder: return cascade
     return Cascade(cascade.prior, cascade.codebook, Pretrained.from_pretrained(vocoder), cascade.labels, cascade.config.seconds)
 
-# %% ../nbs/cli.ipynb #cad5d874
+# %% ../nbs/cli.ipynb #6bd5d7dc
 def sample(
     model: str,  # folder of a trained model
     *,
@@ -199,13 +212,15 @@ def sample(
     steps: int = None,  # steps of an iterative sampler
     guidance: float = None,  # strength of classifier-free guidance
     vocoder: str = None,  # folder of a vocoder to use instead of the model's own
+    codebook: str = None,  # folder of the codebook of a prior that was trained alone
+    by_class: bool = False,  # write CLASS/000.wav, CLASS/001.wav ..., as challenges want it
     quiet: bool = False,  # print only errors
 ):
     "Make sounds with a trained model and save them as wav files"
     import torch
     from foleybook.audio_features import Sounds
 
-    say, out, generator, start = _say(quiet), Path(out), load_generator(model, vocoder), time.time()
+    say, out, generator, start = _say(quiet), Path(out), load_generator(model, vocoder, codebook), time.time()
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, guidance=guidance)
     wanted = [(c, seed + k) for c in classes or generator.labels or [None] for k in range(per_class)]
     made = []
@@ -215,7 +230,7 @@ def sample(
         say(f"{i + len(seeds)} of {len(wanted)} sounds")
     sounds = Sounds(torch.cat([m.audio for m in made]), made[0].sample_rate, sum((m.seeds for m in made), []),
                     sum((m.labels for m in made), []), {k: v for k, v in made[0].meta.items() if k != "seeds"})
-    files, spent, run = sounds.save(out), time.time() - start, Path(model) / "run.json"
+    files, spent, run = sounds.save(out, by_class=by_class), time.time() - start, Path(model) / "run.json"
     data = json.loads(run.read_text())["data"] if run.exists() else None
     report = dict(model=str(model), data=data, seed=seed, per_class=per_class, wall_seconds=round(spent, 2), **asked)
     write_text(out / "sampling.json", json.dumps(report, indent=1))

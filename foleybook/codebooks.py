@@ -8,7 +8,7 @@ __all__ = ['VQVAE_PRESETS', 'CodeError', 'Quantized', 'nearest_code', 'check_cod
            'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'published_keys', 'audyn_mel', 'CodeTable',
            'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits', 'UnigramPrior',
            'CascadeConfig', 'Cascade', 'VQLoss', 'CodebookUse', 'distance_db', 'VQVAERecipe', 'UnigramRecipe',
-           'CascadeRecipe']
+           'train_stage', 'CascadeRecipe']
 
 # %% ../nbs/04_codebooks.ipynb #2c51ee82
 import hashlib
@@ -1202,13 +1202,15 @@ def learner(self:VQVAERecipe,
     model.sample = lambda n=4, **kwargs: model.listen(held[:n], vocoder.to(model.device), names[:n])
     return learn
 
-# %% ../nbs/04_codebooks.ipynb #7c82f3f6
+# %% ../nbs/04_codebooks.ipynb #69ac9a4d
 _PUBLISHED = dict(optimizer='adam', schedule='constant', lr=3e-4, normalise=False, betas=(.9, .999))
 _SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48, res_blocks=1, dim=32, decay=.9,
               restart_below=.1)
 
 VQVAERecipe.presets = {
     'quick-vqvae': dict(steps=1200, epoch_steps=200, batch_size=16, frames=128, lr=2e-3, model=VQVAEConfig(**_SMALL)),
+    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3, model=VQVAEConfig(
+        **_SMALL | dict(freq_strides=(2, 2), time_strides=(2, 2), width=64))),
     'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3, seconds=2.,
                        model=VQVAEConfig(**_SMALL)),
     'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16, **_PUBLISHED,
@@ -1233,8 +1235,8 @@ class UnigramRecipe(Recipe):
         if not rank_distrib(): prior.save_pretrained(out, self.card(data))
         return prior.eval()
 
-# %% ../nbs/04_codebooks.ipynb #3379d185
-def _stage(
+# %% ../nbs/04_codebooks.ipynb #bc77398a
+def train_stage(
     recipe:Recipe, # trains the stage
     data, # what the recipe takes
     key:str, # names the data
@@ -1250,10 +1252,11 @@ def _stage(
         return Pretrained.from_pretrained(folder, recipe.torch_device)
     if resume and before != about: say(f'{folder}: other data or settings than before; the earlier run is set aside')
     model = recipe.train(data, folder, resume=resume and before == about, progress=progress)
-    if not rank_distrib(): mark.write_text(json.dumps(about))
+    if not rank_distrib():
+        with atomic_folder(folder, merge=True) as work: (work/mark.name).write_text(json.dumps(about))
     return model
 
-# %% ../nbs/04_codebooks.ipynb #073818ef
+# %% ../nbs/04_codebooks.ipynb #875f10f1
 @dataclass
 class CascadeRecipe(Recipe):
     "Train a codebook, then a prior on its codes; seed and device hold for both, all else is set per stage"
@@ -1280,13 +1283,13 @@ class CascadeRecipe(Recipe):
             data, codebook.model.mel, codebook.seconds, codebook.cache_dir, progress=progress)
         vocoder = Pretrained.from_pretrained(self.vocoder) if self.vocoder else None
         say(f'1/3 codebook: {codebook.steps} steps on {len(cache)} clips')
-        book = _stage(codebook, cache, cache.path.name, out/'codebook', resume, progress, say)
+        book = train_stage(codebook, cache, cache.path.name, out/'codebook', resume, progress, say)
         say(f'2/3 codes: {book.code_shape(cache.array.shape[-1])} a clip, {book.bits_per_second:.0f} bits/s')
         table = encode_table(cache, book, None if rank_distrib() else out/'codes', progress=progress,
                              valid_idx=split_table(cache.index, seed=self.seed)[1])
         say(f'3/3 prior: {type(prior).__name__} on {len(table.train_idx)} maps')
         key = f'{cache.path.name} {book.codebook_hash}'
-        model = _stage(prior, table, key, out/'prior', resume, progress, say)
+        model = train_stage(prior, table, key, out/'prior', resume, progress, say)
         cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds).eval()
         if not rank_distrib(): cascade.save_pretrained(out, self.card(cache))
         return cascade
