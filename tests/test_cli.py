@@ -146,3 +146,38 @@ def test_half_a_model_says_which_file(sounds, tmp_path, capsys):
     (tmp_path / "run" / "config.json").write_text("{")
     assert main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 1
     assert "config.json" in capsys.readouterr().err
+
+
+SMALL_STAGES = dict(
+    vocoder=["quick-vocoder", "model.width=32", "model.hidden=32", "model.n_layers=1", "segment=8192"],
+    codebook=["quick-vqvae", "seconds=1", "frames=32", "model.width=16", "model.n_codes=32"],
+    prior=["quick-pixelsnail", "model.channels=16", "model.res_channels=16", "model.n_blocks=1", "model.attention_width=16"])
+
+
+def test_the_stages_of_the_foley_system_are_one_command_each(sounds, tmp_path):
+    steps = ["steps=2", "epoch_steps=2", "batch_size=2"]
+    for stage, (recipe, *changes) in SMALL_STAGES.items():
+        data = sounds if stage != "prior" else tmp_path / "codes"
+        if stage == "prior":
+            main(["prepare", str(sounds), "--codebook", str(tmp_path / "codebook"), "--seconds", "1", "--out", str(data), "--quiet"])
+        main(["train", recipe, "--data", str(data), "--out", str(tmp_path / stage), "--quiet", "--set", *changes, *steps])
+    main(["sample", str(tmp_path / "prior"), "--codebook", str(tmp_path / "codebook"), "--vocoder", str(tmp_path / "vocoder"),
+          "--per-class", "3", "--by-class", "--out", str(tmp_path / "set"), "--quiet"])
+    files = sorted(f.relative_to(tmp_path / "set").as_posix() for f in (tmp_path / "set").glob("*/*.wav"))
+    assert files == [f"{label}/{i:03d}.wav" for label in ("beep", "hum") for i in range(3)]
+    assert {sf.info(tmp_path / "set" / f).frames for f in files} == {22050}
+
+
+def test_one_command_runs_all_stages(sounds, tmp_path):
+    steps = ["steps=2", "epoch_steps=2", "batch_size=2"]
+    parts = dict(zip(("vocoder_recipe", "codebook", "prior"), SMALL_STAGES.values()))
+    changes = [f"{part}.{c}" for part, (_, *own) in parts.items() for c in own + steps]
+    strides = ["codebook.model.freq_strides=[4,2]", "codebook.model.time_strides=[4,2]"]
+    words = ["train", "dcase-foley", "--data", str(sounds), "--out", str(tmp_path), "--quiet", "--set", *changes, *strides,
+             "tuning=2", "per_class=2"]
+    main(words)
+    made = sorted((tmp_path / "evaluation_set").glob("*/*.wav"))
+    assert [f.parent.name for f in made] == ["beep"] * 2 + ["hum"] * 2 and {sf.info(f).frames for f in made} == {22050}
+    written = {f: f.stat().st_mtime_ns for f in made}
+    main(words)  # nothing is left to do
+    assert {f: f.stat().st_mtime_ns for f in made} == written
