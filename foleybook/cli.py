@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'VERBS', 'parser_of', 'explain', 'write_text', 'rooms', 'find_data', 'prepare', 'train', 'load_generator',
-           'sample', 'gallery_page', 'gallery', 'vocode', 'evaluate', 'matched', 'doctor', 'machine_ceiling', 'bench',
-           'demo', 'main']
+           'sample', 'gallery_page', 'gallery', 'vocode', 'evaluate', 'leaderboard', 'matched', 'doctor',
+           'machine_ceiling', 'bench', 'demo', 'main']
 
 # %% ../nbs/cli.ipynb #b6cc62f8
 import importlib, inspect, json, os, pkgutil, sys, time
@@ -172,20 +172,21 @@ def _peak():
     from foleybook.training import peak_memory_mb
     return peak_memory_mb()
 
-# %% ../nbs/cli.ipynb #9665e637
+# %% ../nbs/cli.ipynb #08629949
 def load_generator(
     folder: str,  # folder of a trained model
-    vocoder: str = None,  # folder of a vocoder to use instead of the model's own (cascades only)
+    vocoder: str = None,  # folder of a vocoder to use instead of the model's own, or `default` (cascades only)
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
     rooms()
     from foleybook.training import Generator, Pretrained
+    from foleybook.vocoders import find_vocoder
 
     if codebook:
         from foleybook.codebooks import Cascade
         prior, book = Pretrained.from_pretrained(folder), Pretrained.from_pretrained(codebook)
-        net = Pretrained.from_pretrained(vocoder) if vocoder else None
+        net = find_vocoder(vocoder) if vocoder else None
         return Cascade(prior, book, net, prior.card.get("labels"), prior.card.get("seconds")).eval()
     if not (Path(folder) / "pipeline.json").exists():
         if vocoder: raise ValueError(f"{folder}: --vocoder changes the vocoder of a cascade; this folder holds a single model.")
@@ -194,9 +195,9 @@ def load_generator(
 
     cascade = Cascade.from_pretrained(folder)
     if not vocoder: return cascade
-    return Cascade(cascade.prior, cascade.codebook, Pretrained.from_pretrained(vocoder), cascade.labels, cascade.config.seconds)
+    return Cascade(cascade.prior, cascade.codebook, find_vocoder(vocoder), cascade.labels, cascade.config.seconds)
 
-# %% ../nbs/cli.ipynb #6bd5d7dc
+# %% ../nbs/cli.ipynb #204be343
 def sample(
     model: str,  # folder of a trained model
     *,
@@ -211,7 +212,7 @@ def sample(
     top_p: float = None,  # draw from the smallest set of codes with this probability
     steps: int = None,  # steps of an iterative sampler
     guidance: float = None,  # strength of classifier-free guidance
-    vocoder: str = None,  # folder of a vocoder to use instead of the model's own
+    vocoder: str = None,  # folder of a vocoder to use instead of the model's own, or `default`
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
     by_class: bool = False,  # write CLASS/000.wav, CLASS/001.wav ..., as challenges want it
     quiet: bool = False,  # print only errors
@@ -297,21 +298,19 @@ def gallery(
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
     return path
 
-# %% ../nbs/cli.ipynb #fa12667b
+# %% ../nbs/cli.ipynb #b811a404
 def vocode(
     input: str,  # a sound file (copy synthesis) or a log-mel (.npy)
     *,
-    vocoder: str = "",  # folder of a trained vocoder
+    vocoder: str = "default",  # folder of a trained vocoder (default: the one that comes with the book)
     out: str = "vocoded.wav",  # file to write
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Render a spectrogram or a recording with a vocoder"
     from foleybook.audio_features import write_audio
-    from foleybook.training import Pretrained
-    from foleybook.vocoders import render_file
+    from foleybook.vocoders import find_vocoder, render_file
 
-    if not vocoder: raise ValueError("vocode needs --vocoder, the folder of a trained vocoder (foleybook train --list names recipes).")
-    net, start = Pretrained.from_pretrained(vocoder), time.time()
+    net, start = find_vocoder(vocoder), time.time()
     audio = render_file(net, input)[0]
     spent, rate = time.time() - start, net.mel.sample_rate
     path = write_audio(out, audio, rate)
@@ -349,6 +348,37 @@ def evaluate(
     for note in result.record["notes"]: say(f"note: {note}")
     say(f"report: {Path(folder) / 'report.html'}")
     return result
+
+# %% ../nbs/cli.ipynb #ccbea455
+def leaderboard(
+    data: str,  # recordings with a `fold` column, such as ESC-10
+    *,
+    fold: int = 5,  # judge against this fold, train on the others
+    out: str = "out/leaderboard",  # folder for the models, leaderboard.html, leaderboard.csv and leaderboard.json
+    families: list = None,  # names of families (default: all of the book)
+    models: list = None,  # trained models to add, as NAME=FOLDER
+    per_class: int = 10,  # sounds of each class
+    seconds: float = 4.0,  # length of each sound, seconds
+    embedder: str = "auto",  # what embeds the clips, see notebook 12
+    times: int = 100,  # bootstrap resamplings
+    seed: int = 0,  # of the sounds and of all that is drawn
+    quiet: bool = False,  # print only errors
+):
+    "Train or load every family of the book, let it make the same sounds, judge them all, and write a page"
+    from foleybook.evaluation import FAMILIES, leaderboard as compete, leaderboard_table
+    from foleybook.sound_data import open_dataset, split_by_fold
+
+    if unknown := [f for f in families or [] if f not in FAMILIES]:
+        raise ValueError(f"no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
+    if bad := [m for m in models or [] if "=" not in m]: raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
+    chosen = {k: v for k, v in FAMILIES.items() if not families or k in families} | dict(m.split("=", 1) for m in models or [])
+    table = open_dataset(find_data(data)).check()
+    rest, held_out = split_by_fold(table, fold)
+    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class, seconds, seed, embedder=embedder, times=times)
+    say = _say(quiet)
+    say(leaderboard_table(board).to_string(index=False))
+    say(f"open {(Path(out) / 'leaderboard.html').resolve()} in a browser")
+    return board
 
 # %% ../nbs/cli.ipynb #d3e88265
 def _version(package):
@@ -458,8 +488,8 @@ def demo(
     page = gallery(str(out / "sounds"), data=str(data / "clips.csv"), quiet=True)
     say(f"done in {time.time() - start:.0f} s. Listen: open {page.resolve()} in a browser; the wav files are in {out / 'sounds'}")
 
-# %% ../nbs/cli.ipynb #7f38e6aa
-VERBS = dict(prepare=prepare, train=train, sample=sample, gallery=gallery, vocode=vocode, evaluate=evaluate, demo=demo,
+# %% ../nbs/cli.ipynb #1fde9b68
+VERBS = dict(prepare=prepare, train=train, sample=sample, gallery=gallery, vocode=vocode, evaluate=evaluate, leaderboard=leaderboard, demo=demo,
              bench=bench, doctor=doctor)
 
 # %% ../nbs/cli.ipynb #d03b99cf

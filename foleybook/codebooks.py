@@ -421,10 +421,11 @@ class MapDecoder(nn.Module):
         for conv in self.up: x = conv(F.relu(x))
         return x
 
-# %% ../nbs/04_codebooks.ipynb #21c2153b
+# %% ../nbs/04_codebooks.ipynb #6bd09244
 from . import __version__
 from .audio_features import GriffinLim, MelConfig, Sounds, fit_length, log_mel
 from .sound_data import MelCache, mel_dls, open_dataset, split_table
+from .vocoders import find_vocoder
 from .training import (CheckpointError, Generator, ItemNoise, Pretrained, Recipe, _hub_folder,
                                 atomic_folder, from_plain, read_json, read_safetensors, to_plain)
 
@@ -1145,7 +1146,7 @@ def distance_db(
     "Metric: mean absolute error of the log-mel"
     return out.distance
 
-# %% ../nbs/04_codebooks.ipynb #59ca0118
+# %% ../nbs/04_codebooks.ipynb #6c6ffc33
 @dataclass
 class VQVAERecipe(Recipe):
     "Train a `VQVAE` on the log-mels of a set of clips"
@@ -1154,7 +1155,7 @@ class VQVAERecipe(Recipe):
     frames:int|None = None  # random crop of so many frames; None: whole clips
     normalise:bool = True  # measure `mel_mean` and `mel_std` on the training clips
     cache_dir:str|None = None  # of the mels; None: see `cache_folder`
-    vocoder:str|None = None  # folder of a vocoder for what is heard every `audio_every` steps; None: Griffin-Lim
+    vocoder:str|None = None  # see `find_vocoder`; what is heard every `audio_every` steps goes through it; None: Griffin-Lim
 
     def dataloaders(self, data)->DataLoaders:
         "From a path, `ClipTable` or `MelCache`"
@@ -1186,7 +1187,7 @@ def listen(self:VQVAE,
     sound = sound / sound.abs().amax((1, 2), keepdim=True).clamp_min(1)
     return Sounds(sound, self.mel.sample_rate, labels=labels, meta=dict(model='VQVAE', codebook=self.codebook_hash))
 
-# %% ../nbs/04_codebooks.ipynb #7663d62f
+# %% ../nbs/04_codebooks.ipynb #a27e9fa7
 @patch
 def learner(self:VQVAERecipe,
     data, # path, `ClipTable`, `MelCache` or `DataLoaders` of log-mels
@@ -1194,7 +1195,7 @@ def learner(self:VQVAERecipe,
     "As `Recipe.learner`; while it trains, `AudioLogger` hears held-out clips through the codes and a frozen vocoder"
     learn = Recipe.learner(self, data)
     if not self.audio_every: return learn
-    vocoder = Pretrained.from_pretrained(self.vocoder) if self.vocoder else GriffinLim(self.model.mel, 32)
+    vocoder = find_vocoder(self.vocoder) if self.vocoder else GriffinLim(self.model.mel, 32)
     self.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
     dls, model = learn.dls, learn.model
     rows = dls.valid_rows[np.linspace(0, len(dls.valid_rows) - 1, 4).astype(int)]
@@ -1256,17 +1257,17 @@ def train_stage(
         with atomic_folder(folder, merge=True) as work: (work/mark.name).write_text(json.dumps(about))
     return model
 
-# %% ../nbs/04_codebooks.ipynb #875f10f1
+# %% ../nbs/04_codebooks.ipynb #f0c6d4f1
 @dataclass
 class CascadeRecipe(Recipe):
     "Train a codebook, then a prior on its codes; seed and device hold for both, all else is set per stage"
     codebook:Recipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
     prior:Recipe = field(default_factory=lambda: UnigramRecipe.preset('unigram'))
-    vocoder:str|None = None  # folder of a vocoder; None: Griffin-Lim
+    vocoder:str|None = None  # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     presets:ClassVar[dict] = {
-        'unigram-cascade': {},
-        'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail'),
-        'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail'),
+        'unigram-cascade': dict(vocoder='default'),
+        'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail', vocoder='default'),
+        'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail', vocoder='default'),
     }
 
     def train(self,
@@ -1281,7 +1282,7 @@ class CascadeRecipe(Recipe):
         if isinstance(data, (str, Path)): data = open_dataset(data).check()
         cache = data if isinstance(data, MelCache) else MelCache.build(
             data, codebook.model.mel, codebook.seconds, codebook.cache_dir, progress=progress)
-        vocoder = Pretrained.from_pretrained(self.vocoder) if self.vocoder else None
+        vocoder = find_vocoder(self.vocoder) if self.vocoder else None
         say(f'1/3 codebook: {codebook.steps} steps on {len(cache)} clips')
         book = train_stage(codebook, cache, cache.path.name, out/'codebook', resume, progress, say)
         say(f'2/3 codes: {book.code_shape(cache.array.shape[-1])} a clip, {book.bits_per_second:.0f} bits/s')
