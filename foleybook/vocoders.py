@@ -12,7 +12,7 @@ __all__ = ['MPD_WIDTHS', 'MSD_WIDTHS', 'Conv1d', 'ConvTranspose1d', 'Vocoder', '
            'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss',
            'spectral_energy_loss', 'WaveToMel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe',
            'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'read_original', 'audyn_mel', 'copy_synthesis',
-           'find_vocoder', 'render_file']
+           'render_file', 'find_vocoder']
 
 # %% ../nbs/03_vocoders.ipynb #0f0b21a9
 import importlib.resources,importlib.util,math,pickle,re,time,zipfile
@@ -1663,15 +1663,6 @@ def copy_synthesis(
             'times real time': x.numel() / mel.sample_rate / seconds})
     return pd.DataFrame(rows).set_index('vocoder')
 
-# %% ../nbs/03_vocoders.ipynb #bca4bf77
-def find_vocoder(
-    name='default', # 'default' is the one that comes with the book; else the folder of a trained one
-    device='cpu', # where its weights go
-)->Vocoder: # in eval mode
-    "A trained vocoder by name"
-    folder = importlib.resources.files('foleybook')/'weights'/'vocoder' if str(name) == 'default' else Path(name)
-    return Pretrained.from_pretrained(folder, device).eval()
-
 # %% ../nbs/03_vocoders.ipynb #0ec9322f
 def render_file(
     vocoder:Vocoder, # any of this room
@@ -1686,3 +1677,12 @@ def render_file(
     if m.ndim not in (2, 3):
         raise ValueError(f"{path}: shape {tuple(m.shape)}; a log-mel is (bands, frames) or (batch, bands, frames)")
     return vocoder.vocode(m)
+
+# %% ../nbs/03_vocoders.ipynb #bca4bf77
+def find_vocoder(
+    name='default', # 'default' is the one that comes with the book; else the folder of a trained one
+    device='cpu', # where its weights go
+)->Vocoder: # in eval mode
+    "A trained vocoder by name"
+    folder = importlib.resources.files('foleybook')/'weights'/'vocoder' if str(name) == 'default' else Path(name)
+    return Pretrained.from_pretrained(folder, device).eval()
