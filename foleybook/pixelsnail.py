@@ -1011,48 +1011,37 @@ def opened(data):
     "A checked `ClipTable`"
     return open_dataset(data).check() if isinstance(data, (str, Path)) else data
 
-# %% ../nbs/05_pixelsnail.ipynb #0f4bad13
+# %% ../nbs/05_pixelsnail.ipynb #f2034eca
 @dataclass
 class FoleyRecipe(CascadeRecipe):
-    "The DCASE 2023 Foley baseline from recordings to evaluation set: vocoder, codebook, codes, prior, tuned vocoder, sounds"
+    "The DCASE 2023 Foley baseline from recordings to evaluation set: vocoder, codebook, codes, prior, sounds"
     codebook:Recipe = field(default_factory=lambda: VQVAERecipe.preset('foley-vqvae'))
     prior:Recipe = field(default_factory=lambda: PixelSNAILRecipe.preset('foley-pixelsnail'))
     vocoder_recipe:Recipe = field(default_factory=lambda: ISTFTRecipe.preset('esc10-vocoder'))  # not used if `vocoder` names a folder
     vocoder_data:str|None = None  # recordings for the vocoder; None: the same as for the rest
-    tuning:int = 1000  # steps of the vocoder on mels that went through the codebook; 0: none
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
     temperature:float = 1.  # of the codes of the evaluation set
     top_p:float|None = .95  # as above
     guidance:float|None = 1.5  # as above
     presets = {
         'dcase-foley': {},
-        'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail', vocoder_recipe='hifigan-v1', tuning=0, top_p=None,
-                                      guidance=None)}
+        'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail', vocoder_recipe='hifigan-v1', top_p=None, guidance=None)}
 
     def train(self,
         data, # path, or `ClipTable`
-        out:Path, # gets first_vocoder/, tuned_vocoder/, all of a cascade, and evaluation_set/
+        out:Path, # gets first_vocoder/, all of a cascade, and evaluation_set/
         resume:bool=True, # keep finished stages and go on in an unfinished one
         progress:bool=True, # say what is done
     )->Cascade: # in eval mode
         "All stages, one after the other"
         out, say = Path(out), print if progress and not rank_distrib() else lambda *_: None
-        clips, recipe = opened(data), self.vocoder_recipe.override(seed=self.seed, device=self.device)
-        wave = lambda table: WaveCache.build(table, recipe.model.mel.sample_rate, recipe.clip_seconds, progress=progress)
-        first = Path(self.vocoder or out/'first_vocoder')
+        clips, folder = opened(data), self.vocoder or str(out/'first_vocoder')
         if not self.vocoder:
-            heard = wave(opened(self.vocoder_data or clips))
+            recipe = self.vocoder_recipe.override(seed=self.seed, device=self.device)
+            heard = WaveCache.build(opened(self.vocoder_data or clips), recipe.model.mel.sample_rate, recipe.clip_seconds, progress=progress)
             say(f'vocoder: {recipe.steps} steps on {len(heard)} recordings')
-            train_stage(recipe, heard, heard.path.name, first, resume, progress, say)
-        cascade = CascadeRecipe.train(self.override(vocoder=str(first)), clips, out, resume, progress)
-        if self.tuning:
-            say(f'tuned vocoder: {self.tuning} steps on mels out of the codebook')
-            recipe = recipe.override(steps=self.tuning, epoch_steps=min(250, self.tuning), start_from=str(first), remake=str(out/'codebook'))
-            heard = wave(clips)
-            key = f'{heard.path.name} {cascade.codebook.codebook_hash}'
-            tuned = train_stage(recipe, heard, key, out/'tuned_vocoder', resume, progress, say)
-            cascade = Cascade(cascade.prior, cascade.codebook, tuned.cpu(), cascade.labels, cascade.config.seconds).eval()
-            if not rank_distrib(): cascade.save_pretrained(out, self.card(clips))
+            train_stage(recipe, heard, heard.path.name, Path(folder), resume, progress, say)
+        cascade = CascadeRecipe.train(self.override(vocoder=folder), clips, out, resume, progress)
         if self.per_class and not rank_distrib(): self.sample_set(cascade, out/'evaluation_set', progress)
         return cascade
 

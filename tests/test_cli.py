@@ -174,7 +174,7 @@ def test_one_command_runs_all_stages(sounds, tmp_path):
     changes = [f"{part}.{c}" for part, (_, *own) in parts.items() for c in own + steps]
     strides = ["codebook.model.freq_strides=[4,2]", "codebook.model.time_strides=[4,2]"]
     words = ["train", "dcase-foley", "--data", str(sounds), "--out", str(tmp_path), "--quiet", "--set", *changes, *strides,
-             "tuning=2", "per_class=2"]
+             "per_class=2"]
     main(words)
     made = sorted((tmp_path / "evaluation_set").glob("*/*.wav"))
     assert [f.parent.name for f in made] == ["beep"] * 2 + ["hum"] * 2 and {sf.info(f).frames for f in made} == {22050}
