@@ -349,7 +349,7 @@ def evaluate(
     say(f"report: {Path(folder) / 'report.html'}")
     return result
 
-# %% ../nbs/cli.ipynb #ccbea455
+# %% ../nbs/cli.ipynb #5c66332d
 def leaderboard(
     data: str,  # recordings with a `fold` column, such as ESC-10
     *,
@@ -359,6 +359,8 @@ def leaderboard(
     models: list = None,  # trained models to add, as NAME=FOLDER
     per_class: int = 10,  # sounds of each class
     seconds: float = 4.0,  # length of each sound, seconds
+    top_p: float = 0.95,  # as in `sample`, for the models that draw codes
+    guidance: float = 1.5,  # as in `sample`
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     times: int = 100,  # bootstrap resamplings
     seed: int = 0,  # of the sounds and of all that is drawn
@@ -374,7 +376,8 @@ def leaderboard(
     chosen = {k: v for k, v in FAMILIES.items() if not families or k in families} | dict(m.split("=", 1) for m in models or [])
     table = open_dataset(find_data(data)).check()
     rest, held_out = split_by_fold(table, fold)
-    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class, seconds, seed, embedder=embedder, times=times)
+    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class, seconds, seed,
+                    how=dict(top_p=top_p, guidance=guidance), embedder=embedder, times=times)
     say = _say(quiet)
     say(leaderboard_table(board).to_string(index=False))
     say(f"open {(Path(out) / 'leaderboard.html').resolve()} in a browser")

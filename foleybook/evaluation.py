@@ -1514,29 +1514,31 @@ def _load(folder):
     if not (folder/'pipeline.json').exists(): return Generator.from_pretrained(folder)
     return importlib.import_module('foleybook.codebooks').Cascade.from_pretrained(folder)
 
-# %% ../nbs/12_evaluation.ipynb #0cf82ce3
-def _sample_for(model, labels, n, seconds, seed, folder):
+# %% ../nbs/12_evaluation.ipynb #68b8156d
+def _sample_for(model, labels, n, seconds, seed, folder, how):
     "n clips of each label as CLASS/k.wav, and processor seconds for each"
-    began = time.process_time()
+    began,how = time.process_time(),{k: v for k,v in how.items() if k in model.honours}
     for k,label in enumerate(labels):
-        sounds = model.sample(label if model.labels else None, n=n, seconds=seconds, seed=seed + 1000 * k, progress=False)
+        sounds = model.sample(label if model.labels else None, n=n, seconds=seconds, seed=seed + 1000 * k, progress=False, **how)
         for i in range(len(sounds)): write_audio(folder/label/f'{i:03d}.wav', sounds.audio[i], sounds.sample_rate)
     return (time.process_time() - began) / (n * len(labels))
 
-# %% ../nbs/12_evaluation.ipynb #89411fbe
+# %% ../nbs/12_evaluation.ipynb #d1ef6ac4
 def leaderboard(
     train:ClipTable, # clips to train on
     reference:ClipTable, # held-out clips to judge against, of the same labels
     out, # folder: a subfolder for each family, leaderboard.csv, leaderboard.json and leaderboard.html
     families:dict=None, # name -> (module, recipe preset), or the folder of a trained model; by default `FAMILIES`
     n:int=10, # clips of each label
-    seconds:float=4., # length of each clip
+    seconds:float=4., # length of each clip; longer recordings are judged by their first so many seconds
     seed:int=0, # of the samples
     overrides:dict=None, # recipe fields to change where a recipe has them, such as dict(steps=200)
+    how:dict=None, # of `sample`, where a model honours it; None: dict(top_p=.95, guidance=1.5)
     **options, # of `evaluate`
 )->pd.DataFrame: # one row a family; a family that is not there has a `status` that says so
     "Train or load each family, sample, judge, and write the table"
-    out,rows,records = Path(out),[],{}
+    out,rows,records,seen,how = Path(out),[],{},_cut(train, seconds),dict(top_p=.95, guidance=1.5) if how is None else how
+    reference = _cut(reference, seconds)
     for name,what in {'held-out recordings': None, **(families or FAMILIES)}.items():
         row,model = dict(family=name, status='real'),None
         if what:
@@ -1544,10 +1546,10 @@ def leaderboard(
             if model is None: rows.append(row); continue
             row['parameters'] = sum(p.numel() for p in model.parameters())
         try:
-            if model: row['seconds_per_clip'] = _sample_for(model, reference.labels, n, seconds, seed, out/name/'samples')
+            if model: row['seconds_per_clip'] = _sample_for(model, reference.labels, n, seconds, seed, out/name/'samples', how)
             source = _labelled(out/name/'samples') if model else reference.subset(range(0, len(reference), 2))
             rest = reference if model else reference.subset(range(1, len(reference), 2))
-            result = evaluate(source, rest, train=train, seed=seed, **options)
+            result = evaluate(source, rest, train=seen, seed=seed, **options)
         except (SamplingError, ValueError) as e: rows.append(row | dict(status=f'failed: {e}')); continue
         records[name] = result.record
         rows.append(row | {m: result[m].value for m in LEADERBOARD} | {f'{m}_interval': result[m][1:] for m in LEADERBOARD})
@@ -1561,6 +1563,12 @@ def leaderboard(
 # %% ../nbs/12_evaluation.ipynb #8a0faee4
 LEADERBOARD = ('frechet', 'kernel', 'coverage', 'accuracy', 'copies')
 
+# %% ../nbs/12_evaluation.ipynb #9aad46f0
+def _cut(table, seconds):
+    "The same clips, none longer than that"
+    df = table.df.assign(start=table.df.start.fillna(0.), seconds=table.df.seconds.fillna(seconds).clip(upper=seconds))
+    return ClipTable(df, table.root)
+
 # %% ../nbs/12_evaluation.ipynb #e1a77103
 def _labelled(folder):
     "CLASS/*.wav below a folder, whatever else lies there"
@@ -1570,7 +1578,7 @@ def _labelled(folder):
 # %% ../nbs/12_evaluation.ipynb #982acd1c
 AGAINST = dict(seconds_per_clip='processor seconds for one clip', parameters='parameters', training_seconds='seconds of training')
 
-# %% ../nbs/12_evaluation.ipynb #68f23c92
+# %% ../nbs/12_evaluation.ipynb #72da6294
 def draw_leaderboard(
     table:pd.DataFrame, # from `leaderboard`
     measure:str='kernel', # on the vertical axis
@@ -1581,7 +1589,7 @@ def draw_leaderboard(
     if ax is None:
         from matplotlib import pyplot as plt
         ax = plt.figure(figsize=(5.5, 3), layout='constrained').gca()
-    there = table[table.get(against, pd.Series(dtype=float)).notna() & table[measure].notna()]
+    there = table[(table.get(against, pd.Series(dtype=float)) > 0) & table[measure].notna()]
     for r in there.to_dict('records'):
         x,y,(low,high) = max(r[against], 1e-3),r[measure],r[f'{measure}_interval']
         ax.errorbar(x, y, [[max(0, y - low)], [max(0, high - y)]], fmt='o', capsize=3)

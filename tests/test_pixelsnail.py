@@ -117,6 +117,27 @@ def test_classes_between_classes_and_guidance():
         network().sample_codes(torch.tensor([1]), [5], guidance=2.0)
 
 
+def test_half_precision_learns_as_single_does():
+    rows, curves = torch.arange(5)[:, None] + torch.arange(7), {}
+    for precision in ("float32", "bf16"):
+        torch.manual_seed(1)
+        model = PixelSNAIL(PixelSNAILConfig(**SMALL, dropout=0.0, attention_dropout=0.0)).train()
+        step, losses = torch.optim.Adam(model.parameters(), 3e-3), []
+        for i in range(40):
+            cond = torch.randint(3, (8,), generator=torch.Generator().manual_seed(i))
+            codes = (rows + cond[:, None, None] + i) % 11
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+                loss = F.cross_entropy(model(codes, cond).float(), codes)
+            step.zero_grad()
+            loss.backward()
+            step.step()
+            losses.append(loss.item())
+        curves[precision] = torch.tensor(losses)
+    single, half = curves.values()
+    assert single[-1] < 0.6 * single[0]  # it does learn
+    assert ((half - single).abs() / single).max() < 0.05 and (half - single).abs().mean() < 0.01 * single.mean()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_attention_gains_times_100_stay_finite(dtype):
     model = network(**KINDS["audyn"]).train()

@@ -67,6 +67,24 @@ def _rows_at_once(c=256, layers=16, taps=22, own=2, width=86):
     return 1e3 * (near + above / width), 1e3 * every
 
 
+def _training_step(precision, batch=8):
+    "Seconds of one training step of the quick prior under autocast"
+    torch.manual_seed(0)
+    model = PixelSNAIL(PixelSNAILConfig(**QUICK, attention_dropout=0.)).train()
+    codes, cond = torch.randint(512, (batch, *model.config.code_shape)), torch.arange(batch)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
+
+    def step():
+        with torch.autocast("cpu", dtype=precision or torch.bfloat16, enabled=precision is not None):
+            logits = model(codes, cond)
+        torch.nn.functional.cross_entropy(logits.float(), codes).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    return _timed(step, 4)[0]
+
+
 def benchmarks(published=True):
     "Rows of name, ours, plain, ratio (plain / ours), unit and note"
     rows, gbytes = [], _bandwidth()
@@ -74,6 +92,10 @@ def benchmarks(published=True):
     ours, plain = _rows_at_once()
     rows.append(dict(name="causal convolutions of one position", ours=ours, plain=plain, ratio=plain / ours, unit="ms",
                      note="ours: the rows above in one product a row; plain: all taps at every position"))
+    single, half = _training_step(None), _training_step(torch.bfloat16)
+    able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    rows.append(dict(name="training step, quick 10x43, bf16", ours=half, plain=single, ratio=single / half, unit="s",
+                     note=f"plain: float32; this processor {'has' if able else 'does not have'} bf16 products"))
     for name, settings, heights in (("quick 10x43", QUICK, (2, 5, 10)), ("published 20x86", PUBLISHED, (1, 4, 8))):
         if name.startswith("published") and not published:
             continue
