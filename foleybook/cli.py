@@ -349,7 +349,7 @@ def evaluate(
     say(f"report: {Path(folder) / 'report.html'}")
     return result
 
-# %% ../nbs/cli.ipynb #5c66332d
+# %% ../nbs/cli.ipynb #19905638
 def leaderboard(
     data: str,  # recordings with a `fold` column, such as ESC-10
     *,
@@ -359,8 +359,8 @@ def leaderboard(
     models: list = None,  # trained models to add, as NAME=FOLDER
     per_class: int = 10,  # sounds of each class
     seconds: float = 4.0,  # length of each sound, seconds
-    top_p: float = 0.95,  # as in `sample`, for the models that draw codes
-    guidance: float = 1.5,  # as in `sample`
+    top_p: float = 0.9,  # as in `sample`, for the models that draw codes
+    guidance: float = 3.0,  # as in `sample`
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     times: int = 100,  # bootstrap resamplings
     seed: int = 0,  # of the sounds and of all that is drawn

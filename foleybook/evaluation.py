@@ -1479,14 +1479,14 @@ class ShapedNoiseRecipe(Recipe):
         model.save_pretrained(out, self.card(table))
         return model.eval()
 
-# %% ../nbs/12_evaluation.ipynb #3af5c523
+# %% ../nbs/12_evaluation.ipynb #b11f2801
 FAMILIES = dict( # name: (module, quick recipe)
     shaped_noise=('evaluation', 'shaped-noise'), unigram=('codebooks', 'unigram-cascade'), pixelsnail=('pixelsnail', 'quick-cascade'),
     spectrogram_vqgan=('spectrogram_vqgan', 'quick-vqgan-cascade'), transformer=('transformer', 'quick-transformer'),
     diffwave=('diffwave', 'quick-diffwave'), sashimi=('sashimi', 'quick-sashimi'),
-    spectrogram_diffusion=('spectrogram_diffusion', 'quick-diffusion'), multitier_rnn=('multitier_rnn', 'quick-pops'))
+    spectrogram_diffusion=('spectrogram_diffusion', 'quick-diffusion'), multitier_rnn=('multitier_rnn', 'quick-rnn'))
 
-# %% ../nbs/12_evaluation.ipynb #bc36256a
+# %% ../nbs/12_evaluation.ipynb #fd6a465f
 def _competitor(what, train, folder, overrides):
     "A trained model, its training seconds, and why not if not"
     if isinstance(what, (str, Path)):
@@ -1503,7 +1503,7 @@ def _competitor(what, train, folder, overrides):
     if stamp.exists(): return _load(folder),json.loads(stamp.read_text())['seconds'],'loaded'
     began,known = time.process_time(),{k: v for k,v in overrides.items() if hasattr(recipe, k)}
     try: model = recipe.override(known).train(train, folder, progress=False)
-    except (TrainingError, CheckpointError, ValueError) as e: return None,math.nan,f'training failed: {e}'
+    except (TrainingError, CheckpointError, ValueError, OSError) as e: return None,math.nan,f'training failed: {e}'.replace(f'{train.root}/', '')
     if not isinstance(model, Generator): return None,math.nan,f'recipe {preset} makes a {type(model).__name__}, which is no generator'
     stamp.write_text(json.dumps(dict(seconds=time.process_time() - began)))
     return model,json.loads(stamp.read_text())['seconds'],'trained'
@@ -1523,7 +1523,7 @@ def _sample_for(model, labels, n, seconds, seed, folder, how):
         for i in range(len(sounds)): write_audio(folder/label/f'{i:03d}.wav', sounds.audio[i], sounds.sample_rate)
     return (time.process_time() - began) / (n * len(labels))
 
-# %% ../nbs/12_evaluation.ipynb #d1ef6ac4
+# %% ../nbs/12_evaluation.ipynb #54232575
 def leaderboard(
     train:ClipTable, # clips to train on
     reference:ClipTable, # held-out clips to judge against, of the same labels
@@ -1533,11 +1533,11 @@ def leaderboard(
     seconds:float=4., # length of each clip; longer recordings are judged by their first so many seconds
     seed:int=0, # of the samples
     overrides:dict=None, # recipe fields to change where a recipe has them, such as dict(steps=200)
-    how:dict=None, # of `sample`, where a model honours it; None: dict(top_p=.95, guidance=1.5)
+    how:dict=None, # of `sample`, where a model honours it; None: dict(top_p=.9, guidance=3.)
     **options, # of `evaluate`
 )->pd.DataFrame: # one row a family; a family that is not there has a `status` that says so
     "Train or load each family, sample, judge, and write the table"
-    out,rows,records,seen,how = Path(out),[],{},_cut(train, seconds),dict(top_p=.95, guidance=1.5) if how is None else how
+    out,rows,records,seen,how = Path(out),[],{},_cut(train, seconds),dict(top_p=.9, guidance=3.) if how is None else how
     reference = _cut(reference, seconds)
     for name,what in {'held-out recordings': None, **(families or FAMILIES)}.items():
         row,model = dict(family=name, status='real'),None

@@ -1011,7 +1011,7 @@ def opened(data):
     "A checked `ClipTable`"
     return open_dataset(data).check() if isinstance(data, (str, Path)) else data
 
-# %% ../nbs/05_pixelsnail.ipynb #f2034eca
+# %% ../nbs/05_pixelsnail.ipynb #7e8d9159
 @dataclass
 class FoleyRecipe(CascadeRecipe):
     "The DCASE 2023 Foley baseline from recordings to evaluation set: vocoder, codebook, codes, prior, sounds"
@@ -1021,8 +1021,8 @@ class FoleyRecipe(CascadeRecipe):
     vocoder_data:str|None = None  # recordings for the vocoder; None: the same as for the rest
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
     temperature:float = 1.  # of the codes of the evaluation set
-    top_p:float|None = .95  # as above
-    guidance:float|None = 1.5  # as above
+    top_p:float|None = .9  # as above
+    guidance:float|None = 3.  # as above
     presets = {
         'dcase-foley': {},
         'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail', vocoder_recipe='hifigan-v1', top_p=None, guidance=None)}
