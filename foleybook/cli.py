@@ -172,7 +172,7 @@ def _peak():
     from foleybook.training import peak_memory_mb
     return peak_memory_mb()
 
-# %% ../nbs/cli.ipynb #08629949
+# %% ../nbs/cli.ipynb #7a0c3e81
 def load_generator(
     folder: str,  # folder of a trained model
     vocoder: str = None,  # folder of a vocoder to use instead of the model's own, or `default` (cascades only)
@@ -194,10 +194,9 @@ def load_generator(
     from foleybook.codebooks import Cascade
 
     cascade = Cascade.from_pretrained(folder)
-    if not vocoder: return cascade
-    return Cascade(cascade.prior, cascade.codebook, find_vocoder(vocoder), cascade.labels, cascade.config.seconds)
+    return cascade if not vocoder else cascade.with_vocoder(find_vocoder(vocoder))
 
-# %% ../nbs/cli.ipynb #204be343
+# %% ../nbs/cli.ipynb #0a12e24c
 def sample(
     model: str,  # folder of a trained model
     *,
@@ -209,9 +208,9 @@ def sample(
     batch: int = 16,  # sounds made at once; changes speed and memory, not the sounds
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     top_k: int = None,  # draw from the k likeliest codes only
-    top_p: float = None,  # draw from the smallest set of codes with this probability
+    top_p: float = None,  # draw from the smallest set of codes with this probability (default: the model's own)
     steps: int = None,  # steps of an iterative sampler
-    guidance: float = None,  # strength of classifier-free guidance
+    guidance: float = None,  # strength of classifier-free guidance (default: the model's own)
     vocoder: str = None,  # folder of a vocoder to use instead of the model's own, or `default`
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
     by_class: bool = False,  # write CLASS/000.wav, CLASS/001.wav ..., as challenges want it
@@ -349,7 +348,7 @@ def evaluate(
     say(f"report: {Path(folder) / 'report.html'}")
     return result
 
-# %% ../nbs/cli.ipynb #19905638
+# %% ../nbs/cli.ipynb #390128cb
 def leaderboard(
     data: str,  # recordings with a `fold` column, such as ESC-10
     *,
@@ -359,8 +358,6 @@ def leaderboard(
     models: list = None,  # trained models to add, as NAME=FOLDER
     per_class: int = 10,  # sounds of each class
     seconds: float = 4.0,  # length of each sound, seconds
-    top_p: float = 0.9,  # as in `sample`, for the models that draw codes
-    guidance: float = 3.0,  # as in `sample`
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     times: int = 100,  # bootstrap resamplings
     seed: int = 0,  # of the sounds and of all that is drawn
@@ -377,7 +374,7 @@ def leaderboard(
     table = open_dataset(find_data(data)).check()
     rest, held_out = split_by_fold(table, fold)
     board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class, seconds, seed,
-                    how=dict(top_p=top_p, guidance=guidance), embedder=embedder, times=times)
+                    embedder=embedder, times=times)
     say = _say(quiet)
     say(leaderboard_table(board).to_string(index=False))
     say(f"open {(Path(out) / 'leaderboard.html').resolve()} in a browser")

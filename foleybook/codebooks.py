@@ -958,7 +958,7 @@ def sample_codes(self:UnigramPrior,
     codes = ItemNoise(seeds).choice(probs).cpu()
     return codes if init is None else torch.where(mask, codes, init)
 
-# %% ../nbs/04_codebooks.ipynb #8a7aadea
+# %% ../nbs/04_codebooks.ipynb #e0889841
 @dataclass
 class CascadeConfig:
     "What a cascade knows beside its parts"
@@ -968,8 +968,10 @@ class CascadeConfig:
     codebook_hash:str = ''
     prior:str = ''  # config hash
     vocoder:str = 'GriffinLim'  # class
+    top_p:float|None = None  # what `sample` uses where it is not told otherwise
+    guidance:float|None = None  # as above
 
-# %% ../nbs/04_codebooks.ipynb #b5a4ac53
+# %% ../nbs/04_codebooks.ipynb #727d07d5
 class Cascade(Generator):
     "class -> codes (prior) -> log-mel (codebook) -> sound (vocoder)"
     def __init__(self,
@@ -978,6 +980,7 @@ class Cascade(Generator):
         vocoder:nn.Module|None=None, # has `mel`, turns (b, m, f) into (b, 1, t); None: `GriffinLim`
         labels:list|None=None, # class names in the order of their numbers; None: their numbers
         seconds:float|None=None, # length of the training clips; None: that of the map
+        top_p:float|None=None, guidance:float|None=None, # what `sample` uses where it is not told otherwise
     ):
         super().__init__()
         self.prior, self.codebook, self.vocoder = prior, codebook, vocoder or GriffinLim(codebook.mel)
@@ -989,7 +992,7 @@ class Cascade(Generator):
         self.honours = frozenset({'seconds'} | self.takes & {
             'temperature', 'top_k', 'top_p', 'guidance', 'steps', 'init', 'mask', 'progress'})
         self.config = CascadeConfig(codebook.mel, tuple(self.labels), seconds or self.map_seconds,
-            codebook.codebook_hash, prior.config_hash, type(self.vocoder).__name__)
+            codebook.codebook_hash, prior.config_hash, type(self.vocoder).__name__, top_p, guidance)
 
     @property
     def map_seconds(self)->float:
@@ -1011,7 +1014,7 @@ def check_parts(self:Cascade):
         f"of {c.n_codes} codes. Join it with the codebook it was trained on.")
     c.mel.require(self.vocoder.mel, f'the vocoder ({type(self.vocoder).__name__})')
 
-# %% ../nbs/04_codebooks.ipynb #f7a37494
+# %% ../nbs/04_codebooks.ipynb #0fa14705
 @patch
 def _sample(self:Cascade,
     cond:Tensor|None, n:int, seeds:list, seconds:float|None=None, init:Tensor|None=None, mask=None,
@@ -1027,9 +1030,19 @@ def _sample(self:Cascade,
         shape = (*shape[:-1], -(-max(1, mel.frames(samples)) // self.codebook.time_stride))
         draw['shape'] = shape[-2:]
     if init is not None: draw |= dict(zip(('init', 'mask'), self.start_codes(init, mask, shape)))
-    draw = {k: v for k, v in draw.items() if v is not None}
+    usual = {k: getattr(self.config, k) for k in ('top_p', 'guidance') if k in self.takes}
+    draw = {k: v for k, v in (usual | {k: v for k, v in draw.items() if v is not None}).items() if v is not None}
     codes = self.prior.sample_codes(cond, seeds, **draw)
     return torch.cat([self.render(item, samples, seed) for item, seed in zip(codes.split(1), seeds)])
+
+# %% ../nbs/04_codebooks.ipynb #d13c7f95
+@patch
+def with_vocoder(self:Cascade,
+    vocoder:nn.Module, # has `mel`, turns (b, m, f) into (b, 1, t)
+)->Cascade: # shares all else with this one
+    "The same cascade heard through another vocoder"
+    c = self.config
+    return Cascade(self.prior, self.codebook, vocoder, self.labels, c.seconds, c.top_p, c.guidance)
 
 # %% ../nbs/04_codebooks.ipynb #1e0f021e
 @patch
@@ -1090,7 +1103,7 @@ def save_pretrained(self:Cascade,
         (work/'pipeline.json').write_text(json.dumps(about, indent=1, sort_keys=True) + '\n')
     return folder
 
-# %% ../nbs/04_codebooks.ipynb #8e3642c3
+# %% ../nbs/04_codebooks.ipynb #9fe847e9
 @patch(cls_method=True)
 def from_pretrained(cls:Cascade,
     folder, # written by `save_pretrained`, or OWNER/NAME on the hub
@@ -1108,7 +1121,7 @@ def from_pretrained(cls:Cascade,
         f"{folder/'codebook'}: is codebook {parts['codebook'].codebook_hash}, pipeline.json speaks of "
         f"{config.codebook_hash}. Train or copy the folder as a whole.")
     vocoder = parts.get('vocoder') or GriffinLim(parts['codebook'].mel, **about.get('griffin_lim', {}))
-    cascade = cls(parts['prior'], parts['codebook'], vocoder, list(config.labels), config.seconds)
+    cascade = cls(parts['prior'], parts['codebook'], vocoder, list(config.labels), config.seconds, config.top_p, config.guidance)
     cascade.card = about.get('card', {})
     return cascade.to(device).eval()
 
@@ -1257,17 +1270,19 @@ def train_stage(
         with atomic_folder(folder, merge=True) as work: (work/mark.name).write_text(json.dumps(about))
     return model
 
-# %% ../nbs/04_codebooks.ipynb #f0c6d4f1
+# %% ../nbs/04_codebooks.ipynb #39f248c0
 @dataclass
 class CascadeRecipe(Recipe):
     "Train a codebook, then a prior on its codes; seed and device hold for both, all else is set per stage"
     codebook:Recipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
     prior:Recipe = field(default_factory=lambda: UnigramRecipe.preset('unigram'))
     vocoder:str|None = None  # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
+    top_p:float|None = None  # how the finished model draws where it is not told otherwise
+    guidance:float|None = None  # as above; needs `class_dropout` in the training of the prior
     presets:ClassVar[dict] = {
         'unigram-cascade': dict(vocoder='default'),
-        'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail', vocoder='default'),
-        'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail', vocoder='default'),
+        'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail', vocoder='default', top_p=.9, guidance=3.),
+        'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail', vocoder='default', top_p=.9, guidance=3.),
     }
 
     def train(self,
@@ -1291,6 +1306,6 @@ class CascadeRecipe(Recipe):
         say(f'3/3 prior: {type(prior).__name__} on {len(table.train_idx)} maps')
         key = f'{cache.path.name} {book.codebook_hash}'
         model = train_stage(prior, table, key, out/'prior', resume, progress, say)
-        cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds).eval()
+        cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds, self.top_p, self.guidance).eval()
         if not rank_distrib(): cascade.save_pretrained(out, self.card(cache))
         return cascade

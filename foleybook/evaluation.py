@@ -1514,16 +1514,16 @@ def _load(folder):
     if not (folder/'pipeline.json').exists(): return Generator.from_pretrained(folder)
     return importlib.import_module('foleybook.codebooks').Cascade.from_pretrained(folder)
 
-# %% ../nbs/12_evaluation.ipynb #68b8156d
-def _sample_for(model, labels, n, seconds, seed, folder, how):
+# %% ../nbs/12_evaluation.ipynb #0cf82ce3
+def _sample_for(model, labels, n, seconds, seed, folder):
     "n clips of each label as CLASS/k.wav, and processor seconds for each"
-    began,how = time.process_time(),{k: v for k,v in how.items() if k in model.honours}
+    began = time.process_time()
     for k,label in enumerate(labels):
-        sounds = model.sample(label if model.labels else None, n=n, seconds=seconds, seed=seed + 1000 * k, progress=False, **how)
+        sounds = model.sample(label if model.labels else None, n=n, seconds=seconds, seed=seed + 1000 * k, progress=False)
         for i in range(len(sounds)): write_audio(folder/label/f'{i:03d}.wav', sounds.audio[i], sounds.sample_rate)
     return (time.process_time() - began) / (n * len(labels))
 
-# %% ../nbs/12_evaluation.ipynb #54232575
+# %% ../nbs/12_evaluation.ipynb #534834c3
 def leaderboard(
     train:ClipTable, # clips to train on
     reference:ClipTable, # held-out clips to judge against, of the same labels
@@ -1533,11 +1533,10 @@ def leaderboard(
     seconds:float=4., # length of each clip; longer recordings are judged by their first so many seconds
     seed:int=0, # of the samples
     overrides:dict=None, # recipe fields to change where a recipe has them, such as dict(steps=200)
-    how:dict=None, # of `sample`, where a model honours it; None: dict(top_p=.9, guidance=3.)
     **options, # of `evaluate`
 )->pd.DataFrame: # one row a family; a family that is not there has a `status` that says so
     "Train or load each family, sample, judge, and write the table"
-    out,rows,records,seen,how = Path(out),[],{},_cut(train, seconds),dict(top_p=.9, guidance=3.) if how is None else how
+    out,rows,records,seen = Path(out),[],{},_cut(train, seconds)
     reference = _cut(reference, seconds)
     for name,what in {'held-out recordings': None, **(families or FAMILIES)}.items():
         row,model = dict(family=name, status='real'),None
@@ -1546,7 +1545,7 @@ def leaderboard(
             if model is None: rows.append(row); continue
             row['parameters'] = sum(p.numel() for p in model.parameters())
         try:
-            if model: row['seconds_per_clip'] = _sample_for(model, reference.labels, n, seconds, seed, out/name/'samples', how)
+            if model: row['seconds_per_clip'] = _sample_for(model, reference.labels, n, seconds, seed, out/name/'samples')
             source = _labelled(out/name/'samples') if model else reference.subset(range(0, len(reference), 2))
             rest = reference if model else reference.subset(range(1, len(reference), 2))
             result = evaluate(source, rest, train=seen, seed=seed, **options)

@@ -1011,7 +1011,7 @@ def opened(data):
     "A checked `ClipTable`"
     return open_dataset(data).check() if isinstance(data, (str, Path)) else data
 
-# %% ../nbs/05_pixelsnail.ipynb #7e8d9159
+# %% ../nbs/05_pixelsnail.ipynb #3657ff2e
 @dataclass
 class FoleyRecipe(CascadeRecipe):
     "The DCASE 2023 Foley baseline from recordings to evaluation set: vocoder, codebook, codes, prior, sounds"
@@ -1020,8 +1020,7 @@ class FoleyRecipe(CascadeRecipe):
     vocoder_recipe:Recipe = field(default_factory=lambda: ISTFTRecipe.preset('esc10-vocoder'))  # not used if `vocoder` names a folder
     vocoder_data:str|None = None  # recordings for the vocoder; None: the same as for the rest
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
-    temperature:float = 1.  # of the codes of the evaluation set
-    top_p:float|None = .9  # as above
+    top_p:float|None = .9  # how the finished model draws where it is not told otherwise
     guidance:float|None = 3.  # as above
     presets = {
         'dcase-foley': {},
@@ -1057,6 +1056,4 @@ class FoleyRecipe(CascadeRecipe):
         for label in cascade.labels:
             for i in range(kept[label], self.per_class, batch):
                 seeds = list(range(i, min(i + batch, self.per_class)))
-                sounds = cascade.sample([label] * len(seeds), seed=seeds, temperature=self.temperature, top_p=self.top_p,
-                                        guidance=self.guidance, progress=progress)
-                sounds.save(folder, append=True, by_class=True)
+                cascade.sample([label] * len(seeds), seed=seeds, progress=progress).save(folder, append=True, by_class=True)
