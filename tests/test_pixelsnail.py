@@ -260,6 +260,16 @@ def test_cascade_makes_sound_of_any_length_and_keeps_what_is_kept():
         model.sample("d")
 
 
+def test_cascade_remembers_how_it_is_best_drawn(tmp_path):
+    model = cascade()
+    told = model.sample("b", seed=4, guidance=1.5, top_p=0.9, progress=False).audio
+    usual = Cascade(model.prior, model.codebook, model.vocoder, model.labels, top_p=0.9, guidance=1.5)
+    usual = Cascade.from_pretrained(usual.save_pretrained(tmp_path / "cascade")).with_vocoder(model.vocoder)
+    assert torch.equal(usual.sample("b", seed=4, progress=False).audio, told)
+    otherwise = usual.sample("b", seed=4, guidance=1.0, top_p=1.0, progress=False).audio
+    assert torch.equal(otherwise, model.sample("b", seed=4, progress=False).audio) and not torch.equal(otherwise, told)
+
+
 def test_prior_of_another_codebook_is_refused():
     with pytest.raises(CodeError, match="0123456789ab"):
         cascade(hash_of="0123456789ab")
