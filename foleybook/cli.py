@@ -316,7 +316,7 @@ def vocode(
     _say(quiet)(f"{path}: {audio.shape[-1] / rate:.2f} s in {spent:.2f} s; peak memory {_peak():.0f} MB")
     return path
 
-# %% ../nbs/cli.ipynb #e4510f73
+# %% ../nbs/cli.ipynb #eafa1cc7
 def evaluate(
     generated: str,  # folder of generated sounds, or a clip table
     reference: str,  # recordings that the model has not seen
@@ -327,6 +327,7 @@ def evaluate(
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     out: str = "",  # folder for scores.csv, evaluation.json and report.html (default: evaluation/ beside the sounds)
     times: int = 100,  # bootstrap resamplings
+    jobs: int = 1,  # workers that embed clips, -1 for one per core
     seed: int = 0,  # of all that is drawn
     strict: bool = False,  # a bad file is an error
     quiet: bool = False,  # print only errors
@@ -341,7 +342,8 @@ def evaluate(
         rest, held_out = split_by_fold(real, fold)
         real, seen = real.subset(held_out), seen or real.subset(rest)
     folder = out or str(Path(generated) / "evaluation")
-    result = judge(generated, real, seen, paired=paired, embedder=embedder, out=folder, times=times, seed=seed, strict=strict)
+    result = judge(generated, real, seen, paired=paired, embedder=embedder, out=folder, times=times, n_jobs=jobs, seed=seed,
+                   strict=strict)
     say = _say(quiet)
     say(result.wide().loc[["all"]].T.to_string())
     for note in result.record["notes"]: say(f"note: {note}")
