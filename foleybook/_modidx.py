@@ -1489,4 +1489,5 @@ d = { 'settings': { 'branch': 'main',
                                     'foleybook.vocoders.render_file': ('vocoders.html#render_file', 'foleybook/vocoders.py'),
                                     'foleybook.vocoders.spectral_energy_loss': ( 'vocoders.html#spectral_energy_loss',
                                                                                  'foleybook/vocoders.py'),
-                                    'foleybook.vocoders.stft_magnitude': ('vocoders.html#stft_magnitude', 'foleybook/vocoders.py')}}}
+                                    'foleybook.vocoders.stft_magnitude': ('vocoders.html#stft_magnitude', 'foleybook/vocoders.py'),
+                                    'foleybook.vocoders.unclipped': ('vocoders.html#unclipped', 'foleybook/vocoders.py')}}}

@@ -1012,7 +1012,7 @@ def opened(data):
     "A checked `ClipTable`"
     return open_dataset(data).check() if isinstance(data, (str, Path)) else data
 
-# %% ../nbs/05_pixelsnail.ipynb #cd106e46
+# %% ../nbs/05_pixelsnail.ipynb #8d033441
 @dataclass
 class FoleyRecipe(CascadeRecipe):
     "The DCASE 2023 Foley baseline from recordings to evaluation set: vocoder, codebook, codes, prior, sounds"
@@ -1042,13 +1042,13 @@ class FoleyRecipe(CascadeRecipe):
             say(f'vocoder: {recipe.steps} steps on {len(heard)} recordings')
             train_stage(recipe, heard, heard.path.name, Path(folder), resume, progress, say)
         cascade = CascadeRecipe.train(self.override(vocoder=folder), clips, out, resume, progress)
-        if self.per_class and not rank_distrib(): self.sample_set(cascade, out, progress)
+        if self.per_class and not rank_distrib(): self.sample_set(cascade, out, say)
         return cascade
 
     def sample_set(self,
         cascade:Cascade, # the finished model
         out:Path, # its folder; gets evaluation_set/CLASS/000.wav ...; a set of an earlier model is set aside
-        progress:bool=True, # show a bar
+        say=print, # told of every class
         batch:int=10, # sounds made at once
     ):
         "As the challenge wants them: for each class `per_class` files of exactly the training length, names in lower case"
@@ -1062,4 +1062,5 @@ class FoleyRecipe(CascadeRecipe):
         for label in cascade.labels:
             for i in range(made[label], self.per_class, batch):
                 seeds = list(range(i, min(i + batch, self.per_class)))
-                cascade.sample([label] * len(seeds), seed=seeds, progress=progress).save(folder, append=True, by_class=True)
+                cascade.sample([label] * len(seeds), seed=seeds, progress=False).save(folder, append=True, by_class=True)
+            say(f'{label}: {self.per_class} sounds in {folder}')

@@ -764,17 +764,17 @@ def to_wave(self:ISTFTVocoder,
     p = self.mel.padding
     return F.pad(x, (0, max(0, p + hop - r * hop)))[:, None, p:p + f * hop]
 
-# %% ../nbs/03_vocoders.ipynb #fca1cac7
+# %% ../nbs/03_vocoders.ipynb #63fb7fe1
 @patch
 def forward(self:ISTFTVocoder,
     log_mel:Tensor, # log-mel, (b, m, f)
     start=0, # index of the first frame: later pieces of a sound go on in the noise; (r, b, 1): r answers each
-)->Tensor: # waveform, (b, 1, f * hop_length), or (r * b, ...)
+)->Tensor: # waveform, (b, 1, f * hop_length), or (r * b, ...); goes beyond ±1 where the mel is louder than that
     "Render"
     real,imag = self.spectrum(self.checked(log_mel), start)
     with torch.autocast(log_mel.device.type, enabled=False):
         y = self.to_wave(torch.fft.irfft(torch.complex(real, imag), n=self.mel.n_fft) * self.window)
-    return y if self.training else y.clamp(-1, 1)
+    return y
 
 # %% ../nbs/03_vocoders.ipynb #bb5ee509
 @patch
@@ -840,7 +840,7 @@ def stream(self:Vocoder,
     if held is None: raise ValueError("no spectrogram arrived: the stream is empty")
     if (last := first + held.shape[-1]) > done: yield render(last)
 
-# %% ../nbs/03_vocoders.ipynb #d889cf2c
+# %% ../nbs/03_vocoders.ipynb #d4a9a503
 class Exportable(nn.Module):
     "The default vocoder without complex numbers, for runtimes that know none: the inverse FFT is a matrix product"
 
@@ -861,7 +861,7 @@ class Exportable(nn.Module):
     )->Tensor: # waveform, (b, 1, f * hop_length)
         "Render"
         real,imag = self.vocoder.spectrum(log_mel, start)
-        return self.vocoder.to_wave(real @ self.cos + imag @ self.sin).clamp(-1, 1)
+        return self.vocoder.to_wave(real @ self.cos + imag @ self.sin)
 
 # %% ../nbs/03_vocoders.ipynb #b5a8242e
 def _traced(vocoder):
@@ -1663,20 +1663,25 @@ def copy_synthesis(
             'times real time': x.numel() / mel.sample_rate / seconds})
     return pd.DataFrame(rows).set_index('vocoder')
 
-# %% ../nbs/03_vocoders.ipynb #0ec9322f
+# %% ../nbs/03_vocoders.ipynb #145d6333
+def unclipped(x):
+    "Turn down what goes beyond ±1, item by item"
+    return x / x.abs().amax((1, 2), keepdim=True).clamp_min(1)
+
+# %% ../nbs/03_vocoders.ipynb #8c6e69cc
 def render_file(
     vocoder:Vocoder, # any of this room
     path, # a sound file (copy synthesis), or a .npy log-mel (m, f) or (b, m, f)
-)->Tensor: # waveform, (b, 1, t) at `vocoder.mel.sample_rate`
+)->Tensor: # waveform, (b, 1, t) at `vocoder.mel.sample_rate`, turned down where it would clip
     "Render what is in a file"
     if Path(path).suffix != '.npy':
-        return vocoder.vocode(log_mel(read_audio(path, vocoder.mel.sample_rate)[0], vocoder.mel))
+        return unclipped(vocoder.vocode(log_mel(read_audio(path, vocoder.mel.sample_rate)[0], vocoder.mel)))
     try: m = torch.from_numpy(np.load(path, allow_pickle=False)).float()
     except (OSError, ValueError, EOFError) as e:
         raise ValueError(f"{path}: no readable .npy array ({e}); save it by numpy.save") from None
     if m.ndim not in (2, 3):
         raise ValueError(f"{path}: shape {tuple(m.shape)}; a log-mel is (bands, frames) or (batch, bands, frames)")
-    return vocoder.vocode(m)
+    return unclipped(vocoder.vocode(m))
 
 # %% ../nbs/03_vocoders.ipynb #bca4bf77
 def find_vocoder(
