@@ -1486,12 +1486,12 @@ FAMILIES = dict( # name: (module, quick recipe)
     diffwave=('diffwave', 'quick-diffwave'), sashimi=('sashimi', 'quick-sashimi'),
     spectrogram_diffusion=('spectrogram_diffusion', 'quick-diffusion'), multitier_rnn=('multitier_rnn', 'quick-rnn'))
 
-# %% ../nbs/12_evaluation.ipynb #fd6a465f
+# %% ../nbs/12_evaluation.ipynb #1523480c
 def _competitor(what, train, folder, overrides):
     "A trained model, its training seconds, and why not if not"
     if isinstance(what, (str, Path)):
-        run = Path(what)/'run.json'
-        return _load(Path(what)),json.loads(run.read_text())['seconds'] if run.exists() else math.nan,'loaded'
+        stages = [pd.read_csv(f).seconds.max() for f in [Path(what)/'history.csv', *Path(what).glob('*/history.csv')] if f.exists()]
+        return _load(Path(what)),sum(stages) if stages else math.nan,'loaded'
     module,preset = what
     try: importlib.import_module(f'foleybook.{module}')
     except ModuleNotFoundError as e:
