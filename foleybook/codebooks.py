@@ -971,7 +971,7 @@ class CascadeConfig:
     top_p:float|None = None  # what `sample` uses where it is not told otherwise
     guidance:float|None = None  # as above
 
-# %% ../nbs/04_codebooks.ipynb #727d07d5
+# %% ../nbs/04_codebooks.ipynb #30a90805
 class Cascade(Generator):
     "class -> codes (prior) -> log-mel (codebook) -> sound (vocoder)"
     def __init__(self,
@@ -980,7 +980,8 @@ class Cascade(Generator):
         vocoder:nn.Module|None=None, # has `mel`, turns (b, m, f) into (b, 1, t); None: `GriffinLim`
         labels:list|None=None, # class names in the order of their numbers; None: their numbers
         seconds:float|None=None, # length of the training clips; None: that of the map
-        top_p:float|None=None, guidance:float|None=None, # what `sample` uses where it is not told otherwise
+        top_p:float|None=None, # what `sample` uses where it is not told otherwise
+        guidance:float|None=None, # as above
     ):
         super().__init__()
         self.prior, self.codebook, self.vocoder = prior, codebook, vocoder or GriffinLim(codebook.mel)
@@ -1249,13 +1250,14 @@ class UnigramRecipe(Recipe):
         if not rank_distrib(): prior.save_pretrained(out, self.card(data))
         return prior.eval()
 
-# %% ../nbs/04_codebooks.ipynb #bc77398a
+# %% ../nbs/04_codebooks.ipynb #7050f7d4
 def train_stage(
     recipe:Recipe, # trains the stage
     data, # what the recipe takes
     key:str, # names the data
     folder:Path, # of the stage
-    resume:bool, progress:bool, # as in `Recipe.train`
+    resume:bool, # as in `Recipe.train`
+    progress:bool, # as in `Recipe.train`
     say, # prints
 )->Pretrained: # the trained model
     "Train a stage, unless its folder says that the same recipe was finished on the same data"
