@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MEL_PRESETS', 'AudioError', 'AudioInfo', 'audio_info', 'resample', 'read_audio', 'write_audio', 'fit_length',
-           'audio_data_uri', 'play', 'show_wave', 'hz_to_mel', 'mel_to_hz', 'MelConfig', 'MelMismatch', 'mel_centres',
-           'mel_filterbank', 'log_mel', 'show_mel', 'mel_values', 'mel_to_linear', 'GriffinLim', 'mel_data_uri',
-           'play_table', 'mel_to_image', 'image_to_mel', 'mu_law_encode', 'mu_law_decode', 'one_hot', 'FrameFeatures',
-           'frame_features', 'SamplingError', 'Sounds']
+           'unclipped', 'audio_data_uri', 'play', 'show_wave', 'hz_to_mel', 'mel_to_hz', 'MelConfig', 'MelMismatch',
+           'mel_centres', 'mel_filterbank', 'log_mel', 'show_mel', 'mel_values', 'mel_to_linear', 'GriffinLim',
+           'mel_data_uri', 'play_table', 'mel_to_image', 'image_to_mel', 'mu_law_encode', 'mu_law_decode', 'one_hot',
+           'FrameFeatures', 'frame_features', 'SamplingError', 'Sounds']
 
 # %% ../nbs/00_audio_features.ipynb #c8f59a5a
 import hashlib
@@ -180,6 +180,13 @@ def fit_length(
     if mode == 'pad': return F.pad(x, (0, n - t))
     if mode == 'crop' or not t: raise ValueError(f"a clip of {t} samples cannot give {n} by mode={mode!r}; use 'pad'")
     return x.repeat(*[1] * (x.ndim - 1), -(-n // t))[..., :n]
+
+# %% ../nbs/00_audio_features.ipynb #2dc83821
+def unclipped(
+    x:Tensor, # waveforms, (b, c, t)
+)->Tensor: # (b, c, t) in -1..1
+    "Turn down what goes beyond ±1, item by item"
+    return x / x.abs().amax((1, 2), keepdim=True).clamp_min(1)
 
 # %% ../nbs/00_audio_features.ipynb #f5e89bff
 def audio_data_uri(

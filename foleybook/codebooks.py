@@ -421,9 +421,9 @@ class MapDecoder(nn.Module):
         for conv in self.up: x = conv(F.relu(x))
         return x
 
-# %% ../nbs/04_codebooks.ipynb #6bd09244
+# %% ../nbs/04_codebooks.ipynb #d8ca8496
 from . import __version__
-from .audio_features import GriffinLim, MelConfig, Sounds, fit_length, log_mel
+from .audio_features import GriffinLim, MelConfig, Sounds, fit_length, log_mel, unclipped
 from .sound_data import MelCache, mel_dls, open_dataset, split_table
 from .vocoders import find_vocoder
 from .training import (CheckpointError, Generator, ItemNoise, Pretrained, Recipe, _hub_folder,
@@ -1188,7 +1188,7 @@ class VQVAERecipe(Recipe):
     def loss_func(self): return VQLoss()
     def metrics(self)->list: return [distance_db, CodebookUse(self.model.n_codes)]
 
-# %% ../nbs/04_codebooks.ipynb #f1635dee
+# %% ../nbs/04_codebooks.ipynb #36a840b2
 @patch
 def listen(self:VQVAE,
     log_mel:Tensor, # (n, m, f)
@@ -1198,8 +1198,7 @@ def listen(self:VQVAE,
     "Clips after a round trip through the codes, as sound"
     recon = self.decode(self.encode(log_mel.to(self.device)), log_mel.shape[-1])
     with torch.no_grad(): sound = (vocoder or GriffinLim(self.mel))(recon).float()
-    sound = sound / sound.abs().amax((1, 2), keepdim=True).clamp_min(1)
-    return Sounds(sound, self.mel.sample_rate, labels=labels, meta=dict(model='VQVAE', codebook=self.codebook_hash))
+    return Sounds(unclipped(sound), self.mel.sample_rate, labels=labels, meta=dict(model='VQVAE', codebook=self.codebook_hash))
 
 # %% ../nbs/04_codebooks.ipynb #a27e9fa7
 @patch

@@ -1419,8 +1419,9 @@ def dcase_scores(
     rows.append(dict(label='average', frechet=float(np.mean([r['frechet'] for r in rows])), clips=len(emb)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/12_evaluation.ipynb #ec839099
+# %% ../nbs/12_evaluation.ipynb #8ee8ea74
 from .audio_features import SamplingError, fit_length, write_audio
+from .codebooks import Cascade
 from .training import Generator, ItemNoise, RecipeError, TrainingError
 
 # %% ../nbs/12_evaluation.ipynb #d867c99c
@@ -1508,11 +1509,11 @@ def _competitor(what, train, folder, overrides):
     stamp.write_text(json.dumps(dict(seconds=time.process_time() - began)))
     return model,json.loads(stamp.read_text())['seconds'],'trained'
 
-# %% ../nbs/12_evaluation.ipynb #fb6ff9db
+# %% ../nbs/12_evaluation.ipynb #f1c40be7
 def _load(folder):
     "A trained generator, of one part or of several"
     if not (folder/'pipeline.json').exists(): return Generator.from_pretrained(folder)
-    return importlib.import_module('foleybook.codebooks').Cascade.from_pretrained(folder)
+    return Cascade.from_pretrained(folder)
 
 # %% ../nbs/12_evaluation.ipynb #0cf82ce3
 def _sample_for(model, labels, n, seconds, seed, folder):

@@ -26,12 +26,12 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 
-# %% ../nbs/05_pixelsnail.ipynb #b8b8823f
+# %% ../nbs/05_pixelsnail.ipynb #b7fbc057
 from fastai.torch_core import rank_distrib
 from .audio_features import Sounds
 from .training import CheckpointError, ItemNoise, Recipe, RecipeError, atomic_folder, load_strict, read_json
 from .sound_data import WaveCache, open_dataset
-from .vocoders import ISTFTRecipe, HiFiGANRecipe
+from .vocoders import ISTFTRecipe
 from .codebooks import (Cascade, CascadeRecipe, CodeError, CodePrior, CodeTable, VQVAERecipe, code_dls, filter_logits,
     prior_arguments, train_stage)
 

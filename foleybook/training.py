@@ -42,8 +42,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-# %% ../nbs/02_training.ipynb #faefdc2e
-from .audio_features import Sounds, SamplingError, read_audio, resample
+# %% ../nbs/02_training.ipynb #1c620775
+from .audio_features import Sounds, SamplingError, read_audio, resample, unclipped
 from .sound_data import CacheLoader
 from . import __version__
 
@@ -580,7 +580,7 @@ def sample(self:Generator,
     shown = {k: v for k, v in used.items() if isinstance(v, (int, float, str)) and not _same(v, _DEFAULTS.get(k))}
     return self.as_sounds(audio, seeds, cond, seconds, shown)
 
-# %% ../nbs/02_training.ipynb #82fb0d7a
+# %% ../nbs/02_training.ipynb #57a8d000
 @patch
 def as_sounds(self:Generator,
     audio:Tensor, # (n, c, t)
@@ -596,7 +596,7 @@ def as_sounds(self:Generator,
     length = audio.shape[-1] if seconds is None else round(seconds * self.sample_rate)
     if audio.shape[-1] < length: raise SamplingError(f"{name} gave {audio.shape[-1]} samples, {length} were asked for.")
     audio = audio[..., :length]
-    audio = audio / audio.abs().amax((1, 2), keepdim=True).clamp(min=1)
+    audio = unclipped(audio)
     labels = [self.labels[c] for c in cond.tolist()] if cond is not None and self.labels else [''] * len(seeds)
     meta = dict(model=name, config_hash=self.config_hash, steps=self.card.get('steps'), seeds=list(seeds),
                 licence=self.card.get('licence', 'unknown'), arguments=arguments or {}, foleybook=__version__)

@@ -14,7 +14,7 @@ __all__ = ['MPD_WIDTHS', 'MSD_WIDTHS', 'Conv1d', 'ConvTranspose1d', 'Vocoder', '
            'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'read_original', 'audyn_mel', 'copy_synthesis',
            'render_file', 'find_vocoder']
 
-# %% ../nbs/03_vocoders.ipynb #0f0b21a9
+# %% ../nbs/03_vocoders.ipynb #3ab67806
 import importlib.resources,importlib.util,math,pickle,re,time,zipfile
 from dataclasses import dataclass,field,fields,replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from fastai.callback.core import Callback
 from fastcore.basics import patch
-from .audio_features import MelConfig,log_mel,mel_centres,mel_filterbank,read_audio
+from .audio_features import MelConfig,log_mel,mel_centres,mel_filterbank,read_audio,unclipped
 from .sound_data import ClipTable,WaveCache,open_dataset,wave_dls
 from .training import (AdversarialTraining, CheckpointError, Pretrained, Recipe, load_strict, read_json,
                                 read_safetensors)
@@ -1662,11 +1662,6 @@ def copy_synthesis(
             'STFT distance': far(), f'below {mel.top / 1000:g} kHz': far(share),
             'times real time': x.numel() / mel.sample_rate / seconds})
     return pd.DataFrame(rows).set_index('vocoder')
-
-# %% ../nbs/03_vocoders.ipynb #145d6333
-def unclipped(x):
-    "Turn down what goes beyond ±1, item by item"
-    return x / x.abs().amax((1, 2), keepdim=True).clamp_min(1)
 
 # %% ../nbs/03_vocoders.ipynb #8c6e69cc
 def render_file(
