@@ -118,7 +118,7 @@ def prepare(
     if codebook:
         rooms()
         from foleybook.codebooks import encode_table
-        from foleybook.training import Pretrained
+        from foleybook.generator import Pretrained
         book = Pretrained.from_pretrained(codebook)
     config = book.mel if codebook else MelConfig.preset(mel)
     with joblib_workers(backend, scheduler or None, jobs):
@@ -151,7 +151,8 @@ def train(
     "Train a recipe; run the same command again to go on after an interruption"
     rooms()
     from foleybook.sound_data import open_dataset
-    from foleybook.training import all_recipes, find_recipe, parse_overrides
+    from foleybook.recipes import all_recipes, find_recipe
+    from foleybook.settings import parse_overrides
 
     if list_: return print("\n".join(f"{name:22} {inspect.getdoc(cls).splitlines()[0]}" for name, cls in sorted(all_recipes().items())))
     if not recipe or not data: raise ValueError("train needs a recipe and --data, as in: foleybook train quick-cascade --data sounds/")
@@ -180,7 +181,7 @@ def load_generator(
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
     rooms()
-    from foleybook.training import Generator, Pretrained
+    from foleybook.generator import Generator, Pretrained
     from foleybook.vocoders import find_vocoder
 
     if codebook:

@@ -426,8 +426,10 @@ from . import __version__
 from .audio_features import GriffinLim, MelConfig, Sounds, fit_length, log_mel, unclipped
 from .sound_data import MelCache, mel_dls, open_dataset, split_table
 from .vocoders import find_vocoder
-from .training import (CheckpointError, Generator, ItemNoise, Pretrained, Recipe, _hub_folder,
-                                atomic_folder, from_plain, read_json, read_safetensors, to_plain)
+from .files import CheckpointError, atomic_folder, read_json, read_safetensors
+from .generator import Generator, ItemNoise, Pretrained, _hub_folder
+from .recipes import Recipe
+from .settings import from_plain, to_plain
 
 # %% ../nbs/04_codebooks.ipynb #92bcf095
 @dataclass

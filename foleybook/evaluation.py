@@ -658,7 +658,9 @@ from fastai.callback.core import Callback
 from fastai.metrics import accuracy
 from torchvision.models.inception import BasicConv2d, Inception3
 from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls, open_dataset, split_by_fold
-from .training import CheckpointError, Pretrained, Recipe, atomic_folder, find_recipe, load_strict, seed_everything
+from .files import CheckpointError, atomic_folder, load_strict
+from .generator import Pretrained, seed_everything
+from .recipes import Recipe, find_recipe
 
 # %% ../nbs/12_evaluation.ipynb #535520a1
 @dataclass
@@ -1422,7 +1424,9 @@ def dcase_scores(
 # %% ../nbs/12_evaluation.ipynb #8ee8ea74
 from .audio_features import SamplingError, fit_length, write_audio
 from .codebooks import Cascade
-from .training import Generator, ItemNoise, RecipeError, TrainingError
+from .generator import Generator, ItemNoise
+from .settings import SettingsError
+from .training import TrainingError
 
 # %% ../nbs/12_evaluation.ipynb #d867c99c
 @dataclass
@@ -1499,7 +1503,7 @@ def _competitor(what, train, folder, overrides):
         if e.name != f'foleybook.{module}': raise
         return None,math.nan,f'no foleybook.{module} yet'
     try: recipe = find_recipe(preset)
-    except RecipeError: return None,math.nan,f'no recipe {preset} yet'
+    except SettingsError: return None,math.nan,f'no recipe {preset} yet'
     stamp = folder/'trained_in.json'
     if stamp.exists(): return _load(folder),json.loads(stamp.read_text())['seconds'],'loaded'
     began,known = time.process_time(),{k: v for k,v in overrides.items() if hasattr(recipe, k)}

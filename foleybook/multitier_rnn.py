@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from .audio_features import mu_law_decode, mu_law_encode
 from .sound_data import ClipTable, load_params, open_dataset, resample_params, split_table
-from .training import CheckpointError, Generator, Recipe, load_strict, seed_everything
+from .files import CheckpointError, load_strict
+from .generator import Generator, seed_everything
+from .recipes import Recipe
 
 # %% ../nbs/11_multitier_rnn.ipynb #05b4c97f
 @dataclass

@@ -29,7 +29,10 @@ from tqdm.auto import tqdm
 # %% ../nbs/05_pixelsnail.ipynb #b7fbc057
 from fastai.torch_core import rank_distrib
 from .audio_features import Sounds
-from .training import CheckpointError, ItemNoise, Recipe, RecipeError, atomic_folder, load_strict, read_json
+from .files import CheckpointError, atomic_folder, load_strict, read_json
+from .generator import ItemNoise
+from .recipes import Recipe
+from .settings import SettingsError
 from .sound_data import WaveCache, open_dataset
 from .vocoders import ISTFTRecipe
 from .codebooks import (Cascade, CascadeRecipe, CodeError, CodePrior, CodeTable, VQVAERecipe, code_dls, filter_logits,
@@ -966,7 +969,7 @@ class PixelSNAILRecipe(Recipe):
     def table(self, data)->CodeTable:
         "A `CodeTable`, or that in a folder"
         if isinstance(data, (str, Path)) and (Path(data)/'codes.json').is_file(): data = CodeTable.load(data)
-        if not isinstance(data, CodeTable): raise RecipeError(
+        if not isinstance(data, CodeTable): raise SettingsError(
             f"{data}: a prior learns from codes. Give a CodeTable or its folder (`encode_table`), or train a cascade recipe.")
         return data
 

@@ -32,8 +32,10 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 from .audio_features import MelConfig,log_mel,mel_centres,mel_filterbank,read_audio,unclipped
 from .sound_data import ClipTable,WaveCache,open_dataset,wave_dls
-from .training import (AdversarialTraining, CheckpointError, Pretrained, Recipe, load_strict, read_json,
-                                read_safetensors)
+from .files import CheckpointError, load_strict, read_json, read_safetensors
+from .generator import Pretrained
+from .recipes import Recipe
+from .training import AdversarialTraining
 
 # %% ../nbs/03_vocoders.ipynb #5e23911b
 class Conv1d(nn.Conv1d):

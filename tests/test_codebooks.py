@@ -21,7 +21,8 @@ from foleybook.codebooks import (FSQ, VQVAE, VQVAE_PRESETS, Cascade, CascadeReci
                                  ResidualVQ, UnigramPrior, UnigramRecipe, VectorQuantizer, VQVAEConfig, VQVAERecipe,
                                  _audyn_names, _baseline_names, encode_table, kmeans, nearest_code)
 from foleybook.sound_data import MelCache, make_procedural
-from foleybook.training import CheckpointError, RecipeError
+from foleybook.files import CheckpointError
+from foleybook.settings import SettingsError
 
 ROOT = Path(__file__).parent.parent
 TINY = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1, dim=4,
@@ -348,7 +349,7 @@ def test_cascade_recipe_goes_on_where_it_stood(cache, tmp_path, capsys):
     assert pd.read_csv(tmp_path / "run/codebook/history.csv").error.notna().sum() == 4
     changed = small_recipe(**{"codebook.model.n_codes": "8"}).train(cache, tmp_path / "run")
     assert changed.codebook.n_codes == 8 and (tmp_path / "run/codebook/earlier_1").is_dir()
-    with pytest.raises(RecipeError, match="stepps"):
+    with pytest.raises(SettingsError, match="stepps"):
         small_recipe(**{"prior.stepps": 3})
 
 

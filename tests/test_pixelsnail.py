@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from foleybook.audio_features import GriffinLim, MelConfig
 from foleybook.codebooks import VQVAE, Cascade, CodeError, VQVAEConfig
 from foleybook.pixelsnail import CachedPixelSNAIL, PixelSNAIL, PixelSNAILConfig, draw_code
-from foleybook.training import CheckpointError, ItemNoise
+from foleybook.files import CheckpointError
+from foleybook.generator import ItemNoise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,8 @@ import tiny_run
 import torch
 from safetensors.torch import load_file
 
-from foleybook.training import CheckpointError, TrainingError, read_checkpoint
+from foleybook.files import CheckpointError
+from foleybook.training import TrainingError, read_checkpoint
 
 EVERYTHING = dict(ema=0.9, clip_norm=1.0, accumulate=3, checkpoint_steps=5, game=True, precision="bf16")
 ENV = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))

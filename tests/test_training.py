@@ -14,9 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from foleybook.audio_features import MelConfig, Sounds
 from foleybook.sound_data import MelCache, make_procedural, mel_dls
-from foleybook.training import (AudioLogger, CheckpointError, Generator, ItemNoise, Recipe, RecipeError, SamplingError,
-                                StepDL, atomic_folder, find_recipe, from_plain, learner, pack_state, parse_overrides,
-                                to_plain, unpack_state)
+from foleybook.audio_features import SamplingError
+from foleybook.files import CheckpointError, atomic_folder
+from foleybook.generator import Generator, ItemNoise
+from foleybook.recipes import Recipe, find_recipe, learner
+from foleybook.settings import SettingsError, from_plain, parse_overrides, to_plain
+from foleybook.training import AudioLogger, StepDL, pack_state, unpack_state
 
 
 @dataclass
@@ -59,7 +62,7 @@ def test_any_override_is_taken_or_refused_with_a_recipe_error(name, value):
     for key in (name, f"part.{name}", "part.width", "lr", "part.sizes", "part.mel"):
         try:
             PartRecipe().override({key: value})
-        except RecipeError as e:
+        except SettingsError as e:
             assert str(e)
 
 
@@ -68,7 +71,7 @@ def test_any_override_is_taken_or_refused_with_a_recipe_error(name, value):
     ({"steps": 0}, "steps=0"), ({"precision": "fp8"}, "fp16"), ({"part.width": 1.5}, "whole"),
     ({"part.mel": "hifigann"}, "hifigan"), ({"betas": "1,2,3"}, "Give 2"), ({"schedule": "cosine"}, "warmup_cosine")])
 def test_refusals_say_what_is_meant(changes, said):
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(SettingsError, match=said):
         PartRecipe().override(changes)
 
 
@@ -77,9 +80,9 @@ def test_presets_overrides_and_hash():
     assert (r.part.mel.n_fft, r.steps) == (2048, 7) and r.part.mel.hop_length == MelConfig.preset("hifigan").hop_length
     assert find_recipe("part-recipe").steps == 10
     assert r.hash == r.override(device="cpu").hash != r.override(lr=1).hash
-    with pytest.raises(RecipeError, match="part-recipe"):
+    with pytest.raises(SettingsError, match="part-recipe"):
         find_recipe("part-recip")
-    with pytest.raises(RecipeError, match="NAME=VALUE"):
+    with pytest.raises(SettingsError, match="NAME=VALUE"):
         parse_overrides(["steps"])
     assert Recipe(steps=150, epoch_steps=100).plan == (2, 75)
 

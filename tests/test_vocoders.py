@@ -7,7 +7,9 @@ import torch
 
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
 from foleybook.sound_data import WaveCache, make_procedural
-from foleybook.training import CheckpointError, Pretrained, find_recipe
+from foleybook.files import CheckpointError
+from foleybook.generator import Pretrained
+from foleybook.recipes import find_recipe
 from foleybook.vocoders import (BigVGAN, BigVGANConfig, HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder, MelGAN,
                                 MelGANConfig, MultiPeriodDiscriminator, WaveToMel, export_onnx, find_vocoder,
                                 fold_weight_norm, melgan_mel, render_file)

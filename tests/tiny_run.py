@@ -18,7 +18,10 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from foleybook.training import AdversarialTraining, Generator, ItemNoise, Recipe, parse_overrides, write_checkpoint
+from foleybook.generator import Generator, ItemNoise
+from foleybook.recipes import Recipe
+from foleybook.settings import parse_overrides
+from foleybook.training import AdversarialTraining, write_checkpoint
 
 
 @dataclass
