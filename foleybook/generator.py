@@ -8,10 +8,11 @@ import hashlib, importlib, inspect, json, math, random, secrets, sys, typing
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Pretrained', 'model_class',
-           'Generator']
+__all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
+           'class_numbers', 'Pretrained', 'model_class', 'Generator']
 
 # %% ../nbs/generator.ipynb #d5b05da5
 import numpy as np, torch
@@ -21,8 +22,9 @@ from torch import nn, Tensor
 
 # %% ../nbs/generator.ipynb #91db3b7a
 from . import __version__
-from .audio_features import SamplingError, Sounds, read_audio, resample, unclipped
-from .files import CheckpointError, atomic_folder, load_strict, read_json, read_safetensors, write_safetensors
+from .audio_features import SamplingError, Sounds, fit_length, read_audio, resample, unclipped
+from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json, read_safetensors,
+                             write_safetensors)
 from .settings import SettingsError, config_hash, from_plain, near, to_plain
 
 # %% ../nbs/generator.ipynb #627c4e1b
@@ -97,6 +99,156 @@ class ItemNoise:
         cdf = probs.double().cumsum(-1)
         u = self.rand(*probs.shape[1:-1], 1).to(probs.device).double() * cdf[..., -1:]
         return (cdf <= u).sum(-1).clamp(max=probs.shape[-1] - 1)
+
+# %% ../nbs/generator.ipynb #8d6ce81f
+_FIELDS = dict(label=1, shares=2, features=3, text=3)   # name -> number of axes
+
+class Conditions:
+    "What n sounds are asked by: any of classes, shares of classes, features, text, control tracks, or nothing"
+    def __init__(self,
+        n:int|None=None, # number of sounds; None: as the fields have it
+        label=None, # class numbers, (n,) int64; -1: no class
+        shares=None, # parts of several classes, (n, k)
+        features=None, # a sequence, such as one vector for each picture of a film, (n, l, d)
+        text=None, # encoded text, (n, l, d)
+        controls:dict|None=None, # name -> values over time, (n, l)
+        names:list|None=None, # n texts to show
+        feature_rate:float|None=None, # rows of `features` per second; None: stretched over the sound
+        control_rate:float|None=None, # values of `controls` per second; None: stretched over the sound
+    ):
+        given = dict(label=label, shares=shares, features=features, text=text)
+        self.fields = {k: _field(k, v, d) for (k, d), v in zip(_FIELDS.items(), given.values()) if v is not None}
+        self.fields |= {f'controls.{k}': _field(f'controls.{k}', v, 2) for k, v in (controls or {}).items()}
+        self.feature_rate, self.control_rate = feature_rate, control_rate
+        sizes = {k: len(v) for k, v in self.fields.items()} | ({} if names is None else dict(names=len(names)))
+        n = next(iter(sizes.values()), 0) if n is None else n
+        if wrong := {k: s for k, s in sizes.items() if s != n}:
+            raise ValueError(f"conditions for {n} sounds, but {wrong} rows. Give one row for each sound.")
+        self.n, self.names = n, [''] * n if names is None else [str(s) for s in names]
+
+    def __len__(self): return self.n
+    def __repr__(self): return f"Conditions({self.n}, {', '.join(sorted(self.kinds)) or 'nothing'})"
+    def __getattr__(self, name): # label, shares, features, text: the field, or None
+        if name in _FIELDS: return self.__dict__['fields'].get(name)
+        raise AttributeError(f"Conditions have no {name!r}")
+
+# %% ../nbs/generator.ipynb #d648168c
+def _field(name, value, axes):
+    "A field as a tensor with `axes` axes"
+    x = torch.as_tensor(value)
+    x = x.long() if name == 'label' else x.float()
+    if name == 'text' and x.ndim == 2: x = x.unsqueeze(1)
+    if x.ndim == axes and torch.isfinite(x).all(): return x
+    raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give finite numbers with {axes} axes, "
+                     "the first one for the sounds.")
+
+# %% ../nbs/generator.ipynb #c387e8b9
+@patch(as_prop=True)
+def kinds(self:Conditions) -> frozenset: # of 'label', 'shares', 'features', 'text', 'controls'
+    "What is asked by"
+    return frozenset(k.partition('.')[0] for k in self.fields)
+
+@patch(as_prop=True)
+def controls(self:Conditions) -> dict: # name -> (n, l)
+    "Control tracks"
+    return {k.partition('.')[2]: v for k, v in self.fields.items() if k.startswith('controls.')}
+
+# %% ../nbs/generator.ipynb #b271f0f1
+def _like(self, n, names, fields):
+    "Conditions with other fields and the same rates"
+    new = Conditions(n, names=names, feature_rate=self.feature_rate, control_rate=self.control_rate)
+    new.fields = fields
+    return new
+
+# %% ../nbs/generator.ipynb #4a5dfc1c
+@patch
+def __getitem__(self:Conditions,
+    index, # a number (of one sound), a slice, numbers, or a mask
+) -> Conditions:
+    "Some of the sounds"
+    rows = torch.arange(self.n)[index].reshape(-1)
+    return _like(self, len(rows), [self.names[i] for i in rows.tolist()], {k: v[rows.to(v.device)] for k, v in self.fields.items()})
+
+@patch
+def to(self:Conditions,
+    device, # where the fields go
+) -> Conditions:
+    "The same on another device"
+    return _like(self, self.n, self.names, {k: v.to(device) for k, v in self.fields.items()})
+
+# %% ../nbs/generator.ipynb #03977b92
+@patch
+def null(self:Conditions) -> Conditions:
+    "As many sounds, asked by nothing: the other side of classifier-free guidance"
+    return Conditions(self.n)
+
+@patch
+def drop(self:Conditions,
+    mask:Tensor, # bool, (n,)
+) -> Conditions:
+    "Where the mask is set nothing is asked: label -1, everything else 0 (condition dropout, Ho and Salimans 2022)"
+    gone = lambda v: mask.to(v.device).view(-1, *[1] * (v.ndim - 1))
+    fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0) for k, v in self.fields.items()}
+    return _like(self, self.n, self.names, fields)
+
+@patch
+def class_shares(self:Conditions,
+    k:int, # number of classes
+) -> Tensor: # (n, k); rows of zeros where no class is asked for
+    "Classes as weights, whether they came as numbers or as shares"
+    if self.shares is not None: return self.shares
+    if self.label is None: return torch.zeros(self.n, k)
+    return (self.label[:, None] == torch.arange(k, device=self.label.device)).float()
+
+# %% ../nbs/generator.ipynb #83488c37
+@patch(cls_method=True)
+def cat(cls:Conditions,
+    parts:list, # Conditions of the same kinds
+) -> Conditions:
+    "One after the other"
+    if len({tuple(sorted(p.fields)) for p in parts}) > 1:
+        raise ValueError(f"cannot join conditions of different kinds: {', '.join(map(repr, parts))}.")
+    fields = {k: torch.cat([p.fields[k] for p in parts]) for k in parts[0].fields}
+    return _like(parts[0], sum(map(len, parts)), sum((p.names for p in parts), []), fields)
+
+@patch
+def repeat(self:Conditions,
+    n:int, # copies of each
+) -> Conditions:
+    "Each sound's conditions n times in a row"
+    return self[torch.arange(self.n).repeat_interleave(n)]
+
+# %% ../nbs/generator.ipynb #88fbac64
+@patch
+def tensors(self:Conditions) -> dict: # name -> Tensor, for `files.write_safetensors`
+    "What is saved beside codes or latents"
+    rates = dict(feature_rate=self.feature_rate, control_rate=self.control_rate)
+    return self.fields | {k: torch.tensor(float(v)) for k, v in rates.items() if v is not None}
+
+@patch(cls_method=True)
+def of(cls:Conditions,
+    tensors:dict, # from `tensors`
+    names:list|None=None, # n texts to show
+    n:int|None=None, # number of sounds, where there are no fields
+) -> Conditions:
+    "Conditions again"
+    rates = {k: float(v) for k, v in tensors.items() if k.endswith('_rate')}
+    fields = {k: v for k, v in tensors.items() if k not in rates}
+    n = n if n is not None else len(names) if names is not None else len(next(iter(fields.values())))
+    new = cls(n, names=names, **rates)
+    new.fields = fields
+    return new
+
+# %% ../nbs/generator.ipynb #2509e8b9
+def class_numbers(
+    cond, # Conditions, class numbers (n,), or None
+    n:int, # number of sounds
+    none:int=0, # stands for no class
+) -> Tensor: # int64, (n,)
+    "The classes asked for, for models that know classes only"
+    label = cond.label if isinstance(cond, Conditions) else cond
+    label = torch.full((n,), -1) if label is None else torch.as_tensor(label).long()
+    return torch.where(label < 0, none, label)
 
 # %% ../nbs/generator.ipynb #201ccbb9
 class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook', tags=['audio', 'foley']):
