@@ -1,17 +1,21 @@
-"Every notebook runs from top to bottom; cells that take too long or lack their data are left out"
+"""Every notebook runs from top to bottom, also in Jupyter without recordings, and its kept outputs are of the present code"""
 import json
 import re
 import runpy
 import zipfile
 
+import kept
 import nbformat
 import pytest
+import run_nbs
 from conftest import ROOT
 from nbclient import NotebookClient
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
 
 from foleybook.audio_features import recordings
 
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NOTEBOOKS, DEFINITIONS = sorted((ROOT / "nbs").glob("*.ipynb")), kept.Definitions()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
@@ -71,3 +75,62 @@ def test_the_way_to_the_recordings_is_right(tmp_path, monkeypatch):
         runpy.run_path(str(ROOT / "data_scripts" / "esc10.py"), run_name="__main__")
     monkeypatch.setenv("FOLEYBOOK_DATA", str(tmp_path))
     assert end.value.code == 0 and (recordings("esc10") / "001 - Dog bark" / "1-32318-A.ogg").exists()
+
+
+# ---- outputs that no test remakes ----
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_kept_outputs_are_those_of_the_code(notebook):
+    "See docs/kept.py: cells flagged `slow` or `cuda` keep what they showed when somebody last ran them"
+    found = [f"cell {i}: {kept.state(cell, code)}" for i, cell, code in kept.kept(notebook, DEFINITIONS)
+             if kept.state(cell, code)]
+    assert not found, (f"{notebook.name}: {'; '.join(found)}. Run them again (python docs/run_nbs.py nbs/{notebook.name} "
+                       "--flags slow), or say why they may stay (python docs/kept.py --excuse)")
+
+
+SMALL = dict(
+    module="class Gain:\n    'Louder'\n    def __init__(self, by): self.by = by  # times\ndef play(x): return x\n"
+           "@patch\ndef up(self:Gain, x): return x * self.by\ndef other(): pass\n",
+    cells=["a = 3\nb = 4", "gain = Gain(a)", "b = 5", "#| slow\nshown = play(gain.up(2))\nshown"])
+
+
+def stamp_of(folder, module=SMALL["module"], cells=SMALL["cells"]):
+    (folder / "small.py").write_text(module)
+    nb = dict(cells=[dict(cell_type="code", source=s, metadata={}, outputs=["x"]) for s in cells])
+    return kept.stamp(nb, len(cells) - 1, "small", kept.Definitions(folder))
+
+
+@pytest.mark.parametrize("change", [("by  # times", "by  # factor"), ("'Louder'", "'Turn up'"), ("x * self.by", "(x*self.by)"),
+                                    ("other(): pass", "other(): return 1")])
+def test_a_stamp_survives_what_changes_no_result(tmp_path, change):
+    assert stamp_of(tmp_path) == stamp_of(tmp_path, SMALL["module"].replace(*change))
+    assert stamp_of(tmp_path) == stamp_of(tmp_path, cells=[*SMALL["cells"][:2], "b = 6", SMALL["cells"][3] + "  # sound"])
+
+
+@pytest.mark.parametrize("change", [("return x\n", "return -x\n"), ("x * self.by", "x + self.by"), ("self.by = by", "self.by = 2")])
+def test_a_stamp_sees_what_changes_a_result(tmp_path, change):
+    assert stamp_of(tmp_path) != stamp_of(tmp_path, SMALL["module"].replace(*change))
+    for i, text in [(0, "a = 4\nb = 4"), (1, "gain = Gain(-a)"), (3, "#| slow\nplay(gain.up(3))")]:
+        assert stamp_of(tmp_path) != stamp_of(tmp_path, cells=[text if k == i else s for k, s in enumerate(SMALL["cells"])])
+
+
+def test_an_excuse_holds_until_the_next_change():
+    cell = dict(metadata=dict(kept=dict(code="a", made="2026-01-31", stale="only a message changed", stale_code="b")))
+    assert [bool(kept.state(cell, code)) for code in "abc"] == [False, False, True]
+    assert kept.state(dict(metadata={}), "a")
+
+
+def test_running_a_slow_cell_stamps_it(tmp_path):
+    cells = ["x = 2", "#| slow\nprint(x)", "#| slow\ny = x"]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in cells])
+    nbformat.write(book, tmp_path / "small.ipynb")
+    run_nbs.run(tmp_path / "small.ipynb", {"slow"})
+    assert not any("kept" in c.metadata for c in nbformat.read(tmp_path / "small.ipynb", 4).cells)
+    run_nbs.run(tmp_path / "small.ipynb", set())
+    done = nbformat.read(tmp_path / "small.ipynb", 4).cells
+    assert ["kept" in c.metadata for c in done] == [False, True, False] and done[1].outputs[0]["text"] == "2\n"
+    (_, cell, code), = kept.kept(tmp_path / "small.ipynb", DEFINITIONS)
+    assert not kept.state(cell, code)
+    clean_nb(book := dict(cells=[dict(c) for c in done], metadata={}), allowed_cell_metadata_keys=get_config(path=ROOT).allowed_cell_metadata_keys.split())
+    assert "kept" in book["cells"][1]["metadata"]
