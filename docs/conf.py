@@ -13,8 +13,6 @@ suppress_warnings = [
 
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_code_prompt_show = "Show the code"
-nb_code_prompt_hide = "Hide the code"
 nb_ipywidgets_js = {"widgets.js": {}}
 mathjax_path = "vendor/tex-svg.js"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]

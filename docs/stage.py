@@ -45,6 +45,14 @@ def only_imports(source):
     return bool(statements) and all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements)
 
 
+def what_it_is(source):
+    "What a reader is told of folded code"
+    if only_imports(source):
+        return "imports"
+    names = re.findall(r"^(?:def|class) (\w+)|^(\w+) = ", source, re.M)
+    return ", ".join(a or b for a, b in names) or "code"
+
+
 def published(text, level):
     "Level of the heading of the section on published weights, if this text begins it or goes on in it, else 0"
     for hashes, rest in re.findall(r"^(#+)( .*)", re.sub(r"(?s)```.*?```", "", text), re.M):
@@ -153,6 +161,9 @@ class Book:
                     cell = self.code_cell(cell)
                     if level:
                         fold(cell)
+                    if "hide-input" in cell.metadata.get("tags", []):
+                        shown = what_it_is(cell.source)
+                        cell.metadata["mystnb"] = dict(code_prompt_show=shown, code_prompt_hide=shown)
                 elif cell.cell_type == "markdown":
                     cell.source = self.markdown(cell.source)
                 done.append(cell)

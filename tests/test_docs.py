@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from stage import only_imports, published
+from stage import only_imports, published, what_it_is
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "docs" / "_site"
@@ -202,6 +202,7 @@ def folded_in(notebook):
 def test_imports_helpers_and_published_weights_are_folded(notebook):
     fold, show = folded_in(notebook)
     page = Reading(page_of(notebook))
+    assert all(" ".join(re.findall(r"\w+", what_it_is(code))) in " ".join(page.words) for code in fold)
     assert not [c[:60] for c in fold if c not in page.folded] and not [c[:60] for c in show if c not in page.open]
 
 
