@@ -5,6 +5,7 @@ own: one beside the tests from the start, a second one when only notebooks are l
 """
 import os
 import queue
+import random
 import subprocess
 import sys
 import threading
@@ -95,6 +96,16 @@ def pytest_collection_modifyitems(items):
     if marked and not has_gpu():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no GPU that CUDA can use"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    "Every test draws the same numbers, alone or among others"
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def pytest_runtestloop(session):
