@@ -112,7 +112,8 @@ def prepare(
 ):
     "Check a data set, write its clip table and build its feature cache"
     from foleybook.audio_features import MelConfig
-    from foleybook.sound_data import MelCache, joblib_workers, make_procedural, open_dataset
+    from foleybook.data_sets import open_dataset
+    from foleybook.sound_data import MelCache, joblib_workers, make_procedural
 
     say, out = _say(quiet), Path(out)
     if codebook:
@@ -150,7 +151,7 @@ def train(
 ):
     "Train a recipe; run the same command again to go on after an interruption"
     rooms()
-    from foleybook.sound_data import open_dataset
+    from foleybook.data_sets import open_dataset
     from foleybook.recipes import all_recipes, find_recipe
     from foleybook.settings import parse_overrides
 
@@ -282,7 +283,7 @@ def gallery(
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
     from foleybook.audio_features import Sounds, read_audio
-    from foleybook.sound_data import open_dataset
+    from foleybook.data_sets import open_dataset
 
     sounds, report = Sounds.load(folder), Path(folder) / "sampling.json"
     report = json.loads(report.read_text()) if report.exists() else {}
@@ -335,7 +336,8 @@ def evaluate(
 ):
     "Judge generated sounds against recordings: distances, accuracy, diversity, copies and faults, with intervals"
     from foleybook.evaluation import evaluate as judge
-    from foleybook.sound_data import open_dataset, split_by_fold
+    from foleybook.data_sets import open_dataset
+    from foleybook.sound_data import split_by_fold
 
     real = open_dataset(find_data(reference))
     seen = open_dataset(find_data(train)) if train else None
@@ -368,7 +370,8 @@ def leaderboard(
 ):
     "Train or load every family of the book, let it make the same sounds, judge them all, and write a page"
     from foleybook.evaluation import FAMILIES, leaderboard as compete, leaderboard_table
-    from foleybook.sound_data import open_dataset, split_by_fold
+    from foleybook.data_sets import open_dataset
+    from foleybook.sound_data import split_by_fold
 
     if unknown := [f for f in families or [] if f not in FAMILIES]:
         raise ValueError(f"no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")

@@ -424,7 +424,8 @@ class MapDecoder(nn.Module):
 # %% ../nbs/04_codebooks.ipynb #d8ca8496
 from . import __version__
 from .audio_features import GriffinLim, MelConfig, Sounds, fit_length, log_mel, unclipped
-from .sound_data import MelCache, mel_dls, open_dataset, split_table
+from .data_sets import open_dataset
+from .sound_data import MelCache, mel_dls, split_table
 from .vocoders import find_vocoder
 from .files import CheckpointError, atomic_folder, read_json, read_safetensors
 from .generator import Generator, ItemNoise, Pretrained, _hub_folder

@@ -33,7 +33,8 @@ from .files import CheckpointError, atomic_folder, load_strict, read_json
 from .generator import ItemNoise
 from .recipes import Recipe
 from .settings import SettingsError
-from .sound_data import WaveCache, open_dataset
+from .data_sets import open_dataset
+from .sound_data import WaveCache
 from .vocoders import ISTFTRecipe
 from .codebooks import (Cascade, CascadeRecipe, CodeError, CodePrior, CodeTable, VQVAERecipe, code_dls, filter_logits,
     prior_arguments, train_stage)

@@ -31,7 +31,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 from .audio_features import MelConfig,log_mel,mel_centres,mel_filterbank,read_audio,unclipped
-from .sound_data import ClipTable,WaveCache,open_dataset,wave_dls
+from .data_sets import open_dataset
+from .sound_data import ClipTable, WaveCache, wave_dls
 from .files import CheckpointError, load_strict, read_json, read_safetensors
 from .generator import Pretrained
 from .recipes import Recipe

@@ -15,7 +15,8 @@ import torch
 
 from foleybook import sound_data
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
-from foleybook.sound_data import CacheError, ClipTable, MelCache, TableError, WaveCache, mel_dls, open_dataset
+from foleybook.data_sets import open_dataset
+from foleybook.sound_data import CacheError, ClipTable, MelCache, TableError, WaveCache, mel_dls
 
 MEL = MelConfig.preset("dcase2023")
 SECONDS, N = 0.1, 200

@@ -18,12 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foleybook.audio_features import MelConfig, write_audio
-from foleybook.sound_data import (PROCEDURAL, ClipTable, MelCache, TableError, TensorAudio, TensorMel, WaveCache,
-                                  load_features, load_params, make_procedural, mel_dls, open_dataset,
-                                  procedural_sound, read_csv, read_dcase2023, read_esc, read_folder, read_fsdd,
-                                  read_ljspeech, read_params, read_speech_commands, read_urbansound8k, read_vas,
-                                  read_vggsound, resample_params, split_by_fold, split_by_source, split_table,
-                                  trim_silence, wave_dls, write_params)
+from foleybook.data_sets import (load_features, open_dataset, read_csv, read_dcase2023, read_esc, read_folder, read_fsdd, read_ljspeech,
+                                 read_params, read_speech_commands, read_urbansound8k, read_vas, read_vggsound)
+from foleybook.sound_data import (ClipTable, MelCache, PROCEDURAL, TableError, TensorAudio, TensorMel, WaveCache, load_params, make_procedural,
+                                  mel_dls, procedural_sound, resample_params, split_by_fold, split_by_source,
+                                  split_table, trim_silence, wave_dls, write_params)
 
 ROOT = Path(__file__).resolve().parent.parent
 MEL = MelConfig.preset("dcase2023")

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from foleybook.audio_features import MelConfig, fit_length, log_mel, read_audio
-from foleybook.sound_data import (PROCEDURAL, MelCache, make_procedural, mel_dls, procedural_sound, read_esc,
-                                  trim_silence, wave_dls)
+from foleybook.data_sets import read_esc
+from foleybook.sound_data import PROCEDURAL, MelCache, make_procedural, mel_dls, procedural_sound, trim_silence, wave_dls
 
 MEL, SECONDS, BATCH = MelConfig.preset("dcase2023"), 4.0, 16
 
