@@ -7,7 +7,7 @@ __all__ = ['AUDIO_SUFFIXES', 'DCASE2023_LABELS', 'SC09_WORDS', 'LAYOUTS', 'snake
            'read_dcase2023', 'read_urbansound8k', 'read_speech_commands', 'read_fsdd', 'read_ljspeech', 'load_features',
            'read_vas', 'read_vggsound', 'read_params', 'ClipConditions', 'open_dataset']
 
-# %% ../nbs/data_sets.ipynb #aaba3242
+# %% ../nbs/data_sets.ipynb #994b0188
 import os
 import pickle
 import re
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/data_sets.ipynb #5625ff65
+# %% ../nbs/data_sets.ipynb #3d02b373
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
@@ -27,7 +27,7 @@ from .generator import Conditions
 from .sound_data import COLUMNS, ClipTable, TableError
 from .sound_data import interp_linear, load_params, read_frame
 
-# %% ../nbs/data_sets.ipynb #23b43663
+# %% ../nbs/data_sets.ipynb #b403d2f1
 def snake_case(
     name:str, # e.g. 'MovingMotorVehicle', 'Dog bark', 'Été', 'C++'
     )->str: # e.g. 'moving_motor_vehicle', 'dog_bark', 'été', 'c++'
@@ -37,7 +37,7 @@ def snake_case(
     kept = [c if unicodedata.category(c)[0] in "LMNS" or c in "#&%@*" else "_" for c in words]
     return re.sub("_+", "_", "".join(kept)).strip("_") or name
 
-# %% ../nbs/data_sets.ipynb #523c7422
+# %% ../nbs/data_sets.ipynb #4902d753
 def _class_names(folders):
     "{folder name: label}; folders that `snake_case` would merge by mistake keep their names"
     same, out = {}, {}
@@ -50,10 +50,10 @@ def _class_names(folders):
                           "Rename one of the folders to part them.")
     return out
 
-# %% ../nbs/data_sets.ipynb #511df79c
+# %% ../nbs/data_sets.ipynb #42543b63
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus", ".au"}
 
-# %% ../nbs/data_sets.ipynb #d110fa52
+# %% ../nbs/data_sets.ipynb #d3ecaf61
 def _audio_files(folder, suffixes=AUDIO_SUFFIXES):
     "Audio files below `folder`, sorted; hidden files and folders are passed over"
     folder = Path(folder)
@@ -69,7 +69,7 @@ def _table(root, rows, what, skipped=()):
         raise TableError(f"{root}: no clips found ({what}). Check the path and the layout.")
     return ClipTable(pd.DataFrame(rows), root, skipped)
 
-# %% ../nbs/data_sets.ipynb #2dcefc18
+# %% ../nbs/data_sets.ipynb #9664be86
 def read_folder(
     folder, # holds one subfolder per class, or the clips of a single class
     licence="", # licence of all clips
@@ -87,14 +87,14 @@ def read_folder(
     rows = [dict(path=str(f), label=names[t], licence=licence) for f, t in zip(files, top)]
     return _table(root, rows, "*/*" + "|".join(sorted(AUDIO_SUFFIXES)), empty)
 
-# %% ../nbs/data_sets.ipynb #8072280b
+# %% ../nbs/data_sets.ipynb #b47ee74a
 _SYNONYMS = dict(path=["filename", "file", "file_name", "slice_file_name", "wav"],
                  seconds=["duration", "length"],
                  label=["category", "class", "cls_name", "classname"],
                  licence=["license"],
                  split=["subset"])
 
-# %% ../nbs/data_sets.ipynb #2afa9a7d
+# %% ../nbs/data_sets.ipynb #f4e4f47b
 def read_csv(
     csv, # one line per clip, with a header
     root=None, # folder the paths are relative to (default: that of the csv)
@@ -110,7 +110,7 @@ def read_csv(
         if theirs and theirs != ours: df = df.rename(columns={theirs: ours})
     return ClipTable(df, Path(csv).parent if root is None else root)
 
-# %% ../nbs/data_sets.ipynb #f46489ee
+# %% ../nbs/data_sets.ipynb #a4ac898b
 def _esc_licences(folder):
     "{file name: (licence, author)} from the credit lines of README.md or LICENSE"
     found = {}
@@ -134,7 +134,7 @@ def _esc_rows(folder):
         yield dict(path=str(f.relative_to(folder)), label=label, fold=int(m[1]), source=m[2],
                    take=m[3], licence=licence, author=author)
 
-# %% ../nbs/data_sets.ipynb #72fbdd46
+# %% ../nbs/data_sets.ipynb #848a2d99
 def read_esc(
     folder, # ESC-10 (`001 - Dog bark/`, ...) or ESC-50 (`audio/`, `meta/esc50.csv`)
     esc10:bool=False, # of ESC-50, only the ten classes of ESC-10
@@ -156,11 +156,11 @@ def read_esc(
                    source=df.source.astype(str))
     return ClipTable(df[df.esc10.astype(str) == "True"] if esc10 else df, folder)
 
-# %% ../nbs/data_sets.ipynb #aca0b8bf
+# %% ../nbs/data_sets.ipynb #6d1ea046
 DCASE2023_LABELS = ["dog_bark", "footstep", "gunshot", "keyboard", "moving_motor_vehicle", "rain",
                     "sneeze_cough"]
 
-# %% ../nbs/data_sets.ipynb #ecf52222
+# %% ../nbs/data_sets.ipynb #383a2a41
 def read_dcase2023(
     folder, # holds `DogBark/`... or `dog_bark/`..., or `dev/` and `eval/` with such folders
     )->ClipTable: # split is 'dev', 'eval' or ''
@@ -178,7 +178,7 @@ def read_dcase2023(
                       "`open_dataset(..., layout='folders')` keeps them.")
     return _table(root, rows, "DogBark/*.wav or dev/dog_bark/*.wav", list(other.items()))
 
-# %% ../nbs/data_sets.ipynb #0439d230
+# %% ../nbs/data_sets.ipynb #3488fe4d
 def read_urbansound8k(
     folder, # holds `audio/fold1...fold10` and `metadata/UrbanSound8K.csv`
     )->ClipTable: # fold 1-10, source = freesound id; extra column salience (1 fore-, 2 background)
@@ -189,10 +189,10 @@ def read_urbansound8k(
                 licence="CC BY-NC 3.0", salience=df.salience, slice_seconds=df.end - df.start)
     return ClipTable(rows, folder)
 
-# %% ../nbs/data_sets.ipynb #36282ea6
+# %% ../nbs/data_sets.ipynb #c9df90a9
 SC09_WORDS = "zero one two three four five six seven eight nine".split()
 
-# %% ../nbs/data_sets.ipynb #6d246582
+# %% ../nbs/data_sets.ipynb #05721678
 def read_speech_commands(
     folder, # one subfolder per word, `validation_list.txt`, `testing_list.txt`
     words=SC09_WORDS, # words to keep; None for all 35
@@ -208,7 +208,7 @@ def read_speech_commands(
                          split=split.get(f"{word}/{f.name}", "train"), licence="CC BY 4.0"))
     return _table(root, rows, "zero/<speaker>_nohash_<n>.wav")
 
-# %% ../nbs/data_sets.ipynb #edc6f186
+# %% ../nbs/data_sets.ipynb #20f8d956
 def read_fsdd(
     folder, # holds `recordings/{digit}_{speaker}_{take}.wav`
     )->ClipTable: # takes 0-4 are the test split; label is the digit's word, source the speaker
@@ -223,7 +223,7 @@ def read_fsdd(
                              licence="CC BY-SA 4.0"))
     return _table(root, rows, "recordings/7_jackson_32.wav")
 
-# %% ../nbs/data_sets.ipynb #b632e5de
+# %% ../nbs/data_sets.ipynb #eda68838
 def read_ljspeech(
     folder, # holds `metadata.csv` (id|text|normalised text) and `wavs/`
     )->ClipTable: # one label, 'speech'; extra column text; source = chapter
@@ -236,7 +236,7 @@ def read_ljspeech(
                  licence="Public Domain") for p in lines)
     return _table(root, rows, "metadata.csv")
 
-# %% ../nbs/data_sets.ipynb #b1372b2c
+# %% ../nbs/data_sets.ipynb #854f49dd
 def _latin1(text, encoding="latin1"):
     "Bytes of old array pickles; the only codec they use"
     if encoding != "latin1": raise pickle.UnpicklingError(f"codec {encoding!r}")
@@ -256,11 +256,11 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (short, name) in known: return known[short, name]
         raise pickle.UnpicklingError(f"names {module}.{name}")
 
-# %% ../nbs/data_sets.ipynb #c9e98b91
+# %% ../nbs/data_sets.ipynb #ad994fdb
 _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError, KeyError,
            TypeError)
 
-# %% ../nbs/data_sets.ipynb #ce309646
+# %% ../nbs/data_sets.ipynb #61c238f9
 def load_features(
     file, # `.pkl` or `.npy` of one array
     )->np.ndarray: # (frames, features); of a `.npy` a memory map: only what is used is read
@@ -276,7 +276,7 @@ def load_features(
         raise TableError(f"{file}: holds {type(x).__name__}, not a numeric array. Save it as .npy.")
     return x
 
-# %% ../nbs/data_sets.ipynb #732621a3
+# %% ../nbs/data_sets.ipynb #7946dd1a
 _FEATURES = dict(rgb="feature_rgb_bninception_dim1024_21.5fps",
                  flow="feature_flow_bninception_dim1024_21.5fps",
                  resnet50="feature_resnet50_dim2048_21.5fps")
@@ -290,7 +290,7 @@ def _feature_row(root, mel, folder, videos):
     extra = {k: str(f.relative_to(root)) if f.exists() else "" for k, f in files.items()}
     return dict(path=str(mel.relative_to(root)), **extra), vid
 
-# %% ../nbs/data_sets.ipynb #3a7583b2
+# %% ../nbs/data_sets.ipynb #83b11a20
 def read_vas(
     folder, # holds `features/<class>/melspec_10s_22050hz/<video>_mel.npy` and, beside it, features
     )->ClipTable: # path is the mel (80, 860) in [0, 1]; extra columns rgb, flow, resnet50, video
@@ -305,7 +305,7 @@ def read_vas(
             rows.append(dict(row, label=label, source=f"{label}/{vid}", split=split))
     return _table(root, rows, f"features/dog/{_MELS}/video_00001_mel.npy")
 
-# %% ../nbs/data_sets.ipynb #192ea5ed
+# %% ../nbs/data_sets.ipynb #89337861
 def read_vggsound(
     folder, # holds `melspec_10s_22050hz/`, features, `vggsound.csv` (id, start, label, split)
     )->ClipTable: # path is the mel (80, 860); source = video id
@@ -321,7 +321,7 @@ def read_vggsound(
         rows.append(dict(row, label=label, split=split, source=vid[:11]))
     return _table(root, rows, f"{_MELS}/<11 characters>_<start>_<end>_mel.npy")
 
-# %% ../nbs/data_sets.ipynb #69d1dc3d
+# %% ../nbs/data_sets.ipynb #a4ebb9fb
 def read_params(
     folder, # clips with a `.params` file of the same stem beside them, or below `params`
     params=None, # folder of the parameter files, same sub-folders (default: `folder`)
@@ -339,7 +339,7 @@ def read_params(
                          params=os.path.relpath(p, root), **constant))
     return _table(root, rows, "*.wav with *.params", skipped)
 
-# %% ../nbs/data_sets.ipynb #c10ab635
+# %% ../nbs/data_sets.ipynb #0a3b7348
 def _looped(first, n, length):
     "Numbers `first`, `first + 1`, ... (n of them) around a circle of `length`"
     return (first + np.arange(n)) % length
@@ -349,7 +349,7 @@ def _part(table, i):
     start, seconds = table.df.start.iloc[i], table.df.seconds.iloc[i]
     return 0. if start != start else start, None if seconds != seconds else seconds
 
-# %% ../nbs/data_sets.ipynb #3a83de02
+# %% ../nbs/data_sets.ipynb #c72b1225
 @dataclass(frozen=True)
 class ClipConditions:
     "What the clips of a table are asked by; features and tracks are read from disk when wanted"
@@ -380,7 +380,7 @@ class ClipConditions:
                           self.feature_rate if self.features else None,
                           self.control_rate if self.controls else None)
 
-# %% ../nbs/data_sets.ipynb #22b6cc44
+# %% ../nbs/data_sets.ipynb #572e5f96
 def _file(table, column, i):
     "A file named in a column of a table"
     name = table.df[column].iloc[i] if column in table.df else ""
@@ -415,14 +415,14 @@ def _track(self:ClipConditions, table, i, start, seconds, name):
     at = start + np.arange(max(1, round(seconds*self.control_rate)))/self.control_rate
     return interp_linear(begin + at % length, times, values).astype(np.float32)
 
-# %% ../nbs/data_sets.ipynb #90d63715
+# %% ../nbs/data_sets.ipynb #b8826f5a
 class _Layout(NamedTuple):
     "A layout that is recognised by files that are there"
     what: str # as the note says it
     marks: list # patterns; all of one of these lists must be there
     read: Callable # folder -> ClipTable
 
-# %% ../nbs/data_sets.ipynb #43c7c114
+# %% ../nbs/data_sets.ipynb #ef0e07b9
 LAYOUTS = dict(
     table=_Layout("the table clips.csv", [["clips.csv"]], lambda p: ClipTable.read(p/"clips.csv")),
     esc=_Layout("ESC-10 or ESC-50", [["esc10.csv"], ["meta/esc50.csv"], ["001 - Dog bark"]],
@@ -438,7 +438,7 @@ LAYOUTS = dict(
     params=_Layout("clips with parameter files", [["*.params"], ["*/*.params"]], read_params),
     folders=_Layout("plain class folders", [[]], read_folder))
 
-# %% ../nbs/data_sets.ipynb #c3f3efc6
+# %% ../nbs/data_sets.ipynb #5b2c9758
 def _warn_unlisted(root, table):
     "Say which folders hold sounds that a clips.csv says nothing of"
     listed = {f.resolve().parent for f in table.files()}
@@ -450,7 +450,7 @@ def _warn_unlisted(root, table):
                       f"{', '.join(new[:5])}{more}. If it is out of date, delete it, or read the "
                       "folder with `open_dataset(..., layout='folders')`.")
 
-# %% ../nbs/data_sets.ipynb #08396fe1
+# %% ../nbs/data_sets.ipynb #20f444b1
 def open_dataset(
     path, # folder of any set above, or a csv
     layout:str=None, # name in `LAYOUTS`; 'folders' reads plain class folders (default: recognised)
