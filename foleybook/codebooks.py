@@ -424,13 +424,15 @@ class MapDecoder(nn.Module):
 # %% ../nbs/04_codebooks.ipynb #d8ca8496
 from . import __version__
 from .audio_features import GriffinLim, log_mel, MelConfig, Sounds, unclipped
-from .sound_data import MelCache, mel_dls, open_dataset, split_table
+from .sound_data import mel_dls, MelCache, split_table
+from .data_sets import open_dataset
 from .vocoders import find_vocoder, MelGenerator
 from .files import (atomic_folder, CheckpointError, published_weights, read_json,
                              read_safetensors, write_safetensors, write_text)
 from .generator import class_numbers, Conditions, ItemNoise, Pretrained
 from .recipes import licence_of_parts, LoopRecipe, Recipe
 from .training import unwrap
+from .data_sets import open_dataset
 
 # %% ../nbs/04_codebooks.ipynb #92bcf095
 @dataclass

@@ -657,7 +657,8 @@ def _vggish_bank():
 from fastai.callback.core import Callback
 from fastai.metrics import accuracy
 from torchvision.models.inception import BasicConv2d, Inception3
-from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls, open_dataset, split_by_fold
+from .data_sets import open_dataset
+from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls, split_by_fold
 from .files import CheckpointError, atomic_folder, load_strict
 from .generator import Pretrained
 from .recipes import LoopRecipe, Recipe, find_recipe

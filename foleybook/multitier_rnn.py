@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .audio_features import mu_law_decode, mu_law_encode
-from .sound_data import ClipTable, load_params, open_dataset, resample_params, split_table
+from .data_sets import open_dataset
+from .sound_data import ClipTable, load_params, resample_params, split_table
 from .files import CheckpointError, load_strict
 from .generator import Conditions, Generator, ItemNoise, seed_everything
 from .recipes import LoopRecipe

@@ -33,9 +33,11 @@ from .files import CheckpointError, load_strict, read_json, write_text
 from .generator import Conditions, ItemNoise, Pretrained
 from .recipes import LoopRecipe, Recipe
 from .settings import SettingsError
-from .sound_data import WaveCache, open_dataset
+from .data_sets import open_dataset
+from .sound_data import WaveCache
 from .training import unwrap
-from .vocoders import ISTFTRecipe, find_vocoder
+from .vocoders import find_vocoder, ISTFTRecipe
+from .data_sets import open_dataset
 from .codebooks import (Cascade, CascadeRecipe, CodeError, CodePrior, CodeTable, VQVAERecipe, code_dls, filter_logits,
     prior_arguments, train_stage)
 

@@ -32,7 +32,9 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 from .audio_features import (fit_length, GriffinLim, log_mel, mel_centres, mel_filterbank,
                                       MelConfig, read_audio, Sounds, unclipped)
-from .sound_data import ClipTable, open_dataset, wave_dls, WaveCache
+from .sound_data import ClipTable, wave_dls, WaveCache
+from .data_sets import open_dataset
+from .data_sets import open_dataset
 from .files import CheckpointError, load_strict, read_json, read_safetensors
 from .generator import Conditions, Pipeline, Pretrained
 from .recipes import LoopRecipe
