@@ -4,20 +4,15 @@ __all__ = ["load", "train", "evaluate", "__version__"]
 
 
 def load(
-    folder,  # what `train` or `save_pretrained` wrote
+    folder,  # what `train` or `save_pretrained` wrote, or hf://OWNER/NAME
     vocoder=None,  # folder of a vocoder to use instead of the model's own, or 'default'
     codebook=None,  # folder of the codebook of a prior that was trained alone
     device="cpu",  # where the weights go
 ):  # a generator, a vocoder or a codebook, in eval mode
     "Open whatever model a folder holds"
-    from pathlib import Path
+    from .generator import Pretrained
 
-    from . import generator
-
-    opens = generator.Pretrained
-    if not hasattr(generator, "Pipeline") and (Path(folder) / "pipeline.json").exists():  # until cascades are pipelines
-        from .codebooks import Cascade as opens
-    model = opens.from_pretrained(folder, device)
+    model = Pretrained.from_pretrained(folder, device)
     if codebook is not None:
         from .codebooks import Cascade, CodePrior
 
@@ -25,11 +20,9 @@ def load(
             raise ValueError(f"{folder}: holds a {type(model).__name__}. A codebook can be given only for a prior.")
         model = Cascade(model, load(codebook, device=device), None, model.card.get("labels"), model.card.get("seconds"))
     if vocoder is not None:
-        from .vocoders import find_vocoder
-
         if not hasattr(model, "with_vocoder"):
             raise ValueError(f"{folder}: holds a {type(model).__name__}, which has no vocoder that could be changed.")
-        model = model.with_vocoder(find_vocoder(vocoder, device))
+        model = model.with_vocoder(vocoder)
     return model.to(device).eval()
 
 

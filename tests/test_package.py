@@ -79,7 +79,7 @@ def test_the_command_line_says_what_makes_no_sound(folders, tmp_path, capsys):
     for name in ("codebook", "prior"):
         assert main(["sample", str(folders / name), "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().err
-    assert "holds a VQVAE, which makes no sounds by itself" in said and "UnigramPrior" in said
+    assert "holds a VQVAE, which makes no sound by itself" in said and "UnigramPrior" in said
 
 
 def test_train_is_the_recipe(tmp_path):
