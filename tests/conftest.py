@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,9 @@ class NotebookRuns:
 
     def stop(self):
         "Begin no more, end those that run"
-        while not self.todo.empty():
-            self.todo.get()
+        with suppress(queue.Empty):
+            while True:
+                self.todo.get_nowait()
         for process in [*self.running]:
             process.kill()
 
