@@ -114,6 +114,12 @@ def test_every_definition_has_a_source_link(pages):
         assert bool(linked) == bool(public), f"{module.name}: {len(public)} public names, {len(linked)} source links"
 
 
+def test_the_api_page_begins_with_the_package(pages):
+    words = " ".join(Reading(SITE / "api.html").words)
+    assert "load Open whatever model a folder holds train Train a model by a recipe evaluate" in words
+    assert "evaluation.html#evaluation-evaluate" in pages[SITE / "api.html"].leads
+
+
 def test_search_index():
     index = json.loads(re.search(r"Search\.setIndex\((.*)\)", (SITE / "searchindex.js").read_text(), re.S)[1])
     assert len(index["docnames"]) >= len(NOTEBOOKS) and "foleybook" in index["terms"]
