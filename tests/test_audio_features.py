@@ -16,9 +16,8 @@ from foleybook.audio_features import (audio_data_uri, audio_info, AudioError, fi
                                       frame_features, GriffinLim, image_to_mel, log_mel,
                                       mel_data_uri, mel_filterbank, mel_to_image, mel_to_linear,
                                       mel_values, MelConfig, MelMismatch, mu_law_decode,
-                                      mu_law_encode, play_table, read_audio, SamplingError, Sounds,
+                                      mu_law_encode, play, play_table, read_audio, SamplingError, Sounds,
                                       write_audio)
-from foleybook.vocoders import play
 
 SR = 22050
 PRESETS = MelConfig.presets()
