@@ -579,10 +579,10 @@ def fit_probe(
 def _doubts(emb, ref, width, compared):
     "Sentences on what is uneven between two sets or too small"
     notes,g,r = [],emb.facts,ref.facts
+    few = [f"{len(e.frames)} {what}" for what,e in (('generated', emb), ('reference', ref)) if len(e.frames) <= width]
+    if few: notes.append(f"{' and '.join(few)} vectors for {width} dimensions: the Fréchet distance is too large by an unknown "
+                         "amount. Compare only equal numbers of clips, or read frechet_inf and kernel.")
     for what,e in (('generated', emb), ('reference', ref)):
-        if len(e.frames) <= width: notes.append(
-            f"{what}: {len(e.frames)} vectors for {width} dimensions; the Fréchet distance is too large by an unknown "
-            "amount. Compare only equal numbers of clips, or read frechet_inf and kernel.")
         rates,low = sorted(e.facts.rate.astype(int).unique().tolist()),int((e.facts.rate < compared).sum())
         if len(rates) > 1: notes.append(f"{what}: mixed sample rates {rates}")
         if low: notes.append(f"{what}: {low} clips below {compared} Hz lack the highest bands of the others")
@@ -867,7 +867,7 @@ class ShapedNoiseConfig:
 # %% ../nbs/12_evaluation.ipynb #ceb1015a
 class ShapedNoise(Generator):
     "White noise filtered to the mean spectrum of the class, under the class's mean loudness curve"
-    honours = frozenset({'seconds'})
+    asks,honours = frozenset({'label', 'shares'}),frozenset({'seconds'})
 
     def __init__(self,
         config:ShapedNoiseConfig, # labels, sample rate and length

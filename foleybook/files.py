@@ -177,6 +177,7 @@ def published_weights(
     state, where = read_published(source), 'the dict' if isinstance(source, dict) else source
     for name in parts:
         if isinstance(state.get(name), dict): state = state[name]
+    state = {k: v for k, v in state.items() if not isinstance(v, (bool, int, float, str, type(None)))}    # flags
     bad = [k for k, v in state.items() if not torch.is_tensor(v)] or ([] if state else ['nothing'])
     if bad:
         raise CheckpointError(f"{where}: no weights under {' or '.join(parts) or 'the top'}; found "

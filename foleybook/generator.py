@@ -248,8 +248,8 @@ def class_numbers(
 ) -> Tensor: # int64, (n,)
     "The classes asked for, for models that know classes only"
     label = cond.label if isinstance(cond, Conditions) else cond
-    label = torch.full((n,), -1) if label is None else torch.as_tensor(label).long()
-    return torch.where(label < 0, none, label)
+    if label is None: return torch.full((n,), none)
+    return torch.where(label < 0, none, label) if isinstance(cond, Conditions) else torch.as_tensor(label).long()
 
 # %% ../nbs/generator.ipynb #201ccbb9
 class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook', tags=['audio', 'foley']):
@@ -485,6 +485,7 @@ def conditions(self:Generator,
 ) -> Conditions|None: # of n sounds; None when nothing was asked
     "What `sample` was asked by, checked and brought to one row for each sound"
     if isinstance(cond, np.ndarray) or torch.is_tensor(cond): cond = cond.tolist() if cond.ndim else cond.item()
+    if isinstance(cond, (list, tuple)) and not cond: raise ValueError("cond=[] asks for nothing. Give a class, or None.")
     entries = list(cond) if isinstance(cond, (list, tuple)) else [] if cond is None else [cond]
     if entries and not isinstance(cond, Conditions): cond = self._of_classes(entries)
     parts = [] if cond is None else [cond]

@@ -169,7 +169,8 @@ TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' impo
 .confusion th,.confusion td{padding:.15rem .4rem;text-align:center;border:1px solid var(--line);min-width:1.9rem}
 .confusion thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left}.confusion tbody th{text-align:right}
 .confusion thead th:first-child{writing-mode:horizontal-tb;transform:none}
-.confusion td{background:rgb(var(--hue) / var(--share))}
+.confusion td{background:rgb(var(--hue) / calc(.8 * var(--share)))}
+.confusion td.dark{color:#fff}
 .confusion td.right{outline:2px solid var(--accent);outline-offset:-2px;font-weight:700}
 {% endblock %}
 {% block body %}<p class="soft">{{ about }}</p>
@@ -184,7 +185,7 @@ TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' impo
 <table class="confusion"><caption>Rows: what was asked for. Columns: what was heard. The frames mark what is right.</caption>
 <thead><tr><th scope="col"></th>{% for c in heard %}<th scope="col">{{ c }}</th>{% endfor %}</tr></thead>
 <tbody>{% for label, cells in confusion %}<tr><th scope="row">{{ label }}</th>
-{% for n, share, right in cells %}<td style="--share:{{ share }}"{% if right %} class="right"{% endif %}>{{ n or '' }}</td>{% endfor %}</tr>
+{% for n, share, right in cells %}<td style="--share:{{ share }}" class="{{ 'right ' if right }}{{ 'dark' if share > .6 }}">{{ n if n or right }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endif %}
 {% for heading, about, rows in sections %}<h2>{{ heading }}</h2><p class="soft">{{ about }}</p>
 {% for row in rows %}<div class="row">{% for p in row %}{{ player(p) }}{% endfor %}</div>{% endfor %}{% endfor %}
@@ -241,14 +242,17 @@ def report_page(
 )->str: # a whole page without outside references
     "Five numbers in words, each class, confusion, nearest training clips, faults, and how all was measured"
     r,real = result.record,result.record.get('recordings')
-    sets = {n: f"{s['clips']} clips of {Path(s['source']).name or s['source']}" for n,s in r['sets'].items()}
+    sets = {n: f"{s['clips']} clips of {Path(s['source']).name or s['source']}" if s['source'] != 'Sounds' else f"{s['clips']} clips"
+            for n,s in r['sets'].items()}
     about = (f"{sets['generated']} against {sets['reference']}" + (f", trained on {sets['train']}" if 'train' in sets else '')
              + f"; heard by {r['embedder']['name']} at {r['compared_at']} Hz.")
     beside = '' if not real else f"The numbers of recordings are those of {real['clips']} clips: {real['how']}."
     columns,classes = _classes(result)
     heard,confusion = _confusion(result)
     wide = result.wide().T
-    return page('report.html', f"Evaluation of {Path(r['sets']['generated']['source']).name or 'sounds'}", about=about, beside=beside,
+    source = r['sets']['generated']['source']
+    title = 'Evaluation of generated sounds' if source == 'Sounds' else f"Evaluation of {Path(source).name or source}"
+    return page('report.html', title, about=about, beside=beside,
         summary=list(result.summary().iterrows()), notes=r['notes'], classes=classes, class_columns=columns,
         class_heading='The same numbers for each class; in brackets which way is better', heard=heard, confusion=confusion,
         sections=_sections(result, players), everything=[(m, list(v)) for m,v in wide.iterrows()], labels=list(wide.columns),

@@ -1738,7 +1738,7 @@ def _sample(self:MelGenerator,
         if mask is not None: honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(), frames)[0].bool()
     painted = self.sample_mel(cond, n, seeds, frames, **honoured)
     made = torch.cat([self.play(m, samples, seed, loop) for m,seed in zip(painted.split(1), seeds)])
-    return made if mask is None else self.paste(made, init.mean(1, keepdim=True), mask)
+    return made if mask is None else self.paste(unclipped(made), init.mean(1, keepdim=True), mask)
 
 # %% ../nbs/03_vocoders.ipynb #df7d1c32
 @patch
