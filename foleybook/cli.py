@@ -381,6 +381,7 @@ def evaluate(
     quiet: bool = False,  # print only errors
 ):
     "Judge generated sounds against recordings: distances, accuracy, diversity, copies and faults, with intervals"
+    import warnings
     from foleybook.evaluation import evaluate as judge
     from foleybook.reports import save_report
     from foleybook.sound_data import open_dataset, split_by_fold

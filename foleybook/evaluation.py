@@ -934,7 +934,7 @@ def _folder_names(names):
     made = {}
     for name in map(str, names):
         safe = re.sub(r'[^\w .+#-]', '_', name).strip(' .')[:60]
-        if safe != name or safe.lower() in {m.lower() for m in made.values()}:
+        if not safe or safe != name or safe.lower() in {m.lower() for m in made.values()}:
             safe = f"{safe or 'sound'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         made[name] = safe
     return made

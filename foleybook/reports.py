@@ -185,7 +185,7 @@ TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' impo
 <table class="confusion"><caption>Rows: what was asked for. Columns: what was heard. The frames mark what is right.</caption>
 <thead><tr><th scope="col"></th>{% for c in heard %}<th scope="col">{{ c }}</th>{% endfor %}</tr></thead>
 <tbody>{% for label, cells in confusion %}<tr><th scope="row">{{ label }}</th>
-{% for n, share, right in cells %}<td style="--share:{{ share }}" class="{{ 'right ' if right }}{{ 'dark' if share > .6 }}">{{ n if n or right }}</td>{% endfor %}</tr>
+{% for n, share, right in cells %}<td style="--share:{{ share }}" class="{{ 'right ' if right else '' }}{{ 'dark' if share > 0.6 else '' }}">{{ n if n or right else '' }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endif %}
 {% for heading, about, rows in sections %}<h2>{{ heading }}</h2><p class="soft">{{ about }}</p>
 {% for row in rows %}<div class="row">{% for p in row %}{{ player(p) }}{% endfor %}</div>{% endfor %}{% endfor %}
