@@ -6,16 +6,16 @@
 __all__ = ['MPD_WIDTHS', 'MSD_WIDTHS', 'Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'HiFiGANConfig', 'ResBlock1',
            'ResBlock2', 'HiFiGAN', 'melgan_mel', 'MelGANConfig', 'Mirror', 'MelGANBlock', 'MelGAN', 'BigVGANConfig',
            'Snake', 'kaiser_sinc', 'Upsample2x', 'Downsample2x', 'AntiAliased', 'AMPBlock', 'BigVGAN', 'ISTFTConfig',
-           'ConvNeXtBlock', 'ISTFTVocoder', 'Exportable', 'export_program', 'export_onnx', 'Judged',
+           'ConvNeXtBlock', 'ISTFTVocoder', 'Exportable', 'export_program', 'export_onnx', 'export_vocoder', 'Judged',
            'PeriodDiscriminator', 'MultiPeriodDiscriminator', 'ScaleDiscriminator', 'MultiScaleDiscriminator',
            'MelGANDiscriminator', 'stft_magnitude', 'SpectrumDiscriminator', 'MultiResolutionDiscriminator',
            'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss',
            'spectral_energy_loss', 'WaveToMel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe',
-           'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'read_original', 'audyn_mel', 'copy_synthesis',
-           'render_file', 'find_vocoder', 'MelGenerator']
+           'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'copy_synthesis', 'render_file', 'find_vocoder',
+           'MelGenerator']
 
 # %% ../nbs/03_vocoders.ipynb #3ab67806
-import copy,importlib.resources,importlib.util,math,pickle,re,time,zipfile
+import copy,importlib.resources,importlib.util,math,re,time
 from dataclasses import dataclass,field,fields,replace
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from fastcore.basics import patch
 from .audio_features import (GriffinLim, MelConfig, fit_length, log_mel, mel_centres, mel_filterbank, read_audio,
                                       unclipped)
 from .sound_data import ClipTable,WaveCache,open_dataset,wave_dls
-from .files import CheckpointError, load_strict, read_json, read_safetensors
+from .files import CheckpointError, load_strict, published_weights, read_json
 from .generator import Conditions, Pipeline, Pretrained
 from .recipes import Recipe
 from .training import AdversarialTraining
@@ -41,10 +41,6 @@ from .training import AdversarialTraining
 # %% ../nbs/03_vocoders.ipynb #5e23911b
 class Conv1d(nn.Conv1d):
     "`nn.Conv1d` that works channels-last on a CPU: same weights, same numbers, less waiting"
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if self.groups == 1: self.weight.data = _last(self.weight.data).squeeze(2)
 
     def forward(self,
         x:Tensor, # (b, c, t)
@@ -62,17 +58,13 @@ def _last(x): return x.unsqueeze(2).contiguous(memory_format=torch.channels_last
 class ConvTranspose1d(nn.ConvTranspose1d):
     "`nn.ConvTranspose1d` that works channels-last on a CPU"
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.weight.data = _last(self.weight.data).squeeze(2)
-
     def forward(self,
         x:Tensor, # (b, c, t)
     )->Tensor: # (b, c, t * stride)
         "Transposed convolution along the last axis"
         if x.device.type != 'cpu': return super().forward(x)
-        y = F.conv_transpose2d(_last(x), _last(self.weight), self.bias, (1, *self.stride), (0, *self.padding),
-                               (0, *self.output_padding))
+        y = F.conv_transpose2d(_last(x), _last(self.weight), self.bias, (1, *self.stride),
+                               (0, *self.padding), (0, *self.output_padding))
         return y.squeeze(2)
 
 # %% ../nbs/03_vocoders.ipynb #2095e862
@@ -110,12 +102,11 @@ class Vocoder(Pretrained):
 def fold_weight_norm(
     model:nn.Module, # changed in place
 )->nn.Module: # the same module
-    "Multiply out every weight-normed weight, w = g v / |v|, and lay convolutions out for the CPU"
+    "Multiply out every weight-normed weight, w = g v / |v|"
     for m in model.modules():
         if parametrize.is_parametrized(m, 'weight'): parametrize.remove_parametrizations(m, 'weight')
-        if isinstance(m, (Conv1d, ConvTranspose1d)) and m.groups == 1:
-            m.weight.data = _last(m.weight.detach()).squeeze(2)
-    if hasattr(getattr(model, 'config', None), 'weight_norm'): model.config = replace(model.config, weight_norm=False)
+    if hasattr(getattr(model, 'config', None), 'weight_norm'):
+        model.config = replace(model.config, weight_norm=False)
     return model.eval()
 
 # %% ../nbs/03_vocoders.ipynb #5962ffc0
@@ -233,6 +224,10 @@ def _frames_seen(stages, first, last):
     for radius,k,u in reversed(stages): r = math.ceil((r + radius + k) / u)
     return r + first
 
+def _layer_sizes(width, rates):
+    "Numbers a frame in each stage: half the channels, `rate` times the samples"
+    return [math.prod(rates[:i + 1]) * (width >> i + 1) for i in range(len(rates))]
+
 # %% ../nbs/03_vocoders.ipynb #c8b583cd
 class HiFiGAN(Vocoder):
     "The HiFi-GAN generator: upsample by transposed convolutions, then average residual blocks of several widths"
@@ -279,6 +274,10 @@ class HiFiGAN(Vocoder):
         stages = [(join(radius[i * n:(i + 1) * n]), k, u)
             for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates))]
         return _frames_seen(stages, 3, 3)
+
+    def layer_sizes(self)->list: # numbers a frame
+        "How much each stage has to hold"
+        return _layer_sizes(self.config.upsample_initial_channel, self.config.upsample_rates)
 
 # %% ../nbs/03_vocoders.ipynb #5fe1224f
 def melgan_mel()->MelConfig: # the front end
@@ -380,6 +379,10 @@ class MelGAN(Vocoder):
         "Frames to either side that an output sample depends on"
         radius = sum(3**j for j in range(self.config.n_residual_layers))
         return _frames_seen([(radius, 2 * r, r) for r in self.config.ratios], 3, 3)
+
+    def layer_sizes(self)->list: # numbers a frame
+        "How much each stage has to hold"
+        return _layer_sizes(self.config.ngf * 2**len(self.config.ratios), self.config.ratios)
 
 # %% ../nbs/03_vocoders.ipynb #61addb17
 @dataclass
@@ -630,6 +633,10 @@ class BigVGAN(Vocoder):
             for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates))]
         return _frames_seen(stages, 3, 3 + AntiAliased.radius)
 
+    def layer_sizes(self)->list: # numbers a frame
+        "How much each stage has to hold"
+        return _layer_sizes(self.config.upsample_initial_channel, self.config.upsample_rates)
+
 # %% ../nbs/03_vocoders.ipynb #1ab6f8e9
 @dataclass
 class ISTFTConfig:
@@ -729,25 +736,34 @@ class ISTFTVocoder(Vocoder):
         c = self.config
         return (c.n_layers + 1) * (c.kernel_size // 2) + -(-c.mel.n_fft // c.mel.hop_length)
 
+    def layer_sizes(self)->list: # numbers a frame
+        "What the head says is the most"
+        return [self.head.out_features]
+
+# %% ../nbs/03_vocoders.ipynb #d5f2cb61
+def _float32(x): return torch.autocast(x.device.type, enabled=False)
+
 # %% ../nbs/03_vocoders.ipynb #278c9526
 @patch
 def spectrum(self:ISTFTVocoder,
     log_mel:Tensor, # log-mel, (b, m, f)
-    start=0, # index of the first frame, counted from where the built-in noise begins; int, (b, 1) or (r, b, 1)
+    start=0, # number of the first frame, from where the noise begins; int, (b, 1) or (r, b, 1)
 )->tuple: # real and imaginary part, (b, f, n_fft // 2 + 1), or (r * b, ...)
-    "The STFT of the answer"
+    "The STFT of the answer; from the head on in float32, also inside autocast"
     scale,offset = _mel_affine(self.mel)
     m = log_mel.float().transpose(1, 2) * scale + offset   # (b, f, m), natural log of magnitudes
     x = self.norm_in(self.embed((m.transpose(1, 2) + 5) / 3).transpose(1, 2))
     for block in self.blocks: x = block(x)
-    parts = self.head(self.norm_out(x)).float().chunk(2 + (self.config.noise_frames > 0), -1)
-    base = (m - self.level) @ self.spread.T   # (b, f, bins)
+    with _float32(m):
+        parts = self.head(self.norm_out(x.float())).chunk(2 + (self.config.noise_frames > 0), -1)
+        base = (m - self.level) @ self.spread.T   # (b, f, bins)
     mag = (base + parts[0]).clamp(max=7).exp() * self.centre
     real,imag = mag * parts[1].cos(),mag * parts[1].sin()
     if len(parts) == 3:
-        at = (torch.arange(m.shape[1], device=m.device) + start) % self.config.noise_frames   # ((r, b,) f)
+        at = torch.arange(m.shape[1], device=m.device) + start   # ((r, b,) f)
+        noise = self.noise[:, at % self.config.noise_frames]
         mag = (base + parts[2]).clamp(max=7).exp()
-        real,imag = real + mag * self.noise[0][at],imag + mag * self.noise[1][at]
+        real,imag = real + mag * noise[0],imag + mag * noise[1]
     return real.flatten(0, -3), imag.flatten(0, -3)
 
 # %% ../nbs/03_vocoders.ipynb #2e2d77c8
@@ -775,16 +791,29 @@ def forward(self:ISTFTVocoder,
 )->Tensor: # waveform, (b, 1, f * hop_length), or (r * b, ...); goes beyond ±1 where the mel is louder than that
     "Render"
     real,imag = self.spectrum(self.checked(log_mel), start)
-    with torch.autocast(log_mel.device.type, enabled=False):
-        y = self.to_wave(torch.fft.irfft(torch.complex(real, imag), n=self.mel.n_fft) * self.window)
-    return y
+    with _float32(log_mel):
+        frames = torch.fft.irfft(torch.complex(real, imag), n=self.mel.n_fft) * self.window
+        return self.to_wave(frames)
+
+# %% ../nbs/03_vocoders.ipynb #b1ab483f
+@patch(as_prop=True)
+def frames_at_once(self:Vocoder)->int: # frames
+    "As many as give the widest layer 16 MB; sixteen times as many on a GPU"
+    widest = max(self.layer_sizes())   # numbers a frame
+    many = min(1024, max(64, 2**22 // widest))
+    return many if self.device.type == 'cpu' else 16 * many
 
 # %% ../nbs/03_vocoders.ipynb #bb5ee509
 @patch
-def _block(self:Vocoder, log_mel, start): return self(log_mel)
+def _render(self:Vocoder, log_mel, start): return self(log_mel)
 
 @patch
-def _block(self:ISTFTVocoder, log_mel, start): return self(log_mel, start)
+def _render(self:ISTFTVocoder, log_mel, start): return self(log_mel, start)
+
+@patch
+def _block(self:Vocoder, log_mel, start, half=False):
+    with torch.autocast(log_mel.device.type, torch.bfloat16, enabled=half):
+        return self._render(log_mel, start).float()
 
 # %% ../nbs/03_vocoders.ipynb #f664b538
 @patch
@@ -792,18 +821,41 @@ def _block(self:ISTFTVocoder, log_mel, start): return self(log_mel, start)
 def vocode(self:Vocoder,
     log_mel:Tensor, # log-mel, (b, m, f) or (m, f)
     mel:MelConfig=None, # front end it was made with, to be checked; None: trust
-    chunk:int=256, # frames rendered at a time
-)->Tensor: # waveform, (b, 1, f * hop_length)
+    chunk:int=None, # frames rendered at a time; None: `frames_at_once`
+    precision:str='float32', # 'bf16': near, or 'auto': the faster one here
+)->Tensor: # waveform, float32, (b, 1, f * hop_length)
     "Render a sound of any length in bounded memory: pieces with enough context are exactly the whole"
-    x = self.ready(log_mel, mel)
-    f,hop,c = x.shape[-1],self.mel.hop_length,self.context
-    if f <= chunk + c: return self._block(x, 0)
-    out = x.new_empty(x.shape[0], 1, f * hop)
-    for first in range(0, f, chunk):
-        last,low = min(first + chunk, f),max(0, first - c)
-        y = self._block(x[..., low:last + c], low)
-        out[..., first * hop:last * hop] = y[..., (first - low) * hop:(last - low) * hop]
+    x,half = self.ready(log_mel, mel),self.takes_bf16(precision)
+    f,hop,c,chunk = x.shape[-1],self.mel.hop_length,self.context,chunk or self.frames_at_once
+    out = x.new_empty(len(x), 1, f * hop, dtype=torch.float32)
+    for y,x in zip(out.split(max(1, chunk // f)), x.split(max(1, chunk // f))):
+        step = f if f <= chunk + c else chunk
+        for first in range(0, f, step):
+            last,low = min(first + step, f),max(0, first - c)
+            piece = self._block(x[..., low:last + c], low, half)
+            y[..., first * hop:last * hop] = piece[..., (first - low) * hop:(last - low) * hop]
     return out
+
+# %% ../nbs/03_vocoders.ipynb #fe2e0750
+@patch
+def takes_bf16(self:Vocoder,
+    precision:str, # 'float32', 'bf16' or 'auto'
+    frames:int=64, # of the spectrogram that 'auto' tries
+)->bool:
+    "Render in bf16? 'auto' asks the machine: once per device, a little of both, in turns"
+    if precision in ('float32', 'bf16'): return precision == 'bf16'
+    if precision != 'auto':
+        raise ValueError(f"precision={precision!r} is not known; give 'float32', 'bf16' or 'auto'")
+    found,at = self.__dict__.setdefault('_found', {}),str(self.device)
+    if at not in found:
+        x,times = torch.full((1, self.mel.n_mels, frames), -4., device=self.device),{}
+        clock = time.process_time if at == 'cpu' else time.perf_counter
+        for half in (False, True) * 3:   # the first round warms up
+            start = clock()
+            self._block(x, 0, half).cpu()
+            times.setdefault(half, []).append(clock() - start)
+        found[at] = min(times[False][1:]) > 1.15 * min(times[True][1:])
+    return found[at]
 
 # %% ../nbs/03_vocoders.ipynb #6976935d
 @patch
@@ -851,12 +903,12 @@ class Exportable(nn.Module):
         vocoder:ISTFTVocoder, # is not changed
     ):
         super().__init__()
-        self.vocoder,n = vocoder,vocoder.mel.n_fft
+        self.vocoder,n = copy.deepcopy(vocoder).cpu().eval(),vocoder.mel.n_fft
         k = torch.arange(n // 2 + 1)[:, None]
         angle = 2 * math.pi / n * (k * torch.arange(n) % n).double()
         twice = torch.where((k == 0) | (2 * k == n), 1., 2.).double() / n
         for name,value in dict(cos=twice * angle.cos(), sin=-twice * angle.sin()).items():
-            self.register_buffer(name, (value * vocoder.window).float())
+            self.register_buffer(name, (value * self.vocoder.window).float())
 
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
@@ -869,7 +921,7 @@ class Exportable(nn.Module):
 # %% ../nbs/03_vocoders.ipynb #b5a8242e
 def _traced(vocoder):
     "A program with free batch size and length"
-    model = Exportable(vocoder.eval()).cpu()
+    model = Exportable(vocoder)
     args = torch.zeros(2, vocoder.mel.n_mels, 32), torch.zeros(1, dtype=torch.int64)
     free = {0: torch.export.Dim('batch', min=1, max=256), 2: torch.export.Dim('frames', min=2, max=2**20)}
     return model, args, (free, None)
@@ -899,6 +951,20 @@ def export_onnx(
             input_names=['log_mel', 'start'], output_names=['audio'])
     program.save(str(path))
     return Path(path)
+
+# %% ../nbs/03_vocoders.ipynb #30e9c8ed
+def export_vocoder(
+    folder, # of a trained vocoder, or 'default'
+    out, # file to write: .onnx, or .pt2 for `torch.export`
+)->Path:
+    "The default vocoder of a folder as a program for other runtimes"
+    write = {'.onnx': export_onnx, '.pt2': export_program}.get(Path(out).suffix)
+    if write is None:
+        raise ValueError(f"{out}: unknown kind of file; name it .onnx or .pt2")
+    vocoder = find_vocoder(folder)
+    if not isinstance(vocoder, ISTFTVocoder):
+        raise ValueError(f"{folder}: holds a {type(vocoder).__name__}; only an ISTFTVocoder can be exported")
+    return write(vocoder, out)
 
 # %% ../nbs/03_vocoders.ipynb #ac1ea9eb
 class Judged(NamedTuple):
@@ -1408,37 +1474,12 @@ def _old_name(key):
         if key.endswith(new): return key[:-len(new)] + old
     return key
 
-# %% ../nbs/03_vocoders.ipynb #54e4a729
-def read_original(
-    source, # a file of the original project (.pt, .pth, g_*, do_*, .safetensors), or a dict of tensors
-    *parts:str, # which part: the first of these names that the file has, e.g. 'generator'
-)->dict: # name -> Tensor, names of normed weights in the old spelling
-    "The weights in a published checkpoint; nothing in the file is executed"
-    state = source if isinstance(source, dict) else _unpickled(Path(source))
-    for name in ('model', *parts):
-        if isinstance(state, dict) and isinstance(state.get(name), dict): state = state[name]
-    where = _where(source)
-    bad = [k for k,v in state.items() if not torch.is_tensor(v)] if isinstance(state, dict) else ['(no dict)']
-    if bad:
-        raise CheckpointError(f"{where}: no weights under {' or '.join(parts) or 'the top'}; found "
-                              f"{', '.join(map(str, bad[:8]))}. Is this the right file?")
-    return {_old_name(k.removeprefix('module.')): v for k,v in state.items()}
-
 # %% ../nbs/03_vocoders.ipynb #0ed985e7
 def _where(source): return 'the dict' if isinstance(source, dict) else source
 
-def _unpickled(path):
-    "The content of a .safetensors or torch file, weights only"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Give the file that the original project wrote.")
-    if path.suffix == '.safetensors': return read_safetensors(path)
-    try: return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as e:
-        raise CheckpointError(f"{path}: holds pickled code, which is not run, or is no checkpoint "
-                              f"({str(e).splitlines()[0]}). Have its owner save the state dict alone.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise CheckpointError(f"{path}: damaged or cut ({str(e).splitlines()[0] if str(e) else type(e).__name__}). "
-                              "Download it again.") from None
+def _weights(source, *parts):
+    "The weights in a published file, the names of normed ones in the old spelling"
+    return {_old_name(k): v for k,v in published_weights(source, 'model', *parts).items()}
 
 # %% ../nbs/03_vocoders.ipynb #9592bdcc
 def _load_original(model, state, where):
@@ -1512,11 +1553,6 @@ def _from_audyn(state):
         return f'resblocks.{int(i) * n + int(j)}.{convs}.{l}.{leaf}'
     return {name(k): v for k,v in state.items()}
 
-# %% ../nbs/03_vocoders.ipynb #2722ab04
-def audyn_mel()->MelConfig: # the front end
-    "The front end of Audyn's HiFi-GAN: HTK mels of power, up to half the sample rate"
-    return MelConfig(f_max=None, center=True, mel_scale='htk', mel_norm=None, power=2., floor=1e-10)
-
 # %% ../nbs/03_vocoders.ipynb #930bf074
 @patch(cls_method=True)
 def from_original(cls:HiFiGAN,
@@ -1526,7 +1562,7 @@ def from_original(cls:HiFiGAN,
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->HiFiGAN: # in eval mode
     "Read a published HiFi-GAN; Audyn's is recognised by its names and gets its own topology (`chained`)"
-    state,settings = read_original(source, 'generator'),_original_config(source, config)
+    state,settings = _weights(source, 'generator'),_original_config(source, config)
     if audyn := any(k.startswith('backbone.0.') for k in state): state = _from_audyn(state)
     sizes = _upsampling_sizes(state, 'ups.{}', _where(source))
     if audyn:
@@ -1534,7 +1570,7 @@ def from_original(cls:HiFiGAN,
         if sizes['resblock'] == '2': sizes['resblock_dilation_sizes'] = [[1, 2], [2, 6], [6, 12]]
     sizes.update(_pick(HiFiGANConfig, settings))
     if mel is None:
-        usual = audyn_mel() if audyn else MelConfig.preset('hifigan')
+        usual = MelConfig.preset('audyn' if audyn else 'hifigan')
         mel = _original_mel(usual, settings, _weight_of(state, 'conv_pre')[1], math.prod(sizes['upsample_rates']))
     model = _load_original(HiFiGAN(HiFiGANConfig(**{**sizes, 'mel': mel})), state, source)
     return fold_weight_norm(model) if fold else model.eval()
@@ -1548,7 +1584,7 @@ def from_original(cls:BigVGAN,
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->BigVGAN: # in eval mode
     "Read a published BigVGAN, version 1 or 2, with or without weight norm"
-    state,settings = read_original(source, 'generator'),_original_config(source, config)
+    state,settings = _weights(source, 'generator'),_original_config(source, config)
     sizes = _upsampling_sizes(state, 'ups.{}.0', _where(source))
     bias = 'conv_post.bias' in state
     sizes.update(activation='snakebeta' if 'activation_post.act.beta' in state else 'snake', use_bias_at_final=bias,
@@ -1568,7 +1604,7 @@ def from_original(cls:MelGAN,
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->MelGAN: # in eval mode
     "Read a published MelGAN; the file does not say which mels it was trained on"
-    state = read_original(source, 'generator')
+    state = _weights(source, 'generator')
     convs = sorted({int(m[1]) for k in state if (m := re.match(r'model\.(\d+)\.(weight|bias)', k))})
     if len(convs) < 3:
         raise CheckpointError(f"{_where(source)}: no MelGAN generator; begins with {', '.join(list(state)[:4])}")
@@ -1586,7 +1622,7 @@ _AUDYN_D = re.compile(r'^(?:\w+_discriminator\.)?discriminator\.(\d+)\.net\.(\d+
 
 def _discriminator_state(source, part, audyn):
     "Weights of one set of discriminators under the names of HiFi-GAN"
-    state = read_original(source, 'discriminator', part)
+    state = _weights(source, 'discriminator', part)
     own = {k: v for k,v in state.items() if k.startswith(audyn)} or state
     found = {k: _AUDYN_D.match(k) for k in own}
     if not any(found.values()): return own
@@ -1636,7 +1672,7 @@ def from_original(cls:MelGANDiscriminator,
     source, # `netD.pt` or a dict of weights
 )->MelGANDiscriminator:
     "Read a published MelGAN discriminator"
-    state = read_original(source, 'discriminator')
+    state = _weights(source, 'discriminator')
     n,layers = _count(state, 'model.disc_{}.'),_count(state, 'model.disc_0.model.layer_{}.')
     if layers < 4:
         raise CheckpointError(f"{_where(source)}: no MelGAN discriminator; begins with {', '.join(list(state)[:4])}")
@@ -1655,7 +1691,8 @@ def copy_synthesis(
     for name,v in vocoders.items():
         mel,render = v.mel,getattr(v, 'vocode', v)
         begin = time.process_time()
-        y = torch.cat([render(log_mel(xi, mel)) for xi in x])
+        at = next(v.parameters(), x).device if isinstance(v, nn.Module) else x.device
+        y = torch.cat([render(log_mel(xi, mel).to(at)).to(x.device) for xi in x])
         seconds,n = time.process_time() - begin,min(y.shape[-1], x.shape[-1])
         share = 2 * mel.top / mel.sample_rate
         def far(share=1.):
@@ -1688,7 +1725,7 @@ def find_vocoder(
 )->Vocoder: # in eval mode
     "A trained vocoder by name"
     folder = importlib.resources.files('foleybook')/'weights'/'vocoder' if str(name) == 'default' else Path(name)
-    return Pretrained.from_pretrained(folder, device).eval()
+    return fold_weight_norm(Pretrained.from_pretrained(folder, device))
 
 # %% ../nbs/03_vocoders.ipynb #b807f511
 class MelGenerator(Pipeline):
