@@ -8,6 +8,7 @@ __all__ = ['AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'AudioTier', 'gene
 
 # %% ../nbs/11_multitier_rnn.ipynb #b783c44d
 import math
+from functools import lru_cache
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from .audio_features import mu_law_decode, mu_law_encode
 from .sound_data import ClipTable, load_params, open_dataset, resample_params, split_table
-from .files import CheckpointError, load_strict
-from .generator import Generator, seed_everything
+from .files import CheckpointError, load_strict, published_weights
+from .generator import Conditions, Generator, seed_everything
 from .recipes import Recipe
 
 # %% ../nbs/11_multitier_rnn.ipynb #05b4c97f
@@ -87,7 +88,8 @@ class PhasedLSTMCell(nn.Module):
 # %% ../nbs/11_multitier_rnn.ipynb #5c711e05
 class AudioTier(Generator):
     "A recurrent network over mu-law samples with control values (MTCRNN, tier 1)"
-    honours = frozenset(("cond", "seconds", "temperature"))
+    honours = frozenset(("seconds", "temperature"))
+    default_seconds = 1.0
 
     def __init__(
         self,
@@ -96,32 +98,52 @@ class AudioTier(Generator):
         super().__init__()
         c = self.config = config or AudioTierConfig()
         d, d_in = c.hidden_size, c.input_size + c.cond_size
+        self.control_names = tuple(c.controls) or tuple(f"control_{k}" for k in range(c.cond_size))
+        self.asks = frozenset(("controls",) if c.cond_size else ())
         self.input = nn.Linear(d_in, 3 * d_in if c.wide_input else d)
         self.widen = nn.Linear(3 * d_in, d) if c.wide_input else nn.Identity()
-        if c.phased: self.cells = nn.ModuleList(PhasedLSTMCell(d, d, c.signed_phase) for _ in range(c.n_layers))
-        else: self.gru = nn.GRU(d, d, c.n_layers, batch_first=True)
+        if c.phased:
+            self.cells = nn.ModuleList(PhasedLSTMCell(d, d, c.signed_phase) for _ in range(c.n_layers))
+        else:
+            self.gru = nn.GRU(d, d, c.n_layers, batch_first=True)
         self.output = nn.Linear(d, c.channels)
 
-    def forward(
-        self,
-        x: Tensor,  # rows of sample and controls, (b, l, input_size + cond_size)
-        state=None,  # state after the row before; zero at the start
-        start: int = 0,  # sample index of the first row (phased cells have a clock)
-    ) -> tuple:  # logits of the next code (b, l, channels), and the state
-        "Logits of the next mu-law code for every row"
-        if x.shape[-1] != self.input.in_features:
-            raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads {self.config.input_size} for the sample "
-                             f"and {self.config.cond_size} controls. Give {self.input.in_features} values a row.")
-        h = self.widen(F.relu(self.input(x)))  # (b, l, d)
-        if not self.config.phased: h, state = self.gru(h, state)
-        else:
-            state, rows = list(state) if state is not None else [None] * len(self.cells), []
-            for i in range(x.shape[1]):
-                row, t = h[:, i], torch.full((len(x), 1), float(start + i), device=x.device)
-                for k, cell in enumerate(self.cells): state[k] = cell(row, t, state[k]); row = state[k][0]
-                rows.append(row)
-            h = torch.stack(rows, 1)
-        return self.output(h), state
+# %% ../nbs/11_multitier_rnn.ipynb #62ec9a8a
+@patch
+def forward(
+    self: AudioTier,
+    x: Tensor,  # rows of sample and controls, (b, l, input_size + cond_size)
+    state=None,  # state after the row before; zero at the start
+    start: int = 0,  # sample index of the first row (phased cells have a clock)
+) -> tuple:  # logits of the next code (b, l, channels), and the state
+    "Logits of the next mu-law code for every row"
+    if x.shape[-1] != self.input.in_features:
+        raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads {self.config.input_size} for the sample "
+                         f"and {self.config.cond_size} controls. Give {self.input.in_features} values a row.")
+    h = self.widen(F.relu(self.input(x)))  # (b, l, d)
+    if self.config.phased:
+        h, state = self.phased_steps(h, state, start)
+    else:
+        h, state = self.gru(h, state)
+    return self.output(h), state
+
+# %% ../nbs/11_multitier_rnn.ipynb #77a0237e
+@patch
+def phased_steps(
+    self: AudioTier,
+    h: Tensor,  # what enters the lowest layer, (b, l, d)
+    state: list,  # (h, c) of each layer, or None
+    start: int,  # sample index of the first row
+) -> tuple:  # what leaves the highest layer (b, l, d), and the state
+    "Phased cells, row after row"
+    state, rows = list(state) if state is not None else [None] * len(self.cells), []
+    for i in range(h.shape[1]):
+        row, t = h[:, i], torch.full((len(h), 1), float(start + i), device=h.device)
+        for k, cell in enumerate(self.cells):
+            state[k] = cell(row, t, state[k])
+            row = state[k][0]
+        rows.append(row)
+    return torch.stack(rows, 1), state
 
 # %% ../nbs/11_multitier_rnn.ipynb #cb0ba3cc
 _ORIGINAL = (("i2d.", "input."), ("d2h.", "widen."), ("plstm_layer.cells.", "cells."), ("h2o.", "output."))
@@ -134,19 +156,20 @@ def from_original(
     sample_rate: int = 16000,  # Hz; the files do not say
 ):  # an `AudioTier` with the published weights
     "Load the audio tier of MTCRNN; a missing or surplus key raises `CheckpointError` that lists it"
-    if not isinstance(weights, dict): weights = torch.load(weights, map_location="cpu", weights_only=True)
     ours = {}
-    for k, v in weights.items():
-        for theirs, name in _ORIGINAL: k = name + k[len(theirs):] if k.startswith(theirs) else k
+    for k, v in published_weights(weights).items():
+        for theirs, name in _ORIGINAL:
+            k = name + k[len(theirs):] if k.startswith(theirs) else k
         ours[k] = v
     if lacking := {"input.weight", "output.weight"} - set(ours):
-        raise CheckpointError(f"not an MTCRNN audio network: no {', '.join(sorted(lacking))}. Parameter networks have h2n / h2v instead.")
+        raise CheckpointError(f"not an MTCRNN audio network: no {', '.join(sorted(lacking))}. "
+                              "Parameter networks have h2n / h2v instead.")
     wide, phased = "widen.weight" in ours, "cells.0.bias" in ours
     d_in, channels = ours["input.weight"].shape[1], ours["output.weight"].shape[0]
-    one_hot = d_in >= channels
+    size = channels if d_in >= channels else 1  # one-hot rows, or one number a sample
+    layers = [k for k in ours if k.startswith("gru.weight_ih_l") or k.startswith("cells.") and k.endswith(".bias")]
     config = AudioTierConfig(
-        input_size=channels if one_hot else 1, cond_size=d_in - (channels if one_hot else 1), hidden_size=ours["output.weight"].shape[1],
-        n_layers=sum(k.startswith("cells.") and k.endswith(".bias") or k.startswith("gru.weight_ih_l") for k in ours),
+        input_size=size, cond_size=d_in - size, hidden_size=ours["output.weight"].shape[1], n_layers=len(layers),
         channels=channels, wide_input=wide, phased=phased, signed_phase=True, sample_rate=sample_rate)
     tier = AudioTier(config)
     load_strict(tier, ours, "MTCRNN weights")
@@ -156,36 +179,42 @@ def from_original(
 @torch.inference_mode()
 def generate_plain(
     tier: AudioTier,  # the network
-    row: Tensor,  # first row of input: sample and controls, (b, 1, 1 + cond_size)
+    row: Tensor,  # first row of input: sample and controls, (b, 1, 1 + cond_size), on the device of the tier
     controls: Tensor,  # controls in force after each sample, (b, l, cond_size)
-    uniforms: Tensor,  # one number in [0, 1) per sample, (l, b)
-    temperature: float = 1.0,  # divides the logits
+    uniforms: Tensor,  # one number in [0, 1) per sample, (l, b); None where temperature is 0
+    temperature: float = 1.0,  # divides the logits; 0: always the likeliest code
     state=None,  # state before the first row
     start: int = 0,  # sample index of the first row
 ) -> tuple:  # codes (b, l) int64, and the state after the last sample
     "Draw codes one by one with torch, for any kind of cell"
-    codes = []
+    codes, n = [], tier.config.channels
     for t in range(controls.shape[1]):
         logits, state = tier(row, state, start + t)
-        p = (logits[:, 0] / temperature).softmax(-1).double().cumsum(-1)  # (b, channels)
-        code = (p / p[:, -1:] <= uniforms[t][:, None]).sum(-1).clamp_max(p.shape[-1] - 1)
+        if temperature:
+            p = (logits[:, 0] / temperature).softmax(-1).double().cumsum(-1)  # (b, channels)
+            code = (p / p[:, -1:] <= uniforms[t][:, None]).sum(-1).clamp_max(n - 1)
+        else:
+            code = logits[:, 0].argmax(-1)
         codes.append(code)
-        sample = F.one_hot(code, p.shape[-1]).to(row) if tier.config.input_size > 1 else code[:, None] / p.shape[-1]
-        row = torch.cat([sample, controls[:, t]], -1)[:, None].to(row.dtype)
+        sample = F.one_hot(code, n) if tier.config.input_size > 1 else code[:, None] / n
+        row = torch.cat([sample.to(row), controls[:, t].to(row)], -1)[:, None]
     return torch.stack(codes, 1), state
 
 # %% ../nbs/11_multitier_rnn.ipynb #aa58e385
+@lru_cache(maxsize=1)
 def _compiled():
     "The inner loop, compiled on first use"
     from numba import njit
 
-    @njit(cache=False, fastmath=True, nogil=True)
-    def run(w_in, b_in, w_wide, b_wide, w_ih, w_hh, b_ih, b_hh, w_out, b_out, row, controls, uniforms, temperature, h):
+    @njit(fastmath=True, nogil=True)
+    def run(w_in, b_in, w_wide, b_wide, w_ih, w_hh, b_ih, b_hh, w_out, b_out, row, controls, uniforms,
+            temperature, h):
         d, n_layers, channels = h.shape[1], h.shape[0], w_out.shape[0]
-        codes = np.empty(len(controls), np.int64)
+        codes, p = np.empty(len(controls), np.int64), np.empty(channels)
         for t in range(len(controls)):
             x = np.maximum(np.dot(w_in, row) + b_in, np.float32(0))
-            if w_wide.shape[0]: x = np.dot(w_wide, x) + b_wide
+            if w_wide.shape[0]:
+                x = np.dot(w_wide, x) + b_wide
             for l in range(n_layers):
                 gi, gh = np.dot(w_ih[l], x) + b_ih[l], np.dot(w_hh[l], h[l]) + b_hh[l]
                 for j in range(d):
@@ -195,89 +224,111 @@ def _compiled():
                     h[l, j] = n + z * (h[l, j] - n)
                 x = h[l].copy()
             logits = np.dot(w_out, x) + b_out
-            top, total = logits.max(), 0.0
-            p = np.empty(channels)
-            for k in range(channels):
-                total += np.exp(np.float64(logits[k] - top) / temperature)
-                p[k] = total
-            code = min(np.searchsorted(p, uniforms[t] * total, side="right"), channels - 1)
+            code, total = np.argmax(logits), 0.0
+            if temperature > 0:
+                top = logits[code]
+                for k in range(channels):
+                    total += np.exp(np.float64(logits[k] - top) / temperature)
+                    p[k] = total
+                code = min(np.searchsorted(p, uniforms[t] * total, side="right"), channels - 1)
             codes[t] = code
             row[0] = np.float32(code) / np.float32(channels)
-            for k in range(controls.shape[1]): row[1 + k] = controls[t, k]
+            for k in range(controls.shape[1]):
+                row[1 + k] = controls[t, k]
         return codes
 
     return run
 
 # %% ../nbs/11_multitier_rnn.ipynb #57e9de8e
-_LOOP = []
+def _arrays(tier):
+    "The weights of a GRU tier as the compiled loop takes them; the tier stays where it is"
+    c, w = tier.config, {k: v.detach().float().cpu().contiguous().numpy() for k, v in tier.state_dict().items()}
+    stack = lambda name: np.stack([w[f"gru.{name}_l{l}"] for l in range(c.n_layers)])
+    none = np.zeros((0, 1), np.float32), np.zeros(0, np.float32)
+    wide = (w["widen.weight"], w["widen.bias"]) if c.wide_input else none
+    return (w["input.weight"], w["input.bias"], *wide, *map(stack, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")),
+            w["output.weight"], w["output.bias"])
 
+# %% ../nbs/11_multitier_rnn.ipynb #a606ef79
 def generate(
-    tier: AudioTier,  # the network
-    row: Tensor,  # first row of input: sample and controls, (b, 1, 1 + cond_size)
+    tier: AudioTier,  # the network, anywhere
+    row: Tensor,  # first row of input: sample and controls, (b, 1, 1 + cond_size), on the device of the tier
     controls: Tensor,  # controls in force after each sample, (b, l, cond_size)
-    uniforms: Tensor,  # one number in [0, 1) per sample, (l, b)
-    temperature: float = 1.0,  # divides the logits
+    uniforms: Tensor,  # one number in [0, 1) per sample, (l, b); None where temperature is 0
+    temperature: float = 1.0,  # divides the logits; 0: always the likeliest code
     state=None,  # state before the first row, (n_layers, b, hidden_size)
     start: int = 0,  # sample index of the first row
-) -> tuple:  # codes (b, l) int64, and the state after the last sample
-    "Draw codes one by one: compiled for GRU tiers, `generate_plain` for the other kinds"
+) -> tuple:  # codes (b, l) int64, and the state after the last sample, where `row` is
+    "Draw codes one by one: compiled for GRU tiers, on the processor; `generate_plain` for the other kinds"
     c = tier.config
-    if c.phased or c.input_size > 1: return generate_plain(tier, row, controls, uniforms, temperature, state, start)
-    if not _LOOP: _LOOP.append(_compiled())
-    w = {k: v.detach().float().contiguous().numpy() for k, v in tier.cpu().state_dict().items()}
-    stack = lambda name: np.stack([w[f"gru.{name}_l{l}"] for l in range(c.n_layers)])
-    wide = (w["widen.weight"], w["widen.bias"]) if c.wide_input else (np.zeros((0, 1), np.float32), np.zeros(0, np.float32))
-    weights = (w["input.weight"], w["input.bias"], *wide, *map(stack, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")),
-               w["output.weight"], w["output.bias"])
-    h = (state if state is not None else torch.zeros(c.n_layers, len(row), c.hidden_size)).detach().float().numpy()
-    h = np.ascontiguousarray(h.swapaxes(0, 1)).copy()  # (b, n_layers, d), one contiguous block an item
-    codes = [_LOOP[0](*weights, row[i, 0].float().numpy().copy(), controls[i].float().contiguous().numpy(),
-                      uniforms[:, i].double().numpy(), float(temperature), h[i]) for i in range(len(row))]
-    return torch.from_numpy(np.stack(codes)), torch.from_numpy(np.ascontiguousarray(h.swapaxes(0, 1)))
+    if c.phased or c.input_size > 1:
+        return generate_plain(tier, row, controls, uniforms, temperature, state, start)
+    plain = lambda x, kind=torch.float32: np.ascontiguousarray(x.detach().cpu().to(kind).numpy())
+    if uniforms is None:
+        uniforms = torch.zeros(controls.shape[1], len(row))
+    h = plain(torch.zeros(c.n_layers, len(row), c.hidden_size) if state is None else state).swapaxes(0, 1)
+    h = h.copy()  # (b, n_layers, d), one contiguous block an item
+    first, tracks, draws = plain(row[:, 0]), plain(controls), plain(uniforms.T, torch.float64)
+    loop, weights = _compiled(), _arrays(tier)
+    codes = [loop(*weights, first[i].copy(), tracks[i], draws[i], float(temperature), h[i]) for i in range(len(row))]
+    state = torch.from_numpy(np.ascontiguousarray(h.swapaxes(0, 1)))
+    return torch.from_numpy(np.stack(codes)).to(row.device), state.to(row.device)
 
 # %% ../nbs/11_multitier_rnn.ipynb #ea989fcc
 @patch
-def resolve_cond(
+def tracks(
     self: AudioTier,
-    cond,  # a number, points over the sound (l,), or (l, cond_size)
-    n: int,  # number of sounds
-) -> tuple:  # float (l, cond_size) or None, and n
-    "Controls as columns of points over the length of the sound"
-    if cond is None and self.config.cond_size: cond = 0.5
-    if not self.config.cond_size: return None, n
-    track = torch.as_tensor(cond, dtype=torch.float64)
-    track = track.reshape(-1, 1) if track.ndim < 2 else track
-    if track.ndim != 2 or track.shape[1] not in (1, self.config.cond_size) or not torch.isfinite(track).all():
-        names = ", ".join(self.config.controls) or self.config.cond_size
-        raise ValueError(f"cond of shape {tuple(track.shape)} is no control track: give finite points (l,) or (l, {self.config.cond_size}) for {names}.")
-    return track.expand(-1, self.config.cond_size), n
+    cond: Conditions,  # of n sounds; a control that is not given stands in the middle
+    length: int,  # samples
+) -> Tensor:  # one value of every control for each sample, (n, length, cond_size)
+    "Control tracks, joined by lines from point to point"
+    columns = []
+    for name in self.control_names:
+        points = cond.controls.get(name, torch.full((len(cond), 1), 0.5)).cpu()
+        rate = cond.control_rate
+        at = torch.arange(points.shape[-1]) / rate if rate else torch.linspace(0, 1, points.shape[-1])
+        t = torch.arange(length) / self.sample_rate if rate else torch.linspace(0, 1, length)
+        columns.append(torch.from_numpy(np.stack([np.interp(t, at, p) for p in points])))
+    return torch.stack(columns, -1).float() if columns else torch.zeros(len(cond), length, 0)
 
 # %% ../nbs/11_multitier_rnn.ipynb #8cb1bd79
 @patch
-def default_cond(self: AudioTier, seeds: list): return None
+def _stream(
+    self: AudioTier,
+    cond: Conditions,  # control tracks
+    n: int,  # number of sounds
+    seeds: list,  # one per sound
+    block: int,  # samples in a block
+    seconds: float = 1.0,  # length of the whole, s
+    temperature: float = 1.0,  # divides the logits
+):  # yields waveforms, (n, 1, block)
+    "Start from silence and draw sample after sample"
+    c, length = self.config, round(seconds * self.config.sample_rate)
+    controls = self.tracks(cond, length).to(self.device)
+    silence = mu_law_encode(torch.zeros(n, 1), c.channels, "mtcrnn").to(self.device)
+    first = F.one_hot(silence[:, 0], c.channels) if c.input_size > 1 else silence / c.channels
+    row, state = torch.cat([first, controls[:, 0]], -1).float()[:, None], None
+    noise = [torch.Generator().manual_seed(s) for s in seeds]
+    for start in range(0, length, block):
+        here = controls[:, start : start + block]
+        draws = torch.stack([torch.rand(here.shape[1], generator=g, dtype=torch.float64) for g in noise], 1)
+        codes, state = generate(self, row, here, draws.to(self.device), temperature, state, start)
+        last = F.one_hot(codes[:, -1], c.channels) if c.input_size > 1 else codes[:, -1:] / c.channels
+        row = torch.cat([last.to(row), here[:, -1]], -1)[:, None]
+        yield mu_law_decode(codes.cpu(), c.channels, "mtcrnn")[:, None]
 
 # %% ../nbs/11_multitier_rnn.ipynb #1380d20d
 @patch
 def _sample(
     self: AudioTier,
-    cond,  # float (l, cond_size) or None
+    cond: Conditions,  # control tracks
     n: int,  # number of sounds
     seeds: list,  # one per sound
-    seconds: float = None,  # length, s; default one second
+    seconds: float = 1.0,  # length, s
     temperature: float = 1.0,  # divides the logits
 ) -> Tensor:  # waveform, (n, 1, t)
-    "Start from silence and draw sample after sample"
-    c = self.config
-    length = round((seconds or 1.0) * c.sample_rate)
-    at = np.linspace(0, 1, length)
-    columns = [np.interp(at, np.linspace(0, 1, len(p)), p) if len(p) > 1 else np.full(length, p[0]) for p in (cond.T.numpy() if cond is not None else [])]
-    controls = torch.from_numpy(np.stack(columns, -1)).float() if columns else torch.zeros(length, 0)
-    silence = mu_law_encode(torch.zeros(1, 1), c.channels, "mtcrnn")
-    first = F.one_hot(silence, c.channels).float()[0] if c.input_size > 1 else silence / c.channels
-    row = torch.cat([first, controls[:1]], -1).float().expand(n, 1, -1)
-    draws = torch.stack([torch.rand(length, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds], 1)
-    codes, _ = generate(self, row, controls.expand(n, -1, -1), draws, temperature or 1.0)
-    return mu_law_decode(codes, c.channels, "mtcrnn")[:, None]
+    "One long block"
+    return next(self._stream(cond, n, seeds, round(seconds * self.sample_rate), seconds, temperature))
 
 # %% ../nbs/11_multitier_rnn.ipynb #986b91ee
 class ParamClips:
