@@ -1467,8 +1467,8 @@ class ShapedNoise(Generator):
         "(n, 1, t)"
         t,f = round((seconds or self.config.seconds) * self.config.sample_rate),self.config.n_fft
         noise = torch.stft(ItemNoise(seeds).randn(t + f), f, window=torch.hann_window(f), return_complex=True)
-        x = torch.istft(noise * self.spectrum[cond][..., None], f, window=torch.hann_window(f), length=t)
-        return (x * F.interpolate(self.curve[cond][:, None], t, mode='linear', align_corners=False)[:, 0]).clamp(-1, 1)[:, None]
+        x = torch.istft(noise * self.spectrum[cond.label][..., None], f, window=torch.hann_window(f), length=t)
+        return (x * F.interpolate(self.curve[cond.label][:, None], t, mode='linear', align_corners=False)[:, 0]).clamp(-1, 1)[:, None]
 
 # %% ../nbs/12_evaluation.ipynb #870dc0db
 @dataclass
@@ -1516,8 +1516,7 @@ def _competitor(what, train, folder, overrides):
 # %% ../nbs/12_evaluation.ipynb #f1c40be7
 def _load(folder):
     "A trained generator, of one part or of several"
-    if not (folder/'pipeline.json').exists(): return Generator.from_pretrained(folder)
-    return Cascade.from_pretrained(folder)
+    return Generator.from_pretrained(folder)
 
 # %% ../nbs/12_evaluation.ipynb #0cf82ce3
 def _sample_for(model, labels, n, seconds, seed, folder):

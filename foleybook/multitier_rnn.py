@@ -276,20 +276,33 @@ def generate(
 
 # %% ../nbs/11_multitier_rnn.ipynb #ea989fcc
 @patch
-def tracks(
+def control_tracks(
     self: AudioTier,
-    cond: Conditions,  # of n sounds; a control that is not given stands in the middle
-    length: int,  # samples
-) -> Tensor:  # one value of every control for each sample, (n, length, cond_size)
-    "Control tracks, joined by lines from point to point"
+    cond: Conditions,  # of n sounds; every control must be there
+    samples: int,  # length of the sound
+) -> Tensor:  # control values in force after each sample, (n, samples, cond_size)
+    "Controls at the rate of the samples: points at their own rate, or stretched over the sound"
+    tracks, rate = cond.controls, cond.control_rate
+    if missing := [k for k in self.control_names if k not in tracks]:
+        raise ValueError(f"no control {missing[0]!r}. Give a number or points for each of "
+                         f"{', '.join(self.control_names)}.")
+    at = np.arange(samples) / self.sample_rate if rate else np.linspace(0, 1, samples)
     columns = []
-    for name in self.control_names:
-        points = cond.controls.get(name, torch.full((len(cond), 1), 0.5)).cpu()
-        rate = cond.control_rate
-        at = torch.arange(points.shape[-1]) / rate if rate else torch.linspace(0, 1, points.shape[-1])
-        t = torch.arange(length) / self.sample_rate if rate else torch.linspace(0, 1, length)
-        columns.append(torch.from_numpy(np.stack([np.interp(t, at, p) for p in points])))
-    return torch.stack(columns, -1).float() if columns else torch.zeros(len(cond), length, 0)
+    for k in self.control_names:
+        points = tracks[k].double().cpu().numpy()
+        times = np.arange(points.shape[1]) / rate if rate else np.linspace(0, 1, points.shape[1])
+        columns.append(np.stack([np.interp(at, times, row) for row in points]))
+    return torch.from_numpy(np.stack(columns, -1)).float() if columns else torch.zeros(len(cond), samples, 0)
+
+# %% ../nbs/11_multitier_rnn.ipynb #0bd708ab
+@patch
+def default_cond(
+    self: AudioTier,
+    seeds: list,  # one per sound
+) -> Conditions:
+    "Controls that nobody asked for rest in the middle of their range"
+    middle = torch.full((len(seeds), 1), 0.5)
+    return Conditions(len(seeds), controls={k: middle for k in self.control_names})
 
 # %% ../nbs/11_multitier_rnn.ipynb #8cb1bd79
 @patch
@@ -304,7 +317,7 @@ def _stream(
 ):  # yields waveforms, (n, 1, block)
     "Start from silence and draw sample after sample"
     c, length = self.config, round(seconds * self.config.sample_rate)
-    controls = self.tracks(cond, length).to(self.device)
+    controls = self.control_tracks(cond, length).to(self.device)
     silence = mu_law_encode(torch.zeros(n, 1), c.channels, "mtcrnn").to(self.device)
     first = F.one_hot(silence[:, 0], c.channels) if c.input_size > 1 else silence / c.channels
     row, state = torch.cat([first, controls[:, 0]], -1).float()[:, None], None

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from fastai.torch_core import rank_distrib
 from .audio_features import Sounds
 from .files import CheckpointError, atomic_folder, load_strict, read_json
-from .generator import ItemNoise
+from .generator import Conditions, ItemNoise
 from .recipes import Recipe
 from .settings import SettingsError
 from .sound_data import WaveCache, open_dataset
@@ -353,6 +353,8 @@ class CodeStage(nn.Module):
 # %% ../nbs/05_pixelsnail.ipynb #05f4079b
 class PixelSNAIL(CodePrior):
     "p(code map | class) = product over positions of p(code | all codes before it, class)"
+    asks = frozenset({'label', 'shares'})
+
     def __init__(self,
         config:PixelSNAILConfig, # sizes; the defaults are those of the DCASE baseline
     ):
@@ -373,9 +375,10 @@ class PixelSNAIL(CodePrior):
 # %% ../nbs/05_pixelsnail.ipynb #83a9d066
 @patch
 def class_weights(self:PixelSNAIL,
-    cond, # class numbers (b,) or (b, 1), shares of the classes (b, n_classes) as floats, or None
+    cond, # Conditions, class numbers (b,) or (b, 1), shares of the classes (b, n_classes) as floats, or None
 )->Tensor|None: # float, (b, n_classes)
     "What the condition is computed from; anything that is no class is a `CodeError`"
+    if isinstance(cond, Conditions): cond = cond.class_shares(self.config.n_classes) if cond.kinds & self.asks else None
     if cond is None: return None
     cond, n = torch.as_tensor(cond, device=self.device), self.config.n_classes
     if cond.is_floating_point():
@@ -851,6 +854,7 @@ def _start(self:PixelSNAIL, cond, n, init, mask, shape, guidance):
     shape = tuple(shape or k.map_shape)
     if shape != k.map_shape and self.map_shape(*shape) != shape: raise CodeError(
         f"shape={shape}: this prior draws maps of {k.map_shape} codes, or of any other width and more rows.")
+    if isinstance(cond, Conditions): cond = cond.class_shares(k.n_classes) if cond.kinds & self.asks else None
     shares = torch.is_tensor(cond) and cond.is_floating_point()
     if shares and len(cond) != n: raise CodeError(f"{len(cond)} rows of class shares for {n} maps")
     config = replace(k, code_shape=(*k.code_shape[:-2], *shape)) if k.condition == 'place' else k
@@ -864,7 +868,7 @@ def _start(self:PixelSNAIL, cond, n, init, mask, shape, guidance):
 # %% ../nbs/05_pixelsnail.ipynb #7ea6b614
 @patch
 def sample_codes(self:PixelSNAIL,
-    cond:Tensor|None, # class numbers (n,), or shares of the classes (n, n_classes) as floats: between classes
+    cond:Conditions|Tensor|None, # of n maps; class numbers (n,), or shares of the classes (n, n_classes) as floats: between classes
     seeds:list, # n numbers, one per map: item k is the same in any batch
     temperature:float=1., top_k:int|None=None, top_p:float|None=None, # see `filter_logits`
     init:Tensor|None=None, # codes to start from, (n, H, W)
@@ -954,7 +958,7 @@ def held_out_bits(
     "What a held-out code costs under a prior; compare with `UnigramPrior`"
     index, total = torch.tensor(table.valid_idx or table.train_idx), 0.
     for part in index.split(bs):
-        codes, cond = table.codes[part].to(prior.device), table.targets[part].to(prior.device)
+        codes, cond = table.codes[part].to(prior.device), table.conditions[part].to(prior.device)
         total += code_bits(prior.eval()(codes, cond), codes).item() * len(part)
     return total / len(index)
 

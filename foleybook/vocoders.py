@@ -1775,7 +1775,7 @@ def _sample(self:MelGenerator,
         if mask is not None: honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(), frames)[0].bool()
     painted = self.sample_mel(cond, n, seeds, frames, **honoured)
     made = torch.cat([self.play(m, samples, seed, loop) for m,seed in zip(painted.split(1), seeds)])
-    return made if mask is None else self.paste(made, init.mean(1, keepdim=True), mask)
+    return made if mask is None else self.paste(unclipped(made), init.mean(1, keepdim=True), mask)
 
 # %% ../nbs/03_vocoders.ipynb #df7d1c32
 @patch
@@ -1823,3 +1823,27 @@ def with_vocoder(self:MelGenerator,
     twin = copy.copy(self)
     twin._modules = dict(self._modules, vocoder=vocoder)
     return twin
+
+# %% ../nbs/03_vocoders.ipynb #d7b57ba5
+@patch
+def _stream(self:MelGenerator,
+    cond:Conditions, # of n sounds
+    n:int, # number of sounds
+    seeds:list, # n numbers
+    block:int, # samples in a block
+    seconds:float, # length
+    init:Tensor|None=None, mask:Tensor|None=None, loop:bool=False, # need the whole sound: refused
+    **honoured, # for `sample_mel`
+): # yields (n, 1, block)
+    "Paint the spectrogram, then give the sound away while the vocoder renders it"
+    if init is not None or loop: raise ValueError("init and loop need the whole sound. Use sample.")
+    if not isinstance(self.vocoder, Vocoder): raise ValueError(
+        f"{type(self.vocoder).__name__} works on a whole sound. Give a trained vocoder (with_vocoder), or use sample.")
+    left, held, hop = round(seconds * self.sample_rate), None, self.mel.hop_length
+    painted = self.sample_mel(cond, n, seeds, -(-left // hop), **honoured)
+    for piece in self.vocoder.stream(painted, chunk=max(1, block // hop)):
+        held = piece.cpu() if held is None else torch.cat([held, piece.cpu()], -1)
+        while held.shape[-1] >= block and left >= block:
+            yield held[..., :block]
+            held, left = held[..., block:], left - block
+    if left: yield held[..., :left]

@@ -45,12 +45,12 @@ def test_generating_does_not_move_the_model(tier, monkeypatch):
 
 def test_controls_reach_their_column_in_their_time():
     tier = AudioTier(AudioTierConfig(hidden_size=8, n_layers=1, cond_size=2, sample_rate=100, controls=("a", "b")))
-    cond = tier.conditions(controls=dict(b=[[0.0, 1.0], [1.0, 0.0]]))
-    tracks = tier.tracks(cond, 101)
+    cond = tier.conditions(controls=dict(a=0.5, b=[[0.0, 1.0], [1.0, 0.0]]))
+    tracks = tier.control_tracks(cond, 101)
     assert tracks.shape == (2, 101, 2) and (tracks[..., 0] == 0.5).all()
     assert np.allclose(tracks[0, :, 1], np.linspace(0, 1, 101)) and np.allclose(tracks[1, :, 1], np.linspace(1, 0, 101))
     cond.control_rate = 1.0  # points a second apart: the second holds from there on
-    assert np.allclose(tier.tracks(cond, 200)[0, :, 1], np.minimum(np.arange(200) / 100, 1))
+    assert np.allclose(tier.control_tracks(cond, 200)[0, :, 1], np.minimum(np.arange(200) / 100, 1))
 
 
 def test_what_it_cannot_be_asked_by_is_an_error(tier):
@@ -62,6 +62,8 @@ def test_what_it_cannot_be_asked_by_is_an_error(tier):
         deaf.sample(controls=dict(rate=1.0), seconds=0.01)
     with pytest.raises(ValueError, match="speed.*rate"):
         tier.sample(controls=dict(speed=1.0), seconds=0.01)
+    with pytest.raises(ValueError, match="no control 'pitch'"):
+        tier.sample(controls=dict(rate=1.0), seconds=0.01)
     assert deaf.sample(seconds=0.01, seed=0).audio.shape == (1, 1, 160)
 
 
