@@ -7,9 +7,10 @@ __all__ = ['AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'AudioTier', 'gene
            'AudioTierRecipe']
 
 # %% ../nbs/11_multitier_rnn.ipynb #b783c44d
+#| code-fold: true
 import math
-from functools import lru_cache
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 import numpy as np, torch
@@ -18,7 +19,7 @@ from fastai.data.load import DataLoader
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .audio_features import mu_law_decode, mu_law_encode
+from .audio_features import mu_law_decode, mu_law_encode, read_audio
 from .sound_data import ClipTable, load_params, open_dataset, resample_params, split_table
 from .files import CheckpointError, load_strict, published_weights
 from .generator import Conditions, Generator, seed_everything
@@ -29,7 +30,7 @@ from .recipes import Recipe
 class AudioTierConfig:
     "Sizes of an audio tier; the defaults are those of MTCRNN's training script"
 
-    input_size: int = 1  # width of the sample in a row of input: 1 (the number k/256) or 256 (one-hot)
+    input_size: int = 1  # width of the sample in a row: 1 (the number k/256) or 256 (one-hot)
     cond_size: int = 1  # number of control values per step
     hidden_size: int = 800  # width d of every recurrent layer
     n_layers: int = 3  # recurrent layers
@@ -52,7 +53,8 @@ def phase_gate(
     "How far the cells of a phased LSTM are open at time `t` (Neil et al. 2016, equation 7)"
     phi = (torch.fmod if signed else torch.remainder)(t - shift, period) / period  # (b, d)
     rising, falling = 2 * phi / ratio_on, 2 - 2 * phi / ratio_on
-    return torch.where(phi < 0.5 * ratio_on, rising, torch.where(phi < ratio_on, falling, leak * phi))
+    closing = torch.where(phi < ratio_on, falling, leak * phi)
+    return torch.where(phi < 0.5 * ratio_on, rising, closing)
 
 # %% ../nbs/11_multitier_rnn.ipynb #fc3f0c0e
 class PhasedLSTMCell(nn.Module):
@@ -65,7 +67,8 @@ class PhasedLSTMCell(nn.Module):
         signed_phase: bool = False,  # negative openings before a cell's first period, as published
     ):
         super().__init__()
-        self.linear_ih, self.linear_hh = nn.Linear(d_in, 4 * d, bias=False), nn.Linear(d, 4 * d, bias=False)
+        self.linear_ih = nn.Linear(d_in, 4 * d, bias=False)
+        self.linear_hh = nn.Linear(d, 4 * d, bias=False)
         self.bias = nn.Parameter(torch.zeros(4 * d))
         period = torch.empty(d).uniform_(1, 3).exp()
         self.period, self.phase = nn.Parameter(period), nn.Parameter(torch.rand(d) * period)
@@ -78,7 +81,7 @@ class PhasedLSTMCell(nn.Module):
         state: tuple = None,  # (h, c) of the step before, (b, d) each; zero at the start
     ) -> tuple:  # (h, c), (b, d) each
         "One step"
-        h, c = state if state is not None else (x.new_zeros(len(x), self.period.numel()),) * 2
+        h, c = (x.new_zeros(len(x), self.period.numel()),) * 2 if state is None else state
         i, f, o, g = (self.linear_ih(x) + self.linear_hh(h) + self.bias).chunk(4, -1)  # (b, d) each
         c_new = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h_new = o.sigmoid() * c_new.tanh()
@@ -103,7 +106,8 @@ class AudioTier(Generator):
         self.input = nn.Linear(d_in, 3 * d_in if c.wide_input else d)
         self.widen = nn.Linear(3 * d_in, d) if c.wide_input else nn.Identity()
         if c.phased:
-            self.cells = nn.ModuleList(PhasedLSTMCell(d, d, c.signed_phase) for _ in range(c.n_layers))
+            cells = (PhasedLSTMCell(d, d, c.signed_phase) for _ in range(c.n_layers))
+            self.cells = nn.ModuleList(cells)
         else:
             self.gru = nn.GRU(d, d, c.n_layers, batch_first=True)
         self.output = nn.Linear(d, c.channels)
@@ -118,8 +122,9 @@ def forward(
 ) -> tuple:  # logits of the next code (b, l, channels), and the state
     "Logits of the next mu-law code for every row"
     if x.shape[-1] != self.input.in_features:
-        raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads {self.config.input_size} for the sample "
-                         f"and {self.config.cond_size} controls. Give {self.input.in_features} values a row.")
+        c = self.config
+        raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads {c.input_size} for the sample "
+                         f"and {c.cond_size} controls. Give {self.input.in_features} values a row.")
     h = self.widen(F.relu(self.input(x)))  # (b, l, d)
     if self.config.phased:
         h, state = self.phased_steps(h, state, start)
@@ -145,41 +150,11 @@ def phased_steps(
         rows.append(row)
     return torch.stack(rows, 1), state
 
-# %% ../nbs/11_multitier_rnn.ipynb #cb0ba3cc
-_ORIGINAL = (("i2d.", "input."), ("d2h.", "widen."), ("plstm_layer.cells.", "cells."), ("h2o.", "output."))
-
-# %% ../nbs/11_multitier_rnn.ipynb #b829f29d
-@patch(cls_method=True)
-def from_original(
-    cls: AudioTier,
-    weights,  # an MTCRNN file (`model_<step>.pkl`) or its `state_dict`: nets 0 and 6, GRU or phased LSTM
-    sample_rate: int = 16000,  # Hz; the files do not say
-):  # an `AudioTier` with the published weights
-    "Load the audio tier of MTCRNN; a missing or surplus key raises `CheckpointError` that lists it"
-    ours = {}
-    for k, v in published_weights(weights).items():
-        for theirs, name in _ORIGINAL:
-            k = name + k[len(theirs):] if k.startswith(theirs) else k
-        ours[k] = v
-    if lacking := {"input.weight", "output.weight"} - set(ours):
-        raise CheckpointError(f"not an MTCRNN audio network: no {', '.join(sorted(lacking))}. "
-                              "Parameter networks have h2n / h2v instead.")
-    wide, phased = "widen.weight" in ours, "cells.0.bias" in ours
-    d_in, channels = ours["input.weight"].shape[1], ours["output.weight"].shape[0]
-    size = channels if d_in >= channels else 1  # one-hot rows, or one number a sample
-    layers = [k for k in ours if k.startswith("gru.weight_ih_l") or k.startswith("cells.") and k.endswith(".bias")]
-    config = AudioTierConfig(
-        input_size=size, cond_size=d_in - size, hidden_size=ours["output.weight"].shape[1], n_layers=len(layers),
-        channels=channels, wide_input=wide, phased=phased, signed_phase=True, sample_rate=sample_rate)
-    tier = AudioTier(config)
-    load_strict(tier, ours, "MTCRNN weights")
-    return tier.eval()
-
 # %% ../nbs/11_multitier_rnn.ipynb #3beff6ec
 @torch.inference_mode()
 def generate_plain(
     tier: AudioTier,  # the network
-    row: Tensor,  # first row of input: sample and controls, (b, 1, 1 + cond_size), on the device of the tier
+    row: Tensor,  # first row: sample and controls, (b, 1, 1 + cond_size), where the tier is
     controls: Tensor,  # controls in force after each sample, (b, l, cond_size)
     uniforms: Tensor,  # one number in [0, 1) per sample, (l, b); None where temperature is 0
     temperature: float = 1.0,  # divides the logits; 0: always the likeliest code
@@ -207,8 +182,8 @@ def _compiled():
     from numba import njit
 
     @njit(fastmath=True, nogil=True)
-    def run(w_in, b_in, w_wide, b_wide, w_ih, w_hh, b_ih, b_hh, w_out, b_out, row, controls, uniforms,
-            temperature, h):
+    def run(w_in, b_in, w_wide, b_wide, w_ih, w_hh, b_ih, b_hh, w_out, b_out,
+            row, controls, uniforms, temperature, h):
         d, n_layers, channels = h.shape[1], h.shape[0], w_out.shape[0]
         codes, p = np.empty(len(controls), np.int64), np.empty(channels)
         for t in range(len(controls)):
@@ -242,35 +217,38 @@ def _compiled():
 # %% ../nbs/11_multitier_rnn.ipynb #57e9de8e
 def _arrays(tier):
     "The weights of a GRU tier as the compiled loop takes them; the tier stays where it is"
-    c, w = tier.config, {k: v.detach().float().cpu().contiguous().numpy() for k, v in tier.state_dict().items()}
+    c, state = tier.config, tier.state_dict()
+    w = {k: v.detach().float().cpu().contiguous().numpy() for k, v in state.items()}
     stack = lambda name: np.stack([w[f"gru.{name}_l{l}"] for l in range(c.n_layers)])
     none = np.zeros((0, 1), np.float32), np.zeros(0, np.float32)
     wide = (w["widen.weight"], w["widen.bias"]) if c.wide_input else none
-    return (w["input.weight"], w["input.bias"], *wide, *map(stack, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")),
-            w["output.weight"], w["output.bias"])
+    gru = map(stack, ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    return w["input.weight"], w["input.bias"], *wide, *gru, w["output.weight"], w["output.bias"]
 
 # %% ../nbs/11_multitier_rnn.ipynb #a606ef79
 def generate(
     tier: AudioTier,  # the network, anywhere
-    row: Tensor,  # first row of input: sample and controls, (b, 1, 1 + cond_size), on the device of the tier
+    row: Tensor,  # first row: sample and controls, (b, 1, 1 + cond_size), where the tier is
     controls: Tensor,  # controls in force after each sample, (b, l, cond_size)
     uniforms: Tensor,  # one number in [0, 1) per sample, (l, b); None where temperature is 0
     temperature: float = 1.0,  # divides the logits; 0: always the likeliest code
     state=None,  # state before the first row, (n_layers, b, hidden_size)
     start: int = 0,  # sample index of the first row
 ) -> tuple:  # codes (b, l) int64, and the state after the last sample, where `row` is
-    "Draw codes one by one: compiled for GRU tiers, on the processor; `generate_plain` for the other kinds"
+    "Draw codes one by one: compiled for GRU tiers, on the processor; else `generate_plain`"
     c = tier.config
     if c.phased or c.input_size > 1:
         return generate_plain(tier, row, controls, uniforms, temperature, state, start)
     plain = lambda x, kind=torch.float32: np.ascontiguousarray(x.detach().cpu().to(kind).numpy())
     if uniforms is None:
         uniforms = torch.zeros(controls.shape[1], len(row))
-    h = plain(torch.zeros(c.n_layers, len(row), c.hidden_size) if state is None else state).swapaxes(0, 1)
-    h = h.copy()  # (b, n_layers, d), one contiguous block an item
+    if state is None:
+        state = torch.zeros(c.n_layers, len(row), c.hidden_size)
+    h = plain(state).swapaxes(0, 1).copy()  # (b, n_layers, d), one contiguous block an item
     first, tracks, draws = plain(row[:, 0]), plain(controls), plain(uniforms.T, torch.float64)
     loop, weights = _compiled(), _arrays(tier)
-    codes = [loop(*weights, first[i].copy(), tracks[i], draws[i], float(temperature), h[i]) for i in range(len(row))]
+    codes = [loop(*weights, first[i].copy(), tracks[i], draws[i], float(temperature), h[i])
+             for i in range(len(row))]
     state = torch.from_numpy(np.ascontiguousarray(h.swapaxes(0, 1)))
     return torch.from_numpy(np.stack(codes)).to(row.device), state.to(row.device)
 
@@ -292,7 +270,9 @@ def control_tracks(
         points = tracks[k].double().cpu().numpy()
         times = np.arange(points.shape[1]) / rate if rate else np.linspace(0, 1, points.shape[1])
         columns.append(np.stack([np.interp(at, times, row) for row in points]))
-    return torch.from_numpy(np.stack(columns, -1)).float() if columns else torch.zeros(len(cond), samples, 0)
+    if not columns:
+        return torch.zeros(len(cond), samples, 0)
+    return torch.from_numpy(np.stack(columns, -1)).float()
 
 # %% ../nbs/11_multitier_rnn.ipynb #0bd708ab
 @patch
@@ -324,9 +304,11 @@ def _stream(
     noise = [torch.Generator().manual_seed(s) for s in seeds]
     for start in range(0, length, block):
         here = controls[:, start : start + block]
-        draws = torch.stack([torch.rand(here.shape[1], generator=g, dtype=torch.float64) for g in noise], 1)
-        codes, state = generate(self, row, here, draws.to(self.device), temperature, state, start)
-        last = F.one_hot(codes[:, -1], c.channels) if c.input_size > 1 else codes[:, -1:] / c.channels
+        draws = [torch.rand(here.shape[1], generator=g, dtype=torch.float64) for g in noise]
+        draws = torch.stack(draws, 1).to(self.device)
+        codes, state = generate(self, row, here, draws, temperature, state, start)
+        last = codes[:, -1]
+        last = F.one_hot(last, c.channels) if c.input_size > 1 else last[:, None] / c.channels
         row = torch.cat([last.to(row), here[:, -1]], -1)[:, None]
         yield mu_law_decode(codes.cpu(), c.channels, "mtcrnn")[:, None]
 
@@ -341,7 +323,8 @@ def _sample(
     temperature: float = 1.0,  # divides the logits
 ) -> Tensor:  # waveform, (n, 1, t)
     "One long block"
-    return next(self._stream(cond, n, seeds, round(seconds * self.sample_rate), seconds, temperature))
+    samples = round(seconds * self.sample_rate)
+    return next(self._stream(cond, n, seeds, samples, seconds, temperature))
 
 # %% ../nbs/11_multitier_rnn.ipynb #986b91ee
 class ParamClips:
@@ -356,15 +339,17 @@ class ParamClips:
         channels: int = 256,  # mu-law levels
         items: int = 1000,  # stretches in one pass
     ):
-        from foleybook.audio_features import read_audio
-
         self.length, self.channels, self.items, self.clips = length, channels, items, []
+        named = [table.root / p for p in table.df.params] if "params" in table.df else None
         beside = [f.with_suffix(".params") for f in table.files()]
-        for file, params in zip(table.files(), [table.root / p for p in table.df.params] if "params" in table.df else beside):
+        for file, params in zip(table.files(), named or beside):
             x, _ = read_audio(file, sample_rate)
-            if x.shape[-1] <= length: raise ValueError(f"{file}: {x.shape[-1]} samples, an item needs {length + 1}. Lower length.")
+            if x.shape[-1] <= length:
+                raise ValueError(f"{file}: {x.shape[-1]} samples, an item needs {length + 1}. "
+                                 "Lower length.")
             track = resample_params(load_params(params), list(controls), x.shape[-1])
-            self.clips.append((mu_law_encode(x[0], channels, "mtcrnn"), torch.from_numpy(track).float()))
+            codes = mu_law_encode(x[0], channels, "mtcrnn")
+            self.clips.append((codes, torch.from_numpy(track).float()))
 
     def __len__(self): return self.items
 
@@ -402,3 +387,38 @@ class AudioTierRecipe(Recipe):
     def loss_func(self):
         "Cross-entropy of the next code, in nats"
         return lambda out, codes: F.cross_entropy(out[0].float().transpose(1, 2), codes)
+
+# %% ../nbs/11_multitier_rnn.ipynb #cb0ba3cc
+#| code-fold: true
+_ORIGINAL = (("i2d.", "input."), ("d2h.", "widen."), ("plstm_layer.cells.", "cells."),
+             ("h2o.", "output."))
+
+# %% ../nbs/11_multitier_rnn.ipynb #b829f29d
+#| code-fold: true
+@patch(cls_method=True)
+def from_original(
+    cls: AudioTier,
+    weights,  # MTCRNN's `model_<step>.pkl` or its `state_dict`: nets 0 and 6, GRU or phased LSTM
+    sample_rate: int = 16000,  # Hz; the files do not say
+):  # an `AudioTier` with the published weights
+    "Load the audio tier of MTCRNN; a missing or surplus key raises `CheckpointError` that lists it"
+    ours = {}
+    for k, v in published_weights(weights).items():
+        for theirs, name in _ORIGINAL:
+            k = name + k[len(theirs):] if k.startswith(theirs) else k
+        ours[k] = v
+    if lacking := {"input.weight", "output.weight"} - set(ours):
+        raise CheckpointError(f"not an MTCRNN audio network: no {', '.join(sorted(lacking))}. "
+                              "Parameter networks have h2n / h2v instead.")
+    wide, phased = "widen.weight" in ours, "cells.0.bias" in ours
+    d_in, channels = ours["input.weight"].shape[1], ours["output.weight"].shape[0]
+    size = channels if d_in >= channels else 1  # one-hot rows, or one number a sample
+    layers = [k for k in ours if k.startswith("gru.weight_ih_l")
+              or k.startswith("cells.") and k.endswith(".bias")]
+    config = AudioTierConfig(
+        input_size=size, cond_size=d_in - size, hidden_size=ours["output.weight"].shape[1],
+        n_layers=len(layers), channels=channels, wide_input=wide, phased=phased, signed_phase=True,
+        sample_rate=sample_rate)
+    tier = AudioTier(config)
+    load_strict(tier, ours, "MTCRNN weights")
+    return tier.eval()

@@ -1,5 +1,6 @@
 "Checks of notebook 04: published VQ-VAEs, their EMA codebooks and residual codes"
 import torch
+import torch.nn.functional as F
 from foleybook.audio_features import MelConfig
 from foleybook.codebooks import VQVAE, published_keys
 
