@@ -259,7 +259,7 @@ def test_bad_original_files(tmp_path, capsys):
     fails({"generator": {k: v for k, v in good.items() if k != "ups.1.bias"}}, "missing", "ups.1.bias")
     fails({"generator": {**good, "extra.weight": torch.zeros(2)}}, "surplus", "extra.weight")
     fails({"generator": {**good, "conv_post.bias": torch.zeros(3)}}, "conv_post.bias", "(3,)")
-    fails({"steps": 3, "epoch": 1}, "steps")
+    fails({"steps": 3, "epoch": 1}, "no weights")
     fails({"generator": good, "args": Trap()}, "pickled code")
     fails(b"", raw=True)
     fails(b"not a checkpoint", raw=True)
