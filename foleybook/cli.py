@@ -205,19 +205,13 @@ def load_generator(
     device: str = "cpu",  # auto, cpu, cuda
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
-    from foleybook.generator import Pretrained
+    from foleybook import load
 
-    model = Pretrained.from_pretrained(folder, _device(device))
-    if codebook:
-        from foleybook.codebooks import Cascade
-        book = Pretrained.from_pretrained(codebook, _device(device))
-        model = Cascade(model, book, None, model.card.get("labels"), model.card.get("seconds")).eval()
+    model = load(folder, vocoder, codebook, _device(device))
     if not hasattr(model, "sample"):
         raise ValueError(f"{folder}: holds a {type(model).__name__}, which makes no sound by itself. Give a generator; "
                          "for a prior, add --codebook.")
-    if vocoder and not hasattr(model, "with_vocoder"):
-        raise ValueError(f"{folder}: --vocoder is for models that paint spectrograms; a {type(model).__name__} makes waveforms.")
-    return model.with_vocoder(vocoder).to(_device(device)).eval() if vocoder else model
+    return model
 
 # %% ../nbs/cli.ipynb #96211a97
 def _regions(texts):
