@@ -4,32 +4,40 @@
 
 # %% ../nbs/05_pixelsnail.ipynb #e2eec72f
 from __future__ import annotations
-import argparse, json, math, os, pickle, re, time
+import argparse, json, math, os, re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock', 'CausalAttention2d',
-           'map_background', 'PlaceCondition', 'LinearCondition', 'EmbeddingCondition', 'PixelSNAILConfig',
-           'PixelBlock', 'CodeStage', 'PixelSNAIL', 'published_key', 'published_config', 'draw_code', 'Affine',
-           'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL', 'FasterThreads', 'turn_codes',
-           'TurnCodes', 'code_bits', 'held_out_bits', 'PixelSNAILRecipe', 'FoleyRecipe']
+__all__ = ['COMPILED_MB', 'causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock',
+           'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition', 'EmbeddingCondition',
+           'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'published_key', 'published_config',
+           'draw_code', 'Affine', 'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL',
+           'CompiledPixelSNAIL', 'turn_codes', 'TurnCodes', 'code_bits', 'held_out_bits', 'PixelSNAILRecipe',
+           'FoleyRecipe']
 
 # %% ../nbs/05_pixelsnail.ipynb #153d9f7c
+import numpy as np
 import torch, torch.nn.functional as F
 from einops import rearrange
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastcore.basics import patch
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 
 # %% ../nbs/05_pixelsnail.ipynb #b7fbc057
 from fastai.torch_core import rank_distrib
 from .audio_features import Sounds
-from .files import CheckpointError, atomic_folder, load_strict, read_json
+from .files import CheckpointError, atomic_folder, load_strict, published_weights, read_json, read_published
 from .generator import ItemNoise
 from .recipes import Recipe
 from .settings import SettingsError
@@ -450,25 +458,6 @@ def forward(self:PixelSNAIL,
         logits.append(stage.out(F.elu(x)).float())
     return torch.stack(logits, 2) if self.stages else logits[0]
 
-# %% ../nbs/05_pixelsnail.ipynb #8cf70abc
-def _read_prior(
-    source, # file (.pt, .pth) or what it holds
-)->tuple[dict, dict, str]: # state dict, everything else in the file, name for messages
-    "Contents of a published file; only tensors, plain values and `argparse.Namespace` are unpickled"
-    if isinstance(source, dict): held, name = source, 'state dict'
-    else:
-        name = str(source)
-        if not Path(source).is_file(): raise CheckpointError(f"{name}: no such file")
-        try:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                held = torch.load(source, map_location='cpu', weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as e:
-            raise CheckpointError(f"{name}: cannot be read as weights ({str(e).splitlines()[0][:120]}). Download it again.") from e
-    if not isinstance(held, dict): raise CheckpointError(f"{name}: holds a {type(held).__name__}, not a state dict")
-    sd = held['model'] if isinstance(held.get('model'), dict) else held
-    sd = {k.removeprefix('module.'): v for k, v in sd.items() if torch.is_tensor(v)}
-    return sd, {k: v for k, v in held.items() if k != 'model'} if sd is not held else {}, name
-
 # %% ../nbs/05_pixelsnail.ipynb #ce233d48
 _BASELINE = [(r'^horizontal\.', '<vertical>'), (r'^vertical\.', 'horizontal.'), ('<vertical>', 'vertical.'),
              (r'(\.conv)+\.(?=weight|bias|param)', '.'), ('causal_attention', 'attention'),
@@ -478,7 +467,7 @@ _AUDYN = [(r'^(vertical|horizontal)_conv2d', r'\1'), (r'^backbone\.(\d+)\.backbo
           (r'^backbone\.', 'blocks.'), (r'mha2d\.q_proj', 'attention.query'), (r'mha2d\.k_proj', 'attention.key'),
           (r'mha2d\.v_proj', 'attention.value'), (r'\.q_proj\.', '.query_resblock.'), (r'\.k_proj\.', '.key_resblock.'),
           (r'\.out_proj\.', '.out_resblock.'), ('aux_conv2d', 'aux_conv'), ('conditional_conv2d', 'condition'),
-          (r'conv2d_(\d)', r'conv\1'), (r'^conditionor', 'condition'), (r'^post_net\.conv2d', 'out')]
+          (r'conv2d_(\d)', r'conv\1'), (r'^conditionor', 'condition'), (r'^post_net\.backbone', 'out_resblocks'), (r'^post_net\.conv2d', 'out')]
 
 # %% ../nbs/05_pixelsnail.ipynb #d4067d7c
 def published_key(
@@ -505,7 +494,7 @@ def _find(
 # %% ../nbs/05_pixelsnail.ipynb #e4c23a19
 def published_config(
     sd:dict, # weights under their original keys
-    held, # what else the file holds
+    held, # all that the file holds
     audyn:bool, # Audyn's, not the DCASE baseline's?
     n_heads:int|None=None, # not to be seen in the weights; None: what the file says, else 8
 )->PixelSNAILConfig:
@@ -545,7 +534,8 @@ def from_original(cls:PixelSNAIL,
     n_heads:int|None=None, # not to be seen in the weights; None: what the file says, else 8
 ): # PixelSNAIL in eval mode; `card['unused']` lists the tensors that no computation ever used
     "Load a published prior; a key that is missing, surplus or misshapen is a `CheckpointError`"
-    sd, held, name = _read_prior(source)
+    held, name = read_published(source), 'the dict' if isinstance(source, dict) else str(source)
+    sd = published_weights(held, 'model')
     audyn = any(k.startswith('conditionor.') for k in sd)
     needed = ['background', 'conditionor.embedding.weight' if audyn else 'embedNet.blocks.0.weight']
     if any(k not in sd for k in needed): raise CheckpointError(
@@ -658,15 +648,14 @@ class CausalStack:
         blocks = [r for block in model.blocks for r in block.resblocks]
         self.layers = [self.fold([getattr(b, name) for b in blocks]) for name in ('conv1', 'conv2')]
         self.cond = torch.cat([b.condition.weight[..., 0] for b in blocks]).float()  # (r 2c, cond)
-        self.alone = batch == 1 and model.device.type == 'cpu'  # a batched matrix-vector product wants the matrices first
 
     def fold(self, convs:list)->tuple:
         "Weights of the rows above (r, taps c_in, c_out), of the own row (r, p c_in, c_out), biases; the last k rows of inputs"
         weight = torch.stack([rearrange(conv.weight.float(), 'o i t -> t i o') for conv in convs])
         above, own = (w.flatten(1, 2) for w in weight.split([self.k * (self.k - 1), self.p], 1))
-        if self.batch == 1: own = own.transpose(1, 2).contiguous().transpose(1, 2)
         rows = weight.new_zeros(len(convs), self.batch, self.k, self.width + 2 * self.p, weight.shape[2])
-        return above.contiguous(), own.contiguous() if self.batch > 1 else own, torch.stack([c.bias for c in convs]).float(), rows
+        bias = torch.stack([c.bias for c in convs]).float()
+        return above.contiguous(), own.contiguous(), bias, rows
 
 # %% ../nbs/05_pixelsnail.ipynb #569defb4
 @patch
@@ -698,8 +687,7 @@ def step(self:CausalStack,
     ys = []
     for (_, own, _, rows), ready in zip(self.layers, self.ready):
         x = rows[:, :, -1, j:j + self.p].flatten(2)  # (r, b, p c)
-        if self.alone: ys.append(torch.bmm(own.transpose(1, 2), x.transpose(1, 2)).transpose(1, 2).add_(ready[j]))
-        else: ys.append(torch.baddbmm(ready[j], x, own))
+        ys.append(torch.baddbmm(ready[j], x, own))
     self.layers[1][-1][:, :, -1, j + self.p] = F.elu(ys[0])
     return F.glu(ys[1], -1)
 
@@ -821,27 +809,478 @@ def draw(self:CachedPixelSNAIL,
     self.first.write(self.i, j, codes)
     return codes
 
-# %% ../nbs/05_pixelsnail.ipynb #a1d744d9
-class FasterThreads:
-    "Runs a job on one thread or on all, whichever has proved faster: on a busy machine many small products wait for each other"
-    def __init__(self):
-        self.all, self.calls = torch.get_num_threads(), 0
-        self.cost = {n: None for n in sorted({1, self.all})}
+# %% ../nbs/05_pixelsnail.ipynb #18403db5
+@patch
+def draw_row(self:CachedPixelSNAIL,
+    columns:int, # draw the first so many
+    uniform:Tensor, # numbers in [0, 1), (n, w, k, n codes)
+    codes:Tensor, # filled in, (n, k, h, w)
+    still:Tensor, # True where `codes` stay as they are, (n, k, h, w)
+    guidance:float|None=None, # the second half of the batch is then the first without a class
+    **how, # of `draw_code`
+):
+    "Draw the row that was started, column by column"
+    i = self.i
+    for j in range(columns):
+        def choose(logits, stage):
+            if guidance is not None:
+                logits = torch.lerp(*logits.chunk(2)[::-1], guidance)
+            drawn = draw_code(logits, uniform[:, j, stage], **how)
+            codes[:, stage, i, j] = torch.where(still[:, stage, i, j], codes[:, stage, i, j], drawn)
+            return codes[:, stage, i, j] if guidance is None else codes[:, stage, i, j].repeat(2)
+        self.draw(j, self.step(j), choose)
 
-    def __call__(self, job, *args):
-        "Now and then the slower choice gets another chance (calls 8, 16, 32 ...)"
-        self.calls += 1
-        best = min(self.cost, key=lambda n: (self.cost[n] is not None, self.cost[n]))
-        other = max(self.cost, key=lambda n: (self.cost[n] is not None, self.cost[n]))
-        again = self.calls >= 8 and self.calls & (self.calls - 1) == 0
-        torch.set_num_threads(n := other if again else best)
-        try:
-            start = time.perf_counter()
-            result = job(*args)
-            took = time.perf_counter() - start
-        finally: torch.set_num_threads(self.all)
-        if self.calls > len(self.cost): self.cost[n] = took if self.cost[n] is None else .7 * self.cost[n] + .3 * took
-        return result
+# %% ../nbs/05_pixelsnail.ipynb #bf2bc2d5
+def _compiled(
+    function=None, # plain loops over arrays
+    sums:bool=False, # sums may be taken in another order, several terms side by side
+):
+    "Machine code for `function` at its first call, kept on disk where numba finds a folder to write to"
+    if function is None:
+        return partial(_compiled, sums=sums)
+    free = {'contract', 'nsz'} | ({'reassoc', 'nnan'} if sums else set())
+    options = dict(nogil=True, error_model='numpy', fastmath=free)
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no such folder
+        return njit(**options)(function)
+
+# %% ../nbs/05_pixelsnail.ipynb #d2cfc709
+@intrinsic
+def _float_of_bits(context, bits):
+    "The float32 that has these 32 bits"
+    def build(_, builder, signature, values):
+        return builder.bitcast(values[0], ir.FloatType())
+    return types.float32(types.int32), build
+
+@_compiled
+def _exp(x):
+    "2^n times a polynomial of the rest: loops over it become vector instructions, those over `math.exp` do not"
+    x = max(min(x, np.float32(88)), np.float32(-87))
+    n = math.floor(x * np.float32(1.44269504) + np.float32(.5))
+    r = (x - n * np.float32(.693359375)) + n * np.float32(2.12194440e-4)
+    y = np.float32(1.98756915e-4) * r + np.float32(1.39819995e-3)
+    y = y * r + np.float32(8.33345191e-3)
+    y = y * r + np.float32(4.16657959e-2)
+    y = y * r + np.float32(.166666655)
+    y = y * r + np.float32(.5)
+    y = y * r * r + r + np.float32(1)
+    return y * _float_of_bits(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
+
+# %% ../nbs/05_pixelsnail.ipynb #ad2ff95f
+@_compiled
+def _elu(x):
+    "In place, (g, c)"
+    for row in x:
+        for i in range(len(row)):
+            v = row[i]
+            below = _exp(min(v, np.float32(0))) - np.float32(1)
+            row[i] = v if v > 0 else below
+
+@_compiled
+def _add_glu(h, x):
+    "x + GLU(h) in place of x: h (g, 2c), x (g, c)"
+    c = x.shape[1]
+    for b in range(len(x)):
+        y, z = x[b], h[b]
+        for i in range(c):
+            y[i] += z[i] / (np.float32(1) + _exp(-z[c + i]))
+
+@_compiled
+def _add_product(x, w, y):
+    "y + x w in place of y, four rows of w at a time: x (g, k), w (k, n)"
+    k, n = w.shape
+    for i in range(0, k - 3, 4):
+        w0, w1, w2, w3 = w[i], w[i + 1], w[i + 2], w[i + 3]
+        for b in range(len(x)):
+            x0, x1, x2, x3, out = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3], y[b]
+            for o in range(n):
+                out[o] += x0 * w0[o] + x1 * w1[o] + x2 * w2[o] + x3 * w3[o]
+    for i in range(k - k % 4, k):
+        for b in range(len(x)):
+            for o in range(n):
+                y[b, o] += x[b, i] * w[i, o]
+
+class _Affines(NamedTuple):
+    "The same 1 x 1 convolution of every block, folded, inputs first"
+    weight: np.ndarray  # (blocks, c_in, c_out)
+    bias: np.ndarray  # (blocks, c_out)
+
+@_compiled
+def _affine(x, layers, k):
+    "Layer k at x (g, c_in)"
+    y = np.empty((len(x), layers.bias.shape[1]), np.float32)
+    for b in range(len(x)):
+        for o in range(y.shape[1]):
+            y[b, o] = layers.bias[k, o]
+    _add_product(x, layers.weight[k], y)
+    return y
+
+@_compiled
+def _part(x, start, stop):
+    "A copy of some columns"
+    y = np.empty((len(x), stop - start), np.float32)
+    for b in range(len(x)):
+        for i in range(stop - start):
+            y[b, i] = x[b, start + i]
+    return y
+
+# %% ../nbs/05_pixelsnail.ipynb #632a5913
+@_compiled(sums=True)
+def _look_back(q, keys, values, seen, score, out):
+    "One head of one map: softmax(q k) v over the positions seen; q (d,), keys and values (d, positions)"
+    d = len(q)
+    for t in range(seen):
+        score[t] = 0
+    for i in range(0, d - 3, 4):
+        k0, k1, k2, k3 = keys[i], keys[i + 1], keys[i + 2], keys[i + 3]
+        q0, q1, q2, q3 = q[i], q[i + 1], q[i + 2], q[i + 3]
+        for t in range(seen):
+            score[t] += q0 * k0[t] + q1 * k1[t] + q2 * k2[t] + q3 * k3[t]
+    for i in range(d - d % 4, d):
+        for t in range(seen):
+            score[t] += q[i] * keys[i, t]
+    top, total = score[0], np.float32(0)
+    for t in range(seen):
+        top = max(top, score[t])
+    for t in range(seen):
+        score[t] = _exp(score[t] - top)
+        total += score[t]
+    for i in range(0, d - 3, 4):
+        y0, y1, y2, y3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        v0, v1, v2, v3 = values[i], values[i + 1], values[i + 2], values[i + 3]
+        for t in range(seen):
+            y0 += score[t] * v0[t]
+            y1 += score[t] * v1[t]
+            y2 += score[t] * v2[t]
+            y3 += score[t] * v3[t]
+        out[i], out[i + 1], out[i + 2], out[i + 3] = y0 / total, y1 / total, y2 / total, y3 / total
+    for i in range(d - d % 4, d):
+        y = np.float32(0)
+        for t in range(seen):
+            y += score[t] * values[i, t]
+        out[i] = y / total
+
+# %% ../nbs/05_pixelsnail.ipynb #a49d916e
+@_compiled
+def _kth_largest(x, k):
+    "Value of rank k, counted from 1"
+    best = np.full(k, -np.inf, np.float32)  # in falling order
+    for v in x:
+        if v > best[k - 1]:
+            i = k - 1
+            while i > 0 and best[i - 1] < v:
+                best[i] = best[i - 1]
+                i -= 1
+            best[i] = v
+    return best[k - 1]
+
+@_compiled(sums=True)
+def _choose(logits, noise, temperature, top_k, top_p):
+    "`draw_code` for one map; of the likeliest with noise, the first that the cuts leave in: nothing is sorted"
+    n = len(logits)
+    floor = _kth_largest(logits, top_k) if top_k < n else np.float32(-np.inf)
+    score, share, top = np.empty(n, np.float32), np.empty(n, np.float32), logits[0]
+    for i in range(n):
+        top = max(top, logits[i])
+    total = np.float32(0)
+    for i in range(n):
+        kept = logits[i] >= floor
+        score[i] = logits[i] / temperature - noise[i] if kept else -np.inf
+        share[i] = _exp((logits[i] - top) / temperature) if kept else 0
+        total += share[i]
+    best = 0
+    for _ in range(n):
+        best = np.argmax(score)
+        ahead = np.float32(0)  # share of what is likelier
+        for i in range(n):
+            ahead += share[i] if logits[i] > logits[best] else np.float32(0)
+        if ahead / total < top_p:
+            break
+        score[best] = -np.inf
+    return best
+
+# %% ../nbs/05_pixelsnail.ipynb #d104793e
+class _Weights(NamedTuple):
+    "Everything that one position multiplies by; empty where the network has no such part"
+    table: np.ndarray  # first layer, horizontal branch: ((n codes + 1) taps, c)
+    taps: np.ndarray  # its offsets, (2, taps)
+    bias: np.ndarray  # its bias, (c,)
+    own1: np.ndarray  # own row of the causal convolutions, (r, p c, hidden)
+    own2: np.ndarray  # (r, p hidden, 2c)
+    codes: np.ndarray  # of residual stages, (stages - 1, n, c)
+    enter: _Affines  # as in `BlockStep`
+    key: _Affines
+    query: _Affines
+    keep: _Affines
+    ask: _Affines
+    join: _Affines
+    gate: _Affines
+    out: _Affines
+    tail1: _Affines  # `PointBlock`s after the last block
+    tail2: _Affines
+    stage1: _Affines  # `PointBlock`s of residual stages
+    stage2: _Affines
+    heads: _Affines  # one for each stage
+
+class _Memory(NamedTuple):
+    "What is known of the positions before, shared with `CachedPixelSNAIL`"
+    codes: np.ndarray  # with a margin, (b, k, h', w')
+    inputs1: np.ndarray  # of the causal convolutions, (r, b, k, w', c)
+    inputs2: np.ndarray  # (r, b, k, w', hidden)
+    keys: np.ndarray  # (blocks, b, width, positions)
+    values: np.ndarray
+    place: np.ndarray  # (2, h, w)
+
+class _Facts(NamedTuple):
+    "Numbers of the network"
+    n_res_blocks: int
+    n_heads: int
+    attention: bool
+    attend_self: bool
+    edge_bias: bool
+    top: int  # margin above the map in `_Memory.codes`
+    margin: int  # left and right of it
+
+# %% ../nbs/05_pixelsnail.ipynb #d0f07cee
+@_compiled
+def _first_step(w, m, facts, rows, above, i, j):
+    "First layer at one position: what the rows above gave, and the table rows of the codes on the left; (g, c)"
+    n, taps = len(rows), w.taps.shape[1]
+    x = np.empty((n, above.shape[2]), np.float32)
+    for b in range(n):
+        y, known = x[b], above[rows[b], j]
+        for o in range(len(y)):
+            y[o] = known[o]
+        if facts.edge_bias or j:
+            for o in range(len(y)):
+                y[o] += w.bias[o]
+        for k in range(m.codes.shape[1]):
+            for t in range(taps):
+                code = m.codes[rows[b], k, i + facts.top + w.taps[0, t], j + facts.margin + w.taps[1, t]]
+                row = w.table[code * taps + t]
+                for o in range(len(y)):
+                    y[o] += row[o]
+    return x
+
+@_compiled
+def _own_row(own, inputs, ready, rows, r, j):
+    "Causal convolution r at column j: what the rows above gave, and the columns to the left; (g, c_out)"
+    n, c, last = len(rows), inputs.shape[4], inputs.shape[2] - 1
+    x, y = np.empty((n, own.shape[1]), np.float32), np.empty((n, own.shape[2]), np.float32)
+    for b in range(n):
+        left, known, x_b, y_b = inputs[r, rows[b], last], ready[j, r, rows[b]], x[b], y[b]
+        for t in range(len(x_b) // c):
+            for i in range(c):
+                x_b[t * c + i] = left[j + t, i]
+        for o in range(len(y_b)):
+            y_b[o] = known[o]
+    _add_product(x, own[r], y)
+    return y
+
+@_compiled
+def _remember(inputs, rows, r, at, x):
+    "Store what a later position of this row will read: the ELU of x (g, c)"
+    last = inputs.shape[2] - 1
+    for b in range(len(rows)):
+        x_b, store = x[b], inputs[r, rows[b], last, at]
+        for i in range(len(x_b)):
+            v = x_b[i]
+            below = _exp(min(v, np.float32(0))) - np.float32(1)
+            store[i] = v if v > 0 else below
+
+@_compiled
+def _res_steps(w, m, facts, rows, ready1, ready2, block, j, x):
+    "The causal residual blocks of a block at one position, x (g, c) in place"
+    p = facts.margin
+    for r in range(block * facts.n_res_blocks, (block + 1) * facts.n_res_blocks):
+        _remember(m.inputs1, rows, r, j + p, x)
+        _remember(m.inputs2, rows, r, j + p, _own_row(w.own1, m.inputs1, ready1, rows, r, j))
+        _add_glu(_own_row(w.own2, m.inputs2, ready2, rows, r, j), x)
+
+# %% ../nbs/05_pixelsnail.ipynb #6c71eb98
+@_compiled
+def _attention_step(w, m, facts, rows, block, at, query, kv):
+    "Store keys and values, attend to all so far; (g, width)"
+    width, d, seen = query.shape[1], query.shape[1] // facts.n_heads, at + int(facts.attend_self)
+    out, score = np.zeros_like(query), np.empty(m.keys.shape[3], np.float32)
+    for b in range(len(rows)):
+        keys, values = m.keys[block, rows[b]], m.values[block, rows[b]]
+        for i in range(width):
+            keys[i, at], values[i, at] = kv[b, i], kv[b, width + i]
+        if seen:
+            for i in range(0, width, d):
+                _look_back(query[b, i:i + d], keys[i:i + d], values[i:i + d], seen, score, out[b, i:i + d])
+    return out
+
+@_compiled
+def _block_step(w, m, facts, rows, block, i, j, first, x):
+    "The rest of a block for one position: first and x (g, c) -> (g, c)"
+    g, c = x.shape
+    state = np.empty((g, 2 * c + 2), np.float32)  # [first, x, place]
+    for b in range(g):
+        for o in range(c):
+            state[b, o], state[b, c + o] = first[b, o], x[b, o]
+        state[b, 2 * c], state[b, 2 * c + 1] = m.place[0, i, j], m.place[1, i, j]
+    if not facts.attention:
+        return _affine(_part(state, c, 2 * c + 2), w.out, block)
+    active, query = _part(state, 0, 2 * c + 2), _part(state, c, 2 * c + 2)
+    _elu(active)
+    h, hidden = _affine(active, w.enter, block), w.key.weight.shape[1]
+    _elu(h)
+    _add_glu(_affine(_part(h, 0, hidden), w.key, block), state)
+    _add_glu(_affine(_part(h, hidden, h.shape[1]), w.query, block), query)
+    kv, at = _affine(state, w.keep, block), i * m.place.shape[2] + j
+    aux = _attention_step(w, m, facts, rows, block, at, _affine(query, w.ask, block), kv)
+    joined = np.empty((g, c + aux.shape[1]), np.float32)
+    _elu(aux)
+    for b in range(g):
+        for o in range(c):
+            joined[b, o] = active[b, c + o]
+        for o in range(aux.shape[1]):
+            joined[b, c + o] = aux[b, o]
+    h = _affine(joined, w.join, block)
+    _elu(h)
+    _add_glu(_affine(h, w.gate, block), x)
+    return x
+
+@_compiled
+def _point_block(x, first, second, k):
+    "`PointBlock` k, x (g, c) in place"
+    h = _part(x, 0, x.shape[1])
+    _elu(h)
+    h = _affine(h, first, k)
+    _elu(h)
+    _add_glu(_affine(h, second, k), x)
+
+# %% ../nbs/05_pixelsnail.ipynb #96229a73
+@_compiled
+def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance, temperature, top_k, top_p):
+    "Codes of all stages at one position, from its state x (g, c); rows after `items` are the same maps without a class"
+    row, column = i + facts.top, j + facts.margin
+    n = w.heads.bias.shape[1]
+    for s in range(codes.shape[1]):
+        if s:
+            for b in range(len(rows)):
+                known, x_b = w.codes[s - 1, codes[rows[b % items], s - 1, i, j]], x[b]
+                for o in range(len(x_b)):
+                    x_b[o] += known[o]
+            _point_block(x, w.stage1, w.stage2, s - 1)
+        h = _part(x, 0, x.shape[1])
+        _elu(h)
+        logits = _affine(h, w.heads, s)
+        for b in range(items):
+            item = rows[b]
+            if items < len(rows):  # as torch.lerp, so that 0 and 1 are exact
+                given, without = logits[b], logits[items + b]
+                for o in range(n):
+                    gap = given[o] - without[o]
+                    near = given[o] - gap * (np.float32(1) - guidance)
+                    given[o] = near if guidance >= np.float32(.5) else without[o] + guidance * gap
+            if not still[item, s, i, j]:
+                codes[item, s, i, j] = _choose(logits[b], noise[item, j, s], temperature, top_k, top_p)
+        for b in range(len(rows)):
+            m.codes[rows[b], s, row, column] = codes[rows[b % items], s, i, j] + s * n
+
+@_compiled
+def _draw_columns(w, m, facts, rows, items, i, stop, above, ready1, ready2, noise, codes, still,
+                  guidance, temperature, top_k, top_p):
+    "Row i of some maps, column by column: nothing but machine code"
+    for j in range(stop):
+        x = _first_step(w, m, facts, rows, above, i, j)
+        for block in range(w.own1.shape[0] // facts.n_res_blocks):
+            first = _part(x, 0, x.shape[1])
+            _res_steps(w, m, facts, rows, ready1, ready2, block, j, x)
+            x = _block_step(w, m, facts, rows, block, i, j, first, x)
+        for k in range(w.tail1.weight.shape[0]):
+            _point_block(x, w.tail1, w.tail2, k)
+        _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance, temperature, top_k, top_p)
+
+# %% ../nbs/05_pixelsnail.ipynb #94af7726
+def _packed(
+    layers:list, # of `Affine`
+)->_Affines:
+    "The same layer of every block, inputs first"
+    if not layers:
+        return _Affines(np.zeros((0, 1, 1), np.float32), np.zeros((0, 1), np.float32))
+    weight = torch.stack([layer.weight.T for layer in layers]).contiguous()
+    return _Affines(weight.numpy(), torch.stack([layer.bias for layer in layers]).numpy())
+
+# %% ../nbs/05_pixelsnail.ipynb #189019e4
+class CompiledPixelSNAIL(CachedPixelSNAIL):
+    "The same, with machine code for everything that is done once a position; on a CPU"
+    together = 2  # maps, with guidance four rows: their weights are read once
+    def __init__(self,
+        model:PixelSNAIL, # whose weights are folded
+        weights:Tensor|None, # shares of the classes, (b, n_classes); None: no class
+        shape:tuple, # (h, w) of the map
+        batch:int=1, # used when weights is None
+    ):
+        super().__init__(model, weights, shape, batch)
+        k, first, (own1, own2) = self.config, self.first, self.stack.layers
+        size = (2, len(self.blocks) * k.attention, self.batch, k.attention_width, math.prod(shape))
+        memory = first.codes, own1[-1], own2[-1], *torch.zeros(size), self.place
+        self.memory = _Memory(*(x.contiguous().numpy() for x in memory))
+        self.facts = _Facts(k.n_res_blocks, k.n_heads, k.attention, k.attend_self, k.edge_bias, first.top,
+                            first.margin)
+        self.weights = self.pack(own1[1], own2[1])
+
+    def pack(self, own1:Tensor, own2:Tensor)->_Weights:
+        "Weights as the compiled function wants them"
+        names = 'enter', 'key', 'query', 'keep', 'ask', 'join', 'gate', 'out'
+        parts = [[getattr(b, name) for b in self.blocks if hasattr(b, name)] for name in names]
+        for blocks in (self.tail, [block for _, block in self.stages]):
+            parts += [[block.conv1 for block in blocks], [block.conv2 for block in blocks]]
+        codes = torch.stack([table for table, _ in self.stages]) if self.stages else torch.zeros(0, 1, 1)
+        arrays = [x.contiguous().numpy() for x in (*self.first.branches[1], own1, own2, codes)]
+        return _Weights(*arrays, *map(_packed, parts), _packed(self.heads))
+
+# %% ../nbs/05_pixelsnail.ipynb #540b9d23
+@patch
+def draw_row(self:CompiledPixelSNAIL,
+    columns:int, # draw the first so many
+    uniform:Tensor, # numbers in [0, 1), (n, w, k, n codes)
+    codes:Tensor, # filled in, (n, k, h, w)
+    still:Tensor, # True where `codes` stay as they are, (n, k, h, w)
+    guidance:float|None=None, # the second half of the batch is then the first without a class
+    temperature:float=1., top_k:int|None=None, top_p:float|None=None, # see `draw_code`
+):
+    "Draw the row that was started; as many maps side by side as torch has threads"
+    n, threads, f = len(codes), torch.get_num_threads(), np.float32
+    arrays = [x.contiguous().numpy() for x in (self.above, *self.stack.ready, uniform.log().neg().log())]
+    cuts = f(temperature), top_k or self.config.n_codes, f(2 if top_p is None else top_p)
+    def draw(start):
+        rows = np.arange(start, min(n, start + self.together))
+        items = len(rows)
+        if guidance is not None:
+            rows = np.concatenate([rows, rows + n])
+        _draw_columns(self.weights, self.memory, self.facts, rows, items, self.i, columns, *arrays,
+                      codes.numpy(), still.numpy(), f(guidance or 0), *cuts)
+    starts = range(0, n, self.together)
+    if threads == 1 or len(starts) == 1:
+        for start in starts:
+            draw(start)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(draw, starts))
+
+# %% ../nbs/05_pixelsnail.ipynb #168ea833
+COMPILED_MB = 8  # weights that a position reads; with more, torch's matrix products are faster than our loops
+
+@patch(as_prop=True)
+def compiled(self:PixelSNAIL)->bool:
+    "Does `sample_codes` use `CompiledPixelSNAIL`? On a CPU, for a network whose weights stay in the cache"
+    k = self.config
+    own = (k.kernel_size // 2) * k.n_blocks * k.n_res_blocks * 3 * k.channels * k.res_channels
+    rest = sum(p.numel() for name, p in self.named_parameters()
+               if p.ndim == 3 and p.shape[2] == 1 and not name.startswith(('vertical', 'horizontal')))
+    return self.device.type == 'cpu' and 4e-6 * (own + rest) <= COMPILED_MB
+
+# %% ../nbs/05_pixelsnail.ipynb #bf66dec0
+@patch(as_prop=True)
+def best_batch(self:PixelSNAIL)->int:
+    "Maps to ask `sample_codes` for at a time: as many as make a map cheapest"
+    return 8 if self.device.type == 'cpu' else 64
 
 # %% ../nbs/05_pixelsnail.ipynb #3b57b955
 @patch
@@ -859,7 +1298,7 @@ def _start(self:PixelSNAIL, cond, n, init, mask, shape, guidance):
         f"guidance={guidance}: this prior was trained without class_dropout, it knows no maps without a class.")
     full = lambda x: None if x is None else x.reshape(n, k.n_quantizers, *shape).to(self.device)
     weights = self.class_weights(cond if shares else number) if shares or cond is not None or k.condition != 'place' else None
-    return weights, full(init), full(mask), shape
+    return weights, full(init), full(mask), shape, None if weights is None else guidance  # without a class there is nothing to leave
 
 # %% ../nbs/05_pixelsnail.ipynb #7ea6b614
 @patch
@@ -877,7 +1316,7 @@ def sample_codes(self:PixelSNAIL,
     n, training = len(seeds), self.training
     try:
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            weights, init, mask, shape = self.eval()._start(cond, n, init, mask, shape, guidance)
+            weights, init, mask, shape, guidance = self.eval()._start(cond, n, init, mask, shape, guidance)
             codes = self._draw_map(weights, init, mask, shape, ItemNoise(seeds, self.device), progress, guidance,
                                    temperature=temperature, top_k=top_k, top_p=top_p)
     finally: self.train(training)
@@ -886,24 +1325,20 @@ def sample_codes(self:PixelSNAIL,
 # %% ../nbs/05_pixelsnail.ipynb #8c40b45d
 @patch
 def _draw_map(self:PixelSNAIL, weights, init, mask, shape, noise, progress, guidance, **how):
-    "Row by row, column by column: kept codes are written, the others drawn; after the last open position nothing is computed"
+    "Row by row; after the last open position nothing is computed"
     k, n = self.config, len(noise.generators)
-    if guidance is not None: weights = torch.cat([weights, torch.zeros_like(weights)])
-    cache = CachedPixelSNAIL(self, weights, shape, n)
-    codes = torch.zeros(n, k.n_quantizers, *shape, dtype=torch.long, device=self.device) if init is None else init.clone()
-    last = math.prod(shape) if mask is None else 1 + int(mask.flatten(2).any(0).any(0).nonzero().max()) if mask.any() else 0
-    rows, steps = FasterThreads(), FasterThreads()
+    if guidance is not None:
+        weights = torch.cat([weights, torch.zeros_like(weights)])
+    cache = (CompiledPixelSNAIL if self.compiled else CachedPixelSNAIL)(self, weights, shape, n)
+    size, dev = (n, k.n_quantizers, *shape), self.device
+    codes = torch.zeros(size, dtype=torch.long, device=dev) if init is None else init.clone()
+    still = torch.zeros(size, dtype=torch.bool, device=dev) if mask is None else ~mask
+    open_ = (~still).flatten(2).any(0).any(0).nonzero()
+    last = 1 + int(open_.max()) if len(open_) else 0
     for i in tqdm(range(-(-last // shape[1])), 'codes', unit='row', disable=not progress, leave=False):
-        rows(cache.start_row, i)
+        cache.start_row(i)
         uniform = noise.rand(shape[1], k.n_quantizers, k.n_codes)
-        for j in range(min(shape[1], last - i * shape[1])):
-            def choose(logits, stage):
-                if guidance is not None: logits = torch.lerp(*logits.chunk(2)[::-1], guidance)
-                drawn = draw_code(logits, uniform[:, j, stage], **how)
-                if mask is not None: drawn = torch.where(mask[:, stage, i, j], drawn, codes[:, stage, i, j])
-                codes[:, stage, i, j] = drawn
-                return drawn if guidance is None else drawn.repeat(2)
-            cache.draw(j, steps(cache.step, j), choose)
+        cache.draw_row(min(shape[1], last - i * shape[1]), uniform, codes, still, guidance, **how)
     return codes
 
 # %% ../nbs/05_pixelsnail.ipynb #a5487bb4
