@@ -1297,8 +1297,11 @@ def _start(self:PixelSNAIL, cond, n, init, mask, shape, guidance):
     if guidance is not None and not k.class_dropout: raise CodeError(
         f"guidance={guidance}: this prior was trained without class_dropout, it knows no maps without a class.")
     full = lambda x: None if x is None else x.reshape(n, k.n_quantizers, *shape).to(self.device)
-    weights = self.class_weights(cond if shares else number) if shares or cond is not None or k.condition != 'place' else None
-    return weights, full(init), full(mask), shape, None if weights is None else guidance  # without a class there is nothing to leave
+    if cond is not None or k.condition != 'place' and not k.class_dropout:
+        weights = self.class_weights(cond if shares else number)
+    else:  # what the network was shown in training where the class was dropped
+        weights = torch.zeros(n, k.n_classes, device=self.device)
+    return weights, full(init), full(mask), shape, None if cond is None else guidance
 
 # %% ../nbs/05_pixelsnail.ipynb #7ea6b614
 @patch
