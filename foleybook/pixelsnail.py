@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['COMPILED_MB', 'causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock',
-           'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition', 'EmbeddingCondition',
-           'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'published_key', 'published_config',
-           'draw_code', 'Affine', 'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL',
-           'CompiledPixelSNAIL', 'turn_codes', 'TurnCodes', 'code_bits', 'held_out_bits', 'PixelSNAILRecipe',
-           'FoleyRecipe']
+           'DroppedAttention', 'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition',
+           'EmbeddingCondition', 'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'published_key',
+           'published_config', 'draw_code', 'Affine', 'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep',
+           'CachedPixelSNAIL', 'CompiledPixelSNAIL', 'turn_codes', 'TurnCodes', 'code_bits', 'held_out_bits',
+           'PixelSNAILRecipe', 'FoleyRecipe']
 
 # %% ../nbs/05_pixelsnail.ipynb #153d9f7c
 import numpy as np
@@ -156,6 +156,57 @@ class GatedResBlock(nn.Module):
         if cond is not None: h = h + self.condition(cond)
         return x + F.glu(h, dim=1)
 
+# %% ../nbs/05_pixelsnail.ipynb #86cf346b
+def _attention_blocks(q, k, dropout, seed, rows=64, maps=8):
+    "For some heads and queries: (heads, first query, end, softmax weights (n, rows, end), which are kept)"
+    random = torch.Generator().manual_seed(seed)
+    limit = round(dropout * 65536) - 32768
+    for n in range(0, len(q), maps):
+        part = slice(n, n + maps)
+        for first in range(0, q.shape[1], rows):
+            end = min(first + rows, q.shape[1])
+            scores = torch.bmm(q[part, first:end] * q.shape[-1]**-.5, k[part, :end].mT)
+            later = torch.ones(end - first, end - first, dtype=torch.bool).triu(1)
+            scores[:, :, first:].masked_fill_(later, -torch.inf)
+            bits = torch.empty(-(-scores.numel() // 4), dtype=torch.int64).random_(-2**63, None, generator=random)
+            kept = bits.view(torch.int16)[:scores.numel()].view(scores.shape) >= limit
+            yield part, first, end, scores.softmax(-1), kept
+
+# %% ../nbs/05_pixelsnail.ipynb #97b708a7
+class DroppedAttention(torch.autograd.Function):
+    "Causal softmax(q k / sqrt(d)) v with weights dropped at random, on a CPU; memory of one block of queries"
+    @staticmethod
+    def forward(ctx,
+        q:Tensor, # (n, l, d), n = batch x heads
+        k:Tensor, # (n, l, d)
+        v:Tensor, # (n, l, d)
+        dropout:float, # share of weights dropped; the rest is scaled up
+        seed:int, # of the random bits
+    )->Tensor: # (n, l, d)
+        "Block by block of queries"
+        out, share = torch.empty_like(q), 1 - round(dropout * 65536) / 65536
+        for n, first, end, weights, kept in _attention_blocks(q, k, dropout, seed):
+            out[n, first:end] = torch.bmm(weights * kept, v[n, :end]) / share
+        ctx.save_for_backward(q, k, v, out)
+        ctx.how = dropout, seed, share
+        return out
+
+    @staticmethod
+    def backward(ctx,
+        grad:Tensor, # with respect to the output, (n, l, d)
+    )->tuple: # with respect to q, k, v
+        "The softmax's own gradient needs only the inner product of output and gradient"
+        (q, k, v, out), (dropout, seed, share) = ctx.saved_tensors, ctx.how
+        dq, dk, dv, scale = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v), q.shape[-1]**-.5
+        inner, grad = (grad * out).sum(-1, keepdim=True), grad / share
+        for n, first, end, weights, kept in _attention_blocks(q, k, dropout, seed):
+            rows, seen = (n, slice(first, end)), (n, slice(end))
+            dscore = torch.bmm(grad[rows], v[seen].mT).mul_(kept).sub_(inner[rows]).mul_(weights).mul_(scale)
+            dv[seen].baddbmm_(weights.mul_(kept).mT, grad[rows])
+            dk[seen].baddbmm_(dscore.mT, q[rows])
+            dq[rows] = torch.bmm(dscore, k[seen])
+        return dq, dk, dv, None, None
+
 # %% ../nbs/05_pixelsnail.ipynb #2ecee298
 class CausalAttention2d(nn.Module):
     "Every position looks back at all earlier ones of the map, row by row; computed in float32 whatever autocast says"
@@ -180,8 +231,13 @@ class CausalAttention2d(nn.Module):
         q, k, v = (rearrange(f(x), 'b (n d) h w -> b n (h w) d', n=self.n_heads).float().contiguous()  # else torch is 4x slower
                    for f, x in ((self.query, query), (self.key, key), (self.value, key)))
         if not self.attend_self: q, k, v = q[:, :, 1:], k[:, :, :-1], v[:, :, :-1]
+        dropout = self.dropout * self.training
         with torch.autocast(q.device.type, enabled=False):
-            out = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout * self.training, is_causal=True)
+            if dropout and q.device.type == 'cpu':
+                seed = int(torch.randint(2**62, ()))
+                out = DroppedAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)), dropout, seed).view_as(q)
+            else:
+                out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         if not self.attend_self: out = F.pad(out, (0, 0, 1, 0))
         return rearrange(out, 'b n (h w) d -> b (n d) h w', h=query.shape[-2])
 
@@ -284,7 +340,7 @@ class PixelSNAILConfig:
     attention_width:int = 128  # all heads together
     n_out_res_blocks:int = 0
     dropout:float = .1  # in the residual blocks
-    attention_dropout:float = .1  # of attention weights; at 0 training uses torch's fused attention, which keeps no weights
+    attention_dropout:float = 0.  # of attention weights; published .1, which costs time
     cond_channels:int = 64
     class_dropout:float = 0.  # share of training items that are shown no class: what guidance needs
     weight_norm:bool = True
@@ -1431,7 +1487,7 @@ class PixelSNAILRecipe(Recipe):
 
 # %% ../nbs/05_pixelsnail.ipynb #9a64e2a6
 _SMALL = dict(channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3, n_heads=4, attention_width=64,
-              cond_channels=64, class_dropout=.1, dropout=.15, attention_dropout=0.)
+              cond_channels=64, class_dropout=.1, dropout=.15)
 
 PixelSNAILRecipe.presets = {
     'quick-pixelsnail': dict(steps=800, epoch_steps=200, batch_size=8, lr=3e-3, weight_decay=.05, ema=.99, clip_norm=1., noise=.05,
@@ -1442,10 +1498,11 @@ PixelSNAILRecipe.presets = {
                              model=PixelSNAILConfig(**_SMALL)),
     'dcase-pixelsnail': dict(steps=909_000, epoch_steps=606, batch_size=8, lr=3e-4, schedule='constant', optimizer='adam',
                              betas=(.9, .999), turn=False, model=PixelSNAILConfig(
-                                 condition='linear map', attend_self=False, edge_bias=False)),
+                                 condition='linear map', attend_self=False, edge_bias=False, attention_dropout=.1)),
     'audyn-pixelsnail': dict(steps=897_000, epoch_steps=598, batch_size=8, lr=3e-4, schedule='constant', optimizer='adam',
                              betas=(.9, .999), clip_norm=10., turn=False, model=PixelSNAILConfig(
-                                 condition='embedding map', key_order='last', vertical_shift=2, edge_bias=False)),
+                                 condition='embedding map', key_order='last', vertical_shift=2, edge_bias=False,
+                                 attention_dropout=.1)),
 }
 
 # %% ../nbs/05_pixelsnail.ipynb #946f2f1d
