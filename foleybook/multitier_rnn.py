@@ -18,10 +18,11 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .audio_features import mu_law_decode, mu_law_encode
-from .sound_data import ClipTable, load_params, open_dataset, resample_params, split_table
+from .data_sets import open_dataset
+from .sound_data import ClipTable, load_params, resample_params, split_table
 from .files import CheckpointError, load_strict
-from .generator import Generator, seed_everything
-from .recipes import Recipe
+from .generator import Conditions, Generator, ItemNoise, seed_everything
+from .recipes import LoopRecipe
 
 # %% ../nbs/11_multitier_rnn.ipynb #05b4c97f
 @dataclass
@@ -87,7 +88,7 @@ class PhasedLSTMCell(nn.Module):
 # %% ../nbs/11_multitier_rnn.ipynb #5c711e05
 class AudioTier(Generator):
     "A recurrent network over mu-law samples with control values (MTCRNN, tier 1)"
-    honours = frozenset(("cond", "seconds", "temperature"))
+    asks, honours, default_seconds = frozenset(("controls",)), frozenset(("seconds", "temperature")), 1.0
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class AudioTier(Generator):
     ):
         super().__init__()
         c = self.config = config or AudioTierConfig()
+        self.control_names = c.controls or tuple(f"control_{k}" for k in range(c.cond_size))
         d, d_in = c.hidden_size, c.input_size + c.cond_size
         self.input = nn.Linear(d_in, 3 * d_in if c.wide_input else d)
         self.widen = nn.Linear(3 * d_in, d) if c.wide_input else nn.Identity()
@@ -235,48 +237,52 @@ def generate(
                       uniforms[:, i].double().numpy(), float(temperature), h[i]) for i in range(len(row))]
     return torch.from_numpy(np.stack(codes)), torch.from_numpy(np.ascontiguousarray(h.swapaxes(0, 1)))
 
-# %% ../nbs/11_multitier_rnn.ipynb #ea989fcc
+# %% ../nbs/11_multitier_rnn.ipynb #011c95dd
 @patch
-def resolve_cond(
+def control_tracks(
     self: AudioTier,
-    cond,  # a number, points over the sound (l,), or (l, cond_size)
-    n: int,  # number of sounds
-) -> tuple:  # float (l, cond_size) or None, and n
-    "Controls as columns of points over the length of the sound"
-    if cond is None and self.config.cond_size: cond = 0.5
-    if not self.config.cond_size: return None, n
-    track = torch.as_tensor(cond, dtype=torch.float64)
-    track = track.reshape(-1, 1) if track.ndim < 2 else track
-    if track.ndim != 2 or track.shape[1] not in (1, self.config.cond_size) or not torch.isfinite(track).all():
-        names = ", ".join(self.config.controls) or self.config.cond_size
-        raise ValueError(f"cond of shape {tuple(track.shape)} is no control track: give finite points (l,) or (l, {self.config.cond_size}) for {names}.")
-    return track.expand(-1, self.config.cond_size), n
+    cond: Conditions,  # of n sounds; every control must be there
+    samples: int,  # length of the sound
+) -> Tensor:  # control values in force after each sample, (n, samples, cond_size)
+    "Controls at the rate of the samples: points at their own rate, or stretched over the sound"
+    tracks, rate = cond.controls, cond.control_rate
+    if missing := [k for k in self.control_names if k not in tracks]:
+        raise ValueError(f"no control {missing[0]!r}. Give a number or points for each of {', '.join(self.control_names)}.")
+    at = np.arange(samples) / self.config.sample_rate if rate else np.linspace(0, 1, samples)
+    columns = []
+    for k in self.control_names:
+        v = tracks[k].double().cpu().numpy()
+        times = np.arange(v.shape[1]) / rate if rate else np.linspace(0, 1, v.shape[1])
+        columns.append(np.stack([np.interp(at, times, row) for row in v]))
+    return torch.from_numpy(np.stack(columns, -1)).float() if columns else torch.zeros(len(cond), samples, 0)
 
 # %% ../nbs/11_multitier_rnn.ipynb #8cb1bd79
 @patch
-def default_cond(self: AudioTier, seeds: list): return None
+def default_cond(
+    self: AudioTier,
+    seeds: list,  # one per sound
+) -> Conditions:
+    "Controls that nobody asked for rest in the middle of their range"
+    return Conditions(len(seeds), controls={k: torch.full((len(seeds), 1), 0.5) for k in self.control_names})
 
 # %% ../nbs/11_multitier_rnn.ipynb #1380d20d
 @patch
 def _sample(
     self: AudioTier,
-    cond,  # float (l, cond_size) or None
+    cond: Conditions,  # of n sounds
     n: int,  # number of sounds
     seeds: list,  # one per sound
-    seconds: float = None,  # length, s; default one second
+    seconds: float = 1.0,  # length, s
     temperature: float = 1.0,  # divides the logits
 ) -> Tensor:  # waveform, (n, 1, t)
     "Start from silence and draw sample after sample"
-    c = self.config
-    length = round((seconds or 1.0) * c.sample_rate)
-    at = np.linspace(0, 1, length)
-    columns = [np.interp(at, np.linspace(0, 1, len(p)), p) if len(p) > 1 else np.full(length, p[0]) for p in (cond.T.numpy() if cond is not None else [])]
-    controls = torch.from_numpy(np.stack(columns, -1)).float() if columns else torch.zeros(length, 0)
+    c, length = self.config, round(seconds * self.config.sample_rate)
+    controls = self.control_tracks(cond, length)
     silence = mu_law_encode(torch.zeros(1, 1), c.channels, "mtcrnn")
     first = F.one_hot(silence, c.channels).float()[0] if c.input_size > 1 else silence / c.channels
-    row = torch.cat([first, controls[:1]], -1).float().expand(n, 1, -1)
-    draws = torch.stack([torch.rand(length, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds], 1)
-    codes, _ = generate(self, row, controls.expand(n, -1, -1), draws, temperature or 1.0)
+    row = torch.cat([first.expand(n, -1), controls[:, 0]], -1).float()[:, None]
+    draws = ItemNoise(seeds).rand(length).double().T
+    codes, _ = generate(self, row, controls, draws, temperature)
     return mu_law_decode(codes, c.channels, "mtcrnn")[:, None]
 
 # %% ../nbs/11_multitier_rnn.ipynb #986b91ee
@@ -313,7 +319,7 @@ class ParamClips:
 
 # %% ../nbs/11_multitier_rnn.ipynb #83fa717d
 @dataclass
-class AudioTierRecipe(Recipe):
+class AudioTierRecipe(LoopRecipe):
     "A recurrent audio tier over clips with parameter files"
     model: AudioTierConfig = field(default_factory=lambda: AudioTierConfig(cond_size=1, hidden_size=256, n_layers=4, controls=("rate",)))
     length: int = 256  # samples in an item
@@ -329,7 +335,9 @@ class AudioTierRecipe(Recipe):
         m = self.model
         parts = [ParamClips(table.subset(rows), m.controls, m.sample_rate, self.length, m.channels, items) for rows, items in
                  zip(split_table(table), (10000, 4 * self.batch_size))]
-        return DataLoaders(*(DataLoader(p, bs=self.batch_size, shuffle=k == 0, drop_last=k == 0) for k, p in enumerate(parts)))
+        dls = DataLoaders(*(DataLoader(p, bs=self.batch_size, shuffle=k == 0, drop_last=k == 0) for k, p in enumerate(parts)))
+        dls.table = table
+        return dls
 
     def build_model(self, dls) -> AudioTier:
         "A fresh tier"

@@ -12,10 +12,10 @@ __all__ = ['MPD_WIDTHS', 'MSD_WIDTHS', 'Conv1d', 'ConvTranspose1d', 'Vocoder', '
            'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss',
            'spectral_energy_loss', 'WaveToMel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe',
            'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'read_original', 'audyn_mel', 'copy_synthesis',
-           'render_file', 'find_vocoder']
+           'render_file', 'find_vocoder', 'MelGenerator']
 
 # %% ../nbs/03_vocoders.ipynb #3ab67806
-import importlib.resources,importlib.util,math,pickle,re,time,zipfile
+import copy,importlib.resources,importlib.util,math,pickle,re,time,zipfile
 from dataclasses import dataclass,field,fields,replace
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +30,15 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from fastai.callback.core import Callback
 from fastcore.basics import patch
-from .audio_features import MelConfig,log_mel,mel_centres,mel_filterbank,read_audio,unclipped
-from .sound_data import ClipTable,WaveCache,open_dataset,wave_dls
+from .audio_features import (fit_length, GriffinLim, log_mel, mel_centres, mel_filterbank,
+                                      MelConfig, read_audio, Sounds, unclipped)
+from .sound_data import ClipTable, wave_dls, WaveCache
+from .data_sets import open_dataset
+from .data_sets import open_dataset
 from .files import CheckpointError, load_strict, read_json, read_safetensors
-from .generator import Pretrained
-from .recipes import Recipe
-from .training import AdversarialTraining
+from .generator import Conditions, Pipeline, Pretrained
+from .recipes import LoopRecipe
+from .training import AdversarialTraining, unwrap
 
 # %% ../nbs/03_vocoders.ipynb #5e23911b
 class Conv1d(nn.Conv1d):
@@ -1204,7 +1207,7 @@ class WaveToMel(Callback):
 
 # %% ../nbs/03_vocoders.ipynb #3db8de96
 @dataclass
-class VocoderRecipe(Recipe):
+class VocoderRecipe(LoopRecipe):
     "What the recipes of all vocoders share: data are folders, tables or caches of sounds"
     segment: int = 8192 # samples of a training crop
     clip_seconds: float = 5. # length of the cached clips
@@ -1231,6 +1234,20 @@ class VocoderRecipe(Recipe):
         other = Pretrained.from_pretrained(self.remake, self.torch_device)
         self.model.mel.require(other.mel, f"the model in {self.remake}")
         return lambda m: other.decode(other.encode(m))
+
+    def listen(self, learn)->Sounds:
+        "Up to two seconds of four held-out clips through the vocoder"
+        model,cache,rows = unwrap(learn.model).eval(),learn.dls.cache,learn.dls.valid_rows
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, 4).astype(int))]
+        x = torch.from_numpy(np.array(cache.waves[rows, :2 * cache.sample_rate])) / 32768
+        with torch.no_grad():
+            m = log_mel(x.to(model.device), self.model.mel)
+            if self.remake: m = self.remaker()(m)
+            y = model(m).float().cpu()
+        return Sounds(unclipped(y), cache.sample_rate, labels=list(cache.index.df.label.iloc[rows]))
+
+    def check_listen(self, learn):
+        "A vocoder can always be heard"
 
     def callbacks(self):
         "Waveforms to mels"
@@ -1372,6 +1389,10 @@ class MelGANRecipe(AdversarialRecipe):
     def discriminators(self):
         "Three scales"
         return MelGANDiscriminator()
+
+    def unused(self):
+        "Its discriminators have one size"
+        return super().unused() | dict(d_width="The discriminators of MelGAN have one size. Leave it out.")
 
 # %% ../nbs/03_vocoders.ipynb #2a095f19
 @dataclass
@@ -1688,3 +1709,124 @@ def find_vocoder(
     "A trained vocoder by name"
     folder = importlib.resources.files('foleybook')/'weights'/'vocoder' if str(name) == 'default' else Path(name)
     return Pretrained.from_pretrained(folder, device).eval()
+
+# %% ../nbs/03_vocoders.ipynb #b807f511
+class MelGenerator(Pipeline):
+    "Base of all that paint a log-mel and have `self.vocoder` play it; a family writes `sample_mel`"
+    fade = .01  # s over which kept sound goes over into new sound
+
+    @property
+    def mel(self)->MelConfig:
+        "The front end of the spectrograms"
+        return self.vocoder.mel
+
+    @property
+    def sample_rate(self)->int: # Hz
+        "That of the vocoder"
+        return self.mel.sample_rate
+
+    def sample_mel(self,
+        cond:Conditions, # of n sounds
+        n:int, # number of sounds
+        seeds:list, # n numbers
+        frames:int, # length of the spectrogram
+        init:Tensor|None=None, # log-mel to start from, (n, m, f)
+        mask:Tensor|None=None, # bool, (f,): frames to make anew; the others of `init` stay
+        **honoured, # the other arguments that the family honours
+    )->Tensor: # log-mel, (n, m, f) or longer
+        "What a family writes"
+        raise TypeError(f"{type(self).__name__} has no sample_mel: a painter must say how it paints.")
+
+# %% ../nbs/03_vocoders.ipynb #27ecaa80
+@patch
+def _sample(self:MelGenerator,
+    cond:Conditions, # of n sounds
+    n:int, # number of sounds
+    seeds:list, # n numbers
+    seconds:float, # length
+    init:Tensor|None=None, # waveform, (n, c, t)
+    mask:Tensor|None=None, # bool, (t,)
+    loop:bool=False, # the end joins the start
+    **honoured, # for `sample_mel`
+)->Tensor: # waveform, (n, 1, t)
+    "Seconds to frames, sound to mel, mel to sound, item by item, so that an item is the same in any batch"
+    mel, samples = self.mel, round(seconds * self.sample_rate)
+    frames = -(-samples // mel.hop_length)
+    if loop: honoured['loop'] = True
+    if init is not None:
+        honoured['init'] = log_mel(fit_length(init.mean(1), mel.samples(frames)), mel)[..., :frames]
+        if mask is not None: honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(), frames)[0].bool()
+    painted = self.sample_mel(cond, n, seeds, frames, **honoured)
+    made = torch.cat([self.play(m, samples, seed, loop) for m,seed in zip(painted.split(1), seeds)])
+    return made if mask is None else self.paste(unclipped(made), init.mean(1, keepdim=True), mask)
+
+# %% ../nbs/03_vocoders.ipynb #df7d1c32
+@patch
+@torch.no_grad()
+def play(self:MelGenerator,
+    log_mel:Tensor, # (n, m, f)
+    samples:int, # length wanted
+    seed:int=0, # of the phases that Griffin-Lim starts from
+    loop:bool=False, # the mel is a ring: the end joins the start
+)->Tensor: # waveform, (n, 1, samples)
+    "Sound of a log-mel"
+    around, hop = min(32, log_mel.shape[-1]) if loop else 0, self.mel.hop_length
+    if loop: log_mel = torch.cat([log_mel[..., -around:], log_mel, log_mel[..., :around]], -1)
+    if isinstance(self.vocoder, GriffinLim): sound = self.vocoder(log_mel, [seed] * len(log_mel))
+    else: sound = self.vocoder.vocode(log_mel)
+    sound = sound.float().cpu()[..., around * hop:]
+    if not loop: return fit_length(sound, samples)
+    width, ring = min(hop, samples), log_mel.shape[-1] * hop - 2 * around * hop
+    before = sound[..., ring - width:ring]      # what is heard before the first sample, once round the ring
+    share = torch.linspace(0, 1, width)
+    end = (1 - share) * sound[..., samples - width:samples] + share * before
+    return torch.cat([sound[..., :samples - width], end], -1)
+
+# %% ../nbs/03_vocoders.ipynb #8c65ed1b
+@patch
+def paste(self:MelGenerator,
+    made:Tensor, # waveform, (n, 1, t)
+    kept:Tensor, # waveform, (n, 1, t)
+    mask:Tensor, # bool, (t,): where `made` is heard
+)->Tensor: # waveform, (n, 1, t)
+    "`kept` outside the mask, `made` inside, each edge faded within the mask"
+    width = 2 * round(self.fade * self.sample_rate / 2) + 1
+    inner = -F.max_pool1d(-mask[None].float(), width, 1, width // 2)        # the mask, shrunk by half a fade
+    share = F.avg_pool1d(inner, width, 1, width // 2, count_include_pad=False)
+    return kept + share * (made - kept) * mask
+
+# %% ../nbs/03_vocoders.ipynb #cf1597fc
+@patch
+def with_vocoder(self:MelGenerator,
+    vocoder, # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into (b, 1, t)
+)->MelGenerator: # shares all else with this one
+    "The same generator heard through another vocoder; another front end raises `MelMismatch`"
+    vocoder = find_vocoder(vocoder) if isinstance(vocoder, (str, Path)) else vocoder
+    self.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
+    twin = copy.copy(self)
+    twin._modules = dict(self._modules, vocoder=vocoder)
+    return twin
+
+# %% ../nbs/03_vocoders.ipynb #d7b57ba5
+@patch
+def _stream(self:MelGenerator,
+    cond:Conditions, # of n sounds
+    n:int, # number of sounds
+    seeds:list, # n numbers
+    block:int, # samples in a block
+    seconds:float, # length
+    init:Tensor|None=None, mask:Tensor|None=None, loop:bool=False, # need the whole sound: refused
+    **honoured, # for `sample_mel`
+): # yields (n, 1, block)
+    "Paint the spectrogram, then give the sound away while the vocoder renders it"
+    if init is not None or loop: raise ValueError("init and loop need the whole sound. Use sample.")
+    if not isinstance(self.vocoder, Vocoder): raise ValueError(
+        f"{type(self.vocoder).__name__} works on a whole sound. Give a trained vocoder (with_vocoder), or use sample.")
+    left, held, hop = round(seconds * self.sample_rate), None, self.mel.hop_length
+    painted = self.sample_mel(cond, n, seeds, -(-left // hop), **honoured)
+    for piece in self.vocoder.stream(painted, chunk=max(1, block // hop)):
+        held = piece.cpu() if held is None else torch.cat([held, piece.cpu()], -1)
+        while held.shape[-1] >= block and left >= block:
+            yield held[..., :block]
+            held, left = held[..., block:], left - block
+    if left: yield held[..., :left]
