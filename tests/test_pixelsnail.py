@@ -26,7 +26,7 @@ KINDS = {
     "no attention": dict(attention=False, weight_norm=False),
     "kernel 3": dict(kernel_size=3, n_res_blocks=3, n_codes=10),
 }
-PATHS = {"torch": 0, "compiled": 1e9}  # weights that a position may read for the compiled function to be taken, MB
+PATHS = {"torch": 0, "compiled": 1e9}  # values of COMPILED_MB
 
 
 @pytest.fixture(params=PATHS)
@@ -64,7 +64,7 @@ def sample_plain(model, cond, seeds, shape=None, init=None, mask=None, **how):
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_equals_full_forward(kind, path):
     model, cond = network(**KINDS[kind]), torch.tensor([1, 2])
-    assert model.compiled == (path == "compiled")
+    assert model.compiled() == (path == "compiled")
     how = dict(temperature=0.9, top_k=6, top_p=0.95)
     ours = model.sample_codes(cond, [3, 4], **how)
     assert torch.equal(ours, sample_plain(model, cond, [3, 4], **how))
@@ -176,8 +176,8 @@ def test_the_size_decides_what_draws():
     small, published = PixelSNAILConfig(**SMALL), PixelSNAILConfig(condition="linear map", cond_width=8)
     with torch.device("meta"):
         models = PixelSNAIL(small), PixelSNAIL(published)
-    assert not any(m.compiled for m in models)  # not on the CPU
-    assert network().compiled and not PixelSNAIL(published).compiled
+    assert not any(m.compiled() for m in models)  # not on the CPU
+    assert network().compiled(16) and not PixelSNAIL(published).compiled(8)
     assert network().best_batch > 1
 
 
@@ -206,6 +206,39 @@ def test_half_precision_learns_as_single_does():
     single, half = curves.values()
     assert single[-1] < 0.6 * single[0]  # it does learn
     assert ((half - single).abs() / single).max() < 0.05 and (half - single).abs().mean() < 0.01 * single.mean()
+
+
+def test_dropped_attention_is_the_plain_formula_with_the_same_mask():
+    "Outputs, gradients (in float64, against differences too), and the share that is dropped"
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(10, 70, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    kept = torch.zeros(10, 70, 70, dtype=torch.float64)
+    for part, first, end, _, keep in pixelsnail._attention_blocks(q, k, 0.25, 5):
+        kept[part, first:end, :end] = keep.double()
+    scores = (q @ k.mT / 2).masked_fill(torch.ones(70, 70).triu(1).bool(), -torch.inf)
+    plain, ours = scores.softmax(-1) * kept / 0.75 @ v, pixelsnail.DroppedAttention.apply(q, k, v, 0.25, 5)
+    assert torch.allclose(ours, plain)
+    for a, b in zip(torch.autograd.grad(ours.square().sum(), (q, k, v)), torch.autograd.grad(plain.square().sum(), (q, k, v))):
+        assert torch.allclose(a, b)
+    assert abs(kept[:, torch.ones(70, 70).tril().bool()].mean() - 0.75) < 0.01
+    drop = pixelsnail.DroppedAttention.apply
+    assert torch.autograd.gradcheck(lambda *x: drop(*x, 0.3, 1), [x.detach()[:2, :9].requires_grad_() for x in (q, k, v)])
+    with torch.no_grad():
+        mean = torch.stack([drop(q, k, v, 0.25, seed) for seed in range(400)]).mean(0)
+        assert (mean - scores.softmax(-1) @ v).abs().mean() < 0.05 * plain.abs().mean()
+
+
+def test_attention_dropout_follows_the_seed_and_training_only():
+    model = network(attention_dropout=0.5).train()
+    codes, cond, logits = torch.randint(0, 11, (2, 5, 7)), torch.tensor([1, 2]), []
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        logits.append(model(codes, cond))
+    assert torch.equal(logits[0], logits[1]) and not torch.allclose(logits[0], logits[2])
+    assert torch.equal(model.eval()(codes, cond), model(codes, cond))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
