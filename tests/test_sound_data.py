@@ -392,6 +392,16 @@ def test_pops_keep_time_and_pitch():
     assert (energy[:, 0] > energy[:, 3]).all()
 
 
+def test_pops_are_as_loud_as_the_published_ones():
+    def rms(rate):
+        made = [procedural_sound("pops", 10, 16000, seed=s, rate=rate) for s in range(4)]
+        return np.mean([x.square().mean().sqrt() for x in made])
+
+    assert abs(rms(4) / 0.0385 - 1) < 0.3 and abs(rms(32) / 0.112 - 1) < 0.3
+    first = procedural_sound("pops", 1, 16000, seed=0, rate=8)[0].abs()
+    assert abs((first > 0.2 * first.max()).nonzero()[0].item() / 16000 - 1 / 8) < 0.003  # after one period
+
+
 def test_make_procedural_is_deterministic(tmp_path):
     a = make_procedural(tmp_path / "a", ["rain", "pops"], 3, 0.3, seed=5, n_jobs=2)
     b = make_procedural(tmp_path / "b", ["rain", "pops"], 3, 0.3, seed=5, n_jobs=1)
