@@ -418,7 +418,7 @@ def evaluate(
     quiet: bool = False,  # print only errors
 ):
     "Judge generated sounds against recordings: distances, accuracy, diversity, copies and faults, with intervals"
-    from foleybook.evaluation import evaluate as judge
+    from foleybook.cli import evaluate as judge
     from foleybook.data_sets import open_dataset
     from foleybook.sound_data import split_by_fold
 
@@ -452,7 +452,8 @@ def leaderboard(
     quiet: bool = False,  # print only errors
 ):
     "Train or load every family of the book, let it make the same sounds, judge them all, and write a page"
-    from foleybook.evaluation import FAMILIES, leaderboard as compete, leaderboard_table
+    from foleybook.evaluation import FAMILIES, leaderboard_table
+    from foleybook.cli import leaderboard as compete
     from foleybook.data_sets import open_dataset
     from foleybook.sound_data import split_by_fold
 

@@ -660,8 +660,8 @@ from torchvision.models.inception import BasicConv2d, Inception3
 from .data_sets import open_dataset
 from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls, split_by_fold
 from .files import CheckpointError, atomic_folder, load_strict
-from .generator import Pretrained, seed_everything
-from .recipes import Recipe, find_recipe
+from .generator import Pretrained
+from .recipes import LoopRecipe, Recipe, find_recipe
 
 # %% ../nbs/12_evaluation.ipynb #535520a1
 @dataclass
@@ -834,7 +834,7 @@ def classification_loss(smoothing=.1, weight=None):
 
 # %% ../nbs/12_evaluation.ipynb #f8ed347d
 @dataclass
-class ClassifierRecipe(Recipe):
+class ClassifierRecipe(LoopRecipe):
     "Trains the judge: a classifier of log-mels"
     steps:int = 600
     batch_size:int = 32
@@ -856,9 +856,11 @@ class ClassifierRecipe(Recipe):
     def dataloaders(self, data):
         "Random windows of each clip; the official fold is held out where there is one"
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
-        df = table.index.df if isinstance(table, MelCache) else table.df
-        valid = np.flatnonzero(df.fold == self.valid_fold) if (df.fold == self.valid_fold).any() else None
-        return mel_dls(table, self.mel(), self.seconds, self.batch_size, valid, frames=self.window(), seed=self.seed, progress=False)
+        cache = table if isinstance(table, MelCache) else MelCache.build(table, self.mel(), self.seconds, progress=False)
+        rows = np.delete(np.arange(len(cache) + len(cache.skipped)), cache.skipped_rows)    # in the table, of each clip in the cache
+        held = rows[np.flatnonzero(cache.index.df.fold == self.valid_fold)]
+        return mel_dls(cache, self.mel(), self.seconds, self.batch_size, held if len(held) else None, frames=self.window(),
+                       device=self.torch_device, seed=self.seed)
 
     def build_model(self, dls):
         "A classifier of the labels in the loaders"
@@ -1424,7 +1426,6 @@ def dcase_scores(
 
 # %% ../nbs/12_evaluation.ipynb #8ee8ea74
 from .audio_features import SamplingError, fit_length, write_audio
-from .codebooks import Cascade
 from .generator import Generator, ItemNoise
 from .settings import SettingsError
 from .training import TrainingError
@@ -1478,7 +1479,7 @@ class ShapedNoiseRecipe(Recipe):
     model:ShapedNoiseConfig = field(default_factory=ShapedNoiseConfig)
     presets = {'shaped-noise': {}}
 
-    def train(self, data, out, resume=True, progress=True):
+    def _train(self, data, out, resume, progress):
         "Fit and save"
         table = data if isinstance(data, ClipTable) else open_dataset(data)
         model = ShapedNoise(ShapedNoiseConfig(**vars(self.model) | dict(labels=tuple(table.labels)))).fit(table)

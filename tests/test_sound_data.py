@@ -527,6 +527,19 @@ def test_workers_give_the_same_batches(tmp_path, kind):
         assert all(torch.equal(u, v) for x, y in zip(a, b) for u, v in zip(flat(x), flat(y), strict=True))
 
 
+def test_workers_give_the_same_steps_of_training(cache):
+    from foleybook.training import StepDL
+
+    def epochs(workers):
+        dl = StepDL(mel_dls(cache, bs=4, frames=20, seed=3, workers=workers, device="cpu").train, 5, seed=7)
+        for dl.epoch in range(2):
+            yield from dl
+
+    here, there = list(epochs(0)), list(epochs(2))
+    assert len(here) == len(there) == 10
+    assert all(torch.equal(u, v) for x, y in zip(here, there) for u, v in zip(x, y, strict=True))
+
+
 def test_cache_travels_to_another_process(cache):
     back = pickle.loads(pickle.dumps(cache))
     assert isinstance(back.memory, np.memmap) and np.array_equal(back.mels, cache.mels) and len(pickle.dumps(cache)) < 2000
@@ -617,6 +630,20 @@ def test_conditions_go_to_the_device_of_the_loader(tmp_path):
                   progress=False, device="cpu")
     dls.train.after_batch.fs[-1].to("meta")
     assert dls.train.one_batch()[1].label.device.type == "meta"
+
+
+def test_learner_learns_from_conditions(tmp_path):
+    from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives learn.no_bar)
+    from fastai.learner import Learner
+    from torch import nn
+
+    dls = mel_dls(rising(tmp_path), MEL, 2.0, bs=2, frames=20, cache_dir=tmp_path / "c", progress=False, device="cpu",
+                  conditions=ClipConditions(features=("rgb",), feature_rate=20.0))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(80 * 20, 1))
+    learn = Learner(dls, net, loss_func=lambda p, cond: (p[:, 0] - cond.features[:, 0, 0]).square().mean())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(8, 3e-3)
+    assert learn.recorder.values[-1][0] < 0.1 * learn.recorder.values[0][0]  # the time of the crop is there to be learnt
 
 
 def test_learner_runs(cache):
