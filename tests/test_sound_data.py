@@ -639,11 +639,12 @@ def test_learner_learns_from_conditions(tmp_path):
 
     dls = mel_dls(rising(tmp_path), MEL, 2.0, bs=2, frames=20, cache_dir=tmp_path / "c", progress=False, device="cpu",
                   conditions=ClipConditions(features=("rgb",), feature_rate=20.0))
-    net = nn.Sequential(nn.Flatten(), nn.Linear(80 * 20, 1))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(80, 1))
     learn = Learner(dls, net, loss_func=lambda p, cond: (p[:, 0] - cond.features[:, 0, 0]).square().mean())
     with learn.no_bar(), learn.no_logging():
-        learn.fit(8, 3e-3)
-    assert learn.recorder.values[-1][0] < 0.1 * learn.recorder.values[0][0]  # the time of the crop is there to be learnt
+        learn.fit(30, 3e-3)
+    assert learn.recorder.values[-1][1] < 0.02  # s^2, of starts within 1.8 s: chance is .27
 
 
 def test_learner_runs(cache):
