@@ -11,6 +11,7 @@ __all__ = ['COLUMNS', 'PROCEDURAL', 'POPS_GAIN', 'TableError', 'ClipTable', 'rea
            'MeanStd', 'joblib_workers', 'TensorAudio', 'TensorMel', 'CacheLoader', 'mel_dls', 'wave_dls']
 
 # %% ../nbs/01_sound_data.ipynb #bf7311ab
+#| code-fold: true
 import hashlib
 import json
 import os
@@ -161,6 +162,7 @@ def read(cls:ClipTable,
     return ClipTable(read_frame(csv), Path(csv).parent)
 
 # %% ../nbs/01_sound_data.ipynb #d375e489
+#| code-fold: true
 LOUDEST = 10. # a sample beyond it (full scale is 1) is a fault
 
 def _unusable(x, file):
@@ -680,6 +682,7 @@ def sneeze_cough(
     return room(out, rng, .3, .02, sample_rate)
 
 # %% ../nbs/01_sound_data.ipynb #c95c737c
+#| code-fold: true
 def _make_clip(folder, kind, i, seconds, sample_rate, seed, params):
     "Write clip `i` of a procedural set; its row"
     seed = seed*100_003 + i
@@ -792,6 +795,7 @@ class CacheError(RuntimeError):
     "A cache that cannot be built or opened: says which, why and what to do"
 
 # %% ../nbs/01_sound_data.ipynb #8204a7a6
+#| code-fold: true
 @dataclass(frozen=True)
 class _Feature:
     "What is computed from each clip: a log-mel, or the waveform where `mel` is None"
@@ -825,6 +829,7 @@ def _hash(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/01_sound_data.ipynb #f2d44fc2
+#| code-fold: true
 @patch
 def __call__(self:_Feature, file, start, seconds):
     "The feature of one clip, or the reason (str) why there is none"
@@ -851,6 +856,7 @@ def _stored(self:_Feature, file):
     return fit_length(torch.from_numpy(m), self.shape[1], self.fit).numpy().astype(self.dtype)
 
 # %% ../nbs/01_sound_data.ipynb #dd17b6ea
+#| code-fold: true
 class _Store:
     "The rows of one front end"
     def __init__(self, folder, feature):
@@ -875,6 +881,7 @@ class _Store:
         return {k: v for k, v in known.items() if isinstance(v, str) or v[0] < n}
 
 # %% ../nbs/01_sound_data.ipynb #bb620d94
+#| code-fold: true
 @patch
 def fill(self:_Store,
     clips, # {key: (file, start, seconds)} to compute
@@ -919,6 +926,7 @@ def _reserve(f, start, size):
     elif size: f.truncate(start + size)
 
 # %% ../nbs/01_sound_data.ipynb #dea53a90
+#| code-fold: true
 class _Rows:
     "The rows `rows` of a memory map `memory` as an array (n, ...); what is indexed is read"
     def __init__(self, memory, rows):
@@ -981,6 +989,7 @@ class ClipCache:
     def labels(self): return self.index.labels
 
 # %% ../nbs/01_sound_data.ipynb #03858740
+#| code-fold: true
 def _digests(files, folder, n_jobs):
     "Content hashes; those of files with unchanged size and time are remembered in `folder`"
     memo, book = folder/"hashes.json", {}
@@ -1012,6 +1021,7 @@ def _clip_keys(table, folder, n_jobs):
     return clips, keys
 
 # %% ../nbs/01_sound_data.ipynb #88fa8d05
+#| code-fold: true
 @contextmanager
 def _one_thread():
     "Torch works on one thread: the clips are what runs in parallel"
@@ -1054,6 +1064,7 @@ def look_up(self:_Store, clips, n_jobs=-1, progress=False, strict=False, damaged
     return {k: reason(k, v) if isinstance(v, str) else v for k, v in found.items()}
 
 # %% ../nbs/01_sound_data.ipynb #3b28f293
+#| code-fold: true
 def _build(cls, table, feature, folder, n_jobs, progress, strict):
     "The cache of `feature` over `table`"
     store, size, damaged = _Store(folder/feature.key, feature), len(table)*feature.size, ()
@@ -1269,6 +1280,7 @@ class CacheLoader(TfmdDL):
         return res
 
 # %% ../nbs/01_sound_data.ipynb #3f23e642
+#| code-fold: true
 class _ToDevice(Transform):
     "Moves `Conditions`, which fastai does not know, to the device of the loader"
     device = "cpu"
@@ -1351,6 +1363,7 @@ def show_batch(self:CacheLoader,
             ax.set(xlabel="", ylabel="")
 
 # %% ../nbs/01_sound_data.ipynb #564d8853
+#| code-fold: true
 def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, **given):
     "Train and valid loaders; `valid_idx` counts rows of the table the cache was built from"
     if valid_idx is None: train, held = split_table(cache.index, valid, given["seed"])

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foleybook import audio_features
 from foleybook.audio_features import MelConfig, write_audio
 from foleybook.data_sets import (ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc,
                                  read_folder, read_fsdd, read_ljspeech, read_params, read_speech_commands,
@@ -437,7 +438,8 @@ def cache(tmp_path_factory):
     return MelCache.build(table, MEL, 0.8, folder / "cache", progress=False)
 
 
-odd = pytest.mark.xfail(strict=True, reason="the polyphase filter of `resample` grows with the ratio of the rates")
+odd = pytest.mark.xfail(not hasattr(audio_features, "RATES"), strict=True,
+                        reason="the polyphase filter of `resample` grows with the ratio of the rates")
 
 
 @pytest.mark.parametrize("rate", [1000, 192000, *(pytest.param(r, marks=odd) for r in (7999, 44099, 48001, 767999))])
