@@ -364,6 +364,7 @@ MEL_PRESETS = dict(
     diffwave_ljspeech=dict(center=True),
     audio_diffusion=dict(n_fft=2048, win_length=2048, hop_length=512, n_mels=256, f_max=None, center=True,
         pad_mode='constant', power=2., log='db', floor=1e-10, ref_max=True, top_db=80.),
+    audyn=dict(f_max=None, center=True, mel_scale='htk', mel_norm=None, power=2., floor=1e-10),
     bigvgan_22khz_80=dict(magnitude_eps=1e-9),
     bigvgan_24khz_100=dict(sample_rate=24000, n_mels=100, f_max=12000., magnitude_eps=1e-9),
     bigvgan_44khz_128=dict(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=512, n_mels=128, f_max=None,
