@@ -257,7 +257,8 @@ def test_preset_equals_librosa(name):
 
     mel = MelConfig.preset(name)
     x = noise(2 * mel.sample_rate, peak=0.9) * torch.linspace(1, 0.01, 2 * mel.sample_rate)
-    basis = librosa.filters.mel(sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.n_mels, fmin=mel.f_min, fmax=mel.f_max)
+    basis = librosa.filters.mel(sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.n_mels, fmin=mel.f_min, fmax=mel.f_max,
+                                htk=mel.mel_scale == "htk", norm=mel.mel_norm)
     y = np.pad(x.numpy(), mel.padding, mode=mel.pad_mode)
     spec = librosa.stft(y, n_fft=mel.n_fft, hop_length=mel.hop_length, center=False)
     m = basis @ (np.abs(spec) ** 2 + mel.magnitude_eps) ** (mel.power / 2)
