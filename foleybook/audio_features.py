@@ -651,13 +651,14 @@ def _log_mel_by_torch(x, mel):
         out.append(_log(values, mel).transpose(1, 2))
     return torch.cat(out).contiguous()
 
-# %% ../nbs/00_audio_features.ipynb #bd55b4ff
+# %% ../nbs/00_audio_features.ipynb #7131a04a
 @lru_cache(maxsize=1)
 def _kernel():
     "The compiled loop; None where numba is not to be had or finds no folder to keep its work in"
     try:
-        from numba import njit
+        from numba import config, njit
         from foleybook import mel_kernel
+        if config.DISABLE_JIT: return None
         loop = njit(nogil=True, error_model='numpy', cache=True)(mel_kernel.mel_of)
     except (ImportError, RuntimeError): return None
     return loop,mel_kernel
