@@ -847,13 +847,12 @@ def image_to_mel(
         raise ValueError("image_to_mel needs a MelConfig with top_db, as 'audio_diffusion' has")
     return image.float() * mel.top_db / 255 - mel.top_db
 
-# %% ../nbs/00_audio_features.ipynb #017a753b
+# %% ../nbs/00_audio_features.ipynb #4ce18f83
 def _check_convention(name):
     "Raise ValueError for a mu-law that nobody uses"
     if name not in ('torchaudio', 'mtcrnn'):
         raise ValueError(f"convention={name!r}; use 'torchaudio' or 'mtcrnn'")
 
-# %% ../nbs/00_audio_features.ipynb #4ce18f83
 def mu_law_encode(
     x:Tensor, # waveform, any shape, -1..1
     channels:int=256, # number of codes
