@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MEL_PRESETS', 'AudioError', 'AudioInfo', 'audio_info', 'resample', 'read_audio', 'write_audio', 'fit_length',
-           'unclipped', 'audio_data_uri', 'play', 'show_wave', 'hz_to_mel', 'mel_to_hz', 'MelConfig', 'MelMismatch',
-           'mel_centres', 'mel_filterbank', 'log_mel', 'show_mel', 'mel_values', 'mel_to_linear', 'GriffinLim',
-           'mel_data_uri', 'play_table', 'mel_to_image', 'image_to_mel', 'mu_law_encode', 'mu_law_decode', 'one_hot',
-           'FrameFeatures', 'frame_features', 'SamplingError', 'Sounds']
+           'unclipped', 'audio_data_uri', 'play', 'recordings', 'show_wave', 'hz_to_mel', 'mel_to_hz', 'MelConfig',
+           'MelMismatch', 'mel_centres', 'mel_filterbank', 'log_mel', 'show_mel', 'mel_values', 'mel_to_linear',
+           'GriffinLim', 'mel_data_uri', 'play_table', 'mel_to_image', 'image_to_mel', 'mu_law_encode', 'mu_law_decode',
+           'one_hot', 'FrameFeatures', 'frame_features', 'SamplingError', 'Sounds']
 
 # %% ../nbs/00_audio_features.ipynb #c8f59a5a
 import hashlib
@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import re
 import struct
 import tempfile
 import warnings
@@ -215,6 +216,22 @@ def play(
     name = f'<div>{escape(str(label))}</div>' if label else ''
     return HTML(f'{name}<audio controls preload="none" src="{audio_data_uri(x, sample_rate)}"></audio>')
 
+# %% ../nbs/00_audio_features.ipynb #7ba62264
+def recordings(
+    name:str='esc10', # folder below `FOLEYBOOK_DATA`, and the flag of the notebook cells that need it
+)->Path|None: # the folder; None where there is none
+    "Where a collection lies; without it, notebook cells flagged with its name are left out and say how to get it"
+    home = os.environ.get('FOLEYBOOK_DATA')
+    if home and (Path(home)/name).is_dir(): return Path(home)/name
+    remedy = f"Left out: this cell needs the recordings of {name}. In the folder of the book, python " \
+        f"data_scripts/{name}.py --to data/{name} fetches them; then start Jupyter with FOLEYBOOK_DATA=$PWD/data."
+    def leave_out(cell):
+        "The lines that Jupyter runs for a cell"
+        flagged = any(re.fullmatch(rf'\s*#\s*\|\s*{name}\s*', line) for line in cell)
+        return [f'print({remedy!r})\n'] if flagged else cell
+    from IPython import get_ipython
+    if shell := get_ipython(): shell.input_transformers_cleanup.append(leave_out)
+
 # %% ../nbs/00_audio_features.ipynb #e3af288c
 def show_wave(
     x:Tensor, # waveform, (t,) or (c, t)
@@ -347,6 +364,7 @@ MEL_PRESETS = dict(
     diffwave_ljspeech=dict(center=True),
     audio_diffusion=dict(n_fft=2048, win_length=2048, hop_length=512, n_mels=256, f_max=None, center=True,
         pad_mode='constant', power=2., log='db', floor=1e-10, ref_max=True, top_db=80.),
+    audyn=dict(f_max=None, center=True, mel_scale='htk', mel_norm=None, power=2., floor=1e-10),
     bigvgan_22khz_80=dict(magnitude_eps=1e-9),
     bigvgan_24khz_100=dict(sample_rate=24000, n_mels=100, f_max=12000., magnitude_eps=1e-9),
     bigvgan_44khz_128=dict(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=512, n_mels=128, f_max=None,

@@ -5,7 +5,8 @@ import torch
 
 from foleybook import codebooks, evaluation, multitier_rnn, pixelsnail, vocoders  # noqa: F401 (their presets)
 from foleybook.codebooks import CascadeRecipe, CodeTable, VQVAERecipe
-from foleybook.evaluation import ClassifierRecipe, MelceptionRecipe
+from foleybook.embedders import ClassifierRecipe
+from foleybook.embedders import MelceptionRecipe
 from foleybook.multitier_rnn import AudioTierRecipe
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.recipes import LoopRecipe, all_recipes, find_recipe

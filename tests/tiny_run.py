@@ -35,7 +35,7 @@ class TinyConfig:
 
 class Tiny(Generator):
     labels = ["hiss", "rumble"]
-    honours = frozenset({"cond", "seconds", "temperature"})
+    honours = frozenset({"seconds", "temperature"})
 
     def __init__(self, config: TinyConfig):
         super().__init__()
@@ -49,7 +49,7 @@ class Tiny(Generator):
 
     def _sample(self, cond, n, seeds, seconds, temperature):
         noise = ItemNoise(seeds).randn(1, round((seconds or 0.5) * self.sample_rate))
-        gain = torch.tensor([0.2, 0.4])[cond][:, None, None]
+        gain = torch.tensor([0.2, 0.4])[cond.label][:, None, None]
         return torch.tanh(self.net(noise) * temperature * gain) + 0.1 * torch.sin(noise)
 
 
