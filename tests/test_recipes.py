@@ -11,7 +11,7 @@ import torch
 from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, Data, shrunk
 
 from foleybook.codebooks import Cascade, CascadeRecipe
-from foleybook.evaluation import ClassifierRecipe
+from foleybook.embedders import ClassifierRecipe
 from foleybook.generator import Pretrained
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.recipes import LoopRecipe, Recipe, all_recipes, find_recipe, licence_of, licence_of_parts
