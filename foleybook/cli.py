@@ -131,7 +131,8 @@ def prepare(
 ):
     "Check a data set, write its clip table and build its feature cache"
     from foleybook.audio_features import MelConfig
-    from foleybook.sound_data import MelCache, joblib_workers, make_procedural, open_dataset
+    from foleybook.data_sets import open_dataset
+    from foleybook.sound_data import MelCache, joblib_workers, make_procedural
 
     say, out = _say(quiet), Path(out)
     if codebook:
@@ -171,7 +172,7 @@ def train(
     "Train a recipe; run the same command again to go on after an interruption"
     from foleybook.files import write_text
     rooms()
-    from foleybook.sound_data import open_dataset
+    from foleybook.data_sets import open_dataset
     from foleybook.recipes import all_recipes, find_recipe
     from foleybook.settings import parse_overrides
 
@@ -316,7 +317,7 @@ def gallery(
     "Write one offline HTML page: generated sounds beside real ones"
     from foleybook.files import write_text
     from foleybook.reports import gallery_page
-    from foleybook.sound_data import open_dataset
+    from foleybook.data_sets import open_dataset
 
     report = Path(folder) / "sampling.json"
     report = json.loads(report.read_text()) if report.exists() else {}
@@ -384,7 +385,8 @@ def evaluate(
     import warnings
     from foleybook.evaluation import evaluate as judge
     from foleybook.reports import save_report
-    from foleybook.sound_data import open_dataset, split_by_fold
+    from foleybook.data_sets import open_dataset
+    from foleybook.sound_data import split_by_fold
 
     real = open_dataset(find_data(reference))
     seen = open_dataset(find_data(train)) if train else None
@@ -421,7 +423,8 @@ def leaderboard(
     "Train or load every family of the book, let it make the same sounds, judge them all, and write a page"
     from foleybook.evaluation import FAMILIES, leaderboard as compete, leaderboard_table
     from foleybook.reports import save_leaderboard
-    from foleybook.sound_data import open_dataset, split_by_fold
+    from foleybook.data_sets import open_dataset
+    from foleybook.sound_data import split_by_fold
 
     if unknown := [f for f in families or [] if f not in FAMILIES]:
         raise ValueError(f"no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")

@@ -31,10 +31,11 @@ from torch import Tensor, nn
 #| code-fold: true
 from .audio_features import (AudioError, MelConfig, Sounds, fit_length, log_mel, mel_filterbank, read_audio,
                                       resample)
-from .files import CheckpointError, atomic_file, load_strict, published_weights, read_published
+from .data_sets import open_dataset
+from .files import CheckpointError, atomic_file, load_strict, published_weights
 from .generator import Pretrained
-from .recipes import Recipe
-from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls, open_dataset
+from .recipes import LoopRecipe
+from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls
 
 # %% ../nbs/embedders.ipynb #e59b136a
 class Embedder(nn.Module):
@@ -365,7 +366,7 @@ def classification_loss(smoothing=.1, weight=None):
 
 # %% ../nbs/embedders.ipynb #f8ed347d
 @dataclass
-class ClassifierRecipe(Recipe):
+class ClassifierRecipe(LoopRecipe):
     "Trains the judge: a classifier of log-mels"
     steps:int = 600
     batch_size:int = 32
@@ -387,9 +388,11 @@ class ClassifierRecipe(Recipe):
     def dataloaders(self, data):
         "Random windows of each clip; the official fold is held out where there is one"
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
-        df = table.index.df if isinstance(table, MelCache) else table.df
-        valid = np.flatnonzero(df.fold == self.valid_fold) if (df.fold == self.valid_fold).any() else None
-        return mel_dls(table, self.mel(), self.seconds, self.batch_size, valid, frames=self.window(), seed=self.seed, progress=False)
+        cache = table if isinstance(table, MelCache) else MelCache.build(table, self.mel(), self.seconds, progress=False)
+        rows = np.delete(np.arange(len(cache) + len(cache.skipped)), cache.skipped_rows)    # in the table, of each clip in the cache
+        held = rows[np.flatnonzero(cache.index.df.fold == self.valid_fold)]
+        return mel_dls(cache, self.mel(), self.seconds, self.batch_size, held if len(held) else None, frames=self.window(),
+                       device=self.torch_device, seed=self.seed)
 
     def build_model(self, dls):
         "A classifier of the labels in the loaders"

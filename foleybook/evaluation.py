@@ -32,13 +32,14 @@ __all__ = ['MEASURES', 'SUMMARY', 'FAMILIES', 'LEADERBOARD', 'AGAINST', 'gaussia
 #| code-fold: true
 from .audio_features import (AudioError, MelConfig, SamplingError, Sounds, audio_info, fit_length, log_mel, read_audio,
                                       resample, write_audio)
+from .data_sets import open_dataset
 from .embedders import (Clips, Embeddings, FunctionEmbedder, Gaussian, embed_clips, find_embedder,
                                  read_gt_embedding, sounds_of)
 from .files import CheckpointError, atomic_folder
 from .generator import Generator, ItemNoise
 from .recipes import Recipe, find_recipe
 from .settings import SettingsError
-from .sound_data import ClipTable, TableError, open_dataset
+from .sound_data import ClipTable, TableError
 from .training import TrainingError
 from .vocoders import multi_resolution_stft_loss, stft_magnitude
 
@@ -890,7 +891,7 @@ class ShapedNoiseRecipe(Recipe):
     model:ShapedNoiseConfig = field(default_factory=ShapedNoiseConfig)
     presets = {'shaped-noise': {}}
 
-    def train(self, data, out, resume=True, progress=True):
+    def _train(self, data, out, resume, progress):
         "Fit and save"
         table = data if isinstance(data, ClipTable) else open_dataset(data)
         model = ShapedNoise(ShapedNoiseConfig(**vars(self.model) | dict(labels=tuple(table.labels)))).fit(table)
@@ -933,7 +934,8 @@ def _family(what):
         return None,f'no foleybook.{module} yet'
     try: recipe = find_recipe(preset)
     except SettingsError: return None,f'no recipe {preset} yet'
-    made = typing.get_type_hints(type(recipe).build_model).get('return')
+    build = getattr(type(recipe), 'build_model', None) # a recipe of several parts has none
+    made = typing.get_type_hints(build).get('return') if build else None
     asks = made.asks if isinstance(made, type) and issubclass(made, Generator) else {'label'}
     if 'label' in asks: return recipe,''
     return None,f"cannot be asked for a class, only for {', '.join(sorted(asks))}"

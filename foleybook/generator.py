@@ -338,15 +338,19 @@ def model_class(
     raise CheckpointError(f"{where}: {module}.{name} is no model known here. Import the module that defines it first.")
 
 # %% ../nbs/generator.ipynb #d13e3c41
-@patch(cls_method=True)
-def _from_folder(cls:Pretrained, folder, about, device):
-    "A model from its config and its weights"
-    model, file = cls(from_plain(cls.config_type(), about['config'], cls.config_type().__name__)), folder/'model.safetensors'
+def _load_weights(model, file, own=None):
+    "Strict loading of a file; `own`: of these weights only"
     state = read_safetensors(file)
-    load_strict(model, state, file)
+    load_strict(model, state, file, own)
     if bad := [k for k, v in state.items() if not torch.isfinite(v).all()]:
         raise CheckpointError(f"{file}: {bad[0]} holds NaN or infinity. Use an earlier checkpoint, or train again.")
     return model
+
+@patch(cls_method=True)
+def _from_folder(cls:Pretrained, folder, about, device):
+    "A model from its config and its weights"
+    config = from_plain(cls.config_type(), about['config'], cls.config_type().__name__)
+    return _load_weights(cls(config), folder/'model.safetensors')
 
 # %% ../nbs/generator.ipynb #648aee9b
 @patch(cls_method=True)
@@ -757,13 +761,17 @@ def _blocks(self:Generator, asked, block):
 
 # %% ../nbs/generator.ipynb #e4242309
 class Pipeline(Generator):
-    "A generator whose attributes named in `part_names` are models; a part that is absent is None"
+    "A generator whose attributes named in `part_names` are models; it may have weights of its own besides"
     part_names:tuple = ()   # attributes that are saved, in this order
 
     def parts(self) -> dict: # name -> Pretrained
         "The parts that are models with a folder"
         found = {name: getattr(self, name) for name in self.part_names}
         return {name: part for name, part in found.items() if isinstance(part, Pretrained)}
+
+    def own_weights(self) -> dict: # name -> Tensor
+        "The weights that belong to no part"
+        return {k: v for k, v in self.state_dict().items() if k.partition('.')[0] not in self.part_names}
 
     @property
     def licence(self) -> str:
@@ -777,7 +785,7 @@ class Pipeline(Generator):
         config, # of the pipeline
     ): # the pipeline
         "Join parts again: a family whose `__init__` takes other arguments overrides this"
-        return cls(**parts, config=config)
+        return cls(config, **parts)
 
 # %% ../nbs/generator.ipynb #b9d76f5a
 @patch
@@ -786,16 +794,17 @@ def save_pretrained(self:Pipeline,
     card:dict|None=None, # for the model card
     **hub, # what `push_to_hub` passes on; not needed
 ) -> Path:
-    "One folder per part, then `pipeline.json`"
+    "One folder per part, the weights of its own, then `pipeline.json`"
     folder, self.card = Path(folder), {**self.card, **(card or {})}
     for name, part in self.parts().items(): part.save_pretrained(folder/name)
-    hashes = {name: file_digest(folder/name/'model.safetensors') for name in self.parts()}
+    hashes, own = {name: file_digest(folder/name/'model.safetensors') for name in self.parts()}, self.own_weights()
     about = dict(format=2, foleybook=__version__, module=type(self).__module__, model=type(self).__name__, parts=hashes,
                  config=to_plain(self.config), config_hash=self.config_hash, card=to_plain(self.card))
     with atomic_folder(folder, merge=True) as work:
+        if own: write_safetensors(work/'model.safetensors', own)
         (work/'README.md').write_text(self.model_card())
         (work/'pipeline.json').write_text(json.dumps(about, indent=1, sort_keys=True) + '\n')
-    for name in ('config.json', 'model.safetensors'): (folder/name).unlink(missing_ok=True)
+    for name in ['config.json'] + ['model.safetensors'] * (not own): (folder/name).unlink(missing_ok=True)
     return folder
 
 # %% ../nbs/generator.ipynb #7eacb8b9
@@ -808,7 +817,8 @@ def _from_folder(cls:Pipeline, folder, about, device):
             f"{folder/name}: is not the part that pipeline.json speaks of. Train or copy the folder as a whole.")
     parts = {name: Pretrained.from_pretrained(folder/name, device) for name in hashes}
     config = from_plain(cls.config_type(), about['config'], f"{folder/'pipeline.json'}")
-    return cls.from_parts(parts, config)
+    model = cls.from_parts(parts, config)
+    return _load_weights(model, folder/'model.safetensors', own) if (own := model.own_weights()) else model
 
 # %% ../nbs/generator.ipynb #9422b4ea
 @patch

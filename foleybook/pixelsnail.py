@@ -28,13 +28,16 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/05_pixelsnail.ipynb #b7fbc057
 from fastai.torch_core import rank_distrib
-from .audio_features import Sounds
-from .files import CheckpointError, atomic_folder, load_strict, read_json
-from .generator import Conditions, ItemNoise
-from .recipes import Recipe
+from .audio_features import GriffinLim, Sounds
+from .files import CheckpointError, load_strict, read_json, write_text
+from .generator import Conditions, ItemNoise, Pretrained
+from .recipes import LoopRecipe, Recipe
 from .settings import SettingsError
-from .sound_data import WaveCache, open_dataset
-from .vocoders import ISTFTRecipe
+from .data_sets import open_dataset
+from .sound_data import WaveCache
+from .training import unwrap
+from .vocoders import find_vocoder, ISTFTRecipe
+from .data_sets import open_dataset
 from .codebooks import (Cascade, CascadeRecipe, CodeError, CodePrior, CodeTable, VQVAERecipe, code_dls, filter_logits,
     prior_arguments, train_stage)
 
@@ -964,11 +967,14 @@ def held_out_bits(
 
 # %% ../nbs/05_pixelsnail.ipynb #ba58375e
 @dataclass
-class PixelSNAILRecipe(Recipe):
+class PixelSNAILRecipe(LoopRecipe):
     "Train a `PixelSNAIL` on the code maps of a set of clips"
     model:PixelSNAILConfig = field(default_factory=PixelSNAILConfig)  # map, codebook and classes are taken from the data
     turn:bool = True  # turn every map in time by a random number of columns, anew each time
     noise:float = 0.  # share of read codes replaced by random ones
+    codebook:str|None = None  # folder of the codebook: codes are heard through it every `audio_every` steps
+    vocoder:str|None = None  # and then through this vocoder (see `find_vocoder`); None: Griffin-Lim
+    free = (*LoopRecipe.free, 'codebook', 'vocoder')
 
     def table(self, data)->CodeTable:
         "A `CodeTable`, or that in a folder"
@@ -994,6 +1000,27 @@ class PixelSNAILRecipe(Recipe):
     def loss_func(self): return nn.CrossEntropyLoss()
     def metrics(self)->list: return [code_bits]
     def callbacks(self)->list: return [TurnCodes(self.turn, self.noise)] if self.turn or self.noise else []
+
+    def unused(self)->dict:
+        "Codebook and vocoder are for previews only"
+        remedy = "A prior is heard through it every `audio_every` steps. Set audio_every, or leave it out."
+        return super().unused() | ({} if self.audio_every else dict(codebook=remedy, vocoder=remedy))
+
+    def cascade(self, learn)->Cascade:
+        "The prior in training, and what makes its codes audible"
+        if not self.codebook: raise SettingsError(
+            f"audio_every={self.audio_every}: codes alone make no sound. Set codebook=FOLDER, or leave audio_every at 0.")
+        book, table = Pretrained.from_pretrained(self.codebook, self.torch_device), learn.dls.table
+        vocoder = find_vocoder(self.vocoder, self.torch_device) if self.vocoder else GriffinLim(book.mel, 32)
+        return Cascade(unwrap(learn.model), book, vocoder, table.labels, table.seconds)
+
+    def check_listen(self, learn):
+        "Codebook and vocoder must be there and fit"
+        self.cascade(learn)
+
+    def listen(self, learn)->Sounds:
+        "Four maps, drawn from the same seeds each time, as sound"
+        return self.cascade(learn).sample(n=4, seed=0, progress=False)
 
 # %% ../nbs/05_pixelsnail.ipynb #9a64e2a6
 _SMALL = dict(channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3, n_heads=4, attention_width=64,
@@ -1023,9 +1050,9 @@ def opened(data):
 @dataclass
 class FoleyRecipe(CascadeRecipe):
     "The DCASE 2023 Foley baseline from recordings to evaluation set: vocoder, codebook, codes, prior, sounds"
-    codebook:Recipe = field(default_factory=lambda: VQVAERecipe.preset('foley-vqvae'))
+    codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('foley-vqvae'))
     prior:Recipe = field(default_factory=lambda: PixelSNAILRecipe.preset('foley-pixelsnail'))
-    vocoder_recipe:Recipe = field(default_factory=lambda: ISTFTRecipe.preset('esc10-vocoder'))  # not used if `vocoder` names a folder
+    vocoder_recipe:LoopRecipe = field(default_factory=lambda: ISTFTRecipe.preset('esc10-vocoder'))  # not used if `vocoder` names a folder
     vocoder_data:str|None = None  # recordings for the vocoder; None: the same as for the rest
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
     top_p:float|None = .9  # how the finished model draws where it is not told otherwise
@@ -1034,21 +1061,21 @@ class FoleyRecipe(CascadeRecipe):
         'dcase-foley': {},
         'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail', vocoder_recipe='hifigan-v1', top_p=None, guidance=None)}
 
-    def train(self,
-        data, # path, or `ClipTable`
-        out:Path, # gets first_vocoder/, all of a cascade, and evaluation_set/
-        resume:bool=True, # keep finished stages and go on in an unfinished one
-        progress:bool=True, # say what is done
-    )->Cascade: # in eval mode
-        "All stages, one after the other"
-        out, say = Path(out), print if progress and not rank_distrib() else lambda *_: None
+    def unused(self)->dict:
+        "With a vocoder that is there already, none is trained"
+        remedy = "`vocoder` names a finished one. Leave this out, or leave out vocoder."
+        return super().unused() | (dict(vocoder_recipe=remedy, vocoder_data=remedy) if self.vocoder else {})
+
+    def _train(self, data, out, resume, progress)->Cascade:
+        "All stages, one after the other: `out` gets first_vocoder/, all of a cascade, and evaluation_set/"
+        say = print if progress and not rank_distrib() else lambda *_: None
         clips, folder = opened(data), self.vocoder or str(out/'first_vocoder')
         if not self.vocoder:
             recipe = self.vocoder_recipe.override(seed=self.seed, device=self.device)
             heard = WaveCache.build(opened(self.vocoder_data or clips), recipe.model.mel.sample_rate, recipe.clip_seconds, progress=progress)
             say(f'vocoder: {recipe.steps} steps on {len(heard)} recordings')
             train_stage(recipe, heard, heard.path.name, Path(folder), resume, progress, say)
-        cascade = CascadeRecipe.train(self.override(vocoder=folder), clips, out, resume, progress)
+        cascade = CascadeRecipe._train(replace(self, vocoder=folder), clips, out, resume, progress)
         if self.per_class and not rank_distrib(): self.sample_set(cascade, out, say)
         return cascade
 
@@ -1064,7 +1091,7 @@ class FoleyRecipe(CascadeRecipe):
         mark, listing = folder/'made_by.json', folder/'metadata.jsonl'
         if folder.exists() and (not mark.is_file() or read_json(mark) != about):
             os.replace(folder, next(f for k in count(1) if not (f := out/f'evaluation_set_earlier_{k}').exists()))
-        with atomic_folder(folder, merge=True) as work: (work/mark.name).write_text(json.dumps(about))
+        write_text(mark, json.dumps(about))
         made = Counter(json.loads(l)['label'] for l in listing.read_text().splitlines()) if listing.exists() else Counter()
         for label in cascade.labels:
             for i in range(made[label], self.per_class, batch):

@@ -30,13 +30,15 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from fastai.callback.core import Callback
 from fastcore.basics import patch
-from .audio_features import (GriffinLim, MelConfig, fit_length, log_mel, mel_centres, mel_filterbank, read_audio,
-                                      unclipped)
-from .sound_data import ClipTable,WaveCache,open_dataset,wave_dls
+from .audio_features import (fit_length, GriffinLim, log_mel, mel_centres, mel_filterbank,
+                                      MelConfig, read_audio, Sounds, unclipped)
+from .sound_data import ClipTable, wave_dls, WaveCache
+from .data_sets import open_dataset
+from .data_sets import open_dataset
 from .files import CheckpointError, load_strict, read_json, read_safetensors
 from .generator import Conditions, Pipeline, Pretrained
-from .recipes import Recipe
-from .training import AdversarialTraining
+from .recipes import LoopRecipe
+from .training import AdversarialTraining, unwrap
 
 # %% ../nbs/03_vocoders.ipynb #5e23911b
 class Conv1d(nn.Conv1d):
@@ -1205,7 +1207,7 @@ class WaveToMel(Callback):
 
 # %% ../nbs/03_vocoders.ipynb #3db8de96
 @dataclass
-class VocoderRecipe(Recipe):
+class VocoderRecipe(LoopRecipe):
     "What the recipes of all vocoders share: data are folders, tables or caches of sounds"
     segment: int = 8192 # samples of a training crop
     clip_seconds: float = 5. # length of the cached clips
@@ -1232,6 +1234,20 @@ class VocoderRecipe(Recipe):
         other = Pretrained.from_pretrained(self.remake, self.torch_device)
         self.model.mel.require(other.mel, f"the model in {self.remake}")
         return lambda m: other.decode(other.encode(m))
+
+    def listen(self, learn)->Sounds:
+        "Up to two seconds of four held-out clips through the vocoder"
+        model,cache,rows = unwrap(learn.model).eval(),learn.dls.cache,learn.dls.valid_rows
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, 4).astype(int))]
+        x = torch.from_numpy(np.array(cache.waves[rows, :2 * cache.sample_rate])) / 32768
+        with torch.no_grad():
+            m = log_mel(x.to(model.device), self.model.mel)
+            if self.remake: m = self.remaker()(m)
+            y = model(m).float().cpu()
+        return Sounds(unclipped(y), cache.sample_rate, labels=list(cache.index.df.label.iloc[rows]))
+
+    def check_listen(self, learn):
+        "A vocoder can always be heard"
 
     def callbacks(self):
         "Waveforms to mels"
@@ -1373,6 +1389,10 @@ class MelGANRecipe(AdversarialRecipe):
     def discriminators(self):
         "Three scales"
         return MelGANDiscriminator()
+
+    def unused(self):
+        "Its discriminators have one size"
+        return super().unused() | dict(d_width="The discriminators of MelGAN have one size. Leave it out.")
 
 # %% ../nbs/03_vocoders.ipynb #2a095f19
 @dataclass
@@ -1786,3 +1806,27 @@ def with_vocoder(self:MelGenerator,
     twin = copy.copy(self)
     twin._modules = dict(self._modules, vocoder=vocoder)
     return twin
+
+# %% ../nbs/03_vocoders.ipynb #d7b57ba5
+@patch
+def _stream(self:MelGenerator,
+    cond:Conditions, # of n sounds
+    n:int, # number of sounds
+    seeds:list, # n numbers
+    block:int, # samples in a block
+    seconds:float, # length
+    init:Tensor|None=None, mask:Tensor|None=None, loop:bool=False, # need the whole sound: refused
+    **honoured, # for `sample_mel`
+): # yields (n, 1, block)
+    "Paint the spectrogram, then give the sound away while the vocoder renders it"
+    if init is not None or loop: raise ValueError("init and loop need the whole sound. Use sample.")
+    if not isinstance(self.vocoder, Vocoder): raise ValueError(
+        f"{type(self.vocoder).__name__} works on a whole sound. Give a trained vocoder (with_vocoder), or use sample.")
+    left, held, hop = round(seconds * self.sample_rate), None, self.mel.hop_length
+    painted = self.sample_mel(cond, n, seeds, -(-left // hop), **honoured)
+    for piece in self.vocoder.stream(painted, chunk=max(1, block // hop)):
+        held = piece.cpu() if held is None else torch.cat([held, piece.cpu()], -1)
+        while held.shape[-1] >= block and left >= block:
+            yield held[..., :block]
+            held, left = held[..., block:], left - block
+    if left: yield held[..., :left]

@@ -12,31 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foleybook.audio_features import (
-    AudioError,
-    GriffinLim,
-    MelConfig,
-    MelMismatch,
-    SamplingError,
-    Sounds,
-    audio_data_uri,
-    audio_info,
-    fit_length,
-    frame_features,
-    image_to_mel,
-    log_mel,
-    mel_data_uri,
-    mel_filterbank,
-    mel_to_image,
-    mel_to_linear,
-    mel_values,
-    mu_law_decode,
-    mu_law_encode,
-    play,
-    play_table,
-    read_audio,
-    write_audio,
-)
+from foleybook.audio_features import (audio_data_uri, audio_info, AudioError, fit_length,
+                                      frame_features, GriffinLim, image_to_mel, log_mel,
+                                      mel_data_uri, mel_filterbank, mel_to_image, mel_to_linear,
+                                      mel_values, MelConfig, MelMismatch, mu_law_decode,
+                                      mu_law_encode, play_table, read_audio, SamplingError, Sounds,
+                                      write_audio)
+from foleybook.vocoders import play
 
 SR = 22050
 PRESETS = MelConfig.presets()

@@ -18,9 +18,10 @@ from foleybook import embedders as em
 from foleybook import evaluation as ev
 from foleybook import reports
 from foleybook.audio_features import Sounds, write_audio
+from foleybook.data_sets import open_dataset, read_folder
 from foleybook.files import CheckpointError
 from foleybook.generator import Conditions, Generator
-from foleybook.sound_data import ClipTable, TableError, open_dataset, procedural_sound, read_folder
+from foleybook.sound_data import ClipTable, TableError, procedural_sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg

@@ -19,7 +19,7 @@ from fastai.data.load import DataLoader
 from torch import nn
 
 from foleybook.generator import Generator, ItemNoise
-from foleybook.recipes import Recipe
+from foleybook.recipes import LoopRecipe
 from foleybook.settings import parse_overrides
 from foleybook.training import AdversarialTraining, write_checkpoint
 
@@ -99,7 +99,7 @@ class Die(Callback):
 
 
 @dataclass
-class TinyRecipe(Recipe):
+class TinyRecipe(LoopRecipe):
     model: TinyConfig = field(default_factory=TinyConfig)
     n: int = 50
     die: int = 0
@@ -122,7 +122,7 @@ class TinyRecipe(Recipe):
                                            {"fool": (0.1, lambda r, f: ((1 - f) ** 2).mean())}))
         return cbs
 
-    free = (*Recipe.free, "die")
+    free = (*LoopRecipe.free, "die")
 
 
 def recipe(**changes):

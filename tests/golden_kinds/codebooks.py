@@ -2,7 +2,8 @@
 import torch
 import torch.nn.functional as F
 from foleybook.audio_features import MelConfig
-from foleybook.codebooks import VQVAE, audyn_mel, published_keys
+from foleybook.codebooks import published_keys, VQVAE
+from foleybook.vocoders import audyn_mel
 
 from . import assert_close, check
 
