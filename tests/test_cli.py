@@ -108,7 +108,7 @@ def test_train_is_quiet_without_a_terminal_and_makes_a_page(sounds, tmp_path):
     done = foleybook("train", "quick-cascade", "--data", sounds, "--out", run, *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
     text = done.stdout + done.stderr
-    assert "empty.wav" in text and "notes.wav" in text and "2" in text  # both bad files are named, none is fatal
+    assert "empty.wav" in text and "notes.wav" in text and "2 of " in text  # both bad files are named and counted, none is fatal
     assert "peak memory" in done.stdout and "\r" not in done.stdout
     assert {"pipeline.json", "run.json"} <= {p.name for p in run.iterdir()}
 
