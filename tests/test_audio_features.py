@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+<<<<<<< HEAD
 from foleybook import audio_features
 from foleybook.audio_features import (
     AudioError,
@@ -47,6 +48,14 @@ from foleybook.audio_features import (
     safe_name,
     write_audio,
 )
+=======
+from foleybook.audio_features import (audio_data_uri, audio_info, AudioError, fit_length,
+                                      frame_features, GriffinLim, image_to_mel, log_mel,
+                                      mel_data_uri, mel_filterbank, mel_to_image, mel_to_linear,
+                                      mel_values, MelConfig, MelMismatch, mu_law_decode,
+                                      mu_law_encode, play, play_table, read_audio, SamplingError, Sounds,
+                                      write_audio)
+>>>>>>> refs/heads/tests
 
 SR = 22050
 PRESETS = MelConfig.presets()
