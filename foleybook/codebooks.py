@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['VQVAE_PRESETS', 'CodeError', 'Quantized', 'nearest_code', 'check_codes', 'CodeUse', 'code_use', 'kmeans',
            'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch', 'MapEncoder', 'MapDecoder',
-           'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'published_keys', 'audyn_mel', 'CodeTable',
-           'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits', 'UnigramPrior',
-           'CascadeConfig', 'Cascade', 'VQLoss', 'CodebookUse', 'distance_db', 'VQVAERecipe', 'UnigramRecipe',
-           'train_stage', 'CascadeRecipe']
+           'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'published_keys', 'CodeTable', 'encode_table',
+           'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits', 'UnigramPrior', 'CascadeConfig',
+           'Cascade', 'VQLoss', 'CodebookUse', 'distance_db', 'VQVAERecipe', 'UnigramRecipe', 'train_stage',
+           'CascadeRecipe']
 
 # %% ../nbs/04_codebooks.ipynb #2c51ee82
 import hashlib
@@ -423,13 +423,16 @@ class MapDecoder(nn.Module):
 
 # %% ../nbs/04_codebooks.ipynb #d8ca8496
 from . import __version__
-from .audio_features import GriffinLim, MelConfig, Sounds, fit_length, log_mel, unclipped
-from .sound_data import MelCache, mel_dls, open_dataset, split_table
-from .vocoders import find_vocoder
-from .files import CheckpointError, atomic_folder, read_json, read_safetensors
-from .generator import Generator, ItemNoise, Pretrained, _hub_folder
-from .recipes import Recipe
-from .settings import from_plain, to_plain
+from .audio_features import GriffinLim, log_mel, MelConfig, Sounds, unclipped
+from .sound_data import mel_dls, MelCache, split_table
+from .data_sets import open_dataset
+from .vocoders import find_vocoder, MelGenerator
+from .files import (atomic_folder, CheckpointError, published_weights, read_json,
+                             read_safetensors, write_safetensors, write_text)
+from .generator import class_numbers, Conditions, ItemNoise, Pretrained
+from .recipes import licence_of_parts, LoopRecipe, Recipe
+from .training import unwrap
+from .data_sets import open_dataset
 
 # %% ../nbs/04_codebooks.ipynb #92bcf095
 @dataclass
@@ -614,20 +617,6 @@ def decode(self:VQVAE,
     return log_mel.squeeze(1) if self.config.channels == 1 else log_mel
 
 # %% ../nbs/04_codebooks.ipynb #9b3ee973
-def _read_original(
-    source, # file (.pt, .pth, .ckpt, .safetensors) or a state dict
-)->tuple[dict, str]: # state dict, name for messages
-    "Weights of a published file, unpickled without running code"
-    if not isinstance(source, (str, Path)): return dict(source), 'state dict'
-    if not Path(source).is_file(): raise CheckpointError(f"{source}: no such file")
-    try: sd = load_file(source) if Path(source).suffix == '.safetensors' else torch.load(
-        source, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as e:
-        raise CheckpointError(f"{source}: not a file of weights only ({(str(e).splitlines() or ['empty'])[0][:120]}). "
-                              "Download it again, or keep only its state dict.") from e
-    if not isinstance(sd, dict): raise CheckpointError(f"{source}: holds a {type(sd).__name__}, not a state dict")
-    return dict(sd.get('model', sd)), str(source)
-
 def _indices(sd:dict, pattern:str)->int:
     "One more than the highest index that `pattern` (a regular expression with one group) finds among the keys"
     return 1 + max((int(m[1]) for k in sd if (m := re.match(pattern, k))), default=-1)
@@ -680,13 +669,6 @@ def published_keys(
         f"missing {missing or 'none'}, surplus {surplus or 'none'}")
     return keys
 
-# %% ../nbs/04_codebooks.ipynb #aaa8b36e
-def audyn_mel(
-    n_mels:int=80, # bands
-)->MelConfig:
-    "The log-mel of Audyn's DCASE recipe: power, HTK scale, no filter norm, to half the sample rate, floor 1e-10"
-    return MelConfig(n_mels=n_mels, f_max=None, center=True, mel_scale='htk', mel_norm=None, power=2., floor=1e-10)
-
 # %% ../nbs/04_codebooks.ipynb #0cb31ae2
 VQVAE_PRESETS = dict(
     dcase2023=dict(kmeans_iters=0, restart_below=0., count_init=0., relu_skip=True),
@@ -729,12 +711,11 @@ def from_original(cls:VQVAE,
     **overrides, # fields of `VQVAEConfig`
 )->VQVAE:
     "Load a published VQ-VAE or RVQ-VAE; sizes are read from the shapes, quirks are switched on"
-    sd, name = _read_original(source)
-    if all(k.startswith('module.') for k in sd): sd = {k[7:]: v for k, v in sd.items()}
+    sd, name = published_weights(source, 'model'), 'state dict' if isinstance(source, dict) else str(source)
     keys, baseline = published_keys(sd, name), 'quantize_b.embed' in sd
     ours = {new: sd[old].float() for old, new in keys.items()}
     for key in ('quantizer.codebook', 'quantizer.total') * baseline: ours[key] = ours[key].t()
-    mel = mel or (MelConfig.preset('dcase2023') if baseline else audyn_mel())
+    mel = mel or (MelConfig.preset('dcase2023') if baseline else MelConfig.preset('audyn'))
     model = cls(VQVAEConfig(**dict(mel=mel) | _published_config(ours, baseline) | overrides))
     return _load_published(model, ours, {new: old for old, new in keys.items()}, name)
 
@@ -750,13 +731,17 @@ class CodeTable:
         labels:list=None, # class names in the order of their numbers; None: sorted
         valid_idx:list=None, # rows kept for validation
         source:str='', # name of the cache that was encoded
+        conditions:Conditions|None=None, # what each map is asked by; None: its label
     ):
         self.codes, self.df, self.n_codes = check_codes(codes, n_codes), df.reset_index(drop=True), n_codes
         if len(codes) != len(df): raise CodeError(f"{len(codes)} code maps for {len(df)} rows")
         self.codebook_hash, self.seconds, self.source = codebook_hash, seconds, source
         self.labels = list(labels) if labels is not None else sorted(self.df.label.unique())
         self.valid_idx = [int(i) for i in valid_idx] if valid_idx is not None else []
-        self.targets = torch.tensor([self.labels.index(l) for l in self.df.label])
+        if conditions is None:
+            conditions = Conditions(label=[self.labels.index(l) for l in self.df.label], names=list(self.df.label))
+        if len(conditions) != len(codes): raise CodeError(f"{len(conditions)} conditions for {len(codes)} code maps")
+        self.conditions = conditions
 
     def __len__(self): return len(self.codes)
     def __repr__(self):
@@ -769,9 +754,11 @@ class CodeTable:
 
     @property
     def train_idx(self)->list:
-        "Rows that are not kept for validation"
-        valid = set(self.valid_idx)
-        return [i for i in range(len(self)) if i not in valid]
+        "Rows that are neither kept for validation nor in the set's own test split (unless all are)"
+        held = set(self.valid_idx)
+        test = self.df.split == 'test' if 'split' in self.df else np.zeros(len(self), bool)
+        if not np.all(test): held |= set(np.flatnonzero(test).tolist())
+        return [i for i in range(len(self)) if i not in held]
 
 # %% ../nbs/04_codebooks.ipynb #d020b9d8
 @patch
@@ -780,10 +767,11 @@ def save(self:CodeTable,
 )->Path:
     "Write codes.safetensors, clips.csv and codes.json"
     about = dict(n_codes=self.n_codes, codebook_hash=self.codebook_hash, seconds=self.seconds, labels=self.labels,
-                 valid_idx=self.valid_idx, source=self.source, code_shape=self.code_shape)
+                 valid_idx=self.valid_idx, source=self.source, code_shape=self.code_shape, names=self.conditions.names)
     small = torch.int16 if self.n_codes <= 2**15 else torch.int32
     with atomic_folder(folder, merge=True) as work:
-        save_file({'codes': self.codes.to(small).contiguous()}, work/'codes.safetensors')
+        asked = {f'conditions.{k}': v for k, v in self.conditions.tensors().items()}
+        write_safetensors(work/'codes.safetensors', {'codes': self.codes.to(small), **asked})
         self.df.to_csv(work/'clips.csv', index=False)
         (work/'codes.json').write_text(json.dumps(about, indent=1))
     return Path(folder)
@@ -800,8 +788,10 @@ def load(cls:CodeTable,
         raise CodeError(f"{folder}: codes of codebook {about['codebook_hash']}, given is {codebook.codebook_hash}. "
                         "Encode the clips again with `encode_table`.")
     about.pop('code_shape')
-    codes = read_safetensors(Path(folder)/'codes.safetensors')['codes']
-    return cls(codes, pd.read_csv(Path(folder)/'clips.csv', keep_default_na=False), **about)
+    held, names = read_safetensors(Path(folder)/'codes.safetensors'), about.pop('names', None)
+    asked = {k.removeprefix('conditions.'): v for k, v in held.items() if k.startswith('conditions.')}
+    conditions = Conditions.of(asked, names, len(held['codes'])) if names else None
+    return cls(held['codes'], pd.read_csv(Path(folder)/'clips.csv', keep_default_na=False), **about, conditions=conditions)
 
 # %% ../nbs/04_codebooks.ipynb #a43dbf3a
 @torch.no_grad()
@@ -837,13 +827,14 @@ def code_dls(
     bs:int=16, # maps in a batch
     seed:int=0, # order of the training maps
     device=None, # where batches go
-)->DataLoaders: # batches (codes (b, H, W), class (b,), codes (b, H, W)): two inputs and the target
+)->DataLoaders: # batches (codes (b, H, W), Conditions of b, codes (b, H, W)): two inputs and the target
     "Loaders over code maps; the codes are input and target at once"
-    def items(index): return [(table.codes[i], table.targets[i], table.codes[i]) for i in index]
     train, valid = table.train_idx, table.valid_idx or table.train_idx
     device = device or torch.device('cpu')
-    loader = lambda index, **options: DataLoader(items(index), bs=min(bs, len(index)), num_workers=0, n_inp=2,
-                                                 device=device, **options)
+    def batch(index): return table.codes[index], table.conditions[index], table.codes[index]
+    def moved(b): return tuple(part.to(device) for part in b)
+    loader = lambda index, **options: DataLoader(index, bs=min(bs, len(index)), num_workers=0, n_inp=2, device=device,
+                                                 create_batch=batch, after_batch=moved, **options)
     dls = DataLoaders(loader(train, shuffle=True, drop_last=True), loader(valid), device=device)
     dls.rng_seed, dls.vocab, dls.table = seed, table.labels, table
     return dls
@@ -860,8 +851,10 @@ class PriorConfig:
 # %% ../nbs/04_codebooks.ipynb #d01991a9
 class CodePrior(Pretrained):
     "Base of models that draw code maps; `config` has at least the fields of `PriorConfig`"
+    asks = frozenset({'label'})  # kinds of `Conditions` it understands
+
     def sample_codes(self,
-        cond:Tensor|None, # class numbers, (n,)
+        cond:Conditions|Tensor|None, # what the maps are asked by, or class numbers (n,)
         seeds:list, # n numbers, one per map: item k is the same in any batch
         temperature:float=1., top_k:int|None=None, top_p:float|None=None, # see `Generator.sample`
         init:Tensor|None=None, # codes to start from, (n, H, W)
@@ -874,14 +867,14 @@ class CodePrior(Pretrained):
 # %% ../nbs/04_codebooks.ipynb #42605922
 def prior_arguments(
     config:PriorConfig, # of the prior
-    cond:Tensor|None, # (n,)
+    cond:Conditions|Tensor|None, # what the maps are asked by, or class numbers (n,)
     n:int, # number of maps
     init:Tensor|None=None, # (n, H, W) or (H, W)
     mask:Tensor|None=None, # (H, W) or (n, H, W), for residual codes also (k, H, W) or (n, k, H, W)
 )->tuple[Tensor, Tensor|None, Tensor|None]: # cond (n,), init (n, H, W) and mask (n, H, W), both or neither
     "Check what `sample_codes` was given, and bring it to full shape"
     shape = tuple(config.code_shape)
-    cond = torch.zeros(n, dtype=torch.long) if cond is None else torch.as_tensor(cond).long().cpu()
+    cond = class_numbers(cond, n).cpu()
     if len(cond) != n: raise CodeError(f"{len(cond)} classes for {n} maps")
     if n and not 0 <= int(cond.min()) <= int(cond.max()) < max(1, config.n_classes):
         raise CodeError(f"class {cond.tolist()} is not allowed: this prior knows 0 to {config.n_classes - 1}")
@@ -924,9 +917,9 @@ class UnigramPrior(CodePrior):
         self.config, self.rows = config, math.prod(config.code_shape[:-1])
         self.register_buffer('counts', torch.ones(config.n_classes, self.rows, config.n_codes))
 
-    def forward(self, codes:Tensor, cond:Tensor)->Tensor:
+    def forward(self, codes:Tensor, cond)->Tensor:
         "Logits, (b, n, ...) for codes (b, ...): the same in every column, as nothing is looked at"
-        logits = self.counts.log()[cond]  # (b, rows, n)
+        logits = self.counts.log()[class_numbers(cond, len(codes))]  # (b, rows, n)
         logits = logits.transpose(1, 2).unsqueeze(-1).expand(-1, -1, -1, codes.shape[-1])
         return logits.reshape(len(codes), self.config.n_codes, *codes.shape[1:])
 
@@ -938,7 +931,7 @@ def fit(self:UnigramPrior,
     smooth:float=.1, # weight of the class-independent, row-independent frequencies, in expected counts per code
 )->UnigramPrior:
     "Count"
-    codes, index = table.codes[table.train_idx], table.targets[table.train_idx]
+    codes, index = table.codes[table.train_idx], class_numbers(table.conditions, len(table))[table.train_idx]
     share = torch.bincount(codes.flatten(), minlength=self.config.n_codes).float()
     self.counts.copy_(((share + .01) / share.sum() * smooth * self.config.n_codes).expand_as(self.counts))
     where = (index[:, None, None] * self.rows + torch.arange(self.rows)[None, :, None]) * self.config.n_codes
@@ -950,7 +943,7 @@ def fit(self:UnigramPrior,
 @patch
 @torch.no_grad()
 def sample_codes(self:UnigramPrior,
-    cond:Tensor|None, seeds:list, temperature:float=1., top_k:int|None=None, top_p:float|None=None,
+    cond:Conditions|Tensor|None, seeds:list, temperature:float=1., top_k:int|None=None, top_p:float|None=None,
     init:Tensor|None=None, mask:Tensor|None=None, progress:bool=False,
 )->Tensor: # int64, (n, H, W)
     "Draw every position independently; arguments as in `CodePrior.sample_codes`"
@@ -969,13 +962,16 @@ class CascadeConfig:
     seconds:float = 4.  # length of the clips it was trained on
     codebook_hash:str = ''
     prior:str = ''  # config hash
+    griffin_lim:int = 60  # iterations where there is no trained vocoder
     vocoder:str = 'GriffinLim'  # class
     top_p:float|None = None  # what `sample` uses where it is not told otherwise
     guidance:float|None = None  # as above
 
 # %% ../nbs/04_codebooks.ipynb #30a90805
-class Cascade(Generator):
+class Cascade(MelGenerator):
     "class -> codes (prior) -> log-mel (codebook) -> sound (vocoder)"
+    part_names = ('codebook', 'prior', 'vocoder')
+
     def __init__(self,
         prior:CodePrior, # draws code maps
         codebook:VQVAE, # has `mel`, `n_codes`, `time_stride`, `codebook_hash`, `code_shape`, `encode` and `decode`
@@ -991,11 +987,18 @@ class Cascade(Generator):
         self.labels = [str(i) for i in range(prior.config.n_classes)] if labels is None else list(labels)
         if len(self.labels) != prior.config.n_classes:
             raise CodeError(f"{len(self.labels)} labels for a prior of {prior.config.n_classes} classes")
-        self.takes = set(inspect.signature(prior.sample_codes).parameters)
+        self.asks, self.takes = prior.asks, set(inspect.signature(prior.sample_codes).parameters)
         self.honours = frozenset({'seconds'} | self.takes & {
             'temperature', 'top_k', 'top_p', 'guidance', 'steps', 'init', 'mask', 'progress'})
         self.config = CascadeConfig(codebook.mel, tuple(self.labels), seconds or self.map_seconds,
-            codebook.codebook_hash, prior.config_hash, type(self.vocoder).__name__, top_p, guidance)
+            codebook.codebook_hash, prior.config_hash, getattr(self.vocoder, 'n_iter', 60),
+            type(self.vocoder).__name__, top_p, guidance)
+        self.default_seconds = self.config.seconds
+        self.longest_seconds = None if 'shape' in self.takes else max(self.config.seconds, self.map_seconds)
+        self.defaults = {k: v for k, v in dict(top_p=top_p, guidance=guidance).items() if v is not None and k in self.takes}
+
+    @classmethod
+    def config_type(cls): return CascadeConfig
 
     @property
     def map_seconds(self)->float:
@@ -1019,32 +1022,32 @@ def check_parts(self:Cascade):
 
 # %% ../nbs/04_codebooks.ipynb #0fa14705
 @patch
-def _sample(self:Cascade,
-    cond:Tensor|None, n:int, seeds:list, seconds:float|None=None, init:Tensor|None=None, mask=None,
+def sample_mel(self:Cascade,
+    cond:Conditions, # of n sounds
+    n:int, # number of sounds
+    seeds:list, # n numbers
+    frames:int, # length of the spectrogram
+    init:Tensor|None=None, # log-mel to start from, (n, m, f)
+    mask:Tensor|None=None, # bool, (f,): frames to make anew
     **draw, # temperature, top_k, progress, ... of the prior
-)->Tensor: # (n, 1, t), t exactly the seconds asked for
-    "Draw codes, then decode and vocode item by item, so that an item is the same in any batch"
-    mel, shape = self.codebook.mel, tuple(self.prior.config.code_shape)
-    seconds, longest = seconds or self.config.seconds, max(self.config.seconds, self.map_seconds)
-    samples = round(seconds * mel.sample_rate)
-    if seconds > longest:
-        if 'shape' not in self.takes: raise ValueError(
-            f"seconds={seconds:g} is longer than the code map of this model, {longest:.3f} s. Ask for less.")
-        shape = (*shape[:-1], -(-max(1, mel.frames(samples)) // self.codebook.time_stride))
+)->Tensor: # log-mel, (n, m, f)
+    "Draw codes, then decode item by item, so that an item is the same in any batch"
+    shape, stride = tuple(self.prior.config.code_shape), self.codebook.time_stride
+    if frames > shape[-1] * stride and 'shape' in self.takes:
+        shape = (*shape[:-1], -(-frames // stride))
         draw['shape'] = shape[-2:]
     if init is not None: draw |= dict(zip(('init', 'mask'), self.start_codes(init, mask, shape)))
-    usual = {k: getattr(self.config, k) for k in ('top_p', 'guidance') if k in self.takes}
-    draw = {k: v for k, v in (usual | {k: v for k, v in draw.items() if v is not None}).items() if v is not None}
-    codes = self.prior.sample_codes(cond, seeds, **draw)
-    return torch.cat([self.render(item, samples, seed) for item, seed in zip(codes.split(1), seeds)])
+    draw = {k: v for k, v in draw.items() if v is not None}
+    codes = self.prior.sample_codes(cond, seeds, **draw).to(self.codebook.device)
+    return torch.cat([self.codebook.decode(item) for item in codes.split(1)])[..., :frames]
 
-# %% ../nbs/04_codebooks.ipynb #d13c7f95
+# %% ../nbs/04_codebooks.ipynb #079cff79
 @patch
 def with_vocoder(self:Cascade,
-    vocoder:nn.Module, # has `mel`, turns (b, m, f) into (b, 1, t)
+    vocoder, # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into (b, 1, t)
 )->Cascade: # shares all else with this one
     "The same cascade heard through another vocoder"
-    c = self.config
+    vocoder, c = find_vocoder(vocoder) if isinstance(vocoder, (str, Path)) else vocoder, self.config
     return Cascade(self.prior, self.codebook, vocoder, self.labels, c.seconds, c.top_p, c.guidance)
 
 # %% ../nbs/04_codebooks.ipynb #1e0f021e
@@ -1057,76 +1060,35 @@ def render(self:Cascade,
 )->Tensor: # waveform, (b, 1, samples)
     "Codes to sound"
     log_mel = self.codebook.decode(codes.to(self.codebook.device))
-    if isinstance(self.vocoder, GriffinLim): sound = self.vocoder(log_mel, [seed] * len(codes))
-    else: sound = self.vocoder(log_mel)
-    return fit_length(sound.float().cpu(), samples or self.codebook.mel.samples(log_mel.shape[-1]))
+    return self.play(log_mel, samples or self.mel.samples(log_mel.shape[-1]), seed)
 
 # %% ../nbs/04_codebooks.ipynb #fb906600
 @patch
 def start_codes(self:Cascade,
-    init:Tensor, # waveform, (n, c, t), at this model's sample rate
-    mask=None, # what to make anew: bool (t,) samples or (H, W) codes, or (start, end) in seconds; None: after `init`
-    shape:tuple|None=None, # of the code map; None: as the prior was trained
+    init:Tensor, # log-mel, (n, m, f)
+    mask:Tensor|None, # bool, (f,): frames to make anew; None: all
+    shape:tuple, # of the code map
 )->tuple[Tensor, Tensor]: # codes (n, H, W) and bool mask (H, W), True where codes are drawn
-    "Codes of a sound, and the part of the map to draw again"
-    mel, shape = self.codebook.mel, tuple(shape or self.prior.config.code_shape)
+    "Codes of a spectrogram, and the part of the map to draw again: a column is new as soon as a frame of it is"
     frames = shape[-1] * self.codebook.time_stride
-    samples = mel.samples(frames)
-    heard, time = init.mean(1), torch.arange(samples) / mel.sample_rate
-    if mask is None: mask = time >= heard.shape[-1] / mel.sample_rate
-    elif isinstance(mask, (tuple, list)) and len(mask) == 2: mask = (time >= mask[0]) & (time < mask[1])
-    mask = torch.as_tensor(mask).bool()
-    if mask.ndim == 1:  # a column is new as soon as a part of it is
-        part = F.pad(mask[:samples].float(), (0, max(0, samples - len(mask))))
-        mask = F.adaptive_max_pool1d(part[None], shape[-1])[0].bool()
-    if tuple(mask.shape) not in (shape, shape[-2:], shape[-1:]): raise ValueError(
-        f"mask has shape {tuple(mask.shape)}. Give samples (t,), codes {shape}, or (start, end) in seconds.")
-    if not mask.any():
-        raise ValueError("mask leaves nothing to make anew. Say which part, as mask=(start, end) in seconds.")
-    codes = self.codebook.encode(log_mel(fit_length(heard, samples), mel)[..., :frames].to(self.codebook.device))
-    return codes.cpu(), mask.expand(shape)
-
-# %% ../nbs/04_codebooks.ipynb #1efd0d9f
-@patch
-def save_pretrained(self:Cascade,
-    folder, # is made; other files in it are kept
-    card:dict|None=None, # for the model card
-    **hub, # what `push_to_hub` passes on; not needed
-)->Path:
-    "One folder per part, and `pipeline.json` last: it names the hashes, so that a mixture of two runs is noticed"
-    folder, self.card = Path(folder), {**self.card, **(card or {})}
-    parts = dict(codebook=self.codebook, prior=self.prior)
-    if isinstance(self.vocoder, Pretrained): parts['vocoder'] = self.vocoder
-    for name, part in parts.items(): part.save_pretrained(folder/name)
-    about = dict(format=1, foleybook=__version__, model='Cascade', parts=list(parts), config=to_plain(self.config),
-                 config_hash=self.config_hash, card=to_plain(self.card))
-    if isinstance(self.vocoder, GriffinLim): about['griffin_lim'] = dict(n_iter=self.vocoder.n_iter)
-    with atomic_folder(folder, merge=True) as work:
-        (work/'README.md').write_text(self.model_card())
-        (work/'pipeline.json').write_text(json.dumps(about, indent=1, sort_keys=True) + '\n')
-    return folder
+    longer = F.pad(init, (0, max(0, frames - init.shape[-1])), mode='replicate')[..., :frames]
+    codes = self.codebook.encode(longer.to(self.codebook.device)).cpu()
+    mask = torch.ones(init.shape[-1], dtype=torch.bool) if mask is None else mask.cpu()
+    new = F.pad(mask[:frames].float(), (0, max(0, frames - len(mask))), value=1.)
+    return codes, F.adaptive_max_pool1d(new[None], shape[-1])[0].bool().expand(shape)
 
 # %% ../nbs/04_codebooks.ipynb #9fe847e9
 @patch(cls_method=True)
-def from_pretrained(cls:Cascade,
-    folder, # written by `save_pretrained`, or OWNER/NAME on the hub
-    device='cpu', # where the weights go
-    **hub, # revision, token, ... of the hub download
-)->Cascade: # in eval mode
-    "Load the parts and join them; parts that do not belong together are an error"
-    folder = _hub_folder(folder, **hub)
-    about = read_json(folder/'pipeline.json')
-    if not isinstance(about, dict) or not {'parts', 'config'} <= about.keys():
-        raise CheckpointError(f"{folder/'pipeline.json'}: not written by Cascade.save_pretrained.")
-    config = from_plain(CascadeConfig, about['config'], f"{folder/'pipeline.json'}")
-    parts = {name: Pretrained.from_pretrained(folder/name, device) for name in about['parts']}
+def from_parts(cls:Cascade,
+    parts:dict, # 'codebook', 'prior' and perhaps 'vocoder'
+    config:CascadeConfig, # of the cascade
+)->Cascade:
+    "Join the parts of a folder; parts that do not belong together are an error"
     if parts['codebook'].codebook_hash != config.codebook_hash: raise CodeError(
-        f"{folder/'codebook'}: is codebook {parts['codebook'].codebook_hash}, pipeline.json speaks of "
-        f"{config.codebook_hash}. Train or copy the folder as a whole.")
-    vocoder = parts.get('vocoder') or GriffinLim(parts['codebook'].mel, **about.get('griffin_lim', {}))
-    cascade = cls(parts['prior'], parts['codebook'], vocoder, list(config.labels), config.seconds, config.top_p, config.guidance)
-    cascade.card = about.get('card', {})
-    return cascade.to(device).eval()
+        f"the codebook is {parts['codebook'].codebook_hash}, pipeline.json speaks of {config.codebook_hash}. "
+        "Train or copy the folder as a whole.")
+    vocoder = parts.get('vocoder') or GriffinLim(parts['codebook'].mel, config.griffin_lim)
+    return cls(parts['prior'], parts['codebook'], vocoder, list(config.labels), config.seconds, config.top_p, config.guidance)
 
 # %% ../nbs/04_codebooks.ipynb #c520908f
 class VQLoss:
@@ -1164,14 +1126,14 @@ def distance_db(
 
 # %% ../nbs/04_codebooks.ipynb #6c6ffc33
 @dataclass
-class VQVAERecipe(Recipe):
+class VQVAERecipe(LoopRecipe):
     "Train a `VQVAE` on the log-mels of a set of clips"
     model:VQVAEConfig = field(default_factory=VQVAEConfig)
     seconds:float = 4.  # length every clip is brought to
     frames:int|None = None  # random crop of so many frames; None: whole clips
     normalise:bool = True  # measure `mel_mean` and `mel_std` on the training clips
     cache_dir:str|None = None  # of the mels; None: see `cache_folder`
-    vocoder:str|None = None  # see `find_vocoder`; what is heard every `audio_every` steps goes through it; None: Griffin-Lim
+    vocoder:str|None = None  # what is heard every `audio_every` steps goes through it (see `find_vocoder`); None: Griffin-Lim
 
     def dataloaders(self, data)->DataLoaders:
         "From a path, `ClipTable` or `MelCache`"
@@ -1204,19 +1166,34 @@ def listen(self:VQVAE,
 
 # %% ../nbs/04_codebooks.ipynb #a27e9fa7
 @patch
-def learner(self:VQVAERecipe,
-    data, # path, `ClipTable`, `MelCache` or `DataLoaders` of log-mels
-):
-    "As `Recipe.learner`; while it trains, `AudioLogger` hears held-out clips through the codes and a frozen vocoder"
-    learn = Recipe.learner(self, data)
-    if not self.audio_every: return learn
-    vocoder = find_vocoder(self.vocoder) if self.vocoder else GriffinLim(self.model.mel, 32)
+def ear(self:VQVAERecipe)->nn.Module: # turns log-mels into waveforms
+    "What the codes are heard through: the vocoder in `vocoder`, or Griffin-Lim"
+    vocoder = find_vocoder(self.vocoder, self.torch_device) if self.vocoder else GriffinLim(self.model.mel, 32)
     self.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
-    dls, model = learn.dls, learn.model
-    rows = dls.valid_rows[np.linspace(0, len(dls.valid_rows) - 1, 4).astype(int)]
-    held, names = torch.from_numpy(np.array(dls.cache.mels[rows])).float(), list(dls.cache.index.df.label.iloc[rows])
-    model.sample = lambda n=4, **kwargs: model.listen(held[:n], vocoder.to(model.device), names[:n])
-    return learn
+    return vocoder
+
+@patch
+def check_listen(self:VQVAERecipe, learn):
+    "The vocoder must be there and read these mels"
+    self.ear()
+
+# %% ../nbs/04_codebooks.ipynb #4399bc2f
+@patch
+def listen(self:VQVAERecipe,
+    learn, # in training, or done
+)->Sounds:
+    "Four held-out clips after a round trip through the codes"
+    model, dls = unwrap(learn.model).eval(), learn.dls
+    rows = dls.valid_rows[np.unique(np.linspace(0, len(dls.valid_rows) - 1, 4).astype(int))]
+    held = torch.from_numpy(np.array(dls.cache.mels[rows])).float()
+    return model.listen(held, self.ear().to(model.device), list(dls.cache.index.df.label.iloc[rows]))
+
+# %% ../nbs/04_codebooks.ipynb #f42be7dc
+@patch
+def unused(self:VQVAERecipe)->dict:
+    "The vocoder is for previews only"
+    remedy = "The codebook is heard through it every `audio_every` steps. Set audio_every, or leave it out."
+    return LoopRecipe.unused(self) | ({} if self.audio_every else dict(vocoder=remedy))
 
 # %% ../nbs/04_codebooks.ipynb #69ac9a4d
 _PUBLISHED = dict(optimizer='adam', schedule='constant', lr=3e-4, normalise=False, betas=(.9, .999))
@@ -1232,9 +1209,9 @@ VQVAERecipe.presets = {
     'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16, **_PUBLISHED,
                         model=VQVAEConfig(**VQVAE_PRESETS['dcase2023'])),
     'audyn-vqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344, clip_norm=10., **_PUBLISHED,
-                        model=VQVAEConfig(mel=audyn_mel(), **VQVAE_PRESETS['audyn'])),
+                        model=VQVAEConfig(mel=MelConfig.preset('audyn'), **VQVAE_PRESETS['audyn'])),
     'audyn-rvqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344, clip_norm=10., **_PUBLISHED,
-                         model=VQVAEConfig(mel=audyn_mel(), **VQVAE_PRESETS['audyn_rvq'])),
+                         model=VQVAEConfig(mel=MelConfig.preset('audyn'), **VQVAE_PRESETS['audyn_rvq'])),
 }
 
 # %% ../nbs/04_codebooks.ipynb #9a948335
@@ -1244,7 +1221,7 @@ class UnigramRecipe(Recipe):
     smooth:float = .1  # see `UnigramPrior.fit`
     presets:ClassVar[dict] = {'unigram': {}}
 
-    def train(self, data:CodeTable, out, resume:bool=True, progress:bool=True)->UnigramPrior:
+    def _train(self, data:CodeTable, out, resume, progress)->UnigramPrior:
         "Count and save"
         config = PriorConfig(data.code_shape, data.n_codes, len(data.labels), data.codebook_hash)
         prior = UnigramPrior(config).fit(data, self.smooth)
@@ -1269,15 +1246,14 @@ def train_stage(
         return Pretrained.from_pretrained(folder, recipe.torch_device)
     if resume and before != about: say(f'{folder}: other data or settings than before; the earlier run is set aside')
     model = recipe.train(data, folder, resume=resume and before == about, progress=progress)
-    if not rank_distrib():
-        with atomic_folder(folder, merge=True) as work: (work/mark.name).write_text(json.dumps(about))
+    if not rank_distrib(): write_text(mark, json.dumps(about))
     return model
 
 # %% ../nbs/04_codebooks.ipynb #39f248c0
 @dataclass
 class CascadeRecipe(Recipe):
     "Train a codebook, then a prior on its codes; seed and device hold for both, all else is set per stage"
-    codebook:Recipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
+    codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
     prior:Recipe = field(default_factory=lambda: UnigramRecipe.preset('unigram'))
     vocoder:str|None = None  # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     top_p:float|None = None  # how the finished model draws where it is not told otherwise
@@ -1288,15 +1264,11 @@ class CascadeRecipe(Recipe):
         'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail', vocoder='default', top_p=.9, guidance=3.),
     }
 
-    def train(self,
-        data, # path, `ClipTable` or `MelCache`
-        out:Path, # gets codebook/, codes/, prior/ and pipeline.json
-        resume:bool=True, # keep finished stages and go on in an unfinished one
-        progress:bool=True, # say what is done
-    )->Cascade: # in eval mode
-        "Both stages, one after the other"
-        out, say = Path(out), print if progress and not rank_distrib() else lambda *_: None
+    def _train(self, data, out, resume, progress)->Cascade:
+        "Both stages, one after the other: `out` gets codebook/, codes/, prior/ and pipeline.json"
+        say = print if progress and not rank_distrib() else lambda *_: None
         codebook, prior = (r.override(seed=self.seed, device=self.device) for r in (self.codebook, self.prior))
+        if getattr(prior, 'audio_every', 0): prior = prior.override(codebook=str(out/'codebook'), vocoder=self.vocoder)
         if isinstance(data, (str, Path)): data = open_dataset(data).check()
         cache = data if isinstance(data, MelCache) else MelCache.build(
             data, codebook.model.mel, codebook.seconds, codebook.cache_dir, progress=progress)
@@ -1310,5 +1282,7 @@ class CascadeRecipe(Recipe):
         key = f'{cache.path.name} {book.codebook_hash}'
         model = train_stage(prior, table, key, out/'prior', resume, progress, say)
         cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds, self.top_p, self.guidance).eval()
-        if not rank_distrib(): cascade.save_pretrained(out, self.card(cache))
+        told = dict(codebook=book, prior=model, vocoder=vocoder)
+        licence = licence_of_parts({k: m.card.get('licence', 'unknown') for k, m in told.items() if m is not None})
+        if not rank_distrib(): cascade.save_pretrained(out, self.card(cache) | dict(licence=licence))
         return cascade

@@ -132,16 +132,19 @@ def load_strict(
     model:nn.Module, # gets the weights
     state:dict, # name -> Tensor
     where='the file', # how an error calls it
+    only:dict|None=None, # the weights that the file should hold; None: all of the model's
 ):
     "Load weights; every missing, surplus or misshapen one is listed in a `CheckpointError`"
-    own = model.state_dict()
+    own = model.state_dict() if only is None else only
     missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [f'{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}' for k in own.keys() & state.keys()
               if own[k].shape != state[k].shape]
+    kinds = [f'{k} {state[k].dtype}' for k in own.keys() & state.keys()
+             if own[k].is_floating_point() != state[k].is_floating_point()]
     problems = [f'{what}: {", ".join(names)}' for what, names in
-                [('missing', missing), ('surplus', surplus), ('other shape', sorted(shapes))] if names]
+                [('missing', missing), ('surplus', surplus), ('other shape', sorted(shapes)), ('other kind', sorted(kinds))] if names]
     if problems: raise CheckpointError(f"{where}: does not fit {type(model).__name__}; {'; '.join(problems)}.")
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=only is None)
 
 # %% ../nbs/files.ipynb #36fbcf6b
 _PLAIN = [argparse.Namespace, np.dtype, np.ndarray, (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
@@ -177,6 +180,7 @@ def published_weights(
     state, where = read_published(source), 'the dict' if isinstance(source, dict) else source
     for name in parts:
         if isinstance(state.get(name), dict): state = state[name]
+    state = {k: v for k, v in state.items() if not isinstance(v, (bool, int, float, str, type(None)))}    # flags
     bad = [k for k, v in state.items() if not torch.is_tensor(v)] or ([] if state else ['nothing'])
     if bad:
         raise CheckpointError(f"{where}: no weights under {' or '.join(parts) or 'the top'}; found "

@@ -8,10 +8,12 @@ import hashlib, importlib, inspect, json, math, random, secrets, sys, typing
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Pretrained', 'model_class',
-           'Generator']
+__all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
+           'class_numbers', 'Pretrained', 'model_class', 'Generator', 'mask_samples', 'Request', 'Pipeline',
+           'playground']
 
 # %% ../nbs/generator.ipynb #d5b05da5
 import numpy as np, torch
@@ -21,8 +23,9 @@ from torch import nn, Tensor
 
 # %% ../nbs/generator.ipynb #91db3b7a
 from . import __version__
-from .audio_features import SamplingError, Sounds, read_audio, resample, unclipped
-from .files import CheckpointError, atomic_folder, load_strict, read_json, read_safetensors, write_safetensors
+from .audio_features import SamplingError, Sounds, fit_length, read_audio, resample, unclipped
+from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json, read_safetensors,
+                             write_safetensors)
 from .settings import SettingsError, config_hash, from_plain, near, to_plain
 
 # %% ../nbs/generator.ipynb #627c4e1b
@@ -98,6 +101,156 @@ class ItemNoise:
         u = self.rand(*probs.shape[1:-1], 1).to(probs.device).double() * cdf[..., -1:]
         return (cdf <= u).sum(-1).clamp(max=probs.shape[-1] - 1)
 
+# %% ../nbs/generator.ipynb #8d6ce81f
+_FIELDS = dict(label=1, shares=2, features=3, text=3)   # name -> number of axes
+
+class Conditions:
+    "What n sounds are asked by: any of classes, shares of classes, features, text, control tracks, or nothing"
+    def __init__(self,
+        n:int|None=None, # number of sounds; None: as the fields have it
+        label=None, # class numbers, (n,) int64; -1: no class
+        shares=None, # parts of several classes, (n, k)
+        features=None, # a sequence, such as one vector for each picture of a film, (n, l, d)
+        text=None, # encoded text, (n, l, d)
+        controls:dict|None=None, # name -> values over time, (n, l)
+        names:list|None=None, # n texts to show
+        feature_rate:float|None=None, # rows of `features` per second; None: stretched over the sound
+        control_rate:float|None=None, # values of `controls` per second; None: stretched over the sound
+    ):
+        given = dict(label=label, shares=shares, features=features, text=text)
+        self.fields = {k: _field(k, v, d) for (k, d), v in zip(_FIELDS.items(), given.values()) if v is not None}
+        self.fields |= {f'controls.{k}': _field(f'controls.{k}', v, 2) for k, v in (controls or {}).items()}
+        self.feature_rate, self.control_rate = feature_rate, control_rate
+        sizes = {k: len(v) for k, v in self.fields.items()} | ({} if names is None else dict(names=len(names)))
+        n = next(iter(sizes.values()), 0) if n is None else n
+        if wrong := {k: s for k, s in sizes.items() if s != n}:
+            raise ValueError(f"conditions for {n} sounds, but {wrong} rows. Give one row for each sound.")
+        self.n, self.names = n, [''] * n if names is None else [str(s) for s in names]
+
+    def __len__(self): return self.n
+    def __repr__(self): return f"Conditions({self.n}, {', '.join(sorted(self.kinds)) or 'nothing'})"
+    def __getattr__(self, name): # label, shares, features, text: the field, or None
+        if name in _FIELDS: return self.__dict__['fields'].get(name)
+        raise AttributeError(f"Conditions have no {name!r}")
+
+# %% ../nbs/generator.ipynb #d648168c
+def _field(name, value, axes):
+    "A field as a tensor with `axes` axes"
+    x = torch.as_tensor(value)
+    x = x.long() if name == 'label' else x.float()
+    if name == 'text' and x.ndim == 2: x = x.unsqueeze(1)
+    if x.ndim == axes and torch.isfinite(x).all(): return x
+    raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give finite numbers with {axes} axes, "
+                     "the first one for the sounds.")
+
+# %% ../nbs/generator.ipynb #c387e8b9
+@patch(as_prop=True)
+def kinds(self:Conditions) -> frozenset: # of 'label', 'shares', 'features', 'text', 'controls'
+    "What is asked by"
+    return frozenset(k.partition('.')[0] for k in self.fields)
+
+@patch(as_prop=True)
+def controls(self:Conditions) -> dict: # name -> (n, l)
+    "Control tracks"
+    return {k.partition('.')[2]: v for k, v in self.fields.items() if k.startswith('controls.')}
+
+# %% ../nbs/generator.ipynb #b271f0f1
+def _like(self, n, names, fields):
+    "Conditions with other fields and the same rates"
+    new = Conditions(n, names=names, feature_rate=self.feature_rate, control_rate=self.control_rate)
+    new.fields = fields
+    return new
+
+# %% ../nbs/generator.ipynb #4a5dfc1c
+@patch
+def __getitem__(self:Conditions,
+    index, # a number (of one sound), a slice, numbers, or a mask
+) -> Conditions:
+    "Some of the sounds"
+    rows = torch.arange(self.n)[index].reshape(-1)
+    return _like(self, len(rows), [self.names[i] for i in rows.tolist()], {k: v[rows.to(v.device)] for k, v in self.fields.items()})
+
+@patch
+def to(self:Conditions,
+    device, # where the fields go
+) -> Conditions:
+    "The same on another device"
+    return _like(self, self.n, self.names, {k: v.to(device) for k, v in self.fields.items()})
+
+# %% ../nbs/generator.ipynb #03977b92
+@patch
+def null(self:Conditions) -> Conditions:
+    "As many sounds, asked by nothing: the other side of classifier-free guidance"
+    return Conditions(self.n)
+
+@patch
+def drop(self:Conditions,
+    mask:Tensor, # bool, (n,)
+) -> Conditions:
+    "Where the mask is set nothing is asked: label -1, everything else 0 (condition dropout, Ho and Salimans 2022)"
+    gone = lambda v: mask.to(v.device).view(-1, *[1] * (v.ndim - 1))
+    fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0) for k, v in self.fields.items()}
+    return _like(self, self.n, self.names, fields)
+
+@patch
+def class_shares(self:Conditions,
+    k:int, # number of classes
+) -> Tensor: # (n, k); rows of zeros where no class is asked for
+    "Classes as weights, whether they came as numbers or as shares"
+    if self.shares is not None: return self.shares
+    if self.label is None: return torch.zeros(self.n, k)
+    return (self.label[:, None] == torch.arange(k, device=self.label.device)).float()
+
+# %% ../nbs/generator.ipynb #83488c37
+@patch(cls_method=True)
+def cat(cls:Conditions,
+    parts:list, # Conditions of the same kinds
+) -> Conditions:
+    "One after the other"
+    if len({tuple(sorted(p.fields)) for p in parts}) > 1:
+        raise ValueError(f"cannot join conditions of different kinds: {', '.join(map(repr, parts))}.")
+    fields = {k: torch.cat([p.fields[k] for p in parts]) for k in parts[0].fields}
+    return _like(parts[0], sum(map(len, parts)), sum((p.names for p in parts), []), fields)
+
+@patch
+def repeat(self:Conditions,
+    n:int, # copies of each
+) -> Conditions:
+    "Each sound's conditions n times in a row"
+    return self[torch.arange(self.n).repeat_interleave(n)]
+
+# %% ../nbs/generator.ipynb #88fbac64
+@patch
+def tensors(self:Conditions) -> dict: # name -> Tensor, for `files.write_safetensors`
+    "What is saved beside codes or latents"
+    rates = dict(feature_rate=self.feature_rate, control_rate=self.control_rate)
+    return self.fields | {k: torch.tensor(float(v)) for k, v in rates.items() if v is not None}
+
+@patch(cls_method=True)
+def of(cls:Conditions,
+    tensors:dict, # from `tensors`
+    names:list|None=None, # n texts to show
+    n:int|None=None, # number of sounds, where there are no fields
+) -> Conditions:
+    "Conditions again"
+    rates = {k: float(v) for k, v in tensors.items() if k.endswith('_rate')}
+    fields = {k: v for k, v in tensors.items() if k not in rates}
+    n = n if n is not None else len(names) if names is not None else len(next(iter(fields.values())))
+    new = cls(n, names=names, **rates)
+    new.fields = fields
+    return new
+
+# %% ../nbs/generator.ipynb #2509e8b9
+def class_numbers(
+    cond, # Conditions, class numbers (n,), or None
+    n:int, # number of sounds
+    none:int=0, # stands for no class
+) -> Tensor: # int64, (n,)
+    "The classes asked for, for models that know classes only"
+    label = cond.label if isinstance(cond, Conditions) else cond
+    if label is None: return torch.full((n,), none)
+    return torch.where(label < 0, none, label) if isinstance(cond, Conditions) else torch.as_tensor(label).long()
+
 # %% ../nbs/generator.ipynb #201ccbb9
 class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook', tags=['audio', 'foley']):
     "A module with a `config` dataclass that is saved to a folder and loaded from it"
@@ -115,6 +268,11 @@ class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook', tags
     def config_hash(self) -> str: # 12 hexadecimal digits
         "Hash of the class name and the config"
         return config_hash([type(self).__name__, to_plain(self.config)])
+
+    @property
+    def licence(self) -> str:
+        "Of what it was trained on; what is unknown stays unknown"
+        return str(self.card.get('licence') or 'unknown')
 
     @property
     def device(self) -> torch.device:
@@ -136,35 +294,36 @@ def save_pretrained(self:Pretrained,
         write_safetensors(work/'model.safetensors', self.state_dict())
         (work/'README.md').write_text(self.model_card())
         (work/'config.json').write_text(json.dumps(config, indent=1, sort_keys=True) + '\n')
+    (Path(folder)/'pipeline.json').unlink(missing_ok=True)  # an earlier pipeline in this folder is no more
     return Path(folder)
 
 # %% ../nbs/generator.ipynb #931bf427
 @patch
 def model_card(self:Pretrained) -> str: # markdown
     "What was trained on what, under which licence, how good it is and where it ends"
-    card, name, size = self.card, type(self).__name__, sum(p.numel() for p in self.parameters())
-    licence = str(card.get('licence', 'unknown'))
-    simple = licence.replace('-', '').replace('.', '').isalnum()
-    lines = ['---', f"license: {licence.lower() if simple else 'other'}", 'library_name: foleybook',
-             'tags: [audio, foley]', '---', f'# {name}', '', f'{size:,} parameters, config {self.config_hash}.', '']
-    lines += [f'- **{key}**: {value}' for key, value in card.items() if key != 'metrics']
-    numbers = {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in card.get('metrics', {}).items()}
+    name, size = type(self).__name__, sum(p.numel() for p in self.parameters())
+    told = {k: v for k, v in self.card.items() if k not in ('metrics', 'licence')}
+    simple = self.licence.replace('-', '').replace('.', '').isalnum()
+    lines = ['---', f"license: {self.licence.lower() if simple else 'other'}", 'library_name: foleybook',
+             'tags: [audio, foley]', '---', f'# {name}', '', f'{size:,} parameters, config {self.config_hash}.', '',
+             f'- **licence**: {self.licence}', *(f'- **{key}**: {value}' for key, value in told.items())]
+    numbers = {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in self.card.get('metrics', {}).items()}
     if numbers: lines += ['', '| metric | value |', '|---|---|', *(f'| {k} | {v} |' for k, v in numbers.items())]
-    lines += ['', '```python', f'from {type(self).__module__} import {name}',
-              f"model = {name}.from_pretrained('this folder')", '```', '']
+    lines += ['', '```python', 'import foleybook as fb', "model = fb.load('this folder')", '```', '']
     return '\n'.join(lines)
 
 # %% ../nbs/generator.ipynb #a8ee1e8d
-def _hub_folder(where, **hub):
-    "A local folder, or the folder into which a hub repository was downloaded"
-    folder = Path(where)
-    if folder.is_dir(): return folder
-    if folder.exists() or str(where).count('/') != 1 or str(where).startswith(('.', '/', '~')):
-        raise CheckpointError(f"{where}: no such folder. Give what save_pretrained wrote, or OWNER/NAME on the hub.")
+def _folder(where, hub=False, **options):
+    "A local folder; the hub is asked only for `hf://OWNER/NAME`, or for OWNER/NAME with hub=True"
+    name = str(where).removeprefix('hf://')
+    if name == str(where) and not hub:
+        if Path(where).is_dir(): return Path(where)
+        raise CheckpointError(f"{where}: no such folder. Give what save_pretrained wrote, or hf://OWNER/NAME for a model on the hub.")
+    if name.count('/') != 1: raise CheckpointError(f"{where}: no name of a hub repository. Write hf://OWNER/NAME.")
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(str(where), allow_patterns=['*.json', '*.safetensors', 'README.md'], **hub))
+    try: return Path(snapshot_download(name, allow_patterns=['*.json', '*.safetensors', '*.md'], **options))
     except (OSError, ValueError) as e:
-        raise CheckpointError(f"{where}: no such folder, and the hub gave nothing ({type(e).__name__}: {e}).") from None
+        raise CheckpointError(f"{where}: the hub gave nothing ({type(e).__name__}: {e}). Check the name and the network.") from None
 
 # %% ../nbs/generator.ipynb #27a3e714
 def model_class(
@@ -172,42 +331,60 @@ def model_class(
     where='config.json', # how an error calls it
 ) -> type:
     "The class a config.json speaks of; only modules of this book are imported for it"
-    module, name = str(config.get('module', '')), str(config.get('model', ''))
+    module, name = str(config.get('module', 'foleybook.codebooks')), str(config.get('model', ''))
     if module not in sys.modules and module.split('.')[0] == 'foleybook': importlib.import_module(module)
     found = getattr(sys.modules.get(module), name, None)
     if isinstance(found, type) and issubclass(found, Pretrained): return found
     raise CheckpointError(f"{where}: {module}.{name} is no model known here. Import the module that defines it first.")
 
+# %% ../nbs/generator.ipynb #d13e3c41
+def _load_weights(model, file, own=None):
+    "Strict loading of a file; `own`: of these weights only"
+    state = read_safetensors(file)
+    load_strict(model, state, file, own)
+    if bad := [k for k, v in state.items() if not torch.isfinite(v).all()]:
+        raise CheckpointError(f"{file}: {bad[0]} holds NaN or infinity. Use an earlier checkpoint, or train again.")
+    return model
+
+@patch(cls_method=True)
+def _from_folder(cls:Pretrained, folder, about, device):
+    "A model from its config and its weights"
+    config = from_plain(cls.config_type(), about['config'], cls.config_type().__name__)
+    return _load_weights(cls(config), folder/'model.safetensors')
+
 # %% ../nbs/generator.ipynb #648aee9b
 @patch(cls_method=True)
 def from_pretrained(cls:Pretrained,
-    folder, # folder written by `save_pretrained`, or OWNER/NAME on the hub
+    folder, # folder written by `save_pretrained`, or hf://OWNER/NAME
     device='cpu', # where the weights go
-    **hub, # revision, token, cache_dir ... of the hub download
+    hub:bool=False, # OWNER/NAME means the hub, too
+    **options, # revision, token, cache_dir ... of the hub download
 ): # the model, in eval mode
-    "Load a model, strictly. On a base class: whatever model the folder holds"
-    folder = _hub_folder(folder, **hub)
-    config, where = read_json(folder/'config.json'), folder/'config.json'
-    if not isinstance(config, dict) or 'config' not in config:
+    "Load a model or a pipeline, strictly. On a base class: whatever the folder holds"
+    folder = _folder(folder, hub, **options)
+    pipeline = (folder/'pipeline.json').is_file()
+    where = folder/('pipeline.json' if pipeline else 'config.json')
+    about = read_json(where)
+    if not isinstance(about, dict) or 'config' not in about:
         raise CheckpointError(f"{where}: has no entry 'config'. Was it written by save_pretrained?")
-    found = model_class(config, where)
+    found = model_class(about, where)
     if not issubclass(found, cls):
         raise CheckpointError(f"{folder}: holds a {found.__name__}, not a {cls.__name__}. Load it by {found.__name__}.")
-    try: model = found(from_plain(found.config_type(), config['config'], found.config_type().__name__))
+    try: model = found._from_folder(folder, about, device)
     except SettingsError as e: raise CheckpointError(f"{where}: {e}") from None
-    load_strict(model, read_safetensors(folder/'model.safetensors'), folder/'model.safetensors')
-    model.card = config.get('card', {})
+    model.card = about.get('card', {})
     return model.to(device).eval()
 
-# %% ../nbs/generator.ipynb #d782a3e1
-_ALIASES = dict(num_inference_steps='steps', guidance_scale='guidance', generator='seed')
-_DEFAULTS = dict(cond=None, seconds=None, steps=None, guidance=None, temperature=1., top_k=None, top_p=None, init=None,
-                 strength=None, mask=None, loop=False)
-
+# %% ../nbs/generator.ipynb #79e5a235
 class Generator(Pretrained):
-    "Base of everything that makes sound. A family sets `labels`, `honours`, `sample_rate` and writes `_sample`"
-    labels:list = []            # names of the classes, in the order of their numbers
-    honours:frozenset = frozenset() # names of the arguments of `sample` that this family can use
+    "Base of everything that makes sound. A family says what it `honours` and writes `_sample`"
+    labels:list = []                        # names of the classes, in the order of their numbers
+    asks:frozenset = frozenset({'label'})   # kinds of `Conditions` it understands
+    honours:frozenset = frozenset()         # names of the arguments of `sample` that it can use
+    defaults:dict = {}                      # arguments of `sample` where the caller gives None
+    control_names:tuple = ()                # names of its control tracks
+    default_seconds:float|None = None       # length of what it was trained on, s
+    longest_seconds:float|None = None       # the longest it can make, s; None: no limit
 
     @property
     def sample_rate(self) -> int: # Hz
@@ -215,14 +392,10 @@ class Generator(Pretrained):
         config = self.config
         return config.sample_rate if hasattr(config, 'sample_rate') else config.mel.sample_rate
 
-# %% ../nbs/generator.ipynb #d9c7ac49
-def _check(name, value, ok, allowed):
-    "Raise unless the value is a finite number that is allowed"
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and ok(value)):
-        raise ValueError(f"{name}={value!r} is not allowed. Give {allowed}.")
-
-# %% ../nbs/generator.ipynb #9ca77d41
+# %% ../nbs/generator.ipynb #3c1e37dd
+_ALIASES = dict(num_inference_steps='steps', guidance_scale='guidance', generator='seed')
+_DEFAULTS = dict(seconds=None, steps=None, guidance=None, sampler=None, temperature=1., top_k=None, top_p=None, init=None,
+                 strength=None, mask=None, loop=False, on_step=None)
 _RULES = dict(seconds=(lambda v: v > 0, 'a length in seconds above 0'),
               steps=(lambda v: v >= 1 and v == int(v), 'a whole number from 1 on'),
               guidance=(lambda v: v >= 0, 'a number from 0 on'),
@@ -231,33 +404,41 @@ _RULES = dict(seconds=(lambda v: v > 0, 'a length in seconds above 0'),
               top_p=(lambda v: 0 < v <= 1, 'a number above 0 and up to 1'),
               strength=(lambda v: 0 <= v <= 1, 'a number from 0 (keep init) to 1 (forget it)'))
 
+# %% ../nbs/generator.ipynb #d065066e
+def _check(name, value, ok, allowed):
+    "Raise unless the value is a finite number that is allowed"
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and ok(value)):
+        raise ValueError(f"{name}={value!r} is not allowed. Give {allowed}.")
+
 def _same(value, default): return value is default or (isinstance(value, (int, float, bool)) and value == default)
 
-# %% ../nbs/generator.ipynb #47741cad
+# %% ../nbs/generator.ipynb #ea1d68b6
 @patch
 def check_arguments(self:Generator,
-    given:dict, # the arguments of `sample`
+    given:dict, # the arguments of `sample`, without what it is asked by
     aliases:dict, # arguments under other names
-) -> dict: # the arguments, aliases resolved
+) -> dict: # the arguments, aliases and the family's defaults resolved
     "Raise a `ValueError` for everything out of range, or beyond this family"
-    args, honoured = dict(given), {'seed', *self.honours, *(['cond'] if self.labels else [])}
+    args = dict(given)
     for name, value in aliases.items():
         if name not in _ALIASES: raise TypeError(f"sample has no argument {name!r}. {near(name, [*args, *_ALIASES])}")
         if value is None: continue
-        known = _ALIASES[name]
-        if args[known] is not None: raise ValueError(f"{name} is another name of {known}. Give only one.")
-        args[known] = value
+        if args[_ALIASES[name]] is not None:
+            raise ValueError(f"{name} is another name of {_ALIASES[name]}. Give only one.")
+        args[_ALIASES[name]] = value
     for name, value in args.items():
-        if name not in honoured and not _same(value, _DEFAULTS[name]):
-            raise ValueError(f"{type(self).__name__} cannot honour {name}={value!r}. "
-                             f"It honours {', '.join(sorted(honoured - {'progress'}))}.")
+        if name not in {'seed', *self.honours} and not _same(value, _DEFAULTS[name]):
+            known = ', '.join(sorted({'seed', *self.honours} - {'progress'}))
+            raise ValueError(f"{type(self).__name__} cannot honour {name}={value!r}. It honours {known}.")
         if name in _RULES and value is not None: _check(name, value, *_RULES[name])
     if args['loop'] not in (True, False): raise ValueError(f"loop={args['loop']!r} is not allowed. Give True or False.")
     for name in ('strength', 'mask'):
         if args['init'] is None and args[name] is not None: raise ValueError(f"{name} needs init. Give a sound.")
-    return {k: int(v) if k in ('steps', 'top_k') and v is not None else v for k, v in args.items()}
+    usual = {k: v for k, v in self.defaults.items() if args.get(k) is None and k in self.honours}
+    return {k: int(v) if k in ('steps', 'top_k') and v is not None else v for k, v in (args | usual).items()}
 
-# %% ../nbs/generator.ipynb #5e7cd2df
+# %% ../nbs/generator.ipynb #f63973d6
 @patch
 def class_number(self:Generator,
     c, # a label or its number
@@ -270,30 +451,89 @@ def class_number(self:Generator,
         raise ValueError(f"cond={c!r} is not allowed. Give a label or its number, 0 to {len(self.labels)-1}.")
     return int(c)
 
-# %% ../nbs/generator.ipynb #ae032b43
+# %% ../nbs/generator.ipynb #d3ffedd5
 @patch
-def resolve_cond(self:Generator,
-    cond, # None, a label, its number, or a list of such, one for each sound
-    n:int, # number of sounds; 1 with a list means one for each entry
-) -> tuple: # (LongTensor (n,) or None, n)
-    "Numbers of the classes asked for"
-    if cond is None: return None, n
-    several = isinstance(cond, (list, tuple)) or (torch.is_tensor(cond) and cond.ndim)
-    entries = list(cond) if several else [cond] * n
-    if several and n == 1 and entries: n = len(entries)
-    if len(entries) != n: raise ValueError(f"cond has {len(entries)} entries for n={n} sounds. Give as many.")
-    return torch.tensor([self.class_number(c) for c in entries]), n
+def _of_classes(self:Generator, entries):
+    "Conditions from labels, numbers, or mixtures (dicts of label -> share)"
+    if not any(isinstance(e, dict) for e in entries):
+        numbers = [self.class_number(e) for e in entries]
+        return Conditions(label=numbers, names=[self.labels[k] for k in numbers])
+    rows = torch.zeros(len(entries), len(self.labels))
+    mixed = [e if isinstance(e, dict) else {e: 1.} for e in entries]
+    for row, mixture in zip(rows, mixed):
+        for c, share in mixture.items():
+            _check(f'share of {c!r}', share, lambda v: v >= 0, 'a number from 0 on')
+            row[self.class_number(c)] = share
+        if not row.sum(): raise ValueError(f"cond={mixture!r} has no share above 0. Give one.")
+        row /= row.sum()
+    told = [[(s, l) for s, l in zip(row.tolist(), self.labels) if s] for row in rows]
+    names = [t[0][1] if len(t) == 1 else ' + '.join(f'{s:.0%} {l}' for s, l in t) for t in told]
+    return Conditions(shares=rows, names=names)
 
-# %% ../nbs/generator.ipynb #06f09847
+# %% ../nbs/generator.ipynb #cce58474
+@patch
+def encode_text(self:Generator,
+    sentences:list, # of text
+) -> Tensor: # (n, l, d)
+    "How a family that is asked by text reads it; those that do override this"
+    raise ValueError(f"{type(self).__name__} reads no sentences. Give encoded text, a tensor (n, l, d).")
+
+# %% ../nbs/generator.ipynb #57c0d994
+@patch
+def conditions(self:Generator,
+    cond=None, # Conditions, a label, its number, a mixture {label: share}, or a list with one entry for each sound
+    n:int=1, # number of sounds; 1 with several entries means one for each
+    features=None, # (l, d) for all sounds, or (n, l, d)
+    text=None, # sentence or sentences, or encoded text (n, l, d)
+    controls:dict|None=None, # name -> a number, points over the sound (l,), or (n, l)
+) -> Conditions|None: # of n sounds; None when nothing was asked
+    "What `sample` was asked by, checked and brought to one row for each sound"
+    if isinstance(cond, np.ndarray) or torch.is_tensor(cond): cond = cond.tolist() if cond.ndim else cond.item()
+    if isinstance(cond, (list, tuple)) and not cond: raise ValueError("cond=[] asks for nothing. Give a class, or None.")
+    entries = list(cond) if isinstance(cond, (list, tuple)) else [] if cond is None else [cond]
+    if entries and not isinstance(cond, Conditions): cond = self._of_classes(entries)
+    parts = [] if cond is None else [cond]
+    if features is not None: parts.append(Conditions(features=_rows(features, 3)))
+    if isinstance(text, (str, list)): text = self.encode_text([text] if isinstance(text, str) else text)
+    if text is not None: parts.append(Conditions(text=_rows(text, 3)))
+    if unknown := set(controls or {}) - set(self.control_names or controls or {}):
+        raise ValueError(f"no control {sorted(unknown)[0]!r}. {near(sorted(unknown)[0], self.control_names)}")
+    parts += [Conditions(controls={k: _rows(v, 2)}) for k, v in (controls or {}).items()]
+    return self._joined(parts, n) if parts else None
+
+# %% ../nbs/generator.ipynb #d5ed318f
+def _rows(x, axes):
+    "A field for one sound or for several, with an axis for them"
+    x = torch.as_tensor(np.asarray(x) if not torch.is_tensor(x) else x).float()
+    return x.reshape((1,) * (axes - x.ndim) + x.shape) if x.ndim else x.reshape((1,) * axes)
+
+@patch
+def _joined(self:Generator, parts, n):
+    "One object out of what a family was asked by, with as many rows as sounds"
+    lengths = {len(p) for p in parts} - {1}
+    n = max(lengths, default=1) if n == 1 else n
+    if lengths - {n}: raise ValueError(f"conditions for {sorted(lengths)} sounds and n={n}. Give as many.")
+    kinds = frozenset().union(*(p.kinds for p in parts))
+    allowed = self.asks if self.labels else self.asks - {'label', 'shares'}
+    if wrong := kinds - allowed:
+        raise ValueError(f"{type(self).__name__} cannot be asked by {sorted(wrong)[0]}. "
+                         f"It understands {', '.join(sorted(allowed)) or 'nothing'}.")
+    parts = [p if len(p) == n else p.repeat(n) for p in parts]
+    rates = {k: next((r for p in parts if (r := getattr(p, k))), None) for k in ('feature_rate', 'control_rate')}
+    whole = Conditions(n, names=next((p.names for p in parts if any(p.names)), None), **rates)
+    whole.fields = {k: v for p in parts for k, v in p.fields.items()}
+    return whole
+
+# %% ../nbs/generator.ipynb #b22ccf0f
 @patch
 def default_cond(self:Generator,
     seeds:list, # one number per sound
-) -> Tensor|None: # (n,)
-    "Classes when none are asked for, drawn from each item's seed; override it where None means unconditional"
-    if not self.labels: return None
-    return torch.tensor([random.Random(s).randrange(len(self.labels)) for s in seeds])
+) -> Conditions: # of as many
+    "What is asked when nothing is: a class drawn from each seed; override it where nothing means unconditional"
+    if not self.labels: return Conditions(len(seeds))
+    return self._of_classes([random.Random(s).randrange(len(self.labels)) for s in seeds])
 
-# %% ../nbs/generator.ipynb #6b54a96f
+# %% ../nbs/generator.ipynb #ab7007c4
 def _audio_of(init, sample_rate):
     "A waveform (n, c, t) from a path, `Sounds` or a tensor that already has the model's sample rate"
     if isinstance(init, (str, Path)): return read_audio(init, sample_rate)[0][None]
@@ -305,7 +545,57 @@ def _audio_of(init, sample_rate):
         raise ValueError(f"init of shape {tuple(init.shape)} is not allowed. Give a finite one, (c, t) or (n, c, t).")
     return x.reshape((1,) * (3 - x.ndim) + x.shape)
 
-# %% ../nbs/generator.ipynb #67ce5c4c
+# %% ../nbs/generator.ipynb #81e63e54
+def mask_samples(
+    mask, # (start, end) or a list of such, s; or bool, (t,)
+    samples:int, # length of the sound
+    sample_rate:int, # Hz
+) -> Tensor: # bool, (samples,): True where sound is made anew
+    "A mask on the grid of samples; regions outside the sound are a `ValueError`"
+    if torch.is_tensor(mask) or isinstance(mask, np.ndarray):
+        mask = torch.as_tensor(mask)
+        if mask.dtype != torch.bool or tuple(mask.shape) != (samples,):
+            raise ValueError(f"mask of shape {tuple(mask.shape)}, {mask.dtype}: give bool ({samples},), or regions in seconds.")
+        out = mask.clone()
+    else:
+        try: regions = [(float(a), float(b)) for a, b in ([mask] if isinstance(mask[0], (int, float)) else mask)]
+        except (TypeError, ValueError, IndexError, KeyError):
+            raise ValueError(f"mask={mask!r} is not allowed. Give (start, end) in seconds, or a list of such.") from None
+        out, seconds = torch.zeros(samples, dtype=torch.bool), samples / sample_rate
+        for start, end in regions:
+            if not 0 <= start < end <= seconds + 1 / sample_rate:
+                raise ValueError(f"mask region ({start:g}, {end:g}) is not within the sound, 0 to {seconds:.3f} s.")
+            out[round(start * sample_rate):round(end * sample_rate)] = True
+    if not out.any(): raise ValueError("mask leaves nothing to make anew. Say which part, as mask=(start, end) in seconds.")
+    return out
+
+# %% ../nbs/generator.ipynb #9dd1a199
+@patch
+def _length(self:Generator, seconds, init, masked):
+    "Seconds of each sound, or None where only the family knows"
+    if seconds is None and init is not None and masked: seconds = init.shape[-1] / self.sample_rate
+    seconds = self.default_seconds if seconds is None else seconds
+    if seconds is None: return None
+    if round(seconds * self.sample_rate) < 1: raise ValueError(f"seconds={seconds:g} is less than one sample. Ask for more.")
+    if self.longest_seconds is not None and seconds > self.longest_seconds + .5 / self.sample_rate:
+        raise ValueError(f"seconds={seconds:g} is longer than this model can make, {self.longest_seconds:.3f} s. Ask for less.")
+    return seconds
+
+# %% ../nbs/generator.ipynb #74be799e
+@patch
+def _start(self:Generator, init, mask, strength, seconds, n):
+    "`init` as (n, c, samples) and the mask on its grid; without mask and strength the sound is continued"
+    if init is None: return None, None
+    if len(init) not in (1, n): raise ValueError(f"init holds {len(init)} sounds for n={n}. Give one, or as many.")
+    samples = init.shape[-1] if seconds is None else round(seconds * self.sample_rate)
+    if mask is not None: mask = mask_samples(mask, samples, self.sample_rate)
+    elif strength is None:
+        mask = torch.arange(samples) >= init.shape[-1]
+        if not mask.any(): raise ValueError(f"init is {init.shape[-1] / self.sample_rate:.3f} s long, as long as the sound asked "
+                                            "for. Give mask=(start, end), strength, or a longer seconds.")
+    return fit_length(init, samples, 'pad').expand(n, -1, -1), mask
+
+# %% ../nbs/generator.ipynb #41369058
 def _seeds(seed, n):
     "The seeds of n items; a torch generator stands for its initial seed"
     plain = lambda s: s.initial_seed() % 2**62 if isinstance(s, torch.Generator) else s
@@ -318,74 +608,263 @@ def _seeds(seed, n):
     for s in seeds: _check('seed', s, lambda v: 0 <= v < 2**63 and v == int(v), 'a whole number from 0 on')
     return [int(s) for s in seeds]
 
-# %% ../nbs/generator.ipynb #3c817752
+# %% ../nbs/generator.ipynb #b06cd856
+class Request(NamedTuple):
+    "What `sample` and `stream` were asked for, checked"
+    cond: Conditions    # of n sounds
+    seeds: list         # n numbers
+    seconds: float|None # length; None: the family's own
+    used: dict          # arguments for `_sample`
+    told: dict          # what `meta` records of them
+
+# %% ../nbs/generator.ipynb #7fea61f3
+_TOLD = (int, float, str)   # kinds of argument that metadata can hold
+
+@patch
+def _request(self:Generator, cond, n, features, text, controls, aliases, progress, given):
+    "Check everything that was asked for"
+    args = self.check_arguments(given, aliases)
+    _check('n', n, lambda v: v >= 1 and v == int(v), 'a whole number from 1 on')
+    cond = self.conditions(cond, int(n), features, text, controls)
+    n, seed = int(n) if cond is None else len(cond), args.pop('seed')
+    seeds = _seeds(secrets.randbelow(2**31) if seed is None else seed, n)
+    told = {k: v for k, v in args.items() if isinstance(v, _TOLD) and not _same(v, _DEFAULTS[k])}
+    if args['mask'] is not None and not torch.is_tensor(args['mask']): told['mask'] = str(args['mask'])
+    if args['init'] is not None: told['init'] = str(args['init']) if isinstance(args['init'], (str, Path)) else 'a sound'
+    init = None if args['init'] is None else _audio_of(args['init'], self.sample_rate)
+    masked = args['mask'] is not None or args['strength'] is not None
+    args['seconds'] = self._length(args['seconds'], init, masked)
+    args['init'], args['mask'] = self._start(init, args['mask'], args['strength'], args['seconds'], n)
+    used = {k: v for k, v in args.items() if k in self.honours}
+    if 'progress' in self.honours: used['progress'] = progress
+    return Request(self.default_cond(seeds) if cond is None else cond, seeds, args['seconds'], used, told)
+
+# %% ../nbs/generator.ipynb #038cc842
 @patch
 def sample(self:Generator,
-    cond=None, # class: label, number or a list; None draws one from each seed
+    cond=None, # class: label, number, mixture {label: share}, a list of such, or Conditions; None draws from each seed
     n:int=1, # number of sounds
     seconds:float|None=None, # length of each, s; None: what the model was trained on
     steps:int|None=None, # sampler steps (alias num_inference_steps)
     guidance:float|None=None, # classifier-free guidance (alias guidance_scale)
+    sampler:str|None=None, # name of the sampler
     temperature:float=1., # above 1 bolder, below 1 safer
     top_k:int|None=None, # draw among the k likeliest codes
     top_p:float|None=None, # draw among the likeliest codes that make up this share
-    seed:int|None=None, # item k has seed + k (alias generator); None draws one and records it
+    seed:int|None=None, # item k has seed + k, or one number each (alias generator); None draws one and records it
     init=None, # start from this sound: path, `Sounds` or waveform (c, t)
     strength:float|None=None, # how far to leave `init`, 0 to 1
-    mask=None, # where to make new sound within `init`
+    mask=None, # where to make new sound within `init`: (start, end) in s, a list of such, or bool (t,)
     loop:bool=False, # the end joins the start
+    on_step=None, # f(step, steps, x): called while an iterative sampler works
     progress:bool=True, # show a bar
+    *,
+    features=None, # a sequence to follow, (l, d) or (n, l, d)
+    text=None, # a sentence or sentences, or encoded text (n, l, d)
+    controls:dict|None=None, # name -> a number, points over the sound, or (n, l)
     **aliases, # num_inference_steps, guidance_scale, generator
 ) -> Sounds: # n sounds; an argument that the family cannot honour is a ValueError
     "Make n sounds"
-    given = dict(cond=cond, seconds=seconds, steps=steps, guidance=guidance, temperature=temperature, top_k=top_k,
-                 top_p=top_p, init=init, strength=strength, mask=mask, loop=loop, seed=seed)
-    args = self.check_arguments(given, aliases)
-    _check('n', n, lambda v: v >= 1 and v == int(v), 'a whole number from 1 on')
-    cond, n = self.resolve_cond(args.pop('cond'), int(n))
-    seed = args.pop('seed')
-    seeds = _seeds(secrets.randbelow(2**31) if seed is None else seed, n)
-    if cond is None: cond = self.default_cond(seeds)
-    if args['init'] is not None: args['init'] = _audio_of(args['init'], self.sample_rate)
-    used = {k: v for k, v in args.items() if k in self.honours}
-    if 'progress' in self.honours: used['progress'] = progress
+    given = dict(seconds=seconds, steps=steps, guidance=guidance, sampler=sampler, temperature=temperature, top_k=top_k,
+                 top_p=top_p, init=init, strength=strength, mask=mask, loop=loop, on_step=on_step, seed=seed)
+    asked = self._request(cond, n, features, text, controls, aliases, progress, given)
+    with self._sampling(asked.seeds[0]): audio = self._sample(asked.cond, len(asked.seeds), asked.seeds, **asked.used)
+    return self.as_sounds(audio, asked)
+
+# %% ../nbs/generator.ipynb #ccd3eb14
+@patch
+@contextmanager
+def _sampling(self:Generator, seed):
+    "Eval mode, no gradients, generators put back afterwards"
     training = self.training
     self.eval()
     try:
-        with torch.no_grad(), preserve_rng(seeds[0]): audio = self._sample(cond, n, seeds, **used)
+        with torch.no_grad(), preserve_rng(seed): yield
     finally: self.train(training)
-    shown = {k: v for k, v in used.items() if isinstance(v, (int, float, str)) and not _same(v, _DEFAULTS.get(k))}
-    return self.as_sounds(audio, seeds, cond, seconds, shown)
 
-# %% ../nbs/generator.ipynb #57a8d000
+# %% ../nbs/generator.ipynb #63bbce47
 @patch
 def as_sounds(self:Generator,
     audio:Tensor, # (n, c, t)
-    seeds:list, # n numbers
-    cond:Tensor|None, # (n,) numbers of the classes
-    seconds:float|None=None, # length asked for, s
-    arguments:dict|None=None, # recorded in `meta`
+    asked:Request, # what it is the answer to
+    whole:bool=True, # False: a block of a longer sound, of any length
 ) -> Sounds:
-    "Check length and values, scale down what exceeds ±1, and record where the sounds come from"
-    audio, name = audio.detach().float().cpu(), type(self).__name__
+    "Check shape and length, scale down what exceeds ±1, and record where the sounds come from"
+    audio, name, seeds = audio.detach().float().cpu(), type(self).__name__, asked.seeds
     if audio.ndim != 3 or len(audio) != len(seeds):
         raise SamplingError(f"{name} gave audio of shape {tuple(audio.shape)} for {len(seeds)} sounds, not (n, c, t).")
-    length = audio.shape[-1] if seconds is None else round(seconds * self.sample_rate)
-    if audio.shape[-1] < length: raise SamplingError(f"{name} gave {audio.shape[-1]} samples, {length} were asked for.")
-    audio = audio[..., :length]
-    audio = unclipped(audio)
-    labels = [self.labels[c] for c in cond.tolist()] if cond is not None and self.labels else [''] * len(seeds)
+    if whole and asked.seconds is not None:
+        length = round(asked.seconds * self.sample_rate)
+        if audio.shape[-1] < length: raise SamplingError(f"{name} gave {audio.shape[-1]} samples, {length} were asked for.")
+        audio = audio[..., :length]
     meta = dict(model=name, config_hash=self.config_hash, steps=self.card.get('steps'), seeds=list(seeds),
-                licence=self.card.get('licence', 'unknown'), arguments=arguments or {}, foleybook=__version__)
-    return Sounds(audio, self.sample_rate, seeds=list(seeds), labels=labels, meta=meta)
+                licence=self.licence, arguments=asked.told, foleybook=__version__)
+    audio = unclipped(audio) if whole else audio.clamp(-1, 1)
+    return Sounds(audio, self.sample_rate, seeds=list(seeds), labels=asked.cond.names, meta=meta)
 
-# %% ../nbs/generator.ipynb #17579e06
+# %% ../nbs/generator.ipynb #f5d42bc4
 @patch
 def _sample(self:Generator,
-    cond:Tensor|None, # (n,) class numbers
+    cond:Conditions, # of n sounds
     n:int, # number of sounds
     seeds:list, # n numbers, one per item
-    **honoured, # exactly the arguments in `honours`
+    **honoured, # exactly the arguments in `honours`; `init` as (n, c, t) and `mask` as bool (t,)
 ) -> Tensor: # (n, c, t)
     "What a family writes"
     raise TypeError(f"{type(self).__name__} has no _sample: a generator must define how it makes sound.")
+
+# %% ../nbs/generator.ipynb #bfe2c1fe
+@patch
+def stream(self:Generator,
+    cond=None, # as for `sample`
+    block:float=.1, # s
+    n:int=1, # sounds side by side
+    *,
+    features=None, text=None, controls=None, # as for `sample`
+    progress:bool=False, # show a bar
+    **arguments, # of `sample`
+): # yields `Sounds` of `block` seconds; together they are what `sample` gives
+    "Make sound block by block, where a family can (it writes `_stream`)"
+    if type(self)._stream is Generator._stream:
+        raise ValueError(f"{type(self).__name__} cannot stream: it makes a sound as a whole. Use sample.")
+    _check('block', block, lambda v: v > 0, 'a length in seconds above 0')
+    given = {**_DEFAULTS, 'seed': None}
+    aliases = {k: arguments.pop(k) for k in list(arguments) if k not in given}
+    asked = self._request(cond, n, features, text, controls, aliases, progress, given | arguments)
+    samples = max(1, round(block * self.sample_rate))
+    return self._blocks(asked, samples)
+
+# %% ../nbs/generator.ipynb #86a77a69
+@patch
+def _stream(self:Generator,
+    cond:Conditions, # of n sounds
+    n:int, # number of sounds
+    seeds:list, # n numbers
+    block:int, # samples in a block
+    **honoured, # exactly the arguments in `honours`
+): # yields (n, c, block), the last one may be shorter
+    "What a family that can stream writes"
+    raise TypeError(f"{type(self).__name__} has no _stream.")
+
+# %% ../nbs/generator.ipynb #aa89f369
+@patch
+def _blocks(self:Generator, asked, block):
+    "Blocks as sounds; what runs between them does not see the generator's seeds"
+    blocks, kept = self._stream(asked.cond, len(asked.seeds), asked.seeds, block, **asked.used), None
+    while True:
+        with self._sampling(asked.seeds[0]):
+            if kept is not None: set_rng_state(kept)
+            audio = next(blocks, None)
+            kept = rng_state()
+        if audio is None: return
+        yield self.as_sounds(audio, asked, whole=False)
+
+# %% ../nbs/generator.ipynb #e4242309
+class Pipeline(Generator):
+    "A generator whose attributes named in `part_names` are models; it may have weights of its own besides"
+    part_names:tuple = ()   # attributes that are saved, in this order
+
+    def parts(self) -> dict: # name -> Pretrained
+        "The parts that are models with a folder"
+        found = {name: getattr(self, name) for name in self.part_names}
+        return {name: part for name, part in found.items() if isinstance(part, Pretrained)}
+
+    def own_weights(self) -> dict: # name -> Tensor
+        "The weights that belong to no part"
+        return {k: v for k, v in self.state_dict().items() if k.partition('.')[0] not in self.part_names}
+
+    @property
+    def licence(self) -> str:
+        "Of all parts"
+        own = [str(self.card['licence'])] if self.card.get('licence') else []
+        return ', '.join(dict.fromkeys(own + [p.licence for p in self.parts().values()])) or 'unknown'
+
+    @classmethod
+    def from_parts(cls,
+        parts:dict, # name -> model
+        config, # of the pipeline
+    ): # the pipeline
+        "Join parts again: a family whose `__init__` takes other arguments overrides this"
+        return cls(config, **parts)
+
+# %% ../nbs/generator.ipynb #b9d76f5a
+@patch
+def save_pretrained(self:Pipeline,
+    folder:Path, # is made; other files in it are kept
+    card:dict|None=None, # for the model card
+    **hub, # what `push_to_hub` passes on; not needed
+) -> Path:
+    "One folder per part, the weights of its own, then `pipeline.json`"
+    folder, self.card = Path(folder), {**self.card, **(card or {})}
+    for name, part in self.parts().items(): part.save_pretrained(folder/name)
+    hashes, own = {name: file_digest(folder/name/'model.safetensors') for name in self.parts()}, self.own_weights()
+    about = dict(format=2, foleybook=__version__, module=type(self).__module__, model=type(self).__name__, parts=hashes,
+                 config=to_plain(self.config), config_hash=self.config_hash, card=to_plain(self.card))
+    with atomic_folder(folder, merge=True) as work:
+        if own: write_safetensors(work/'model.safetensors', own)
+        (work/'README.md').write_text(self.model_card())
+        (work/'pipeline.json').write_text(json.dumps(about, indent=1, sort_keys=True) + '\n')
+    for name in ['config.json'] + ['model.safetensors'] * (not own): (folder/name).unlink(missing_ok=True)
+    return folder
+
+# %% ../nbs/generator.ipynb #7eacb8b9
+@patch(cls_method=True)
+def _from_folder(cls:Pipeline, folder, about, device):
+    "The parts, checked against the hashes of `pipeline.json`, joined"
+    hashes = about.get('parts', [])
+    for name, digest in hashes.items() if isinstance(hashes, dict) else ():
+        if file_digest(folder/name/'model.safetensors') != digest: raise CheckpointError(
+            f"{folder/name}: is not the part that pipeline.json speaks of. Train or copy the folder as a whole.")
+    parts = {name: Pretrained.from_pretrained(folder/name, device) for name in hashes}
+    config = from_plain(cls.config_type(), about['config'], f"{folder/'pipeline.json'}")
+    model = cls.from_parts(parts, config)
+    return _load_weights(model, folder/'model.safetensors', own) if (own := model.own_weights()) else model
+
+# %% ../nbs/generator.ipynb #9422b4ea
+@patch
+def model_card(self:Pipeline) -> str: # markdown
+    "The card of the whole, and a line for each part"
+    rows = [f'| {name} | {type(p).__name__} | {p.licence} | {p.card.get("data", "unknown")} |' for name, p in self.parts().items()]
+    table = ['', '## Parts', '', '| part | model | licence | data |', '|---|---|---|---|', *rows, '']
+    return Pretrained.model_card(self) + '\n'.join(table)
+
+# %% ../nbs/generator.ipynb #028c6af7
+def _knobs(model):
+    "A widget for everything the model can be asked by or honours, by the name of the argument"
+    import ipywidgets as w
+    wide = dict(style={'description_width': '6rem'})
+    knobs = dict(cond=w.Dropdown(options=model.labels, description='class', **wide)) if model.labels and 'label' in model.asks else {}
+    if 'controls' in model.asks:
+        knobs |= {f'controls.{k}': w.FloatSlider(.5, min=0, max=1, step=.01, description=k, **wide) for k in model.control_names}
+    longest = model.longest_seconds or 4 * (model.default_seconds or 1.)
+    usual = dict(temperature=1., guidance=1., top_p=1., seconds=model.default_seconds or 1.) | model.defaults
+    sliders = dict(seconds=(.1, longest, .1), temperature=(.1, 2., .05), guidance=(0., 8., .25), top_p=(.05, 1., .05))
+    for name, (low, high, step) in sliders.items():
+        if name in model.honours:
+            knobs[name] = w.FloatSlider(min(high, usual[name]), min=low, max=high, step=step, description=name, **wide)
+    if 'steps' in model.honours: knobs['steps'] = w.IntSlider(usual.get('steps', 20), min=1, max=200, description='steps', **wide)
+    return knobs | dict(seed=w.IntSlider(0, min=0, max=99, description='seed', **wide))
+
+# %% ../nbs/generator.ipynb #eaba4ea0
+def playground(
+    model:Generator, # any
+    make:bool=True, # make a first sound at once
+    **fixed, # arguments of `sample` that have no knob
+): # a widget
+    "Knobs for all that the model honours, a button, and the sound they make"
+    import ipywidgets as w
+    from IPython.display import display
+    knobs, button, out = _knobs(model), w.Button(description='Make', button_style='primary'), w.Output()
+
+    def press(_=None):
+        asked = {k: v.value for k, v in knobs.items() if '.' not in k}
+        tracks = {k.partition('.')[2]: v.value for k, v in knobs.items() if '.' in k}
+        button.disabled = True
+        with out:
+            out.clear_output(wait=True)
+            try: display(model.sample(**fixed, **asked, **(dict(controls=tracks) if tracks else {}), progress=False))
+            except (ValueError, SamplingError) as e: print(e)
+        button.disabled = False
+    button.on_click(press)
+    if make: press()
+    return w.VBox([w.Box([*knobs.values(), button], layout=w.Layout(flex_flow='row wrap')), out])

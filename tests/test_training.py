@@ -17,7 +17,7 @@ from foleybook.sound_data import MelCache, make_procedural, mel_dls
 from foleybook.audio_features import SamplingError
 from foleybook.files import CheckpointError, atomic_folder
 from foleybook.generator import Generator, ItemNoise
-from foleybook.recipes import Recipe, find_recipe, learner
+from foleybook.recipes import LoopRecipe, Recipe, all_recipes, find_recipe, learner
 from foleybook.settings import SettingsError, from_plain, parse_overrides, to_plain
 from foleybook.training import AudioLogger, StepDL, pack_state, unpack_state
 
@@ -34,7 +34,7 @@ class Part:
 
 
 @dataclass
-class PartRecipe(Recipe):
+class PartRecipe(LoopRecipe):
     part: Part = field(default_factory=Part)
     presets = {"part-recipe": dict(steps=10)}
 
@@ -84,7 +84,7 @@ def test_presets_overrides_and_hash():
         find_recipe("part-recip")
     with pytest.raises(SettingsError, match="NAME=VALUE"):
         parse_overrides(["steps"])
-    assert Recipe(steps=150, epoch_steps=100).plan == (2, 75)
+    assert LoopRecipe(steps=150, epoch_steps=100).plan == (2, 75)
 
 
 @settings(max_examples=50, deadline=None)

@@ -19,7 +19,7 @@ from fastai.data.load import DataLoader
 from torch import nn
 
 from foleybook.generator import Generator, ItemNoise
-from foleybook.recipes import Recipe
+from foleybook.recipes import LoopRecipe
 from foleybook.settings import parse_overrides
 from foleybook.training import AdversarialTraining, write_checkpoint
 
@@ -35,7 +35,7 @@ class TinyConfig:
 
 class Tiny(Generator):
     labels = ["hiss", "rumble"]
-    honours = frozenset({"cond", "seconds", "temperature"})
+    honours = frozenset({"seconds", "temperature"})
 
     def __init__(self, config: TinyConfig):
         super().__init__()
@@ -49,7 +49,7 @@ class Tiny(Generator):
 
     def _sample(self, cond, n, seeds, seconds, temperature):
         noise = ItemNoise(seeds).randn(1, round((seconds or 0.5) * self.sample_rate))
-        gain = torch.tensor([0.2, 0.4])[cond][:, None, None]
+        gain = torch.tensor([0.2, 0.4])[cond.label][:, None, None]
         return torch.tanh(self.net(noise) * temperature * gain) + 0.1 * torch.sin(noise)
 
 
@@ -99,7 +99,7 @@ class Die(Callback):
 
 
 @dataclass
-class TinyRecipe(Recipe):
+class TinyRecipe(LoopRecipe):
     model: TinyConfig = field(default_factory=TinyConfig)
     n: int = 50
     die: int = 0
@@ -122,7 +122,7 @@ class TinyRecipe(Recipe):
                                            {"fool": (0.1, lambda r, f: ((1 - f) ** 2).mean())}))
         return cbs
 
-    free = (*Recipe.free, "die")
+    free = (*LoopRecipe.free, "die")
 
 
 def recipe(**changes):

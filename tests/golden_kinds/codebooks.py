@@ -2,7 +2,7 @@
 import torch
 import torch.nn.functional as F
 from foleybook.audio_features import MelConfig
-from foleybook.codebooks import VQVAE, audyn_mel, published_keys
+from foleybook.codebooks import VQVAE, published_keys
 
 from . import assert_close, check
 
@@ -66,7 +66,7 @@ def audyn_rvqvae(case):
 
 @torch.no_grad()
 def audyn(case, books, moved):
-    model, out = load(case, audyn_mel()), case.outputs
+    model, out = load(case, MelConfig.preset("audyn")), case.outputs
     mel = case.inputs["mel"].reshape(len(case.inputs["mel"]), *case.inputs["mel"].shape[-2:])
     latent = model.latent(mel)
     assert_close(latent, out["encoded"], what="encoded")
