@@ -17,7 +17,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
 from foleybook import audio_features
 from foleybook.audio_features import (
     AudioError,
@@ -43,19 +42,10 @@ from foleybook.audio_features import (
     play,
     play_table,
     read_audio,
-    recordings,
     resample,
     safe_name,
     write_audio,
 )
-=======
-from foleybook.audio_features import (audio_data_uri, audio_info, AudioError, fit_length,
-                                      frame_features, GriffinLim, image_to_mel, log_mel,
-                                      mel_data_uri, mel_filterbank, mel_to_image, mel_to_linear,
-                                      mel_values, MelConfig, MelMismatch, mu_law_decode,
-                                      mu_law_encode, play, play_table, read_audio, SamplingError, Sounds,
-                                      write_audio)
->>>>>>> refs/heads/tests
 
 SR = 22050
 PRESETS = MelConfig.presets()
@@ -341,16 +331,6 @@ def test_twenty_four_bits_survive(tmp_path, suffix):
     f = write_audio(tmp_path / f"a.{suffix}", ints / 2**23, SR, "PCM_24")
     assert sf.info(f).subtype == "PCM_24"
     assert torch.equal(read_audio(f, mono=False)[0] * 2**23, ints.float())
-
-
-def test_recordings(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FOLEYBOOK_DATA", str(tmp_path))
-    assert recordings("esc10") is None
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "python data_scripts/esc10.py --to data/esc10" in line and "FOLEYBOOK_DATA=$PWD/data" in line
-    assert (Path(audio_features.__file__).parent.parent / "data_scripts" / "esc10.py").is_file()
-    (tmp_path / "esc10").mkdir()
-    assert recordings("esc10") == tmp_path / "esc10" and capsys.readouterr().out == ""
 
 
 # front ends
