@@ -5,7 +5,6 @@ required; where none is, the sha256 of the first complete download is printed an
 downloads must agree with it.
 """
 import argparse
-import hashlib
 import shutil
 import sys
 import tarfile
@@ -26,8 +25,9 @@ class FetchError(RuntimeError):
 
 def digest(path, kind="sha256"):
     "Hex digest of a file"
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, kind).hexdigest()
+    from foleybook.files import file_digest
+
+    return file_digest(path, kind)
 
 
 def verify(path, size=None, md5=None, sha256=None):
@@ -136,19 +136,20 @@ def main(name, about, reader, fetch, argv=None):
     p.add_argument("--check", action="store_true", help="decode every file and leave out the bad ones")
     p.add_argument("--quiet", action="store_true", help="print errors only")
     o = p.parse_args(argv)
-    from foleybook import sound_data
+    from foleybook import data_sets
+    from foleybook.sound_data import TableError
 
     warnings.showwarning = lambda message, *args, **kwargs: print(message, file=sys.stderr)
     try:
         folder = Path(o.source) if o.source else fetch(Path(o.to), o.quiet)
-        table = getattr(sound_data, reader)(folder)
+        table = getattr(data_sets, reader)(folder)
         total = len(table)
         if o.shippable:
             table = table.shippable()
         if o.check:
             table = table.check()
         path = table.save(Path(o.to) / "clips.csv")
-    except (FetchError, sound_data.TableError, OSError, tarfile.TarError, zipfile.BadZipFile) as e:
+    except (FetchError, TableError, OSError, tarfile.TarError, zipfile.BadZipFile) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     if not o.quiet:

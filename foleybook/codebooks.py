@@ -423,14 +423,16 @@ class MapDecoder(nn.Module):
 
 # %% ../nbs/04_codebooks.ipynb #d8ca8496
 from . import __version__
-from .audio_features import GriffinLim, MelConfig, Sounds, fit_length, log_mel, unclipped
-from .sound_data import MelCache, mel_dls, open_dataset, split_table
-from .vocoders import MelGenerator, find_vocoder
-from .files import (CheckpointError, atomic_folder, published_weights, read_json, read_safetensors,
-                             write_safetensors)
-from .generator import Conditions, Generator, ItemNoise, Pretrained, class_numbers
-from .recipes import Recipe
-from .settings import to_plain
+from .audio_features import GriffinLim, log_mel, MelConfig, Sounds, unclipped
+from .sound_data import mel_dls, MelCache, split_table
+from .data_sets import open_dataset
+from .vocoders import find_vocoder, MelGenerator
+from .files import (atomic_folder, CheckpointError, published_weights, read_json,
+                             read_safetensors, write_safetensors, write_text)
+from .generator import class_numbers, Conditions, ItemNoise, Pretrained
+from .recipes import licence_of_parts, LoopRecipe, Recipe
+from .training import unwrap
+from .data_sets import open_dataset
 
 # %% ../nbs/04_codebooks.ipynb #92bcf095
 @dataclass
@@ -1124,14 +1126,14 @@ def distance_db(
 
 # %% ../nbs/04_codebooks.ipynb #6c6ffc33
 @dataclass
-class VQVAERecipe(Recipe):
+class VQVAERecipe(LoopRecipe):
     "Train a `VQVAE` on the log-mels of a set of clips"
     model:VQVAEConfig = field(default_factory=VQVAEConfig)
     seconds:float = 4.  # length every clip is brought to
     frames:int|None = None  # random crop of so many frames; None: whole clips
     normalise:bool = True  # measure `mel_mean` and `mel_std` on the training clips
     cache_dir:str|None = None  # of the mels; None: see `cache_folder`
-    vocoder:str|None = None  # see `find_vocoder`; what is heard every `audio_every` steps goes through it; None: Griffin-Lim
+    vocoder:str|None = None  # what is heard every `audio_every` steps goes through it (see `find_vocoder`); None: Griffin-Lim
 
     def dataloaders(self, data)->DataLoaders:
         "From a path, `ClipTable` or `MelCache`"
@@ -1164,19 +1166,34 @@ def listen(self:VQVAE,
 
 # %% ../nbs/04_codebooks.ipynb #a27e9fa7
 @patch
-def learner(self:VQVAERecipe,
-    data, # path, `ClipTable`, `MelCache` or `DataLoaders` of log-mels
-):
-    "As `Recipe.learner`; while it trains, `AudioLogger` hears held-out clips through the codes and a frozen vocoder"
-    learn = Recipe.learner(self, data)
-    if not self.audio_every: return learn
-    vocoder = find_vocoder(self.vocoder) if self.vocoder else GriffinLim(self.model.mel, 32)
+def ear(self:VQVAERecipe)->nn.Module: # turns log-mels into waveforms
+    "What the codes are heard through: the vocoder in `vocoder`, or Griffin-Lim"
+    vocoder = find_vocoder(self.vocoder, self.torch_device) if self.vocoder else GriffinLim(self.model.mel, 32)
     self.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
-    dls, model = learn.dls, learn.model
-    rows = dls.valid_rows[np.linspace(0, len(dls.valid_rows) - 1, 4).astype(int)]
-    held, names = torch.from_numpy(np.array(dls.cache.mels[rows])).float(), list(dls.cache.index.df.label.iloc[rows])
-    model.sample = lambda n=4, **kwargs: model.listen(held[:n], vocoder.to(model.device), names[:n])
-    return learn
+    return vocoder
+
+@patch
+def check_listen(self:VQVAERecipe, learn):
+    "The vocoder must be there and read these mels"
+    self.ear()
+
+# %% ../nbs/04_codebooks.ipynb #4399bc2f
+@patch
+def listen(self:VQVAERecipe,
+    learn, # in training, or done
+)->Sounds:
+    "Four held-out clips after a round trip through the codes"
+    model, dls = unwrap(learn.model).eval(), learn.dls
+    rows = dls.valid_rows[np.unique(np.linspace(0, len(dls.valid_rows) - 1, 4).astype(int))]
+    held = torch.from_numpy(np.array(dls.cache.mels[rows])).float()
+    return model.listen(held, self.ear().to(model.device), list(dls.cache.index.df.label.iloc[rows]))
+
+# %% ../nbs/04_codebooks.ipynb #f42be7dc
+@patch
+def unused(self:VQVAERecipe)->dict:
+    "The vocoder is for previews only"
+    remedy = "The codebook is heard through it every `audio_every` steps. Set audio_every, or leave it out."
+    return LoopRecipe.unused(self) | ({} if self.audio_every else dict(vocoder=remedy))
 
 # %% ../nbs/04_codebooks.ipynb #69ac9a4d
 _PUBLISHED = dict(optimizer='adam', schedule='constant', lr=3e-4, normalise=False, betas=(.9, .999))
@@ -1204,7 +1221,7 @@ class UnigramRecipe(Recipe):
     smooth:float = .1  # see `UnigramPrior.fit`
     presets:ClassVar[dict] = {'unigram': {}}
 
-    def train(self, data:CodeTable, out, resume:bool=True, progress:bool=True)->UnigramPrior:
+    def _train(self, data:CodeTable, out, resume, progress)->UnigramPrior:
         "Count and save"
         config = PriorConfig(data.code_shape, data.n_codes, len(data.labels), data.codebook_hash)
         prior = UnigramPrior(config).fit(data, self.smooth)
@@ -1229,15 +1246,14 @@ def train_stage(
         return Pretrained.from_pretrained(folder, recipe.torch_device)
     if resume and before != about: say(f'{folder}: other data or settings than before; the earlier run is set aside')
     model = recipe.train(data, folder, resume=resume and before == about, progress=progress)
-    if not rank_distrib():
-        with atomic_folder(folder, merge=True) as work: (work/mark.name).write_text(json.dumps(about))
+    if not rank_distrib(): write_text(mark, json.dumps(about))
     return model
 
 # %% ../nbs/04_codebooks.ipynb #39f248c0
 @dataclass
 class CascadeRecipe(Recipe):
     "Train a codebook, then a prior on its codes; seed and device hold for both, all else is set per stage"
-    codebook:Recipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
+    codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
     prior:Recipe = field(default_factory=lambda: UnigramRecipe.preset('unigram'))
     vocoder:str|None = None  # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     top_p:float|None = None  # how the finished model draws where it is not told otherwise
@@ -1248,15 +1264,11 @@ class CascadeRecipe(Recipe):
         'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail', vocoder='default', top_p=.9, guidance=3.),
     }
 
-    def train(self,
-        data, # path, `ClipTable` or `MelCache`
-        out:Path, # gets codebook/, codes/, prior/ and pipeline.json
-        resume:bool=True, # keep finished stages and go on in an unfinished one
-        progress:bool=True, # say what is done
-    )->Cascade: # in eval mode
-        "Both stages, one after the other"
-        out, say = Path(out), print if progress and not rank_distrib() else lambda *_: None
+    def _train(self, data, out, resume, progress)->Cascade:
+        "Both stages, one after the other: `out` gets codebook/, codes/, prior/ and pipeline.json"
+        say = print if progress and not rank_distrib() else lambda *_: None
         codebook, prior = (r.override(seed=self.seed, device=self.device) for r in (self.codebook, self.prior))
+        if getattr(prior, 'audio_every', 0): prior = prior.override(codebook=str(out/'codebook'), vocoder=self.vocoder)
         if isinstance(data, (str, Path)): data = open_dataset(data).check()
         cache = data if isinstance(data, MelCache) else MelCache.build(
             data, codebook.model.mel, codebook.seconds, codebook.cache_dir, progress=progress)
@@ -1270,5 +1282,7 @@ class CascadeRecipe(Recipe):
         key = f'{cache.path.name} {book.codebook_hash}'
         model = train_stage(prior, table, key, out/'prior', resume, progress, say)
         cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds, self.top_p, self.guidance).eval()
-        if not rank_distrib(): cascade.save_pretrained(out, self.card(cache))
+        told = dict(codebook=book, prior=model, vocoder=vocoder)
+        licence = licence_of_parts({k: m.card.get('licence', 'unknown') for k, m in told.items() if m is not None})
+        if not rank_distrib(): cascade.save_pretrained(out, self.card(cache) | dict(licence=licence))
         return cascade

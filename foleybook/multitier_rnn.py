@@ -20,10 +20,12 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .audio_features import mu_law_decode, mu_law_encode, read_audio
-from .sound_data import ClipTable, load_params, open_dataset, resample_params, split_table
+from .data_sets import open_dataset
+from .sound_data import ClipTable, load_params, resample_params, split_table
+from .data_sets import open_dataset
 from .files import CheckpointError, load_strict, published_weights
 from .generator import Conditions, Generator, seed_everything
-from .recipes import Recipe
+from .recipes import LoopRecipe
 
 # %% ../nbs/11_multitier_rnn.ipynb #05b4c97f
 @dataclass
@@ -362,7 +364,7 @@ class ParamClips:
 
 # %% ../nbs/11_multitier_rnn.ipynb #83fa717d
 @dataclass
-class AudioTierRecipe(Recipe):
+class AudioTierRecipe(LoopRecipe):
     "A recurrent audio tier over clips with parameter files"
     model: AudioTierConfig = field(default_factory=lambda: AudioTierConfig(cond_size=1, hidden_size=256, n_layers=4, controls=("rate",)))
     length: int = 256  # samples in an item
@@ -378,7 +380,9 @@ class AudioTierRecipe(Recipe):
         m = self.model
         parts = [ParamClips(table.subset(rows), m.controls, m.sample_rate, self.length, m.channels, items) for rows, items in
                  zip(split_table(table), (10000, 4 * self.batch_size))]
-        return DataLoaders(*(DataLoader(p, bs=self.batch_size, shuffle=k == 0, drop_last=k == 0) for k, p in enumerate(parts)))
+        dls = DataLoaders(*(DataLoader(p, bs=self.batch_size, shuffle=k == 0, drop_last=k == 0) for k, p in enumerate(parts)))
+        dls.table = table
+        return dls
 
     def build_model(self, dls) -> AudioTier:
         "A fresh tier"

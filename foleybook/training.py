@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'StepEpochs', 'MixedPrecision',
-           'GradientAccumulation', 'GradientClip', 'EMA', 'peak_memory_mb', 'reduce_mean', 'History', 'LineLogger',
-           'pack_state', 'unpack_state', 'write_checkpoint', 'read_checkpoint', 'Checkpoint', 'AdversarialTraining',
-           'average_gradients', 'spectrogram_picture', 'AudioLogger', 'Distributed', 'distributed']
+__all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'StepEpochs', 'MixedPrecision', 'must_skip',
+           'laid_out_as', 'GradientAccumulation', 'GradientClip', 'EMA', 'peak_memory_mb', 'reduce_mean', 'History',
+           'LineLogger', 'pack_state', 'unpack_state', 'write_checkpoint', 'read_checkpoint', 'load_optimizer',
+           'Checkpoint', 'AdversarialTraining', 'average_gradients', 'spectrogram_picture', 'AudioLogger',
+           'Distributed', 'distributed']
 
 # %% ../nbs/02_training.ipynb #bc654678
 import numpy as np, torch
@@ -22,8 +23,8 @@ from fastai.callback.core import Callback, CancelBatchException, CancelEpochExce
 from fastai.callback.progress import ProgressCallback
 from fastai.data.load import DataLoader, _FakeLoader
 from fastai.distributed import DistributedDL, DistributedTrainer
-from fastai.learner import Learner
-from fastai.torch_core import num_distrib, rank_distrib
+from fastai.learner import AvgSmoothLoss, Learner
+from fastai.torch_core import num_distrib, rank_distrib, to_detach
 from fastcore.basics import patch
 from torch import nn, Tensor
 import fastai.callback.schedule  # Learner.fit_one_cycle
@@ -49,6 +50,7 @@ class StepDL(DataLoader):
         dl:DataLoader, # any indexed fastai loader
         steps:int, # batches in an epoch
         seed:int=0, # of the order, and of what happens to an item
+        workers:int|None=None, # loader processes; None: as many as `dl` has
     ):
         if dl.bs is None or not dl.indexed: raise TrainingError("A training loader needs a batch size and an index.")
         self.dl, self.steps, self.seed, self.epoch, self.start, self.rank, self.world = dl, steps, seed, 0, 0, 0, 1
@@ -58,7 +60,8 @@ class StepDL(DataLoader):
         for name in ('bs', 'drop_last', 'dataset', 'num_workers', 'offs', 'pin_memory', 'shuffle', 'timeout'):
             setattr(self, name, getattr(dl, name))
         self.rng, self.n, self._device, self.indexed, old = random.Random(0), None, dl.device, True, dl.fake_l
-        self.fake_l = _FakeLoader(self, old.pin_memory, old.num_workers, old.timeout, False, old.pin_memory_device)
+        workers = old.num_workers if workers is None else workers
+        self.fake_l = _FakeLoader(self, old.pin_memory, workers, old.timeout, False, old.pin_memory_device)
 
     def __len__(self): return self.steps
     def to(self, device): self._device = device; self.dl.to(device)
@@ -127,10 +130,22 @@ def unwrap(model:nn.Module) -> nn.Module:
     "The model itself, without `DistributedDataParallel` around it"
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
+# %% ../nbs/02_training.ipynb #9388348e
+class SmoothLoss(AvgSmoothLoss):
+    "As fastai's, but the sum stays on the device: nobody waits for it in every step"
+    def accumulate(self, learn):
+        self.count += 1
+        loss = to_detach(learn.loss.mean(), cpu=False)
+        self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
+
 # %% ../nbs/02_training.ipynb #afdbfaee
 class StepLearner(Learner):
-    "A `Learner` that can begin at any step of any epoch"
+    "A `Learner` that can begin at any step of any epoch, and asks the device for nothing between two rows of the log"
     first_epoch, fitting = 0, True
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.recorder.smooth_loss = SmoothLoss(self.recorder.smooth_loss.beta)
 
     def __enter__(self): self.fitting = False; return super().__enter__()   # `validate` and `get_preds` come this way
     def __exit__(self, *error): super().__exit__(*error); self.fitting = True
@@ -165,6 +180,8 @@ class StepEpochs(Callback):
 
     def after_train(self):
         if isinstance(self.dl, StepDL): self.dl.start = 0
+        losses = self.recorder.losses
+        losses[-self.n_iter:] = [l.cpu() for l in losses[-self.n_iter:]]    # a tensor each would fill a GPU in the end
 
     def before_validate(self):
         self.kept = rng_state()
@@ -197,8 +214,8 @@ class MixedPrecision(Callback):
         **scaler, # of `torch.amp.GradScaler`: init_scale, growth_interval ...
     ):
         if precision not in PRECISIONS: raise SettingsError(f"precision={precision!r}: {near(precision, PRECISIONS)}")
-        self.precision, self.patience, self.options = precision, patience, scaler
-        self.skipped, self.in_a_row, self.inside = 0, 0, None
+        self.precision, self.patience, self.options, self.ask = precision, patience, scaler, None
+        self.skipped, self.in_a_row, self.judged, self.inside = 0, 0, 0, None
 
     def before_fit(self):
         self.kind = torch.device(getattr(self.dls, 'device', None) or 'cpu').type
@@ -219,7 +236,7 @@ class MixedPrecision(Callback):
     def after_fit(self): self.leave()
     def before_backward(self): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
     def before_step(self): self.judge()
-    def after_step(self): self.scaler.update()
+    def after_step(self): self.scaler.update(); forget_verdict(self.opt)
 
     @property
     def param_groups(self): return self.opt.param_groups    # stands in for the optimiser before the scaler
@@ -227,23 +244,43 @@ class MixedPrecision(Callback):
 # %% ../nbs/02_training.ipynb #2b22647c
 PRECISIONS = dict(float32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
+# %% ../nbs/02_training.ipynb #5e61a70e
+def must_skip(
+    opt, # about to step
+    norm:Tensor, # of its gradients
+    ask:bool|None=None, # wait for the answer; None: unless it would be a GPU that one waits for
+): # 1 or 0: must the step be skipped?; a tensor where nobody waits, and then the optimiser skips it
+    "The verdict on a step"
+    inner = getattr(opt, 'opt', opt)
+    quiet = getattr(inner, 'defaults', {}).get('fused') and (norm.device.type != 'cpu' if ask is None else not ask)
+    if not quiet: return int(not torch.isfinite(norm))
+    inner.found_inf = (~torch.isfinite(norm)).float()
+    return inner.found_inf.int()
+
+# %% ../nbs/02_training.ipynb #a7a06fce
+def forget_verdict(opt):
+    "After a step"
+    vars(getattr(opt, 'opt', opt)).pop('found_inf', None)
+
 # %% ../nbs/02_training.ipynb #fd32465e
 @patch
 def judge(self:MixedPrecision):
-    "Divide the loss scale out; cancel the step if a gradient is not finite"
+    "Divide the loss scale out; skip the step if a gradient is not finite"
     self.scaler.unscale_(self)
-    if torch.isfinite(_grad_norm(self.model.parameters())): self.in_a_row = 0; return
-    self.skipped += 1; self.in_a_row += 1
-    if self.in_a_row >= self.patience:
-        raise TrainingError(f"step {self.train_iter}: gradients were not finite {self.in_a_row} times in a row "
+    self.norm = _grad_norm(self.model.parameters())
+    bad, self.judged = must_skip(self.opt, self.norm, self.ask), self.judged + 1
+    self.skipped, self.in_a_row = self.skipped + bad, (self.in_a_row + 1) * bad
+    asked = isinstance(bad, int)
+    if (asked or self.judged % self.patience == 0) and self.in_a_row >= self.patience:
+        raise TrainingError(f"step {self.train_iter}: gradients were not finite {int(self.in_a_row)} times in a row "
                             f"(loss {self.loss.item():.4g}). Lower lr, set clip_norm, or use precision=float32.")
-    raise CancelStepException()
+    if asked and bad: raise CancelStepException()
 
 # %% ../nbs/02_training.ipynb #76e81bc4
 @patch
 def checkpoint_state(self:MixedPrecision) -> dict:
     "Loss scale and counts"
-    return dict(scaler=self.scaler.state_dict(), skipped=self.skipped, in_a_row=self.in_a_row)
+    return dict(scaler=self.scaler.state_dict(), skipped=int(self.skipped), in_a_row=int(self.in_a_row))
 
 # %% ../nbs/02_training.ipynb #588b861a
 @patch
@@ -253,6 +290,14 @@ def restore_state(self:MixedPrecision,
     "Go on with them"
     if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
     self.skipped, self.in_a_row = state['skipped'], state['in_a_row']
+
+# %% ../nbs/02_training.ipynb #729ca65e
+def laid_out_as(
+    weight:Tensor, # such as a parameter that is a permuted view
+    value:Tensor, # of the same shape: a moment, a gradient
+) -> Tensor: # equal to `value`
+    "On the device and in the memory layout of `weight`: fused optimisers walk through both as they lie in memory"
+    return torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
 
 # %% ../nbs/02_training.ipynb #87d05aea
 class GradientAccumulation(Callback):
@@ -278,7 +323,7 @@ class GradientAccumulation(Callback):
     def restore_state(self, state):
         self.count = state['count']
         for name, p in unwrap(self.model).named_parameters():
-            if name in state['grads']: p.grad = state['grads'][name].to(p.device)
+            if name in state['grads']: p.grad = laid_out_as(p, state['grads'][name])
 
 # %% ../nbs/02_training.ipynb #6ec42efc
 class GradientClip(Callback):
@@ -286,8 +331,10 @@ class GradientClip(Callback):
     order, run_valid = 11, False
     def __init__(self, max_norm:float=1.): self.max_norm, self.norm = max_norm, None
     def before_step(self):
-        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
-        if not torch.isfinite(self.norm): raise CancelStepException()
+        judge = getattr(self.learn, 'mixed_precision', None)    # it has measured them already
+        self.norm = judge.norm if judge else _grad_norm(self.model.parameters())
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_norm, self.norm)
+        if not judge and not torch.isfinite(self.norm): raise CancelStepException()
 
 # %% ../nbs/02_training.ipynb #e5a59647
 class EMA(Callback):
@@ -296,25 +343,24 @@ class EMA(Callback):
     def __init__(self,
         decay:float=.999, # share of the old average kept in a step
         warmup:bool=True, # start with min(decay, (1 + n) / (10 + n)), so that the first weights fade
-    ):
-        self.decay, self.warmup, self.n, self.average = decay, warmup, 0, None
-        self.cancelled, self.swapped = False, False
+    ): self.decay, self.warmup, self.n, self.average, self.swapped = decay, warmup, 0, None, False
 
     def state(self): return unwrap(self.model).state_dict()
 
     def before_fit(self):
+        model = unwrap(self.model)
         if self.average is None: self.average = {k: v.detach().clone() for k, v in self.state().items()}
+        self.trained = {k: p for k, p in model.named_parameters() if p.is_floating_point()}
+        rest = [k.rpartition('.') for k in self.average if k not in self.trained]
+        self.rest = {f'{path}{dot}{name}': (model.get_submodule(path), name) for path, dot, name in rest}
 
-    def after_cancel_step(self): self.cancelled = True
-
+    @torch.no_grad()
     def after_step(self):
-        if self.cancelled: self.cancelled = False; return
         decay = min(self.decay, (1 + self.n) / (10 + self.n)) if self.warmup else self.decay
         self.n += 1
-        trained = {k for k, p in unwrap(self.model).named_parameters() if p.is_floating_point()}
-        for k, v in self.state().items():
-            if k in trained: self.average[k].lerp_(v, 1 - decay)
-            else: self.average[k].copy_(v)     # counters, codebooks and running means have a memory of their own
+        torch._foreach_lerp_([self.average[k] for k in self.trained], [*self.trained.values()], 1 - decay)
+        for k, (module, name) in self.rest.items():     # counters, codebooks, running means: they remember by themselves
+            self.average[k].copy_(getattr(module, name))
 
     def swap(self):
         for k, v in self.state().items():
@@ -517,6 +563,18 @@ def _to_device(o, device):
     if isinstance(o, dict): return {k: _to_device(v, device) for k, v in o.items()}
     return type(o)(_to_device(v, device) for v in o) if isinstance(o, (list, tuple)) else o
 
+# %% ../nbs/02_training.ipynb #c9c51ee5
+def load_optimizer(
+    opt, # with the parameters it steps
+    state:dict, # of its `state_dict`, from a checkpoint
+):
+    "Go on with stored moments, each laid out in memory as its weight"
+    inner = getattr(opt, 'opt', opt)
+    opt.load_state_dict(_to_device(state, inner.param_groups[0]['params'][0].device))
+    for weight, kept in inner.state.items():
+        fits = lambda v: torch.is_tensor(v) and v.shape == weight.shape and v.stride() != weight.stride()
+        kept.update({k: laid_out_as(weight, v) for k, v in kept.items() if fits(v)})
+
 # %% ../nbs/02_training.ipynb #4647d823
 class Checkpoint(Callback):
     "Saves the whole state at the end of each epoch and every `every` steps, and resumes from the newest whole one"
@@ -648,7 +706,7 @@ def restore(self:Checkpoint,
         raise CheckpointError(f"{folder}: items, items a step and seed were {state['items']}, now {self._items()}. "
                               "Use the same data, batch size times processes, and seed.")
     load_strict(unwrap(learn.model), model, folder/'model.safetensors')
-    learn.opt.load_state_dict(_to_device(state['optimizer'], next(learn.model.parameters()).device))
+    load_optimizer(learn.opt, state['optimizer'])
     for name, cb in self._stateful().items():
         if name not in state['callbacks']: raise CheckpointError(f"{folder}: has no {name}. Use the same callbacks.")
         cb.restore_state(state['callbacks'][name])
@@ -675,7 +733,7 @@ class AdversarialTraining(Callback):
         self.discriminator, self.discriminator_loss = discriminator, discriminator_loss
         self.generator_losses, self.pair = generator_losses, pair or (lambda learn: (learn.yb[0], learn.pred))
         self.opt_func, self.lr_ratio, self.start, self.clip_norm = opt_func, lr_ratio, start, clip_norm
-        self.optimizer, self.skipped = None, 0
+        self.optimizer, self.skipped, self.ask = None, 0, None
 
     def before_fit(self):
         d, others = self.discriminator, self.learn.cbs
@@ -688,7 +746,10 @@ class AdversarialTraining(Callback):
         self.accumulate = max([cb.n for cb in others if isinstance(cb, GradientAccumulation)], default=1)
         self.count, self.learn.parts = 0, {}
         if num_distrib() > 1 and torch.distributed.is_initialized():
-            for t in d.state_dict().values(): torch.distributed.broadcast(t, 0)
+            for t in d.state_dict().values():
+                whole = t.contiguous()
+                torch.distributed.broadcast(whole, 0)
+                t.copy_(whole)
 
     def after_pred(self):
         if self.training and self.train_iter >= self.start: self.discriminator_step(*self.pair(self.learn))
@@ -718,10 +779,12 @@ def update(self:AdversarialTraining):
     "Average the gradients over the processes, step unless they are not finite"
     average_gradients(self.trained)
     self.d_scaler.unscale_(self.optimizer)
-    if torch.isfinite(nn.utils.clip_grad_norm_(self.trained, self.clip_norm or math.inf)):
+    bad = must_skip(self.optimizer, nn.utils.clip_grad_norm_(self.trained, self.clip_norm or math.inf), self.ask)
+    if torch.is_tensor(bad) or not bad:
         self.optimizer.set_hyper('lr', float(self.learn.opt.hypers[-1]['lr']) * self.lr_ratio)
         self.optimizer.step()
-    else: self.skipped += 1
+    forget_verdict(self.optimizer)
+    self.skipped = self.skipped + bad
     self.d_scaler.update()
     for p in self.trained: p.grad = None
     self.count = 0
@@ -747,7 +810,7 @@ def generator_terms(self:AdversarialTraining,
 def checkpoint_state(self:AdversarialTraining) -> dict:
     "The discriminator and all that belongs to it"
     return dict(weights=dict(self.discriminator.state_dict()), optimizer=self.optimizer.state_dict(), count=self.count,
-                scaler=self.d_scaler.state_dict(), skipped=self.skipped,
+                scaler=self.d_scaler.state_dict(), skipped=int(self.skipped),
                 grads=[p.grad for p in self.trained] if self.count else [])
 
 # %% ../nbs/02_training.ipynb #60384327
@@ -757,10 +820,10 @@ def restore_state(self:AdversarialTraining,
 ):
     "Go on with it"
     load_strict(self.discriminator, state['weights'], 'discriminator')
-    self.optimizer.load_state_dict(_to_device(state['optimizer'], self.trained[0].device))
+    load_optimizer(self.optimizer, state['optimizer'])
     if state['scaler'] and self.d_scaler.is_enabled(): self.d_scaler.load_state_dict(state['scaler'])
     self.count, self.skipped = state['count'], state['skipped']
-    for p, g in zip(self.trained, state['grads']): p.grad = None if g is None else g.to(p.device)
+    for p, g in zip(self.trained, state['grads']): p.grad = None if g is None else laid_out_as(p, g)
 
 # %% ../nbs/02_training.ipynb #12784ce8
 def average_gradients(

@@ -31,13 +31,15 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from fastai.callback.core import Callback
 from fastcore.basics import patch
-from .audio_features import (GriffinLim, MelConfig, fit_length, log_mel, mel_centres,
-    mel_filterbank, read_audio, unclipped)
-from .sound_data import ClipTable,WaveCache,open_dataset,wave_dls
+from .audio_features import (fit_length, GriffinLim, log_mel, mel_centres, mel_filterbank,
+                                      MelConfig, read_audio, Sounds, unclipped)
+from .sound_data import ClipTable, wave_dls, WaveCache
+from .data_sets import open_dataset
+from .data_sets import open_dataset
 from .files import CheckpointError, load_strict, published_weights, read_json
 from .generator import Conditions, Pipeline, Pretrained
-from .recipes import Recipe
-from .training import AdversarialTraining
+from .recipes import LoopRecipe
+from .training import AdversarialTraining, unwrap
 
 # %% ../nbs/03_vocoders.ipynb #5e23911b
 class Conv1d(nn.Conv1d):
@@ -1329,7 +1331,7 @@ class WaveToMel(Callback):
 
 # %% ../nbs/03_vocoders.ipynb #3db8de96
 @dataclass
-class VocoderRecipe(Recipe):
+class VocoderRecipe(LoopRecipe):
     "What the recipes of all vocoders share: data are folders, tables or caches of sounds"
     segment: int = 8192 # samples of a training crop
     clip_seconds: float = 5. # length of the cached clips
@@ -1356,6 +1358,20 @@ class VocoderRecipe(Recipe):
         other = Pretrained.from_pretrained(self.remake, self.torch_device)
         self.model.mel.require(other.mel, f"the model in {self.remake}")
         return lambda m: other.decode(other.encode(m))
+
+    def listen(self, learn)->Sounds:
+        "Up to two seconds of four held-out clips through the vocoder"
+        model,cache,rows = unwrap(learn.model).eval(),learn.dls.cache,learn.dls.valid_rows
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, 4).astype(int))]
+        x = torch.from_numpy(np.array(cache.waves[rows, :2 * cache.sample_rate])) / 32768
+        with torch.no_grad():
+            m = log_mel(x.to(model.device), self.model.mel)
+            if self.remake: m = self.remaker()(m)
+            y = model(m).float().cpu()
+        return Sounds(unclipped(y), cache.sample_rate, labels=list(cache.index.df.label.iloc[rows]))
+
+    def check_listen(self, learn):
+        "A vocoder can always be heard"
 
     def callbacks(self):
         "Waveforms to mels"
@@ -1497,6 +1513,10 @@ class MelGANRecipe(AdversarialRecipe):
     def discriminators(self):
         "Three scales"
         return MelGANDiscriminator()
+
+    def unused(self):
+        "Its discriminators have one size"
+        return super().unused() | dict(d_width="The discriminators of MelGAN have one size. Leave it out.")
 
 # %% ../nbs/03_vocoders.ipynb #2a095f19
 @dataclass

@@ -15,7 +15,8 @@ import torch
 
 from foleybook import sound_data
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
-from foleybook.sound_data import CacheError, ClipTable, MelCache, TableError, WaveCache, mel_dls, open_dataset
+from foleybook.data_sets import open_dataset
+from foleybook.sound_data import CacheError, ClipTable, MelCache, TableError, WaveCache, mel_dls
 
 MEL = MelConfig.preset("dcase2023")
 SECONDS, N = 0.1, 200
@@ -68,21 +69,32 @@ def fast(monkeypatch, log):
     monkeypatch.setattr(sound_data._Feature, "__call__", feature)
 
 
-def test_kill_in_the_middle_keeps_the_work(table, tmp_path, monkeypatch):
+def journal(folder):
+    "Lines of the one journal below `folder`"
+    files = list(folder.glob("*/rows.jsonl"))
+    return [line for f in files for line in f.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("after", [64, 130])
+def test_kill_in_the_middle_keeps_the_work(table, tmp_path, monkeypatch, after):
     child = start(table, tmp_path / "c", tmp_path / "log", 0.01)
     deadline = time.time() + 60
-    while not list((tmp_path / "c").glob("*.part/state.json")) and time.time() < deadline:
+    while len(journal(tmp_path / "c")) < after and time.time() < deadline:
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    (note,) = (tmp_path / "c").glob("*.part/state.json")
-    done = json.loads(note.read_text())["done"]
-    assert 64 <= done < N and not list((tmp_path / "c").glob("*/meta.json"))
+    done = len(journal(tmp_path / "c"))
+    assert after <= done < N and not list((tmp_path / "c").rglob("set.json"))
+    (kept,) = (tmp_path / "c").glob("*/rows.jsonl")
+    with open(kept, "a") as f:
+        f.write('["half a li')  # as a kill within a write leaves it
     fast(monkeypatch, tmp_path / "log2")
     cache = build(table, tmp_path / "c", n_jobs=1)
     assert len((tmp_path / "log2").read_text().split()) == N - done  # only what was missing
-    assert cache.mels[:, 0, 0].tolist() == list(range(N))
-    assert not list((tmp_path / "c").glob("*.part"))
+    assert cache.mels[:, 0, 0].tolist() == list(range(N)) and len(journal(tmp_path / "c")) == N
+    assert (cache.path.parent / "rows.bin").stat().st_size == N * cache.feature.size
+    whole = build(table, tmp_path / "d", n_jobs=1)
+    assert np.array_equal(cache.mels, whole.mels) and cache.digest == whole.digest
 
 
 def test_two_writers_share_the_work(table, tmp_path):
@@ -91,8 +103,19 @@ def test_two_writers_share_the_work(table, tmp_path):
         child.join(60)
     assert [child.exitcode for child in children] == [0, 0]
     assert len((tmp_path / "log").read_text().split()) == N
-    (path,) = (p.parent for p in (tmp_path / "c").glob("*/meta.json"))
+    (path,) = (p.parent for p in (tmp_path / "c").rglob("set.json"))
     assert MelCache(path).mels[:, 0, 0].tolist() == list(range(N))
+
+
+def test_two_sets_of_one_front_end_at_once(table, tmp_path):
+    halves = [table.subset(range(0, 120)), table.subset(range(80, N))]
+    children = [start(half, tmp_path / "c", tmp_path / "log", 0.002) for half in halves]
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0]
+    assert sorted((tmp_path / "log").read_text().split()) == [f"{i:03d}.wav" for i in range(N)]  # none twice
+    first = {MelCache(p.parent).mels[:, 0, 0].tolist()[0] for p in (tmp_path / "c").rglob("set.json")}
+    assert first == {0.0, 80.0}
 
 
 def _limited(table, folder, out):
@@ -114,7 +137,8 @@ def test_disk_full_is_known_at_once(table, tmp_path):
     message = out.get(timeout=60)
     child.join()
     assert "cannot write the cache of" in message and "Free some room" in message and str(tmp_path) in message
-    assert not list(tmp_path.glob("*.part")) and np.isfinite(MelCache(kept.path).mels).all()
+    assert np.isfinite(np.array(MelCache(kept.path).mels)).all()
+    assert (kept.path.parent / "rows.bin").stat().st_size == 5 * kept.feature.size  # the room is given back
     assert len(build(table, tmp_path)) == N  # room again: works
 
 
@@ -125,7 +149,7 @@ def test_no_space_left_while_writing(table, tmp_path, monkeypatch, call):
 
     def full(*args, **kwargs):
         calls.append(args)
-        if call != "replace" or "state" in str(args[1]):
+        if call != "replace" or "rows" in str(args[1]):
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*args, **kwargs)
 
@@ -148,7 +172,9 @@ def test_cache_equals_the_plain_way_and_is_found_again(table, tmp_path, monkeypa
     cache = build(table, tmp_path)
     x = torch.from_numpy(soundfile.read(table.file(7), dtype="float32")[0])[None]
     assert np.abs(cache.mels[7] - log_mel(x, MEL)[0].numpy()).max() < 1e-5
-    assert isinstance(cache.array, np.memmap) and cache.mels.dtype == np.float32
+    assert isinstance(cache.memory, np.memmap) and cache.mels.dtype == np.float32
+    assert cache.mels.shape == (N, 80, cache.mels[0].shape[1]) and cache.mels[[3, 7], 2, :4].shape == (2, 4)
+    assert np.array_equal(cache.mels[..., 0], np.array(cache.mels)[..., 0])
     half = build(table, tmp_path, dtype="float16")
     assert half.mels.dtype == np.float16 and half.path != cache.path
     fast(monkeypatch, tmp_path / "log")
@@ -168,9 +194,49 @@ def test_changed_content_settings_and_labels(table, tmp_path):
     shutil.copy(folder / "100.wav", folder / "000.wav")
     second = build(few, tmp_path / "c")
     assert second.path != first.path and not np.array_equal(second.mels[0], first.mels[0])
-    relabelled = ClipTable(few.df.assign(label="z"), folder)
-    third = build(relabelled, tmp_path / "c")
-    assert third.path == second.path and third.labels == ["z"]
+
+
+@pytest.mark.parametrize("column", ["label", "split", "fold", "source"])
+def test_corrected_tables_have_another_digest(table, tmp_path, monkeypatch, column):
+    "Labels are not part of what is computed, but of what training on a cache depends on"
+    few = table.subset(range(6))
+    first = build(few, tmp_path)
+    fast(monkeypatch, tmp_path / "log")
+    second = build(ClipTable(few.df.assign(**{column: [3] * 6 if column == "fold" else "z"}), few.root), tmp_path)
+    assert not (tmp_path / "log").exists() and np.array_equal(first.mels, second.mels)
+    assert second.digest != first.digest and second.index.df[column].nunique() == 1
+    assert MelCache(first.path).labels == ["a", "b"] and build(few, tmp_path).digest == first.digest
+    credited = ClipTable(few.df.assign(licence="CC0"), few.root)
+    assert build(credited, tmp_path).digest == first.digest  # nothing that is learnt from
+
+
+def test_one_clip_more_is_one_clip_computed(table, tmp_path, monkeypatch):
+    first = build(table.subset(range(N - 1)), tmp_path / "c")
+    fast(monkeypatch, tmp_path / "log")
+    second = build(table, tmp_path / "c")
+    assert (tmp_path / "log").read_text().split() == [f"{N - 1:03d}.wav"]
+    assert np.array_equal(second.mels[: N - 1], first.mels) and second.mels[N - 1, 0, 0] == N - 1
+    build(table.subset(range(N - 1, -1, -1)), tmp_path / "c")  # another order, nothing new
+    assert len((tmp_path / "log").read_text().split()) == 1
+
+
+def test_same_sound_under_two_names(table, tmp_path):
+    import shutil
+
+    for name in ("x.wav", "y.wav"):
+        shutil.copy(table.file(3), tmp_path / name)
+    cache = build(ClipTable(dict(path=["x.wav", "y.wav"], label=["x", "y"]), tmp_path), tmp_path / "c")
+    assert cache.places[0, 0] == cache.places[1, 0] and cache.labels == ["x", "y"] and len(cache) == 2
+
+
+def test_moved_clips_are_found_again(table, tmp_path):
+    import shutil
+
+    shutil.copytree(table.root, tmp_path / "a")
+    first = build(ClipTable(table.df.head(5), tmp_path / "a"), tmp_path / "c")
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = build(ClipTable(table.df.head(5), tmp_path / "b"), tmp_path / "c")
+    assert second.digest == first.digest and second.index.file(0).resolve() == (tmp_path / "b/000.wav").resolve()
 
 
 def test_another_config_is_refused(table, tmp_path):
@@ -186,14 +252,95 @@ def test_another_config_is_refused(table, tmp_path):
         WaveCache(cache.path)
 
 
+def _zero(data, size):
+    with open(data, "r+b") as f:
+        f.seek(3 * size)
+        f.write(bytes(2 * size))
+
+
+def _cut(data, size):
+    os.truncate(data, 5 * size - 7)
+
+
+@pytest.mark.parametrize("harm,rows", [(_zero, 2), (_cut, 4)])
+def test_damaged_rows_are_noticed_and_computed_again(table, tmp_path, harm, rows):
+    cache = build(table.subset(range(8)), tmp_path)
+    whole = np.array(cache.mels)
+    harm(cache.path.parent / "rows.bin", cache.feature.size)
+    with pytest.raises(CacheError, match=f"{rows} of 8 rows are not what was written.*Build it again"):
+        MelCache(cache.path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = build(table.subset(range(8)), tmp_path)
+    assert np.array_equal(again.mels, whole) and np.array_equal(MelCache(cache.path).mels, whole)
+
+
+def test_large_caches_are_sampled(table, tmp_path, monkeypatch):
+    cache = build(table, tmp_path)
+    monkeypatch.setattr(sound_data, "CHECKED", 20 * cache.feature.size)
+    seen = []
+    real = sound_data.zlib.crc32
+    monkeypatch.setattr(sound_data.zlib, "crc32", lambda x: seen.append(1) or real(x))
+    MelCache(cache.path)
+    assert len(seen) == 20
+    (cache.path.parent / "rows.bin").write_bytes(bytes(N * cache.feature.size))
+    with pytest.raises(CacheError, match=f"{N} of {N} rows"):
+        MelCache(cache.path)
+
+
 def test_broken_cache_says_so(table, tmp_path):
     cache = build(table.subset(range(8)), tmp_path)
-    array = cache.path / "array.npy"
-    array.write_bytes(array.read_bytes()[:5000])
-    with pytest.raises(CacheError, match="not a finished cache.*build it again"):
+    for name in ("set.json", "rows.npy", "clips.csv"):
+        held = (cache.path / name).read_bytes()
+        (cache.path / name).write_bytes(held[:30])
+        with pytest.raises(CacheError, match="not a finished cache.*[Bb]uild it again"):
+            MelCache(cache.path)
+        assert len(build(table.subset(range(8)), tmp_path)) == 8  # mended
+    (cache.path.parent / "rows.bin").unlink()
+    with pytest.raises(CacheError, match="not a finished cache"):
         MelCache(cache.path)
+    assert np.array_equal(build(table.subset(range(8)), tmp_path).mels, build(table.subset(range(8)), tmp_path / "b").mels)
     with pytest.raises(CacheError, match="not a finished cache"):
         MelCache(tmp_path / "none")
+
+
+@pytest.mark.parametrize("junk", ["", "[]", "5", '["x"]', "{", '["a", 1]'])
+def test_damaged_notes_are_computed_again(table, tmp_path, junk):
+    cache = build(table.subset(range(5)), tmp_path)
+    notes = cache.path.parent / "rows.jsonl"
+    lines = notes.read_text().splitlines()
+    notes.write_text("\n".join([*lines[:2], junk, *lines[3:]]) + "\n")
+    (tmp_path / "hashes.json").write_text(junk)
+    assert np.array_equal(build(table.subset(range(5)), tmp_path).mels, cache.mels)
+
+
+def test_bad_clips_are_remembered(table, tmp_path, monkeypatch):
+    (tmp_path / "text.wav").write_text("no audio")
+    soundfile.write(tmp_path / "good.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 3000), 22050)
+    mixed = ClipTable(dict(path=["text.wav", "good.wav"], label="x"), tmp_path)
+    with pytest.warns(UserWarning, match="1 of 2 clips left out"):
+        first = build(mixed, tmp_path / "c")
+    fast(monkeypatch, tmp_path / "log")
+    with pytest.warns(UserWarning, match="1 of 2 clips left out"):
+        second = build(mixed, tmp_path / "c")
+    assert not (tmp_path / "log").exists() and second.skipped == first.skipped
+    with pytest.raises(CacheError, match="text.wav"):
+        build(mixed, tmp_path / "c", strict=True)
+    (tmp_path / "text.wav").rename(tmp_path / "moved.wav")
+    with pytest.warns(UserWarning, match="moved.wav"):
+        build(ClipTable(dict(path=["moved.wav", "good.wav"], label="x"), tmp_path), tmp_path / "c")
+
+
+@pytest.mark.parametrize("peak", [1e30, 32768.0])
+def test_samples_far_beyond_full_scale_are_a_fault(table, tmp_path, peak):
+    soundfile.write(tmp_path / "huge.wav", np.full(3000, peak), 22050, subtype="FLOAT")
+    soundfile.write(tmp_path / "over.wav", np.full(3000, 1.5), 22050, subtype="FLOAT")  # plain clipping: kept
+    mixed = ClipTable(dict(path=["huge.wav", "over.wav"], label="x"), tmp_path)
+    with pytest.warns(UserWarning, match="huge.wav: samples reach .* times full scale"):
+        assert mixed.check().df.path.tolist() == ["over.wav"]
+    with pytest.warns(UserWarning, match="huge.wav: samples reach"):
+        cache = build(mixed, tmp_path / "c")
+    assert len(cache) == 1 and np.isfinite(np.array(cache.mels)).all()
 
 
 def test_bad_files_are_left_out_with_reasons(table, tmp_path):
@@ -208,9 +355,9 @@ def test_bad_files_are_left_out_with_reasons(table, tmp_path):
     with pytest.warns(UserWarning, match="6 of 8 clips left out"):
         cache = build(mixed, tmp_path / "c")
     assert [os.path.basename(p) for p in cache.index.df.path] == ["surround.wav", "eight.wav"]
-    assert [os.path.basename(p) for p, _ in cache.skipped] == [f"{n}.wav" for n in names[:6]]
+    assert [p for p, _ in cache.skipped] == [f"{n}.wav" for n in names[:6]]
     assert all(name in reason for name, (_, reason) in zip(names, cache.skipped))
-    assert len(cache.mels) == 2 and np.isfinite(cache.mels).all()
+    assert len(cache.mels) == 2 and np.isfinite(np.array(cache.mels)).all()
     with pytest.raises(CacheError, match="text.wav"):
         build(mixed, tmp_path / "d", strict=True)
     with pytest.raises(CacheError, match="no usable clip among 6"), warnings.catch_warnings():

@@ -1,9 +1,13 @@
 """PixelSNAIL: cached sampling equals the plain way, kept codes stay, half precision holds, errors speak."""
 import argparse
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from foleybook import pixelsnail
 from foleybook.audio_features import GriffinLim, MelConfig
 from foleybook.codebooks import VQVAE, Cascade, CodeError, VQVAEConfig
 from foleybook.pixelsnail import CachedPixelSNAIL, PixelSNAIL, PixelSNAILConfig, draw_code
@@ -22,6 +26,14 @@ KINDS = {
     "no attention": dict(attention=False, weight_norm=False),
     "kernel 3": dict(kernel_size=3, n_res_blocks=3, n_codes=10),
 }
+PATHS = {"torch": 0, "compiled": 1e9}  # values of COMPILED_MB
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    "Both ways to draw, whatever the size of the network"
+    monkeypatch.setattr(pixelsnail, "COMPILED_MB", PATHS[request.param])
+    return request.param
 
 
 def network(seed=0, **changes):
@@ -50,8 +62,9 @@ def sample_plain(model, cond, seeds, shape=None, init=None, mask=None, **how):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cached_equals_full_forward(kind):
+def test_cached_equals_full_forward(kind, path):
     model, cond = network(**KINDS[kind]), torch.tensor([1, 2])
+    assert model.compiled() == (path == "compiled")
     how = dict(temperature=0.9, top_k=6, top_p=0.95)
     ours = model.sample_codes(cond, [3, 4], **how)
     assert torch.equal(ours, sample_plain(model, cond, [3, 4], **how))
@@ -59,7 +72,7 @@ def test_cached_equals_full_forward(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_item_is_the_same_alone_and_in_a_batch(kind):
+def test_item_is_the_same_alone_and_in_a_batch(kind, path):
     model = network(**KINDS[kind])
     batch = model.sample_codes(torch.arange(8) % 3, list(range(20, 28)))
     for k in (0, 3, 7):
@@ -67,8 +80,14 @@ def test_item_is_the_same_alone_and_in_a_batch(kind):
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.integers(1, 6), st.integers(1, 7), st.sampled_from([3, 5]), st.integers(1, 3), st.integers(0, 99))
-def test_any_map_size(h, w, kernel_size, batch, seed):
+@given(st.sampled_from(list(PATHS)), st.integers(1, 6), st.integers(1, 7), st.sampled_from([3, 5]), st.integers(1, 3), st.integers(0, 99))
+def test_any_map_size(path, h, w, kernel_size, batch, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixelsnail, "COMPILED_MB", PATHS[path])
+        any_map_size(h, w, kernel_size, batch, seed)
+
+
+def any_map_size(h, w, kernel_size, batch, seed):
     model = network(kernel_size=kernel_size, code_shape=(h, w), n_blocks=1)
     cond, seeds = torch.arange(batch), [seed + k for k in range(batch)]
     codes = model.sample_codes(cond, seeds)
@@ -77,7 +96,7 @@ def test_any_map_size(h, w, kernel_size, batch, seed):
     assert torch.equal(other.sample_codes(cond, seeds, shape=(h, w)), sample_plain(other, cond, seeds, (h, w)))
 
 
-def test_kept_codes_stay_and_the_rest_is_drawn_given_them():
+def test_kept_codes_stay_and_the_rest_is_drawn_given_them(path):
     model, cond = network(), torch.tensor([0, 2])
     init = torch.randint(0, 11, (2, 5, 7))
     mask = torch.zeros(5, 7, dtype=torch.bool)
@@ -104,7 +123,7 @@ def test_no_position_sees_itself_or_what_follows(kind):
     assert differ[at] == (len(shape) == 3)  # later stages of the same position may look at the earlier ones
 
 
-def test_classes_between_classes_and_guidance():
+def test_classes_between_classes_and_guidance(path):
     model = network(class_dropout=0.1)
     one = model.sample_codes(torch.tensor([1]), [5])
     assert torch.equal(model.sample_codes(torch.tensor([[0.0, 1, 0]]), [5]), one)
@@ -116,6 +135,56 @@ def test_classes_between_classes_and_guidance():
         assert not torch.allclose(model(one, half), model(one, torch.tensor([1])))
     with pytest.raises(CodeError, match="class_dropout"):
         network().sample_codes(torch.tensor([1]), [5], guidance=2.0)
+
+
+@pytest.mark.parametrize("kind", ["ours", "baseline", "audyn", "residual"])
+def test_guidance_without_a_class_is_no_guidance(kind, path):
+    model = network(**KINDS[kind], class_dropout=0.1)
+    assert torch.equal(model.sample_codes(None, [5, 6], guidance=2.0), model.sample_codes(None, [5, 6]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", [{}, dict(top_p=0.7), dict(top_k=4), dict(temperature=1.3, top_k=8, top_p=0.9),
+                                 dict(guidance=2.0), dict(guidance=0.4, top_p=0.8)])
+def test_compiled_equals_torch(kind, how, monkeypatch):
+    model, cond, drawn = network(**KINDS[kind], class_dropout=0.1), torch.tensor([0, 1, 2]), []
+    init = torch.randint(0, 10, (3, *model.config.code_shape))
+    mask = torch.rand(model.config.code_shape) < 0.6
+    for megabytes in PATHS.values():
+        monkeypatch.setattr(pixelsnail, "COMPILED_MB", megabytes)
+        drawn.append([model.sample_codes(cond, [1, 2, 3], **how),
+                      model.sample_codes(cond, [1, 2, 3], init=init, mask=mask, **how)])
+    assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
+    assert torch.equal(drawn[1][1][:, ~mask], init[:, ~mask])
+
+
+@pytest.mark.parametrize("kind", ["ours", "baseline"])
+def test_same_codes_on_two_threads_and_no_setting_is_changed(kind, path):
+    model, cond, threads, drawn = network(**KINDS[kind]), torch.arange(5) % 3, torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch, "set_num_threads", lambda n: pytest.fail("changed the number of threads"))
+                drawn.append(model.sample_codes(cond, list(range(5))))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*drawn)
+
+
+def test_the_size_decides_what_draws():
+    small, published = PixelSNAILConfig(**SMALL), PixelSNAILConfig(condition="linear map", cond_width=8)
+    with torch.device("meta"):
+        models = PixelSNAIL(small), PixelSNAIL(published)
+    assert not any(m.compiled() for m in models)  # not on the CPU
+    assert network().compiled(16) and not PixelSNAIL(published).compiled(8)
+    assert network().best_batch > 1
+
+
+def test_compiles_where_nothing_can_be_written(tmp_path):
+    code = "import numba.core.caching as c; c.CompileResultCacheImpl._locator_classes = []\n" \
+           "from foleybook import pixelsnail as p; import numpy as np; assert abs(p._exp(np.float32(1)) - np.e) < 1e-6"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_half_precision_learns_as_single_does():
@@ -139,6 +208,39 @@ def test_half_precision_learns_as_single_does():
     assert ((half - single).abs() / single).max() < 0.05 and (half - single).abs().mean() < 0.01 * single.mean()
 
 
+def test_dropped_attention_is_the_plain_formula_with_the_same_mask():
+    "Outputs, gradients (in float64, against differences too), and the share that is dropped"
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(10, 70, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    kept = torch.zeros(10, 70, 70, dtype=torch.float64)
+    for part, first, end, _, keep in pixelsnail._attention_blocks(q, k, 0.25, 5):
+        kept[part, first:end, :end] = keep.double()
+    scores = (q @ k.mT / 2).masked_fill(torch.ones(70, 70).triu(1).bool(), -torch.inf)
+    plain, ours = scores.softmax(-1) * kept / 0.75 @ v, pixelsnail.DroppedAttention.apply(q, k, v, 0.25, 5)
+    assert torch.allclose(ours, plain)
+    for a, b in zip(torch.autograd.grad(ours.square().sum(), (q, k, v)), torch.autograd.grad(plain.square().sum(), (q, k, v))):
+        assert torch.allclose(a, b)
+    assert abs(kept[:, torch.ones(70, 70).tril().bool()].mean() - 0.75) < 0.01
+    drop = pixelsnail.DroppedAttention.apply
+    assert torch.autograd.gradcheck(lambda *x: drop(*x, 0.3, 1), [x.detach()[:2, :9].requires_grad_() for x in (q, k, v)])
+    with torch.no_grad():
+        mean = torch.stack([drop(q, k, v, 0.25, seed) for seed in range(400)]).mean(0)
+        assert (mean - scores.softmax(-1) @ v).abs().mean() < 0.05 * plain.abs().mean()
+
+
+def test_attention_dropout_follows_the_seed_and_training_only():
+    model = network(attention_dropout=0.5).train()
+    codes, cond, logits = torch.randint(0, 11, (2, 5, 7)), torch.tensor([1, 2]), []
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        logits.append(model(codes, cond))
+    assert torch.equal(logits[0], logits[1]) and not torch.allclose(logits[0], logits[2])
+    assert torch.equal(model.eval()(codes, cond), model(codes, cond))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_attention_gains_times_100_stay_finite(dtype):
     model = network(**KINDS["audyn"]).train()
@@ -154,7 +256,7 @@ def test_attention_gains_times_100_stay_finite(dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_weight_norm_is_folded():
+def test_weight_norm_is_folded(path):
     model = network()
     plain = network(weight_norm=False)
     state = {k: v for k, v in model.state_dict().items() if not k.endswith("weight_g")}
@@ -224,6 +326,35 @@ def test_saved_and_loaded(tmp_path):
     again = PixelSNAIL.from_pretrained(tmp_path / "prior")
     assert again.config == model.config
     assert torch.equal(again.sample_codes(torch.tensor([1]), [5]), model.sample_codes(torch.tensor([1]), [5]))
+
+
+def test_audyn_post_blocks_load():
+    "Keys as Audyn's `PostNet` writes them: residual blocks of single taps before the last convolution"
+    model = network(**KINDS["audyn"], n_out_res_blocks=2)
+    ours_to_theirs = [(r"^(vertical|horizontal)\.", r"\1_conv2d."), (r"^blocks\.(\d+)\.resblocks\.", r"backbone.\1.backbone."),
+                      (r"^blocks\.", "backbone."), (r"^out_resblocks\.", "post_net.backbone."), (r"^out\.", "post_net.conv2d."),
+                      (r"attention\.(query|key|value)\.", lambda m: f"mha2d.{m[1][0]}_proj."), ("query_resblock", "q_proj"),
+                      ("key_resblock", "k_proj"), ("out_resblock", "out_proj"), ("aux_conv", "aux_conv2d"),
+                      (r"resblocks\.(\d+)\.condition", r"\1.condition"), (r"\.condition\.", ".conditional_conv2d."),
+                      (r"^condition\.", "conditionor."), (r"\.conv(\d)", r".conv2d_\1"),
+                      ("weight_g", "parametrizations.weight.original0"), ("weight_v", "parametrizations.weight.original1")]
+    sd = {"background": torch.zeros(2, *model.config.map_shape)}
+    for key, value in model.state_dict().items():
+        for old, new in ours_to_theirs:
+            key = re.sub(old, new, key)
+        if value.ndim == 3 and key.startswith(("vertical", "horizontal")):
+            value = value.unflatten(2, (2, -1)) if value.shape[2] > 1 else value[..., None]
+        elif value.ndim == 3 and value.shape[2] == 1 and "mha2d" in key:
+            value = value[..., 0]
+        elif value.ndim == 3 and value.shape[2] == 1:
+            value = value[..., None]
+        sd[key] = value
+    assert "post_net.backbone.1.conv2d_2.parametrizations.weight.original1" in sd
+    again = PixelSNAIL.from_original({"model": sd}, n_heads=8)
+    assert again.config.n_out_res_blocks == 2
+    codes = torch.randint(0, 11, (2, 5, 7))
+    with torch.no_grad():
+        assert torch.equal(again(codes, torch.tensor([1, 2])), model(codes, torch.tensor([1, 2])))
 
 
 def test_foreign_files_are_refused(tmp_path):

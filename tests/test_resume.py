@@ -10,9 +10,11 @@ import pytest
 import tiny_run
 import torch
 from safetensors.torch import load_file
+from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, Data, shrunk
 
 from foleybook.files import CheckpointError
-from foleybook.training import TrainingError, read_checkpoint
+from foleybook.recipes import LoopRecipe
+from foleybook.training import Checkpoint, TrainingError, laid_out_as, read_checkpoint
 
 EVERYTHING = dict(ema=0.9, clip_norm=1.0, accumulate=3, checkpoint_steps=5, game=True, precision="bf16")
 ENV = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
@@ -76,6 +78,71 @@ def test_every_setting_resumes_exactly(tmp_path, changes):
     interrupted(tmp_path / "b", 20, **changes)
     train(tmp_path / "b", **changes)
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return Data(tmp_path_factory.mktemp("data"))
+
+
+def train_preset(name, data, out, stop=0, **changes):
+    "Train a tiny version of a preset; `stop`: pull the plug after so many steps (in a cascade: of the last stage with steps)"
+    recipe, save = shrunk(name, **changes), Checkpoint.after_batch
+    stage = next((s for s in ("prior", "codebook") if isinstance(getattr(recipe, s, None), LoopRecipe)), out.name)
+
+    def after_batch(self):
+        save(self)
+        if stop and self.learn.training and self.learn.train_iter == stop and self.folder.parent.name == stage:
+            raise Stop("stopped")
+
+    with pytest.MonkeyPatch.context() as m, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        m.setattr(Checkpoint, "after_batch", after_batch)
+        return recipe.train(data.of(recipe), out, progress=False)
+
+
+def assert_same_folders(a, b):
+    "Histories, models and whole checkpoints of two runs are equal, bit by bit"
+    for file in [*a.rglob("history.csv"), *a.rglob("*.safetensors")]:
+        other = b / file.relative_to(a)
+        if file.suffix == ".csv": assert rows(file.parent) == rows(other.parent), file
+        elif "step_00000004" in str(file) or "checkpoints" not in str(file):
+            old, new = load_file(file), load_file(other)
+            assert old.keys() == new.keys() and not [k for k in old if not torch.equal(old[k], new[k])], file
+
+
+def test_every_shipped_preset_is_tried():
+    assert sorted(LOOPS + CASCADES + AT_ONCE) == sorted(SHIPPED) and AT_ONCE == ["shaped-noise", "unigram"]
+
+
+@pytest.mark.parametrize("name", LOOPS + CASCADES)
+def test_every_shipped_preset_resumes_exactly(name, data, tmp_path):
+    a, b = tmp_path / "a" / name, tmp_path / "b" / name
+    train_preset(name, data, a)
+    with pytest.raises(Stop):
+        train_preset(name, data, b, stop=3)
+    train_preset(name, data, b)
+    assert len([*a.rglob("history.csv")]) >= 1
+    assert_same_folders(a, b)
+
+
+@pytest.mark.parametrize("name", ["hifigan-v2", "melgan"])
+def test_gradients_that_wait_are_laid_out_as_their_weights(name, data, tmp_path):
+    changes = dict(accumulate=4, ema=0.9, steps=8, epoch_steps=8, checkpoint_steps=3)
+    a, b = tmp_path / "a" / name, tmp_path / "b" / name
+    train_preset(name, data, a, **changes)
+    with pytest.raises(Stop):
+        train_preset(name, data, b, stop=7, **changes)  # taken up at step 6, with two of four batches waiting
+    train_preset(name, data, b, **changes)
+    old, new = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    assert rows(a) == rows(b) and all(torch.equal(old[k], new[k]) for k in old)
+
+
+def test_laid_out_as():
+    weight = torch.nn.Parameter(torch.zeros(5, 7, 3).permute(0, 2, 1))
+    x = torch.randn(5, 3, 7)
+    assert laid_out_as(weight, x).stride() == weight.stride() != x.stride() and torch.equal(laid_out_as(weight, x), x)
+    assert laid_out_as(weight, x.double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.safetensors", "state.json"])

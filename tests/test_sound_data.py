@@ -17,13 +17,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foleybook import audio_features
 from foleybook.audio_features import MelConfig, write_audio
-from foleybook.sound_data import (PROCEDURAL, ClipTable, MelCache, TableError, TensorAudio, TensorMel, WaveCache,
-                                  load_features, load_params, make_procedural, mel_dls, open_dataset,
-                                  procedural_sound, read_csv, read_dcase2023, read_esc, read_folder, read_fsdd,
-                                  read_ljspeech, read_params, read_speech_commands, read_urbansound8k, read_vas,
-                                  read_vggsound, resample_params, split_by_fold, split_by_source, split_table,
-                                  trim_silence, wave_dls, write_params)
+from foleybook.data_sets import (ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc,
+                                 read_folder, read_fsdd, read_ljspeech, read_params, read_speech_commands,
+                                 read_urbansound8k, read_vas, read_vggsound, snake_case)
+from foleybook.sound_data import (CacheError, ClipTable, MelCache, PROCEDURAL, TableError, TensorAudio, TensorMel,
+                                  WaveCache, load_params, make_procedural, mel_dls, procedural_sound, resample_params,
+                                  split_by_fold, split_by_source, split_table, trim_silence, wave_dls, write_params)
 
 ROOT = Path(__file__).resolve().parent.parent
 MEL = MelConfig.preset("dcase2023")
@@ -113,6 +114,49 @@ def test_folder(tmp_path):
     with pytest.raises(TableError, match="no clips found"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read_folder(tmp_path / "wind")
+
+
+@pytest.mark.parametrize("name,label", [
+    ("MovingMotorVehicle", "moving_motor_vehicle"), ("Sneeze_Cough", "sneeze_cough"), ("Dog bark", "dog_bark"),
+    ("雨", "雨"), ("猫", "猫"), ("Дождь", "дождь"), ("été", "été"), ("e\u0301te\u0301", "été"), ("C", "c"), ("C++", "c++"),
+    ("C#", "c#"), ("हवा", "हवा"), ("rain (light)", "rain_light"), ("?!", "?!"), ("🌧", "🌧")])
+def test_names_of_classes_stay_apart_and_readable(name, label):
+    assert snake_case(name) == label == snake_case(label)
+
+
+def test_folders_of_all_scripts(tmp_path):
+    names = ["雨", "猫", "Дождь", "été", "C", "C++", "a!", "a?"]
+    for name in names:
+        text(tmp_path / name / "x.wav", "")
+    assert read_folder(tmp_path).labels == sorted(["雨", "猫", "дождь", "été", "c", "c++", "a!", "a?"])
+    text(tmp_path / "c" / "y.wav", "")
+    with pytest.warns(UserWarning, match="'C', 'c' are taken as one class, 'c'"):
+        assert len(read_folder(tmp_path).labels) == len(names)
+
+
+def test_open_dataset_says_what_it_took(tmp_path):
+    for f in ["DogBark/1.wav", "GunShot/2.wav", "MovingMotorVehicle/3.wav", "Whale/4.wav"]:
+        text(tmp_path / f, "")
+    with pytest.warns(UserWarning, match="which has no Whale: left out.*layout='folders'"):
+        table = open_dataset(tmp_path)
+    assert table.note == "read as DCASE 2023 Task 7" and table.note in repr(table) and len(table) == 3
+    assert table.skipped[0][0] == "Whale" and table.filter(label="gunshot").note == table.note
+    plain = open_dataset(tmp_path, layout="folders")
+    assert plain.labels == ["dog_bark", "gun_shot", "moving_motor_vehicle", "whale"]
+    with pytest.raises(TableError, match="no layout 'plain'. Choose one of table, esc.*folders"):
+        open_dataset(tmp_path, layout="plain")
+
+
+def test_stale_table_is_mentioned(tmp_path):
+    tone(tmp_path / "dog/a.wav"), tone(tmp_path / "cat/b.wav")
+    open_dataset(tmp_path).save(tmp_path / "clips.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_dataset(tmp_path).note == "read as the table clips.csv"
+    tone(tmp_path / "whale/c.wav")
+    with pytest.warns(UserWarning, match="lists no clip of 1 folders that hold sounds: whale.*layout='folders'"):
+        assert open_dataset(tmp_path).labels == ["cat", "dog"]
+    assert open_dataset(tmp_path, layout="folders").labels == ["cat", "dog", "whale"]
 
 
 def test_csv(tmp_path):
@@ -349,6 +393,16 @@ def test_pops_keep_time_and_pitch():
     assert (energy[:, 0] > energy[:, 3]).all()
 
 
+def test_pops_are_as_loud_as_the_published_ones():
+    def rms(rate):
+        made = [procedural_sound("pops", 10, 16000, seed=s, rate=rate) for s in range(4)]
+        return np.mean([x.square().mean().sqrt() for x in made])
+
+    assert abs(rms(4) / 0.0385 - 1) < 0.3 and abs(rms(32) / 0.112 - 1) < 0.3
+    first = procedural_sound("pops", 1, 16000, seed=0, rate=8)[0].abs()
+    assert abs((first > 0.2 * first.max()).nonzero()[0].item() / 16000 - 1 / 8) < 0.003  # after one period
+
+
 def test_make_procedural_is_deterministic(tmp_path):
     a = make_procedural(tmp_path / "a", ["rain", "pops"], 3, 0.3, seed=5, n_jobs=2)
     b = make_procedural(tmp_path / "b", ["rain", "pops"], 3, 0.3, seed=5, n_jobs=1)
@@ -382,6 +436,28 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
     table = make_procedural(folder, ["pops", "rain", "keyboard"], 8, 0.8)
     return MelCache.build(table, MEL, 0.8, folder / "cache", progress=False)
+
+
+odd = pytest.mark.xfail(not hasattr(audio_features, "RATES"), strict=True,
+                        reason="the polyphase filter of `resample` grows with the ratio of the rates")
+
+
+@pytest.mark.parametrize("rate", [1000, 192000, *(pytest.param(r, marks=odd) for r in (7999, 44099, 48001, 767999))])
+def test_any_rate_resamples_in_bounded_memory(tmp_path, rate):
+    "A quarter of a second at odd rates, with 1.5 GiB for everything beyond what the process begins with"
+    t = torch.arange(rate // 4) / rate
+    write_audio(tmp_path / "x.wav", 0.3 * torch.sin(2 * torch.pi * 100 * t)[None], rate)
+    code = f"""
+import resource, torch, torchaudio.functional
+from foleybook.audio_features import read_audio
+used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**29,) * 2)
+x, _ = read_audio({str(tmp_path / 'x.wav')!r}, 22050)
+assert abs(x.shape[1] - 22050 // 4) <= 25, x.shape
+assert abs(x[0, 500:-500].square().mean().sqrt() - .3 / 2**.5) < .01
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 def test_trim():
@@ -428,6 +504,149 @@ def test_wave_dls(tmp_path, cache):
     assert isinstance(x, TensorAudio) and x.shape == (4, 1, 1600) and torch.equal(x, y) and x.abs().max() <= 1
     dls = wave_dls(dls.cache, 16000, 0.1, bs=4, target="label")
     assert dls.one_batch()[1].max() < 3 and isinstance(dls.cache, WaveCache)
+
+
+@pytest.mark.parametrize("kind", ["mel", "wave", "conditions"])
+def test_workers_give_the_same_batches(tmp_path, kind):
+    table = make_procedural(tmp_path, ["pops", "rain"], 9, 0.8, rate=[4, 32])
+    table = table.filter(label="pops") if kind == "conditions" else table
+
+    def loaders(workers):
+        common = dict(bs=3, seed=4, workers=workers, cache_dir=tmp_path / "c", device="cpu", progress=False)
+        if kind == "wave":
+            return wave_dls(table, 16000, 0.1, clip_seconds=0.8, **common)
+        asked = ClipConditions(controls=("rate", "irreg")) if kind == "conditions" else None
+        return mel_dls(table, MEL, 0.8, frames=20, conditions=asked, **common)
+
+    def flat(b):
+        return [b[0], *(b[1].tensors().values() if kind == "conditions" else [b[1]])]
+
+    here, there = loaders(0), loaders(2)
+    assert there.train.fake_l.num_workers == 2 and there.train.new().fake_l.num_workers == 2
+    for part in ("train", "valid", "train"):  # the second epoch too
+        a, b = list(getattr(here, part)), list(getattr(there, part))
+        assert len(a) == len(b) > 0 and all(type(x[0]) is type(y[0]) for x, y in zip(a, b))
+        assert all(torch.equal(u, v) for x, y in zip(a, b) for u, v in zip(flat(x), flat(y), strict=True))
+
+
+def test_workers_give_the_same_steps_of_training(cache):
+    from foleybook.training import StepDL
+
+    def epochs(workers):
+        dl = StepDL(mel_dls(cache, bs=4, frames=20, seed=3, workers=workers, device="cpu").train, 5, seed=7)
+        for dl.epoch in range(2):
+            yield from dl
+
+    here, there = list(epochs(0)), list(epochs(2))
+    assert len(here) == len(there) == 10
+    assert all(torch.equal(u, v) for x, y in zip(here, there) for u, v in zip(x, y, strict=True))
+
+
+def test_cache_travels_to_another_process(cache):
+    back = pickle.loads(pickle.dumps(cache))
+    assert isinstance(back.memory, np.memmap) and np.array_equal(back.mels, cache.mels) and len(pickle.dumps(cache)) < 2000
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+@pytest.mark.parametrize("rows", [None, [3, 1, 7, 8, 20]])
+def test_streamed_mean_and_spread_are_those_of_the_whole(cache, tmp_path, chunk, rows):
+    x = torch.from_numpy(np.array(cache.mels)).double()[slice(None) if rows is None else rows]
+    got, bands = cache.mean_std(rows, chunk=chunk), cache.mean_std(rows, per_band=True, chunk=chunk)
+    assert torch.allclose(got.mean, x.mean(), rtol=1e-12) and torch.allclose(got.std, x.std(), rtol=1e-12)
+    x = x.movedim(1, 0).flatten(1)
+    assert torch.allclose(bands.mean, x.mean(1), rtol=1e-12) and torch.allclose(bands.std, x.std(1), rtol=1e-12)
+    waves = WaveCache.build(cache.index, 16000, 0.4, tmp_path, progress=False)
+    w = torch.from_numpy(np.array(waves.waves)).double() / 32767
+    assert torch.allclose(waves.mean_std(chunk=chunk).std, w.std(), rtol=1e-12)
+
+
+def test_mean_and_spread_do_not_load_the_set(cache, monkeypatch):
+    most = []
+    real = type(cache.array).__getitem__
+    monkeypatch.setattr(type(cache.array), "__getitem__", lambda s, i: most.append(len(i)) or real(s, i))
+    monkeypatch.setattr(type(cache.array), "__array__", None)
+    cache.mean_std(chunk=4)
+    assert max(most) == 4 and sum(most) == len(cache)
+
+
+def rising(folder, n=6, seconds=2.0, rate=20.0):
+    "Clips whose mel, features and track all say how many seconds have passed"
+    frames = MEL.frames(round(seconds * MEL.sample_rate))
+    mel_time = np.arange(frames) * MEL.hop_length / MEL.sample_rate
+    for i in range(n):
+        np.save(folder / f"{i}.npy", np.tile(mel_time, (80, 1)).astype(np.float32))
+        t = np.arange(round(seconds * rate), dtype=np.float32) / rate
+        np.save(folder / f"{i}_rgb.npy", np.stack([t, np.full_like(t, i)], 1))
+        (folder / f"{i}_flow.pkl").write_bytes(pickle.dumps(t[:, None] * 2))
+        write_params(folder / f"{i}.params", dict(time=([0, seconds], [0, seconds])))
+    name = lambda end: [f"{i}{end}" for i in range(n)]
+    return ClipTable(dict(path=name(".npy"), label=list("ab") * (n // 2), rgb=name("_rgb.npy"), flow=name("_flow.pkl"),
+                          params=name(".params"), source=name("")), folder)
+
+
+def test_conditions_are_read_for_the_crop_that_was_drawn(tmp_path):
+    asked = ClipConditions(features=("rgb", "flow"), feature_rate=20.0, controls=("time",), control_rate=40.0)
+    dls = mel_dls(rising(tmp_path), MEL, 2.0, bs=2, frames=43, seed=1, conditions=asked, cache_dir=tmp_path / "c",
+                  progress=False, device="cpu", valid=0.4)
+    seen = set()
+    for _ in range(3):
+        for x, cond in dls.train:
+            assert cond.kinds == {"label", "features", "controls"} and len(cond) == 2
+            assert [dls.vocab[i] for i in cond.label] == cond.names
+            start, length = x[:, 0, 0], 43 * MEL.hop_length / MEL.sample_rate
+            assert cond.features.shape == (2, round(length * 20), 3) and cond.controls["time"].shape == (2, round(length * 40))
+            assert (cond.features[:, 0, 0] - start).abs().max() < 1 / 20  # the frame that is seen then
+            assert torch.allclose(cond.features[..., 0].diff(dim=1), torch.tensor(0.05), atol=1e-5)
+            assert torch.allclose(cond.features[..., 2], 2 * cond.features[..., 0], atol=1e-5)
+            assert (cond.controls["time"][:, 0] - start).abs().max() < 1e-4
+            seen |= set(start.tolist())
+    assert len(seen) > 4  # crops, not always the same
+
+
+def test_short_clips_are_looped_with_their_conditions(tmp_path):
+    table = rising(tmp_path, 2, seconds=1.0)
+    cond = ClipConditions(features=("rgb",), feature_rate=20.0, controls=("time",), control_rate=20.0).read(
+        table, [0, 1], np.array([0.0, 0.5]), 2.0)
+    assert torch.allclose(cond.features[0, :, 0], torch.arange(40) % 20 / 20) and cond.label is None
+    assert torch.allclose(cond.controls["time"][1], (torch.arange(40) + 10) % 20 / 20, atol=1e-6)
+    part = ClipTable(table.df.assign(start=0.5, seconds=0.25), table.root)
+    cond = ClipConditions(features=("rgb",), feature_rate=20.0).read(part, [1], 0.0, 0.5)
+    assert torch.allclose(cond.features[0, :, 0], torch.tensor([0.5, 0.55, 0.6, 0.65, 0.7] * 2))
+
+
+def test_conditions_say_what_is_missing(tmp_path):
+    table = rising(tmp_path, 2)
+    for asked, says in [(ClipConditions(features=("resnet50",)), "no 'resnet50' for it"),
+                        (ClipConditions(controls=("size",)), "0.params: no parameter 'size'")]:
+        with pytest.raises(TableError, match=says):
+            asked.read(table, [0])
+    trimmed = MelCache.build(table, MEL, 2.0, tmp_path / "c", progress=False)
+    with pytest.raises(CacheError, match="no longer fit. Build it with trim=False"):
+        mel_dls(trimmed, conditions=ClipConditions(features=("rgb",)))
+    y = mel_dls(trimmed, bs=1, conditions=ClipConditions(), device="cpu").one_batch()[1]
+    assert y.kinds == {"label"}
+
+
+def test_conditions_go_to_the_device_of_the_loader(tmp_path):
+    dls = mel_dls(rising(tmp_path), MEL, 2.0, bs=2, conditions=ClipConditions(), cache_dir=tmp_path / "c",
+                  progress=False, device="cpu")
+    dls.train.after_batch.fs[-1].to("meta")
+    assert dls.train.one_batch()[1].label.device.type == "meta"
+
+
+def test_learner_learns_from_conditions(tmp_path):
+    from fastai.callback.progress import ProgressCallback  # noqa: F401  (gives learn.no_bar)
+    from fastai.learner import Learner
+    from torch import nn
+
+    dls = mel_dls(rising(tmp_path), MEL, 2.0, bs=2, frames=20, cache_dir=tmp_path / "c", progress=False, device="cpu",
+                  conditions=ClipConditions(features=("rgb",), feature_rate=20.0))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(80, 1))
+    learn = Learner(dls, net, loss_func=lambda p, cond: (p[:, 0] - cond.features[:, 0, 0]).square().mean())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(30, 3e-3)
+    assert learn.recorder.values[-1][1] < 0.02  # s^2, of starts within 1.8 s: chance is .27
 
 
 def test_learner_runs(cache):

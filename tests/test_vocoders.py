@@ -309,8 +309,8 @@ def test_recipes_train(tmp_path, name, precision):
     sounds = make_procedural(tmp_path / "sounds", kinds=["rain"], n=4, seconds=0.6, n_jobs=1)
     cache = WaveCache.build(sounds, 22050, 0.6, tmp_path / "cache", n_jobs=1, progress=False)
     recipe = find_recipe(name)
-    small = {"model.width": 16, "model.hidden": 16} if name == "quick-vocoder" else {"d_width": 0.125}
-    small |= {"melgan": {"model.ngf": 2}, "quick-vocoder": {}}.get(name, {"model.upsample_initial_channel": 16})
+    small = {"melgan": {"model.ngf": 2}, "quick-vocoder": {"model.width": 16, "model.hidden": 16}}.get(
+        name, {"model.upsample_initial_channel": 16, "d_width": 0.125})
     recipe = recipe.override({**small, "steps": 2, "epoch_steps": 2, "batch_size": 2, "segment": 8192, "device": "cpu",
                               "precision": precision, "clip_seconds": 0.6})
     model = recipe.train(cache, tmp_path / "out", progress=False)

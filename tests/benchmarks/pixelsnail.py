@@ -5,13 +5,17 @@ for all rows, and every row of w codes needs w such forwards. The cached time of
 """
 import math
 import time
+from statistics import median
 
 import numpy as np
 import torch
 
-from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
+from foleybook import pixelsnail
+from foleybook.pixelsnail import CausalAttention2d, PixelSNAIL, PixelSNAILConfig
 
 PUBLISHED = dict(condition="linear map", attend_self=False, edge_bias=False)  # 103.3 M parameters in the original's file
+FOLEY = dict(code_shape=(20, 86), n_classes=10, channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3,
+             n_heads=4, attention_width=64, class_dropout=0.1)
 QUICK = dict(code_shape=(10, 43), n_classes=10, channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3,
              n_heads=4, attention_width=64)
 
@@ -67,6 +71,46 @@ def _rows_at_once(c=256, layers=16, taps=22, own=2, width=86):
     return 1e3 * (near + above / width), 1e3 * every
 
 
+def _two_ways(model, batch, rounds=3, rows=None, **how):
+    "Processor seconds of a map of a batch: torch calls and the compiled function, interleaved; are their codes the same?"
+    cond, times, codes = torch.arange(batch) % model.config.n_classes, dict(torch=[], compiled=[]), {}
+    init, mask = torch.zeros(batch, *model.config.map_shape, dtype=torch.long), torch.zeros(model.config.map_shape, dtype=torch.bool)
+    mask[:rows] = True
+    before = pixelsnail.COMPILED_MB
+    try:
+        for k in range(rounds + 1):
+            for way, megabytes in (("torch", 0), ("compiled", math.inf)):
+                pixelsnail.COMPILED_MB = megabytes
+                start = time.process_time()
+                codes[way] = model.sample_codes(cond, list(range(batch)), init=init, mask=mask, **how)
+                if k:  # the first round compiles
+                    times[way].append((time.process_time() - start) / batch)
+    finally:
+        pixelsnail.COMPILED_MB = before
+    return median(times["torch"]), median(times["compiled"]), torch.equal(codes["torch"], codes["compiled"])
+
+
+def _attention(way, batch=1):
+    "Processor seconds of one attention of the published size with dropout, there and back"
+    layer = CausalAttention2d(258, 514, 128, 8, dropout=0.1).train()
+    query, key = torch.randn(batch, 258, 20, 86), torch.randn(batch, 514, 20, 86)
+
+    def plain():
+        q, k, v = map(layer.heads, (layer.query(query), layer.key(key), layer.value(key)))
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        weights = scores.masked_fill(torch.ones(1720, 1720, dtype=torch.bool).triu(1), -1e4).softmax(-1)
+        return torch.nn.functional.dropout(weights, 0.1) @ v
+
+    run = (lambda: plain().sum().backward()) if way == "plain" else (lambda: layer(query, key).sum().backward())
+    run()
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return median(times)
+
+
 def _training_step(precision, batch=8):
     "Seconds of one training step of the quick prior under autocast"
     torch.manual_seed(0)
@@ -96,6 +140,14 @@ def benchmarks(published=True):
     able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     rows.append(dict(name="training step, quick 10x43, bf16", ours=half, plain=single, ratio=single / half, unit="s",
                      note=f"plain: float32; this processor {'has' if able else 'does not have'} bf16 products"))
+    ours, plain = _attention("ours"), _attention("plain")
+    rows.append(dict(name="attention 20x86 with dropout, there and back", ours=ours, plain=plain, ratio=plain / ours, unit="s",
+                     note="ours: blocks of queries, computed again on the way back; plain: all weights in memory; processor time"))
+    foley = PixelSNAIL(PixelSNAILConfig(**FOLEY)).eval()
+    for batch, how in ((1, {}), (8, {}), (8, dict(guidance=3.0, top_p=0.9))):
+        plain, ours, same = _two_ways(foley, batch, rows=8, **how)
+        rows.append(dict(name=f"foley prior, 8 rows of 86, batch {batch}{', guided' if how else ''}, a sample", ours=ours, plain=plain,
+                         ratio=plain / ours, unit="s", exact=same, note="ours: one compiled function; plain: torch calls; processor time"))
     for name, settings, heights in (("quick 10x43", QUICK, (2, 5, 10)), ("published 20x86", PUBLISHED, (1, 4, 8))):
         if name.startswith("published") and not published:
             continue

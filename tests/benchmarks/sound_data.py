@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from foleybook.audio_features import MelConfig, fit_length, log_mel, read_audio
-from foleybook.sound_data import (PROCEDURAL, MelCache, make_procedural, mel_dls, procedural_sound, read_esc,
-                                  trim_silence, wave_dls)
+from foleybook.data_sets import read_esc
+from foleybook.sound_data import PROCEDURAL, MelCache, make_procedural, mel_dls, procedural_sound, trim_silence, wave_dls
 
 MEL, SECONDS, BATCH = MelConfig.preset("dcase2023"), 4.0, 16
 
@@ -50,6 +50,16 @@ def _recordings(folder, n):
     return make_procedural(folder, n=max(1, n // len(PROCEDURAL)), seconds=5.0, sample_rate=44100), "procedural"
 
 
+def _one_more(table, folder):
+    "Seconds of wall time to build a cache of all clips but one, to add that one, and to open it again"
+    took, part = [], table.subset(range(len(table) - 1))
+    for clips in (part, table, table):
+        start = time.perf_counter()
+        MelCache.build(clips, MEL, SECONDS, folder, n_jobs=1, progress=False)
+        took.append(time.perf_counter() - start)
+    return took
+
+
 def benchmarks(n=80):
     "Rows of name, ours, plain, ratio (plain / ours), unit and note"
     threads, rows = torch.get_num_threads(), []
@@ -67,6 +77,11 @@ def benchmarks(n=80):
                 note = f"{1e3 / ours:.0f} against {1e3 / plain:.0f} items/s of {what}; plain decodes each time"
                 rows.append(_row(f"mel loader, {name}", ours, plain, note))
             rows.append(_row("mel cache, first build", once, plain, "paid once: back after the first epoch"))
+            many, _ = _recordings(Path(folder) / "many", 400)
+            whole, added, again = (1e3 * t for t in _one_more(many, Path(folder) / "one"))
+            for name, took in (("one clip more", added), ("nothing new", again)):
+                note = f"{len(many)} clips; plain: computing the set; ms of wall time"
+                rows.append(dict(_row(f"mel cache, {name}", took, whole, note), unit="ms/set"))
             made = dict(cache_dir=folder, device="cpu", n=BATCH * 50, progress=False)
             ours = _rate(wave_dls(table, 22050, 8192 / 22050, BATCH, **made).train, 0.5)
             start = time.process_time()
