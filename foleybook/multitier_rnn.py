@@ -126,7 +126,8 @@ def forward(
     if x.shape[-1] != self.input.in_features:
         c = self.config
         raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads {c.input_size} for "
-                         f"the sample, {c.cond_size} controls. Give {self.input.in_features} a row.")
+                         f"the sample and {c.cond_size} controls. Give "
+                         f"{self.input.in_features} values a row.")
     h = self.widen(F.relu(self.input(x)))  # (b, l, d)
     if self.config.phased:
         h, state = self.phased_steps(h, state, start)
