@@ -429,7 +429,7 @@ class History(Callback):
 
     def after_batch(self):
         if not self.training or self.train_iter % self.log_every: return
-        parts = {**getattr(self.loss_func, 'parts', {}), **getattr(self.learn, 'parts', {})}
+        parts = {**getattr(self.loss_func, 'parts', {}), **vars(self.learn).get('parts', {})}
         self.row(loss=reduce_mean(self.loss), **{k: reduce_mean(v) for k, v in parts.items()})
 
     def after_epoch(self):

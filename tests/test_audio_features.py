@@ -42,7 +42,6 @@ from foleybook.audio_features import (
     play,
     play_table,
     read_audio,
-    recordings,
     resample,
     safe_name,
     write_audio,
@@ -332,16 +331,6 @@ def test_twenty_four_bits_survive(tmp_path, suffix):
     f = write_audio(tmp_path / f"a.{suffix}", ints / 2**23, SR, "PCM_24")
     assert sf.info(f).subtype == "PCM_24"
     assert torch.equal(read_audio(f, mono=False)[0] * 2**23, ints.float())
-
-
-def test_recordings(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FOLEYBOOK_DATA", str(tmp_path))
-    assert recordings("esc10") is None
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "python data_scripts/esc10.py --to data/esc10" in line and "FOLEYBOOK_DATA=$PWD/data" in line
-    assert (Path(audio_features.__file__).parent.parent / "data_scripts" / "esc10.py").is_file()
-    (tmp_path / "esc10").mkdir()
-    assert recordings("esc10") == tmp_path / "esc10" and capsys.readouterr().out == ""
 
 
 # front ends

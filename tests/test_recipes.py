@@ -240,11 +240,16 @@ def test_the_fold_asked_for_is_held_out_where_clips_were_skipped(data, tmp_path)
     assert set(cache.index.df.fold.iloc[dls.train_rows]) == {1, 2, 3, 4}
 
 
+def tensors(batch):
+    "Of a batch, those inside conditions too"
+    return [t for part in batch for t in (part.tensors().values() if hasattr(part, "tensors") else [part])]
+
+
 @pytest.mark.parametrize("name", ["quick-vqvae", "quick-vocoder", "quick-pops", "quick-pixelsnail", "quick-classifier"])
 def test_workers_are_used_and_change_nothing(name, data):
     batches = []
     for workers in (0, 1):
         learn = shrunk(name, workers=workers).learner(data.of(shrunk(name)))
         assert isinstance(learn.dls.train, StepDL) and learn.dls.train.fake_l.num_workers == workers
-        batches.append([torch.cat([t.as_subclass(torch.Tensor).flatten().float() for t in b]) for b in learn.dls.train])
+        batches.append([torch.cat([t.as_subclass(torch.Tensor).flatten().float() for t in tensors(b)]) for b in learn.dls.train])
     assert len(batches[0]) == 4 and all(torch.equal(a, b) for a, b in zip(*batches))
