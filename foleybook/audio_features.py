@@ -252,22 +252,24 @@ def match_loudness(
     level = min([loudest, *(.98 * l / p for l,p in zip(levels, peaks) if p > 0)])
     return [x * (level / l if l > 0 else 1.) for x,l in zip(sounds, levels)]
 
-# %% ../nbs/00_audio_features.ipynb #7ba62264
+# %% ../nbs/00_audio_features.ipynb #b115b54f
 def recordings(
-    name:str='esc10', # folder below `FOLEYBOOK_DATA`, and the flag of the notebook cells that need it
+    name:str='esc10', # folder below `FOLEYBOOK_DATA`, and the flag of the cells that need it
 )->Path|None: # the folder; None where there is none
-    "Where a collection lies; without it, notebook cells flagged with its name say how to get it"
+    "Where a collection lies; without it, cells flagged with its name say how to get it instead"
     home = os.environ.get('FOLEYBOOK_DATA')
     if home and (Path(home)/name).is_dir(): return Path(home)/name
-    remedy = (f"No recordings of {name} here. In the folder of the book, python data_scripts/{name}.py "
-              f"--to data/{name} fetches them; then start again with FOLEYBOOK_DATA=$PWD/data.")
+    remedy = (f"Left out: this cell needs the recordings of {name}. In the folder of the book, python "
+              f"data_scripts/{name}.py --to data/{name} fetches them; then start Jupyter with "
+              "FOLEYBOOK_DATA=$PWD/data.")
+
     def leave_out(cell):
         "The lines that Jupyter runs for a cell"
         flagged = any(re.fullmatch(rf'\s*#\s*\|\s*{name}\s*', line) for line in cell)
         return [f'print({remedy!r})\n'] if flagged else cell
+
     from IPython import get_ipython
     if shell := get_ipython(): shell.input_transformers_cleanup.append(leave_out)
-    else: print(remedy)
 
 # %% ../nbs/00_audio_features.ipynb #f5e89bff
 def audio_data_uri(
