@@ -60,8 +60,8 @@ class StepDL(DataLoader):
         for name in ('bs', 'drop_last', 'dataset', 'num_workers', 'offs', 'pin_memory', 'shuffle', 'timeout'):
             setattr(self, name, getattr(dl, name))
         self.rng, self.n, self._device, self.indexed, old = random.Random(0), None, dl.device, True, dl.fake_l
-        if workers is not None: self.num_workers = workers
-        self.fake_l = _FakeLoader(self, old.pin_memory, self.num_workers, old.timeout, False, old.pin_memory_device)
+        workers = old.num_workers if workers is None else workers
+        self.fake_l = _FakeLoader(self, old.pin_memory, workers, old.timeout, False, old.pin_memory_device)
 
     def __len__(self): return self.steps
     def to(self, device): self._device = device; self.dl.to(device)
@@ -429,7 +429,7 @@ class History(Callback):
 
     def after_batch(self):
         if not self.training or self.train_iter % self.log_every: return
-        parts = {**getattr(self.loss_func, 'parts', {}), **getattr(self.learn, 'parts', {})}
+        parts = {**getattr(self.loss_func, 'parts', {}), **vars(self.learn).get('parts', {})}
         self.row(loss=reduce_mean(self.loss), **{k: reduce_mean(v) for k, v in parts.items()})
 
     def after_epoch(self):

@@ -3,7 +3,7 @@ optimiser, schedule, losses, discriminators and quirks, and changes sizes and le
 import pandas as pd
 import torch
 
-from foleybook import codebooks, evaluation, multitier_rnn, pixelsnail, vocoders  # noqa: F401 (their presets)
+from foleybook import codebooks, embedders, evaluation, multitier_rnn, pixelsnail, vocoders  # noqa: F401 (their presets)
 from foleybook.codebooks import CascadeRecipe, CodeTable, VQVAERecipe
 from foleybook.embedders import ClassifierRecipe
 from foleybook.embedders import MelceptionRecipe
