@@ -348,17 +348,16 @@ def vocode(
 
 # %% ../nbs/cli.ipynb #ebfdab7c
 def export(
-    vocoder: str = "default",  # folder of a trained vocoder, or of a model that has one
+    vocoder: str = "default",  # folder of a trained vocoder
     *,
-    out: str = "vocoder.onnx",  # file to write
+    out: str = "vocoder.onnx",  # file to write: .onnx, or .pt2 for torch.export
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Write a vocoder as an ONNX program: log-mel in, sound out"
-    from foleybook.vocoders import export_onnx, find_vocoder
+    from foleybook.vocoders import export_vocoder
 
-    net = find_vocoder(vocoder)
-    path = export_onnx(net, out)
-    _say(quiet)(f"{path}: {Path(path).stat().st_size / 2**20:.1f} MB; log-mel (b, {net.mel.n_mels}, frames) -> sound at {net.mel.sample_rate} Hz")
+    path = export_vocoder(vocoder, out)
+    _say(quiet)(f"{path}: {path.stat().st_size / 2**20:.1f} MB, log-mel in, sound out")
     return path
 
 # %% ../nbs/cli.ipynb #eafa1cc7
