@@ -149,7 +149,8 @@ def main():
         nb = json.loads(path.read_text(encoding="utf-8"))
         for i, cell, code in kept(path, definitions):
             told, said = cell["metadata"].get("kept", {}), state(cell, code)
-            if said and told and args.excuse:
+            if said and args.excuse:
+                told = told or dict(code="", made="an unknown day")
                 nb["cells"][i]["metadata"]["kept"] = told = told | dict(stale=args.excuse, stale_code=code)
                 said = ""
             why = "by this code" if told.get("code") == code else f"by other code: {told.get('stale')}"

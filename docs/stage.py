@@ -223,12 +223,19 @@ class Book:
 
     def api(self):
         "A table of every public name: what it is for and where it is explained"
-        parts = ["# API", "Every public name, with the page that explains it."]
+        parts = ["# API", "Every public name, with the page that explains it.", "## foleybook", self.package()]
         for page in self.pages:
             rows = [f"| [`{s}`](#{page.name}.{s.lower()}) | {purpose} |" for s, purpose in self.purposes(page)]
             if rows:
                 parts += [f"## foleybook.{page.name}", "\n".join(["| name | what it does |", "|---|---|", *rows])]
         return "\n\n".join(parts) + "\n"
+
+    def package(self):
+        "A table of what the package itself offers"
+        tree = ast.parse((self.cfg.lib_path / "__init__.py").read_text())
+        rows = [f"| `{n.name}` | {ast.get_docstring(n)} |" for n in tree.body
+                if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+        return "\n".join(["| name | what it does |", "|---|---|", *rows, "| [`evaluate`](#evaluation.evaluate) | as there |"])
 
     def purposes(self, page):
         "(symbol, first line of its docstring) of a page"

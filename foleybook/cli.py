@@ -248,6 +248,9 @@ def sample(
     vocoder: str = None,  # folder of a vocoder to use instead of the model's own, or `default`
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
     device: str = "auto",  # auto, cpu, cuda
+    sample_rate: int = None,  # of the files, Hz (default: the model's own)
+    format: str = "wav",  # wav or flac
+    bits: int = 16,  # per sample: 16 or 24
     by_class: bool = False,  # write CLASS/000.wav, CLASS/001.wav ..., as challenges want it
     quiet: bool = False,  # print only errors
 ):
@@ -261,7 +264,7 @@ def sample(
     for i in range(0, len(wanted), batch):
         labels, seeds = map(list, zip(*wanted[i : i + batch]))
         made = generator.sample(labels if generator.labels else None, n=len(seeds), seed=seeds, progress=_bar(quiet), **asked)
-        files += made.save(out, append=i > 0, by_class=by_class)
+        files += made.save(out, append=i > 0, by_class=by_class, format=format, bits=bits, sample_rate=sample_rate)
         say(f"{i + len(seeds)} of {len(wanted)} sounds")
     spent, run = time.time() - start, Path(model) / "run.json"
     data = json.loads(run.read_text())["data"] if run.exists() else None

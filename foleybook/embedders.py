@@ -13,8 +13,8 @@ from typing import Callable, NamedTuple
 # %% auto #0
 __all__ = ['Embedder', 'LogMelStatistics', 'Aisfx', 'VGGish', 'MelClassifierConfig', 'MelClassifier', 'MelceptionConfig',
            'MelceptionOut', 'Melception', 'MelEmbedder', 'RollAndMask', 'classification_loss', 'ClassifierRecipe',
-           'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'Embeddings', 'follow', 'embed_clips',
-           'Gaussian', 'read_gt_embedding']
+           'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'sounds_of', 'Embeddings', 'follow',
+           'embed_clips', 'Gaussian', 'read_gt_embedding']
 
 # %% ../nbs/embedders.ipynb #f0aa3436
 #| code-fold: true
@@ -29,13 +29,13 @@ from torch import Tensor, nn
 
 # %% ../nbs/embedders.ipynb #5f3ccf73
 #| code-fold: true
-from .audio_features import (AudioError, log_mel, mel_filterbank, MelConfig, read_audio,
-                                      resample, Sounds)
-from .files import atomic_file, CheckpointError, load_strict, published_weights
-from .generator import Pretrained
-from .sound_data import cache_folder, ClipTable, mel_dls, MelCache, TableError
+from .audio_features import (AudioError, MelConfig, Sounds, fit_length, log_mel, mel_filterbank, read_audio,
+                                      resample)
 from .data_sets import open_dataset
+from .files import CheckpointError, atomic_file, load_strict, published_weights
+from .generator import Pretrained
 from .recipes import LoopRecipe
+from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls
 
 # %% ../nbs/embedders.ipynb #e59b136a
 class Embedder(nn.Module):
@@ -508,6 +508,18 @@ def _open_clips(folder):
     except (ValueError, KeyError, AttributeError, TypeError) as e:
         raise TableError(f"{listing}: damaged ({type(e).__name__}: {e}). Sample again, or remove the file.") from None
     return ClipTable(pd.DataFrame(rows, columns=['path', 'label', 'seed', 'licence']), folder)
+
+# %% ../nbs/embedders.ipynb #e5cb345e
+def sounds_of(
+    source, # folder, csv, `ClipTable`: clips
+    seconds:float=5., # length of each; cut, or filled up with silence
+    sample_rate:int=44100, # Hz
+)->Sounds:
+    "Clips as one batch, with their labels"
+    clips = Clips(source)
+    read = lambda i: resample(clips.read(i)[0].mean(0, keepdim=True), clips.read(i)[1], sample_rate)
+    audio = torch.stack([fit_length(read(i)[0], round(seconds * sample_rate))[None] for i in range(len(clips))])
+    return Sounds(audio.clamp(-1, 1), sample_rate, labels=list(clips.labels))
 
 # %% ../nbs/embedders.ipynb #67c3635c
 @dataclass

@@ -11,19 +11,6 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
-
-# %% auto #0
-__all__ = ['MEASURES', 'SUMMARY', 'FAMILIES', 'LEADERBOARD', 'AGAINST', 'gaussian', 'frechet_distance', 'Extrapolation',
-           'frechet_infinity', 'median_distance', 'kernels', 'kernel_distance', 'MeanStd', 'kernel_inception_distance',
-           'inception_score', 'modified_inception_score', 'am_score', 'clip_key', 'pair_clips', 'mean_kl',
-           'Classification', 'classification', 'DensityCoverage', 'density_coverage', 'diversity', 'NearestClips',
-           'nearest_clips', 'Interval', 'bootstrap', 'Reconstruction', 'reconstruction_distances', 'Faults',
-           'count_clicks', 'sound_faults', 'faulty', 'Measure', 'Probe', 'fit_probe', 'Evaluation', 'evaluate',
-           'dcase_scores', 'sounds_of', 'damaged', 'ShapedNoiseConfig', 'ShapedNoise', 'ShapedNoiseRecipe',
-           'leaderboard', 'draw_leaderboard', 'leaderboard_table']
-
-# %% ../nbs/12_evaluation.ipynb #fabdf14f
-#| code-fold: true
 import numpy as np
 import pandas as pd
 import torch
@@ -31,18 +18,28 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
+# %% auto #0
+__all__ = ['MEASURES', 'SUMMARY', 'FAMILIES', 'LEADERBOARD', 'AGAINST', 'gaussian', 'frechet_distance', 'Extrapolation',
+           'frechet_infinity', 'median_distance', 'kernels', 'kernel_distance', 'MeanStd', 'kernel_inception_distance',
+           'inception_score', 'modified_inception_score', 'am_score', 'clip_key', 'pair_clips', 'mean_kl',
+           'Classification', 'classification', 'DensityCoverage', 'density_coverage', 'diversity', 'NearestClips',
+           'nearest_clips', 'Interval', 'bootstrap', 'Reconstruction', 'reconstruction_distances', 'Faults',
+           'count_clicks', 'sound_faults', 'Measure', 'Probe', 'fit_probe', 'Evaluation', 'evaluate', 'dcase_scores',
+           'damaged', 'ShapedNoiseConfig', 'ShapedNoise', 'ShapedNoiseRecipe', 'leaderboard', 'draw_leaderboard',
+           'leaderboard_table']
+
 # %% ../nbs/12_evaluation.ipynb #12d0b1e6
 #| code-fold: true
 from .audio_features import (AudioError, MelConfig, SamplingError, Sounds, audio_info, fit_length, log_mel, read_audio,
                                       resample, write_audio)
-from .embedders import (Clips, embed_clips, Embeddings, find_embedder, FunctionEmbedder,
-                                 Gaussian, read_gt_embedding)
+from .data_sets import open_dataset
+from .embedders import (Clips, Embeddings, FunctionEmbedder, Gaussian, embed_clips, find_embedder,
+                                 read_gt_embedding, sounds_of)
 from .files import CheckpointError, atomic_folder
 from .generator import Generator, ItemNoise
 from .recipes import Recipe, find_recipe
 from .settings import SettingsError
 from .sound_data import ClipTable, TableError
-from .data_sets import open_dataset
 from .training import TrainingError
 from .vocoders import multi_resolution_stft_loss, stft_magnitude
 
@@ -84,6 +81,18 @@ def _frechet(mu1, trace1, mu2, trace2, trace_root):
     "The formula above, never below 0"
     return max(float((mu1 - mu2).square().sum() + trace1 + trace2 - 2 * trace_root), 0.)
 
+def _frechet_to(emb, reference):
+    "Clip indices -> Fréchet distance to the reference, whose root is taken once"
+    x,ref = emb.frames.double(),gaussian(reference)
+    z = x @ _root(ref)
+    def measure(index):
+        rows = emb.rows_of(index)
+        a,b,n = x[rows],z[rows],len(rows)
+        mu,cross = a.mean(0),(b - b.mean(0)) / math.sqrt(n - 1)
+        trace = (a - mu).square().sum() / (n - 1)
+        return _frechet(mu, trace, ref.mu, ref.sigma.trace(), _trace_root(cross, quick=True))
+    return measure
+
 # %% ../nbs/12_evaluation.ipynb #39436c40
 def frechet_distance(
     x, # generated: embeddings (n, d) or a `Gaussian`
@@ -118,23 +127,12 @@ def frechet_infinity(
     measure = _frechet_to(x, y) if isinstance(x, Embeddings) else lambda i: frechet_distance(x[i], y)
     sizes = np.unique(np.linspace(max(smallest * n, 2), n, n_sizes).round().astype(int))
     if len(sizes) < 2: raise ValueError(f"{n} clips are too few to draw a line through; give 4 or more")
-    values = np.array([[measure(torch.randperm(n, generator=gen)[:s]) for s in sizes.tolist()] for _ in range(draws)])
+    drawn = lambda s: torch.randperm(n, generator=gen)[:s]
+    values = np.array([[measure(drawn(s)) for s in sizes.tolist()] for _ in range(draws)])
     slopes,ends = np.polyfit(1 / sizes, values.T, 1)
     low,high = np.quantile(ends, [.025, .975])
-    return Extrapolation(float(ends.mean()), float(low), float(high), float(slopes.mean()), sizes.tolist(), values.mean(0).tolist())
-
-# %% ../nbs/12_evaluation.ipynb #b38ccda0
-def _frechet_to(emb, reference):
-    "Clip indices -> Fréchet distance to the reference, whose root is taken once"
-    x,ref = emb.frames.double(),gaussian(reference)
-    z = x @ _root(ref)
-    def measure(index):
-        rows = emb.rows_of(index)
-        a,b,n = x[rows],z[rows],len(rows)
-        mu,cross = a.mean(0),(b - b.mean(0)) / math.sqrt(n - 1)
-        trace = (a - mu).square().sum() / (n - 1)
-        return _frechet(mu, trace, ref.mu, ref.sigma.trace(), _trace_root(cross, quick=True))
-    return measure
+    return Extrapolation(value=float(ends.mean()), low=float(low), high=float(high), slope=float(slopes.mean()),
+                         sizes=sizes.tolist(), values=values.mean(0).tolist())
 
 # %% ../nbs/12_evaluation.ipynb #1209784b
 def _points(x):
@@ -503,16 +501,13 @@ def _measures(emb, ref, probe, near, k):
     if near is not None:
         found['copies'] = lambda i: float(near.copies[i].double().mean())
         found['nearest'] = lambda i: float((near.distance[i] / max(near.threshold, 1e-9)).median())
-    facts = emb.facts.assign(faulty=faulty(emb.facts))
+    facts = emb.facts.assign(faulty=_faulty(emb.facts))
     column = lambda name: torch.from_numpy(facts[name].to_numpy(dtype=float, copy=True))
     for name in ('faulty', 'loudness', 'silence', 'clicks', 'clipped'):
         found[name] = lambda i, v=column(name): float(v[i].mean())
     return found
 
-# %% ../nbs/12_evaluation.ipynb #f9f49ca4
-def faulty(
-    facts:pd.DataFrame, # one row a clip with the fields of `Faults`, such as `Embeddings.facts`
-)->pd.Series: # bool
+def _faulty(facts):
     "Clips with a click, with clipped samples, or silent for more than half of the time"
     return (facts.clicks > 0) | (facts.clipped > 0) | (facts.silence > .5)
 
@@ -532,15 +527,18 @@ MEASURES = dict(
     coverage=Measure('share of the recordings with a clip near them', 'higher', 0, 1),
     diversity=Measure('distance of two clips over that of two recordings', 'near 1'),
     accuracy=Measure('share taken for its class by a classifier of recordings', 'higher', 0, 1),
-    inception=Measure('clear classes, and many of them', 'higher', 1), mis=Measure('variety inside a class', 'higher', 1),
+    inception=Measure('clear classes, and many of them', 'higher', 1),
+    mis=Measure('variety inside a class', 'higher', 1),
     am=Measure('classes unlike those of training, or unclear', 'lower'),
     copies=Measure('share suspiciously near a training clip', 'lower', 0, 1),
     nearest=Measure('median distance to a training clip, copies below 1', 'higher'),
     faulty=Measure('share with a click, clipping, or mostly silent', 'lower', 0, 1),
     loudness=Measure('LUFS', '', -70), silence=Measure('share of the time', 'lower', 0, 1),
     clicks=Measure('clicks in a clip', 'lower'), clipped=Measure('clipped runs in a clip', 'lower'),
-    mel=Measure('difference of log-mels', 'lower'), stft=Measure('multi-resolution STFT distance', 'lower'),
-    log_spectral=Measure('log-spectral distance, dB', 'lower'), mkl=Measure('how differently a classifier hears it', 'lower', -math.inf))
+    mel=Measure('difference of log-mels', 'lower'),
+    stft=Measure('multi-resolution STFT distance', 'lower'),
+    log_spectral=Measure('log-spectral distance, dB', 'lower'),
+    mkl=Measure('how differently a classifier hears it', 'lower', -math.inf))
 
 # %% ../nbs/12_evaluation.ipynb #e47ef404
 class Probe(NamedTuple):
@@ -647,6 +645,14 @@ class Evaluation:
         notes = ''.join(f'<li>{escape(n)}</li>' for n in self.record['notes'])
         return self.summary().to_html() + self.wide().T.to_html() + (f'<ul>{notes}</ul>' if notes else '')
 
+    def in_words(self)->list: # one sentence for each row of `summary`, then the notes
+        "The summary for a terminal"
+        rows = self.summary()
+        pad = max(map(len, rows.index))
+        beside = lambda r: f'recordings {r.recordings}; {r.better} is better' if r.recordings else f'{r.better} is better'
+        said = [f"{q:{pad}}  {r.generated:>6}  {r.says} ({beside(r)})" for q,r in rows.iterrows()]
+        return said + [f'note: {n}' for n in self.record['notes']]
+
 # %% ../nbs/12_evaluation.ipynb #cd5171a5
 SUMMARY = dict( # what people ask first: measure, how it is written, why it may be missing
     recognised=('accuracy', '{:.0%}', 'needs two classes with two recordings each'),
@@ -655,7 +661,6 @@ SUMMARY = dict( # what people ask first: measure, how it is written, why it may 
     copies=('copies', '{:.0%}', 'needs the training set'),
     faults=('faulty', '{:.0%}', ''))
 
-# %% ../nbs/12_evaluation.ipynb #e483b882
 @patch
 def summary(self:Evaluation)->pd.DataFrame: # one row a question: says, generated, recordings, better
     "Five numbers, each beside what recordings score; of pairs the distances, where a perfect copy scores 0"
@@ -668,16 +673,6 @@ def summary(self:Evaluation)->pd.DataFrame: # one row a question: says, generate
         beside = form.format(real[m]) if m in real and math.isfinite(real[m]) else ''
         rows[question] = dict(says=MEASURES[m].says, generated=value, recordings=beside, better=MEASURES[m].better)
     return pd.DataFrame(rows).T
-
-# %% ../nbs/12_evaluation.ipynb #c097fd31
-@patch
-def in_words(self:Evaluation)->list: # one sentence for each row of `summary`, then the notes
-    "The summary for a terminal"
-    rows = self.summary()
-    pad = max(map(len, rows.index))
-    beside = lambda r: f'recordings {r.recordings}; {r.better} is better' if r.recordings else f'{r.better} is better'
-    said = [f"{q:{pad}}  {r.generated:>6}  {r.says} ({beside(r)})" for q,r in rows.iterrows()]
-    return said + [f'note: {n}' for n in self.record['notes']]
 
 # %% ../nbs/12_evaluation.ipynb #9bb2631c
 @patch
@@ -721,7 +716,9 @@ def _unpaired(emb, ref, train, probe, k, times, seed):
         e,r = (emb, ref) if label == 'all' else (emb.subset(own), ref.subset(ref.labels == label))
         mine = near and near._replace(distance=near.distance[own], copies=near.copies[own])
         found = _measures(e, r, probe, mine, k)
-        if label == 'all' and len(e) >= 16: found['frechet_inf'] = Interval(*frechet_infinity(e, r.frames, 8, draws=max(times // 10, 2), seed=seed)[:3])
+        if label == 'all' and len(e) >= 16:
+            line = frechet_infinity(e, r.frames, 8, draws=max(times // 10, 2), seed=seed)
+            found['frechet_inf'] = Interval(line.value, line.low, line.high)
         elif label != 'all': found = {m: f for m,f in found.items() if m not in ('inception', 'mis', 'am')}
         groups.append((label, len(e), len(r), found))
     table = pd.DataFrame(_rows(groups, times, seed))
@@ -826,18 +823,6 @@ def dcase_scores(
         rows.append(dict(label=label, frechet=d, clips=len(own)))
     rows.append(dict(label='average', frechet=float(np.mean([r['frechet'] for r in rows])), clips=len(emb)))
     return pd.DataFrame(rows)
-
-# %% ../nbs/12_evaluation.ipynb #e5cb345e
-def sounds_of(
-    source, # folder, csv, `ClipTable`: clips
-    seconds:float=5., # length of each; cut, or filled up with silence
-    sample_rate:int=44100, # Hz
-)->Sounds:
-    "Clips as one batch, with their labels"
-    clips = Clips(source)
-    read = lambda i: resample(clips.read(i)[0].mean(0, keepdim=True), clips.read(i)[1], sample_rate)
-    audio = torch.stack([fit_length(read(i)[0], round(seconds * sample_rate))[None] for i in range(len(clips))])
-    return Sounds(audio.clamp(-1, 1), sample_rate, labels=list(clips.labels))
 
 # %% ../nbs/12_evaluation.ipynb #02ea0cde
 def damaged(
@@ -949,9 +934,11 @@ def _family(what):
         return None,f'no foleybook.{module} yet'
     try: recipe = find_recipe(preset)
     except SettingsError: return None,f'no recipe {preset} yet'
-    made = typing.get_type_hints(getattr(recipe, 'build_model', recipe.train)).get('return')
+    build = getattr(type(recipe), 'build_model', None) # a recipe of several parts has none
+    made = typing.get_type_hints(build).get('return') if build else None
     asks = made.asks if isinstance(made, type) and issubclass(made, Generator) else {'label'}
-    return (recipe, '') if 'label' in asks else (None, f"cannot be asked for a class, only for {', '.join(sorted(asks))}")
+    if 'label' in asks: return recipe,''
+    return None,f"cannot be asked for a class, only for {', '.join(sorted(asks))}"
 
 # %% ../nbs/12_evaluation.ipynb #1523480c
 class _Entry(NamedTuple):
@@ -970,13 +957,16 @@ def _competitor(what, train, folder, overrides, device, say):
     recipe,why = _family(what)
     if recipe is None: return _Entry(None, math.nan, why, True)
     say('training')
-    begun,began,changes = folder.exists(),_processor_seconds(),{k: v for k,v in overrides.items() if hasattr(recipe, k)}
-    try: model = recipe.override(changes | dict(device=str(device))).train(train, folder, progress=False)
+    begun,began = folder.exists(),_processor_seconds()
+    changes = {k: v for k,v in overrides.items() if hasattr(recipe, k)}
+    if hasattr(recipe, 'device'): changes['device'] = str(device)
+    try: model = recipe.override(changes).train(train, folder, progress=False)
     except (TrainingError, CheckpointError, ValueError, OSError) as e:
         return _Entry(None, math.nan, f'training failed: {e}'.replace(f'{train.root}/', ''))
     if not isinstance(model, Generator):
         return _Entry(None, math.nan, f'recipe {what[1]} makes a {type(model).__name__}, which is no generator', True)
-    spent = math.nan if begun else _processor_seconds() - began # of a run that was taken up again, only a part is known
+    # of a run that was taken up again only a part is known
+    spent = math.nan if begun else _processor_seconds() - began
     stamp.write_text(json.dumps(dict(seconds=spent)))
     return _Entry(model, spent, 'trained')
 
@@ -1034,7 +1024,8 @@ def leaderboard(
         try:
             model,row['training_seconds'],row['status'],row['absent'] = _competitor(
                 what, train, out/names[name], overrides or {}, device, partial(say, name))
-            if model is not None and not model.labels: model,row['status'],row['absent'] = None,'knows no classes to be asked for',True
+            if model is not None and not model.labels:
+                model,row['status'],row['absent'] = None,'knows no classes to be asked for',True
             if model is not None:
                 row['parameters'] = sum(p.numel() for p in model.parameters())
                 say(name, 'sampling')

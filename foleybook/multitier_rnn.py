@@ -125,8 +125,9 @@ def forward(
     "Logits of the next mu-law code for every row"
     if x.shape[-1] != self.input.in_features:
         c = self.config
-        raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads {c.input_size} for the sample "
-                         f"and {c.cond_size} controls. Give {self.input.in_features} values a row.")
+        raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads {c.input_size} for "
+                         f"the sample and {c.cond_size} controls. Give "
+                         f"{self.input.in_features} values a row.")
     h = self.widen(F.relu(self.input(x)))  # (b, l, d)
     if self.config.phased:
         h, state = self.phased_steps(h, state, start)
@@ -366,21 +367,27 @@ class ParamClips:
 @dataclass
 class AudioTierRecipe(LoopRecipe):
     "A recurrent audio tier over clips with parameter files"
-    model: AudioTierConfig = field(default_factory=lambda: AudioTierConfig(cond_size=1, hidden_size=256, n_layers=4, controls=("rate",)))
+    model: AudioTierConfig = field(default_factory=lambda: AudioTierConfig(
+        cond_size=1, hidden_size=256, n_layers=4, controls=("rate",)))
     length: int = 256  # samples in an item
     presets: ClassVar[dict] = {
-        "pops": dict(steps=12000, epoch_steps=500, batch_size=128, lr=5e-4, schedule="constant", clip_norm=1.0),
-        "quick-pops": dict(steps=400, epoch_steps=50, batch_size=48, lr=6e-3, clip_norm=1.0, length=320,
-                           model=dict(cond_size=1, hidden_size=96, n_layers=2, sample_rate=8000, controls=("rate",))),
+        "pops": dict(steps=12000, epoch_steps=500, batch_size=128, lr=5e-4, schedule="constant",
+                     clip_norm=1.0),
+        "quick-pops": dict(steps=400, epoch_steps=50, batch_size=48, lr=6e-3, clip_norm=1.0,
+                           length=320, model=dict(
+                               cond_size=1, hidden_size=96, n_layers=2, sample_rate=8000,
+                               controls=("rate",))),
     }
 
     def dataloaders(self, data) -> DataLoaders:
         "Stretches of the clips of a table or folder"
         table = data if isinstance(data, ClipTable) else open_dataset(data)
         m = self.model
-        parts = [ParamClips(table.subset(rows), m.controls, m.sample_rate, self.length, m.channels, items) for rows, items in
-                 zip(split_table(table), (10000, 4 * self.batch_size))]
-        dls = DataLoaders(*(DataLoader(p, bs=self.batch_size, shuffle=k == 0, drop_last=k == 0) for k, p in enumerate(parts)))
+        clips = lambda rows, items: ParamClips(table.subset(rows), m.controls, m.sample_rate,
+                                               self.length, m.channels, items)
+        train, valid = map(clips, split_table(table), (10000, 4 * self.batch_size))
+        dls = DataLoaders(DataLoader(train, bs=self.batch_size, shuffle=True, drop_last=True),
+                          DataLoader(valid, bs=self.batch_size))
         dls.table = table
         return dls
 

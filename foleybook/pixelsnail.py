@@ -899,12 +899,14 @@ def draw_row(self:CachedPixelSNAIL,
 def _compiled(
     function=None, # plain loops over arrays
     sums:bool=False, # sums may be taken in another order, several terms side by side
+    inner:bool=False, # never called from Python: compiled sooner
 ):
     "Machine code for `function` at its first call, kept on disk where a folder can be written"
     if function is None:
-        return partial(_compiled, sums=sums)
+        return partial(_compiled, sums=sums, inner=inner)
     free = {'contract', 'nsz'} | ({'reassoc', 'nnan'} if sums else set())
-    options = dict(nogil=True, error_model='numpy', fastmath=free)
+    options = dict(nogil=True, error_model='numpy', fastmath=free,
+                   no_cpython_wrapper=inner, no_cfunc_wrapper=True)
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # no such folder
@@ -971,7 +973,7 @@ class _Affines(NamedTuple):
     weight: np.ndarray  # (blocks, c_in, c_out)
     bias: np.ndarray  # (blocks, c_out)
 
-@_compiled
+@_compiled(inner=True)
 def _affine(x, layers, k):
     "Layer k at x (g, c_in)"
     y = np.empty((len(x), layers.bias.shape[1]), np.float32)
@@ -981,7 +983,7 @@ def _affine(x, layers, k):
     _add_product(x, layers.weight[k], y)
     return y
 
-@_compiled
+@_compiled(inner=True)
 def _part(x, start, stop):
     "A copy of some columns"
     y = np.empty((len(x), stop - start), np.float32)
@@ -992,7 +994,7 @@ def _part(x, start, stop):
 
 # %% ../nbs/05_pixelsnail.ipynb #632a5913
 #| code-fold: true
-@_compiled(sums=True)
+@_compiled(sums=True, inner=True)
 def _look_back(q, keys, values, seen, score, out):
     "One head: softmax(q k) v over the positions seen; q (d,), keys and values (d, positions)"
     d = len(q)
@@ -1027,7 +1029,9 @@ def _look_back(q, keys, values, seen, score, out):
             y += score[t] * values[i, t]
         out[i] = y / total
 
-@_compiled
+# %% ../nbs/05_pixelsnail.ipynb #0bc9a852
+#| code-fold: true
+@_compiled(inner=True)
 def _kth_largest(x, k):
     "Value of rank k, counted from 1"
     best = np.full(k, -np.inf, np.float32)  # in falling order
@@ -1110,7 +1114,7 @@ class _Facts(NamedTuple):
 
 # %% ../nbs/05_pixelsnail.ipynb #d0f07cee
 #| code-fold: true
-@_compiled
+@_compiled(inner=True)
 def _first_step(w, m, facts, rows, above, i, j):
     "First layer at one position: what the rows above gave, and table rows of codes left; (g, c)"
     n, taps = len(rows), w.taps.shape[1]
@@ -1131,7 +1135,7 @@ def _first_step(w, m, facts, rows, above, i, j):
                     y[o] += row[o]
     return x
 
-@_compiled
+@_compiled(inner=True)
 def _own_row(own, inputs, ready, rows, r, j):
     "Causal convolution r at column j: what the rows above gave, and the columns left; (g, c_out)"
     n, c, last = len(rows), inputs.shape[4], inputs.shape[2] - 1
@@ -1146,7 +1150,7 @@ def _own_row(own, inputs, ready, rows, r, j):
     _add_product(x, own[r], y)
     return y
 
-@_compiled
+@_compiled(inner=True)
 def _remember(inputs, rows, r, at, x):
     "Store what a later position of this row will read: the ELU of x (g, c)"
     last = inputs.shape[2] - 1
@@ -1157,7 +1161,7 @@ def _remember(inputs, rows, r, at, x):
             below = _exp(min(v, np.float32(0))) - np.float32(1)
             store[i] = v if v > 0 else below
 
-@_compiled
+@_compiled(inner=True)
 def _res_steps(w, m, facts, rows, ready1, ready2, block, j, x):
     "The causal residual blocks of a block at one position, x (g, c) in place"
     p = facts.margin
@@ -1166,7 +1170,9 @@ def _res_steps(w, m, facts, rows, ready1, ready2, block, j, x):
         _remember(m.inputs2, rows, r, j + p, _own_row(w.own1, m.inputs1, ready1, rows, r, j))
         _add_glu(_own_row(w.own2, m.inputs2, ready2, rows, r, j), x)
 
-@_compiled
+# %% ../nbs/05_pixelsnail.ipynb #feead036
+#| code-fold: true
+@_compiled(inner=True)
 def _attention_step(w, m, facts, rows, block, at, query, kv):
     "Store keys and values, attend to all so far; (g, width)"
     width, d, seen = query.shape[1], query.shape[1] // facts.n_heads, at + int(facts.attend_self)
@@ -1181,7 +1187,7 @@ def _attention_step(w, m, facts, rows, block, at, query, kv):
                            out[b, i:i + d])
     return out
 
-@_compiled
+@_compiled(inner=True)
 def _block_step(w, m, facts, rows, block, i, j, first, x):
     "The rest of a block for one position: first and x (g, c) -> (g, c)"
     g, c = x.shape
@@ -1212,7 +1218,7 @@ def _block_step(w, m, facts, rows, block, i, j, first, x):
     _add_glu(_affine(h, w.gate, block), x)
     return x
 
-@_compiled
+@_compiled(inner=True)
 def _point_block(x, first, second, k):
     "`PointBlock` k, x (g, c) in place"
     h = _part(x, 0, x.shape[1])
@@ -1223,7 +1229,7 @@ def _point_block(x, first, second, k):
 
 # %% ../nbs/05_pixelsnail.ipynb #96229a73
 #| code-fold: true
-@_compiled
+@_compiled(inner=True)
 def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance, temperature, top_k,
                top_p):
     "Codes of all stages at a position, from its state x (g, c); rows from `items` on: no class"

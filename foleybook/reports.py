@@ -42,7 +42,8 @@ h3{font-size:.9rem;color:var(--soft);margin:.9rem 0 .3rem}p.soft,figcaption,capt
 figure{margin:0;width:15rem}figure img{width:100%;height:5rem;border-radius:.3rem;display:block}
 audio{width:100%;height:2.4rem;display:block;margin:.2rem 0}figcaption{font-size:.8rem;overflow-wrap:anywhere}figcaption b{color:var(--ink)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;padding:.3rem 0}
-th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line)}th{font-weight:600}th:first-child,td.text{text-align:left}
+th,td{padding:.25rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}th{font-weight:600}
+th:first-child,td.text{text-align:left}td.text{white-space:normal;min-width:8rem}.plots{margin-top:1.2rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.8rem}
 .card{background:var(--card);border-radius:.6rem;padding:.8rem 1rem}.card h2{border:0;margin:0;font-size:.95rem;color:var(--soft)}
 .card strong{font-size:1.8rem;display:block;line-height:1.3}.card strong.none{font-size:1rem;font-weight:500}.card p{margin:.2rem 0 0;font-size:.85rem}
@@ -80,7 +81,7 @@ TEMPLATES['parts.html'] = """
 {% macro table(rows, columns, label, heading) %}<div class="wide" tabindex="0" role="region" aria-label="{{ heading }}"><table>
 <caption>{{ heading }}</caption>
 <thead><tr><th scope="col">{{ label }}</th>{% for c in columns %}<th scope="col">{{ c }}</th>{% endfor %}</tr></thead>
-<tbody>{% for name, cells in rows %}<tr><th scope="row">{{ name }}</th>{% for c in cells %}<td>{{ c }}</td>{% endfor %}</tr>
+<tbody>{% for name, cells in rows %}<tr><th scope="row">{{ name }}</th>{% for c in cells %}<td{% if columns[loop.index0] == 'status' %} class="text"{% endif %}>{{ c }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endmacro %}
 """
 
@@ -106,7 +107,8 @@ def player(
     seconds = torch.as_tensor(x).shape[-1] / sample_rate
     known = [f'{seconds:.2f} s', None if seed is None or seed != seed else f'seed {int(seed)}',
              f'licence {licence}' if licence and licence == licence else 'licence unknown']
-    return Player(name, ', '.join(k for k in known if k), note, audio_data_uri(x, sample_rate), mel_data_uri(x, sample_rate))
+    facts = ', '.join(k for k in known if k)
+    return Player(name, facts, note, audio_data_uri(x, sample_rate), mel_data_uri(x, sample_rate))
 
 # %% ../nbs/reports.ipynb #4d34fef3
 def clip_player(
@@ -214,8 +216,9 @@ def _confusion(result):
     "Columns, and for each row its label and cells of count, share and whether it is right"
     c = result.confusion
     if c is None: return [],[]
-    shares = c.div(c.sum(1).clip(lower=1), axis=0)
-    cells = lambda label: [(int(n), round(float(s), 3), label == heard) for heard,n,s in zip(c.columns, c.loc[label], shares.loc[label])]
+    shares = c.div(c.sum(axis=1).clip(lower=1), axis=0)
+    cells = lambda label: [(int(n), round(float(share), 3), label == heard)
+                           for heard,n,share in zip(c.columns, c.loc[label], shares.loc[label])]
     return list(c.columns),[(label, cells(label)) for label in c.index]
 
 def _sections(result, players):
@@ -242,10 +245,11 @@ def report_page(
 )->str: # a whole page without outside references
     "Five numbers in words, each class, confusion, nearest training clips, faults, and how all was measured"
     r,real = result.record,result.record.get('recordings')
-    sets = {n: f"{s['clips']} clips of {Path(s['source']).name or s['source']}" if s['source'] != 'Sounds' else f"{s['clips']} clips"
-            for n,s in r['sets'].items()}
-    about = (f"{sets['generated']} against {sets['reference']}" + (f", trained on {sets['train']}" if 'train' in sets else '')
-             + f"; heard by {r['embedder']['name']} at {r['compared_at']} Hz.")
+    of = lambda s: '' if s['source'] == 'Sounds' else f" of {Path(s['source']).name or s['source']}"
+    sets = {n: f"{s['clips']} clips{of(s)}" for n,s in r['sets'].items()}
+    trained = f", trained on {sets['train']}" if 'train' in sets else ''
+    by = f"{r['embedder']['name']} at {r['compared_at']} Hz"
+    about = f"{sets['generated']} against {sets['reference']}{trained}; heard by {by}."
     beside = '' if not real else f"The numbers of recordings are those of {real['clips']} clips: {real['how']}."
     columns,classes = _classes(result)
     heard,confusion = _confusion(result)
@@ -254,8 +258,9 @@ def report_page(
     title = 'Evaluation of generated sounds' if source == 'Sounds' else f"Evaluation of {Path(source).name or source}"
     return page('report.html', title, about=about, beside=beside,
         summary=list(result.summary().iterrows()), notes=r['notes'], classes=classes, class_columns=columns,
-        class_heading='The same numbers for each class; in brackets which way is better', heard=heard, confusion=confusion,
-        sections=_sections(result, players), everything=[(m, list(v)) for m,v in wide.iterrows()], labels=list(wide.columns),
+        class_heading='The same numbers for each class; in brackets which way is better',
+        heard=heard, confusion=confusion, sections=_sections(result, players),
+        everything=[(m, list(v)) for m,v in wide.iterrows()], labels=list(wide.columns),
         record=json.dumps(r, indent=1, default=str, ensure_ascii=False))
 
 # %% ../nbs/reports.ipynb #a8d4374c
@@ -272,7 +277,7 @@ def save_report(
 TEMPLATES['leaderboard.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player, table %}
 {% block body %}<p class="soft">{{ about }}</p>
 {{ table(rows, columns, 'family', 'A value, in brackets its 95 % interval; the head says which way is better') }}
-<div class="row">{% for text, uri in plots %}<img class="plot" src="{{ uri }}" alt="{{ text }}" width="495" height="288">{% endfor %}</div>
+<div class="row plots">{% for text, uri in plots %}<img class="plot" src="{{ uri }}" alt="{{ text }}" width="495" height="288">{% endfor %}</div>
 <h2>Listen</h2>{% for family, players in families %}<h3>{{ family }}</h3>
 <div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div>{% endfor %}{% endblock %}"""
 
@@ -296,8 +301,11 @@ def leaderboard_page(
     shown = leaderboard_table(table, absent)
     columns = [f'{c} ({MEASURES[c].better})' if c in MEASURES else c for c in shown.columns[1:]]
     there,families,plots = table[table.kernel.notna()],[],[]
-    for m,against in (('accuracy', 'seconds_per_clip'), ('frechet', 'seconds_per_clip'), ('accuracy', 'parameters'), ('accuracy', 'training_seconds')):
-        plots.append((f'{m} against {AGAINST[against]}', _plot_uri(lambda ax: draw_leaderboard(there, m, against, ax), 5.5, 3.2)))
+    for m,against in (('accuracy', 'seconds_per_clip'), ('frechet', 'seconds_per_clip'), ('accuracy', 'parameters'),
+                      ('accuracy', 'training_seconds')):
+        if not (there.get(against, pd.Series(dtype=float)) > 0).any(): continue
+        drawn = _plot_uri(lambda ax: draw_leaderboard(there, m, against, ax), 5.5, 3.2)
+        plots.append((f'{m} against {AGAINST[against]}', drawn))
     for r in there.to_dict('records'):
         listing = Path(folder)/str(r.get('folder') or '')/'samples/clips.csv'
         if not r.get('folder') or not listing.is_file(): continue
@@ -386,12 +394,13 @@ def listening_scores(
     times:int=500, # bootstrap resamplings
 )->pd.DataFrame: # system, quality and fit with intervals, ratings
     "Mean opinion of each system, with intervals over the ratings"
-    scores = pd.concat([pd.read_csv(f) for f in csvs]).merge(pd.read_csv(key), on='clip', validate='many_to_one')
-    rows = []
+    ratings,rows = pd.concat([pd.read_csv(f) for f in csvs]),[]
+    scores = ratings.merge(pd.read_csv(key), on='clip', validate='many_to_one')
     for system,own in scores.groupby('system'):
         row = dict(system=system, ratings=len(own))
         for what in ('quality', 'fit'):
             v = torch.tensor(own[what].dropna().to_numpy(dtype=float))
-            row[what] = bootstrap(lambda i: v[i].mean(), len(v), times) if len(v) else Interval(math.nan, math.nan, math.nan)
+            nothing = Interval(math.nan, math.nan, math.nan)
+            row[what] = bootstrap(lambda i: v[i].mean(), len(v), times) if len(v) else nothing
         rows.append(row)
     return pd.DataFrame(rows)

@@ -1657,13 +1657,12 @@ def play(self:MelGenerator,
     if loop: log_mel = torch.cat([log_mel[..., -around:], log_mel, log_mel[..., :around]], -1)
     if isinstance(self.vocoder, GriffinLim): sound = self.vocoder(log_mel, [seed] * len(log_mel))
     else: sound = self.vocoder.vocode(log_mel)
-    sound = sound.float().cpu()[..., around * hop:]
-    if not loop: return fit_length(sound, samples)
-    width, ring = min(hop, samples), log_mel.shape[-1] * hop - 2 * around * hop
-    before = sound[..., ring - width:ring]      # what is heard before the first sample, once round the ring
-    share = torch.linspace(0, 1, width)
-    end = (1 - share) * sound[..., samples - width:samples] + share * before
-    return torch.cat([sound[..., :samples - width], end], -1)
+    if not loop: return fit_length(sound.float().cpu(), samples)
+    sound, at = sound.float().cpu(), around * hop       # where the loop begins
+    width = min(at, samples, round(5 * self.fade * self.sample_rate))
+    share = torch.linspace(0, math.pi / 2, width)       # at the end goes over into what comes before the beginning
+    end = share.cos() * sound[..., at + samples - width:at + samples] + share.sin() * sound[..., at - width:at]
+    return torch.cat([sound[..., at:at + samples - width], end], -1)
 
 # %% ../nbs/03_vocoders.ipynb #8c65ed1b
 @patch

@@ -1,6 +1,7 @@
 """The command line from outside: exit codes, messages, and one whole way from a folder of sounds to a page"""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path

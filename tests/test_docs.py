@@ -114,6 +114,12 @@ def test_every_definition_has_a_source_link(pages):
         assert bool(linked) == bool(public), f"{module.name}: {len(public)} public names, {len(linked)} source links"
 
 
+def test_the_api_page_begins_with_the_package(pages):
+    words = " ".join(Reading(SITE / "api.html").words)
+    assert "load Open whatever model a folder holds train Train a model by a recipe evaluate" in words
+    assert "evaluation.html#evaluation-evaluate" in pages[SITE / "api.html"].leads
+
+
 def test_search_index():
     index = json.loads(re.search(r"Search\.setIndex\((.*)\)", (SITE / "searchindex.js").read_text(), re.S)[1])
     assert len(index["docnames"]) >= len(NOTEBOOKS) and "foleybook" in index["terms"]
@@ -122,13 +128,6 @@ def test_search_index():
 # ---- what a reader sees first ----
 
 TITLE = re.compile(r"# [^\n]+\n+> [^\n]+\n*")
-CROWDED = {"03_vocoders", "05_pixelsnail", "11_multitier_rnn"}  # hold prose in their first cell
-
-
-def crowded(test):
-    late = pytest.mark.xfail(reason="prose stands in the first cell", strict=True)
-    rows = [pytest.param(n, id=n.stem, marks=late if n.stem in CROWDED else ()) for n in NOTEBOOKS]
-    return pytest.mark.parametrize("notebook", rows)(test)
 
 
 def cells_of(notebook):
@@ -162,14 +161,14 @@ class Reading(HTMLParser):
             self.code += data
 
 
-@crowded
+@each_notebook
 def test_first_cell_is_title_and_promise(notebook):
     "All else in it would not be on the page: nbdev's front-matter step takes the title and the line behind `>`"
     kind, text = cells_of(notebook)[0]
     assert kind == "markdown" and TITLE.fullmatch(text), "put the prose into the second cell"
 
 
-@crowded
+@each_notebook
 def test_first_words_are_on_the_page(notebook):
     text = "\n\n".join(text for kind, text in cells_of(notebook) if kind == "markdown")
     text = re.sub(r"^# [^\n]+\n+(> [^\n]+\n+)?", "", text)

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "foleybook"
 ABOVE = {  # room: the rooms right below it
     "files": [],
     "settings": [],
-    "audio_features": ["files", "settings"],
+    "mel_kernel": [],
+    "audio_features": ["files", "settings", "mel_kernel"],
     "generator": ["audio_features"],
     "sound_data": ["generator"],
     "data_sets": ["sound_data"],

@@ -26,9 +26,6 @@ def test_notebook_runs(notebook, notebook_runs):
 
 # ---- Run All without recordings ----
 
-UNGUARDED = {"01_sound_data", "03_vocoders", "05_pixelsnail", "12_evaluation"}  # do not ask for recordings yet
-
-
 def flags(cell):
     "The directives of a cell, such as `esc10`"
     return re.findall(r"^\s*#\s*\|\s*(\S+)\s*$", "".join(cell["source"]), re.M)
@@ -39,8 +36,7 @@ def with_recordings():
     for notebook in NOTEBOOKS:
         cells = [c for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code"]
         if any("esc10" in flags(c) for c in cells):
-            late = pytest.mark.xfail(notebook.stem in UNGUARDED, reason="the notebook does not call recordings yet", strict=True)
-            yield pytest.param(cells, id=notebook.stem, marks=late)
+            yield pytest.param(cells, id=notebook.stem)
 
 
 @pytest.mark.parametrize("cells", list(with_recordings()))
