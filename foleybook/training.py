@@ -5,17 +5,17 @@
 # %% ../nbs/02_training.ipynb #2e53677a
 #| code-fold: true
 from __future__ import annotations
-import csv, importlib.util, json, math, os, random, secrets, shutil, sys, time, warnings
+import copy, csv, importlib.util, json, math, os, random, secrets, shutil, sys, time, warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'StepLearner', 'StepEpochs', 'MixedPrecision', 'must_skip', 'forget_verdict',
-           'GradientAccumulation', 'GradientClip', 'unwrap', 'EMA', 'peak_memory_mb', 'LineLogger', 'reduce_mean',
-           'History', 'pack_state', 'unpack_state', 'write_checkpoint', 'read_checkpoint', 'laid_out_as',
-           'load_optimizer', 'Checkpoint', 'average_gradients', 'Distributed', 'distributed', 'AdversarialTraining',
-           'spectrogram_picture', 'AudioLogger']
+__all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'StepEpochs', 'MixedPrecision', 'must_skip',
+           'forget_verdict', 'precision_seconds', 'AutoPrecision', 'GradientAccumulation', 'GradientClip', 'EMA',
+           'peak_memory_mb', 'LineLogger', 'reduce_mean', 'History', 'pack_state', 'unpack_state', 'write_checkpoint',
+           'read_checkpoint', 'laid_out_as', 'load_optimizer', 'Checkpoint', 'average_gradients', 'Distributed',
+           'distributed', 'AdversarialTraining', 'spectrogram_picture', 'AudioLogger']
 
 # %% ../nbs/02_training.ipynb #bc654678
 #| code-fold: true
@@ -127,6 +127,11 @@ def create_batches(self:StepDL, samps):
             set_rng_state(state)
             chunk = []
             yield from made
+
+# %% ../nbs/02_training.ipynb #9fa0e26e
+def unwrap(model:nn.Module) -> nn.Module:
+    "The model itself, without `DistributedDataParallel` around it"
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 # %% ../nbs/02_training.ipynb #afdbfaee
 class _SmoothLoss(AvgSmoothLoss):
@@ -270,7 +275,6 @@ def judge(self:MixedPrecision):
                             f"(loss {self.loss.item():.4g}). Lower lr, set clip_norm, or use precision=float32.")
     if asked and bad: raise CancelStepException()
 
-# %% ../nbs/02_training.ipynb #76e81bc4
 @patch
 def checkpoint_state(self:MixedPrecision) -> dict:
     "Loss scale and counts"
@@ -283,6 +287,77 @@ def restore_state(self:MixedPrecision,
     "Go on with them"
     if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
     self.skipped, self.in_a_row = state['skipped'], state['in_a_row']
+
+# %% ../nbs/02_training.ipynb #c2273cce
+def precision_seconds(
+    model:nn.Module, # is not changed
+    step, # f(model): one forward and backward pass
+    ways:list, # (precision, channels last?)
+    device='cpu', # kind of device
+    rounds:int=3, # timed passes of each way, after one to warm up
+) -> dict: # (precision, channels last?) -> seconds of a pass, the median
+    "How long a training pass of a copy of the model takes in each way, the ways taking turns"
+    twins = {way: copy.deepcopy(model) for way in ways}
+    for (_, last), twin in twins.items():
+        if last: twin.to(memory_format=torch.channels_last)
+    times = {way: [] for way in ways}
+    for k in range(rounds + 1):
+        for way, twin in twins.items():
+            if device == 'cuda': torch.cuda.synchronize()
+            began = time.perf_counter()
+            with torch.autocast(device, PRECISIONS[way[0]], enabled=way[0] != 'float32'): step(twin)
+            if device == 'cuda': torch.cuda.synchronize()
+            if k: times[way].append(time.perf_counter() - began)
+            twin.zero_grad(set_to_none=True)
+    return {way: sorted(t)[len(t) // 2] for way, t in times.items()}
+
+# %% ../nbs/02_training.ipynb #1727c811
+class AutoPrecision(MixedPrecision):
+    "float32 or bf16, whichever a short trial of this model on this device finds faster"
+    order = 10
+    def __init__(self,
+        gain:float=1.1, # so many times faster than float32 bf16 must be
+        **options, # of `MixedPrecision`
+    ):
+        super().__init__('float32', **options)
+        self.gain, self.chosen, self.last, self.seconds = gain, False, False, {}
+
+    def before_batch(self):
+        if self.training and not self.chosen: self.choose()
+        super().before_batch()
+
+    def use(self, precision, last):
+        "From now on"
+        self.precision, self.last, self.chosen = precision, last, True
+        if not last: return
+        unwrap(self.model).to(memory_format=torch.channels_last)
+        for p, state in self.opt.opt.state.items() if hasattr(self.opt, 'opt') else ():
+            for k, m in state.items():
+                if torch.is_tensor(m) and m.shape == p.shape: state[k] = laid_out_as(p, m)
+
+    def checkpoint_state(self): return dict(super().checkpoint_state(), precision=self.precision, last=self.last)
+
+    def restore_state(self, state):
+        super().restore_state(state)
+        self.use(state['precision'], state['last'])
+
+# %% ../nbs/02_training.ipynb #520a2f1a
+@patch
+def choose(self:AutoPrecision):
+    "Time the ways on a copy of the model and the batch at hand; all processes follow the first"
+    model, loss_func, xb, yb = unwrap(self.model), self.learn.loss_func, self.learn.xb, self.learn.yb
+    def step(twin):
+        pred = _float(twin(*xb))
+        with torch.autocast(self.kind, enabled=False): loss_func(pred, *yb).backward()
+    flat = any(isinstance(m, nn.Conv2d) for m in model.modules())
+    ways = [('float32', False), ('bf16', False)] + [('bf16', True)] * flat
+    if self.kind == 'cuda' and not torch.cuda.is_bf16_supported(): ways = ways[:1]
+    with preserve_rng(0): self.seconds = precision_seconds(model, step, ways, self.kind)
+    best = min(self.seconds, key=self.seconds.get)
+    if self.seconds[best] * self.gain > self.seconds['float32', False]: best = ways[0]
+    told = torch.tensor(ways.index(best))
+    if num_distrib() > 1 and torch.distributed.is_initialized(): torch.distributed.broadcast(told, 0)
+    self.use(*ways[int(told)])
 
 # %% ../nbs/02_training.ipynb #87d05aea
 class GradientAccumulation(Callback):
@@ -316,15 +391,10 @@ class GradientClip(Callback):
     order, run_valid = 11, False
     def __init__(self, max_norm:float=1.): self.max_norm, self.norm = max_norm, None
     def before_step(self):
-        judge = getattr(self.learn, 'mixed_precision', None)    # it has measured them already
+        judge = next((cb for cb in self.learn.cbs if isinstance(cb, MixedPrecision)), None)     # it has measured them
         self.norm = judge.norm if judge else _grad_norm(self.model.parameters())
         nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_norm, self.norm)
         if not judge and not torch.isfinite(self.norm): raise CancelStepException()
-
-# %% ../nbs/02_training.ipynb #9fa0e26e
-def unwrap(model:nn.Module) -> nn.Module:
-    "The model itself, without `DistributedDataParallel` around it"
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 # %% ../nbs/02_training.ipynb #e5a59647
 class EMA(Callback):
@@ -433,7 +503,7 @@ class History(Callback):
 
     def after_batch(self):
         if not self.training or self.train_iter % self.log_every: return
-        parts = {**getattr(self.loss_func, 'parts', {}), **getattr(self.learn, 'parts', {})}
+        parts = {**getattr(self.loss_func, 'parts', {}), **vars(self.learn).get('parts', {})}
         self.row(loss=reduce_mean(self.loss), **{k: reduce_mean(v) for k, v in parts.items()})
 
     def after_epoch(self):
@@ -469,7 +539,6 @@ def write(self:History,
             table.writerows(rows)
     except OSError as e: warnings.warn(f"{self.file}: not written ({e}). Free some space; training goes on.")
 
-# %% ../nbs/02_training.ipynb #35e2bca5
 @patch
 def flush(self:History):
     "Write what is pending; a new column means writing the file anew"
@@ -622,7 +691,6 @@ def _stateful(self:Checkpoint):
     "The callbacks that have a state to keep"
     return {cb.name: cb for cb in self.learn.cbs if hasattr(type(cb), 'checkpoint_state')}
 
-# %% ../nbs/02_training.ipynb #80e46e13
 @patch
 def state(self:Checkpoint,
     epoch:int, # epoch to go on with
