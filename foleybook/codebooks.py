@@ -1202,7 +1202,7 @@ _SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48, 
 
 VQVAERecipe.presets = {
     'quick-vqvae': dict(steps=1200, epoch_steps=200, batch_size=16, frames=128, lr=2e-3, model=VQVAEConfig(**_SMALL)),
-    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3, model=VQVAEConfig(
+    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3, precision='auto', model=VQVAEConfig(
         **_SMALL | dict(freq_strides=(2, 2), time_strides=(2, 2), width=64))),
     'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3, seconds=2.,
                        model=VQVAEConfig(**_SMALL)),
