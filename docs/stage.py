@@ -142,7 +142,7 @@ class Book:
         lines = cell.source.splitlines(keepends=True)
         while lines and re.match(r"\s*#\s*\|", lines[0]):
             tag = TAGS.get(re.sub(r"\s*#\s*\|\s*", "", lines.pop(0)).strip().lower())
-            if tag:
+            if tag and tag not in cell.metadata.get("tags", []):
                 cell.metadata["tags"] = cell.metadata.get("tags", []) + [tag]
         cell.source = "".join(lines).strip()
         if only_imports(cell.source):
