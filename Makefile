@@ -1,9 +1,11 @@
-# foleybook: `make demo` and `make test` need only Python 3.10-3.12 and make.
+# foleybook: `make demo` and `make test` need only Python 3.11-3.13 and make.
 #
 #   PYTHON=/path/to/python3.11   the Python to build .venv with (default: the first fitting one on the PATH)
+#   ARGS='-x -k docs'            words for pytest: `make test ARGS=...` runs some of the checks
 #   TORCH_INDEX=URL              take torch, torchaudio and torchvision from this wheel index (CPU builds are far smaller)
 
 PYTHON ?=
+ARGS ?=
 TORCH_INDEX ?=
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -16,13 +18,13 @@ help:
 	@echo 'make bench   measure speed and memory'
 	@echo 'make clean   remove .venv and everything built; your runs/ and out/ stay'
 	@echo 'Each target makes .venv first when it is absent or out of date.'
-	@echo 'Options: PYTHON=python3.11  TORCH_INDEX=URL (wheel index with CPU builds of torch)'
+	@echo 'Options: PYTHON=python3.11  TORCH_INDEX=URL (wheel index with CPU builds of torch)  ARGS="-x -k docs" (of make test)'
 
 demo: $(STAMP)
 	.venv/bin/foleybook demo
 
 test: $(STAMP)
-	$(PY) tests/run_all.py
+	$(PY) -m pytest $(ARGS)
 
 docs: $(STAMP)
 	$(PY) docs/build.py
@@ -35,11 +37,11 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
-	@found=; for p in $(or $(PYTHON),python3 python3.12 python3.11 python3.10); do \
-	  if $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then \
+	@found=; for p in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	  if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
 	    found=$$p; if $$p -c 'import venv, ensurepip' 2>/dev/null; then break; fi; fi; done; \
 	if [ -z "$$found" ]; then \
-	  echo 'No Python 3.10, 3.11 or 3.12 found. Install one, or name it: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; fi; \
+	  echo 'No Python 3.11, 3.12 or 3.13 found. Install one, or name it: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; fi; \
 	if ! $$found -c 'import venv, ensurepip' 2>/dev/null; then \
 	  echo "$$found cannot make a virtual environment: its venv module is missing." >&2; \
 	  echo 'On Debian or Ubuntu: sudo apt install python3-venv' >&2; exit 1; fi; \
@@ -49,4 +51,6 @@ $(STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	@echo 'Installing into .venv: a few minutes the first time'
 	$(if $(TORCH_INDEX),$(PY) -m pip install -c constraints.txt --index-url $(TORCH_INDEX) torch torchaudio torchvision)
 	$(PY) -m pip install -c constraints.txt -e ".[dev,docs]"
+	@$(PY) -m pip install -c constraints.txt -e ".[checked]" || echo 'Left out: ONNX, TensorBoard and torch-fidelity could not be installed, their tests are skipped.'
+	@$(PY) -m pip install -c constraints.txt --no-deps aisfx || echo 'Left out: aisfx could not be installed, its tests are skipped.'
 	@touch $@

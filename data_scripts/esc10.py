@@ -6,7 +6,7 @@ URL = "https://github.com/karolpiczak/ESC-10/archive/553c8f1743b9dba6b282e1323c3
 
 def fetch(folder, quiet):
     "Zip of the last commit that holds the sounds; no checksum is published for it"
-    return unpack(download(URL, folder, "ESC-10.zip", quiet=quiet), folder / "ESC-10", strip=1)
+    return unpack(download(URL, folder, "ESC-10.zip", quiet=quiet), folder, strip=1)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,12 @@ def readme(root=ROOT):
     cells = ("".join(c["source"]).strip() for c in nb["cells"] if c["cell_type"] == "markdown")
     text = "\n\n".join(cells) + "\n"
     text = text.replace("](../", "](")
-    return re.sub(r"\]\((?=[\w-]+\.ipynb)", "](nbs/", text)
+
+    def notebook(link):
+        "A notebook that is not there yet is named without a link, as on the site"
+        return f"[{link[1]}](nbs/{link[2]})" if (root / "nbs" / link[2]).exists() else link[1]
+
+    return re.sub(r"\[([^\]\n]*)\]\(([\w-]+\.ipynb)\)", notebook, text)
 
 
 def main():

@@ -1,4 +1,7 @@
-"Run notebooks with a real kernel and keep what they show; flagged cells are left as they are unless named by `--flags`"
+"""Run notebooks with a real kernel and keep what they show; flagged cells are left as they are unless named by `--flags`
+
+Cells flagged `slow` or `cuda` that were run get a note in their metadata of the code that made their outputs (kept.py).
+"""
 import os
 from pathlib import Path
 
@@ -9,6 +12,8 @@ from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.process import extract_directives
 from execnb.nbio import NbCell
+
+from kept import Definitions, is_kept, mark, module_of, stamp
 
 
 def _left_out(cell, flags):
@@ -32,6 +37,12 @@ def run(path, flags):
         tags = [t for t in c.metadata.pop("tags", []) if t != "skip-execution"]
         if tags:
             c.metadata["tags"] = tags
+    definitions, again = Definitions(), {id(c) for c in code if not _left_out(c, flags)}
+    for i, c in enumerate(nb.cells):
+        if id(c) in again:
+            c.metadata.pop("kept", None)
+            if is_kept(c):
+                mark(c, stamp(nb, i, module_of(path), definitions))
     nbformat.write(nb, path)
 
 

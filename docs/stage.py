@@ -16,14 +16,51 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 TAGS = {"echo: false": "remove-input", "output: false": "remove-output", "include: false": "remove-cell",
-        "code-fold: true": "hide-input", "code-fold: show": "hide-input"}
+        "code-fold: true": "hide-input", "code-fold: show": "hide-input"}  # folded input opens by a click
+PUBLISHED = re.compile(r"^(#+) Published (?:weights|checkpoints)", re.M)  # a section whose code is folded in chapters
 CALLOUTS = dict(note="note", tip="tip", warning="warning", important="important", caution="caution")
 
 
 def rm_hidden(cell):
-    "Remove hidden cells; exported ones stay, for here the code is what the reader came for"
+    "Remove hidden cells; exported ones stay, for here the code is what the reader came for, private ones folded"
     if cell.directives_ and cell.directives_.keys() & {"hide", "default_exp"}:
         del cell["source"]
+    elif cell.directives_ and "exporti" in cell.directives_:
+        fold(cell)
+
+
+def fold(cell):
+    "Show only that there is code; a click shows the code"
+    tags = cell.metadata.setdefault("tags", [])
+    if not {*tags} & {*TAGS.values()}:
+        tags.append("hide-input")
+
+
+def only_imports(source):
+    "Is this a cell of imports?"
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a cell with a line of shell
+        return False
+    return bool(statements) and all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements)
+
+
+def what_it_is(source):
+    "What a reader is told of folded code"
+    if only_imports(source):
+        return "imports"
+    names = re.findall(r"^(?:def|class) (\w+)|^(\w+) = ", source, re.M)
+    return ", ".join(a or b for a, b in names) or "code"
+
+
+def published(text, level):
+    "Level of the heading of the section on published weights, if this text begins it or goes on in it, else 0"
+    for hashes, rest in re.findall(r"^(#+)( .*)", re.sub(r"(?s)```.*?```", "", text), re.M):
+        if PUBLISHED.match(hashes + rest):
+            level = len(hashes)
+        elif len(hashes) <= level:
+            level = 0
+    return level
 
 
 class BookPages(FilterDefaults):
@@ -108,16 +145,25 @@ class Book:
             if tag:
                 cell.metadata["tags"] = cell.metadata.get("tags", []) + [tag]
         cell.source = "".join(lines).strip()
+        if only_imports(cell.source):
+            fold(cell)
         return cell
 
     def cells(self, page):
         "The cells of a page; the heading of a definition comes before its code"
-        done, labelled = [], set()
+        done, labelled, level = [], set(), 0  # of the heading of the section on published weights, while inside it
         for cell in page.cells:
             call = page.documented(cell)
+            if cell.cell_type == "markdown" and not call:
+                level = published(cell.source, level) if page.notebook[0].isdigit() else 0
             if not call:
                 if cell.cell_type == "code":
                     cell = self.code_cell(cell)
+                    if level:
+                        fold(cell)
+                    if "hide-input" in cell.metadata.get("tags", []):
+                        shown = what_it_is(cell.source)
+                        cell.metadata["mystnb"] = dict(code_prompt_show=shown, code_prompt_hide=shown)
                 elif cell.cell_type == "markdown":
                     cell.source = self.markdown(cell.source)
                 done.append(cell)
@@ -177,12 +223,19 @@ class Book:
 
     def api(self):
         "A table of every public name: what it is for and where it is explained"
-        parts = ["# API", "Every public name, with the page that explains it."]
+        parts = ["# API", "Every public name, with the page that explains it.", "## foleybook", self.package()]
         for page in self.pages:
             rows = [f"| [`{s}`](#{page.name}.{s.lower()}) | {purpose} |" for s, purpose in self.purposes(page)]
             if rows:
                 parts += [f"## foleybook.{page.name}", "\n".join(["| name | what it does |", "|---|---|", *rows])]
         return "\n\n".join(parts) + "\n"
+
+    def package(self):
+        "A table of what the package itself offers"
+        tree = ast.parse((self.cfg.lib_path / "__init__.py").read_text())
+        rows = [f"| `{n.name}` | {ast.get_docstring(n)} |" for n in tree.body
+                if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+        return "\n".join(["| name | what it does |", "|---|---|", *rows, "| [`evaluate`](#evaluation.evaluate) | as there |"])
 
     def purposes(self, page):
         "(symbol, first line of its docstring) of a page"

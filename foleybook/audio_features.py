@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEL_PRESETS', 'AudioError', 'AudioInfo', 'audio_info', 'resample', 'read_audio', 'write_audio', 'fit_length',
-           'unclipped', 'audio_data_uri', 'play', 'show_wave', 'hz_to_mel', 'mel_to_hz', 'MelConfig', 'MelMismatch',
-           'mel_centres', 'mel_filterbank', 'log_mel', 'show_mel', 'mel_values', 'mel_to_linear', 'GriffinLim',
-           'mel_data_uri', 'play_table', 'mel_to_image', 'image_to_mel', 'mu_law_encode', 'mu_law_decode', 'one_hot',
-           'FrameFeatures', 'frame_features', 'SamplingError', 'Sounds']
+           'unclipped', 'match_loudness', 'recordings', 'audio_data_uri', 'mel_data_uri', 'play_table', 'play',
+           'show_wave', 'hz_to_mel', 'mel_to_hz', 'MelConfig', 'MelMismatch', 'mel_centres', 'mel_filterbank',
+           'log_mel', 'show_mel', 'mel_values', 'mel_to_linear', 'GriffinLim', 'mel_to_image', 'image_to_mel',
+           'mu_law_encode', 'mu_law_decode', 'one_hot', 'FrameFeatures', 'frame_features', 'SamplingError', 'Sounds',
+           'safe_name']
 
 # %% ../nbs/00_audio_features.ipynb #c8f59a5a
 import hashlib
@@ -15,14 +16,16 @@ import io
 import json
 import math
 import os
+import re
 import struct
-import tempfile
 import warnings
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from html import escape
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +36,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .files import atomic_file, write_text
+
 # %% ../nbs/00_audio_features.ipynb #5d1deba2
 class AudioError(ValueError):
     "A sound file that cannot be used; the message names file, fault and remedy"
@@ -42,7 +47,9 @@ class AudioError(ValueError):
         fault:str, # what is wrong, with the value that is wrong
         remedy:str, # what to do about it
     ):
-        self.path,self.fault,self.remedy = Path(path),fault,remedy
+        self.path = Path(path)
+        self.fault = fault
+        self.remedy = remedy
         super().__init__(path, fault, remedy)
 
     def __str__(self): return f"{self.path}: {self.fault}. {self.remedy}"
@@ -50,35 +57,49 @@ class AudioError(ValueError):
 # %% ../nbs/00_audio_features.ipynb #86db51c3
 def _cut_short(path):
     "Does the file end before its own header or page marks say it should?"
+    size = path.stat().st_size
     with open(path, 'rb') as f:
-        head,size = f.read(12),path.stat().st_size
+        head = f.read(12)
         if head[:4] == b'OggS':
             f.seek(max(0, size - 66000))
             tail = f.read()
             last = tail.rfind(b'OggS')
-            if last + 27 > len(tail) or not tail[last + 5] & 4: return True   # the last page has the end-of-stream flag
+            ends = last + 27 <= len(tail) and tail[last + 5] & 4   # the flag of the last page
+            if not ends: return True
             lengths = tail[last + 27:last + 27 + tail[last + 26]]
             return len(tail) < last + 27 + len(lengths) + sum(lengths)
         while head[:4] == b'RIFF' and len(chunk := f.read(8)) == 8:
             name,length = struct.unpack('<4sI', chunk)
-            if name == b'data': return 0 < length < 0x7ffff000 and f.tell() + length > size   # streams lie about it
+            streamed = length >= 0x7ffff000   # the length was not known when the header was written
+            if name == b'data': return length > 0 and not streamed and f.tell() + length > size
             f.seek(length + length % 2, os.SEEK_CUR)
         return False
 
-# %% ../nbs/00_audio_features.ipynb #75106dd3
+# %% ../nbs/00_audio_features.ipynb #51579540
+RATES = range(1000, 768001)   # Hz that a file may have
+
+def _header_fault(f, path):
+    "What is wrong with what the header says, and the remedy; None if nothing is"
+    if f.samplerate not in RATES:
+        return f"has {f.samplerate} Hz; 1 to 768 kHz can be used", "Correct its sample rate"
+    if not f.frames: return "holds no samples (length 0)", "Leave it out or record it again"
+    if f.frames > 8192 * path.stat().st_size:   # no format packs even silence so tightly
+        return f"promises {f.frames} samples in {path.stat().st_size} bytes", "Export it again"
+    if _cut_short(path): return "is cut off before its end", "Copy or export it again"
+
 @contextmanager
 def _opened(path):
     "A `SoundFile` for reading; every way in which that can fail becomes an `AudioError`"
     path = Path(path)
     if not path.is_file(): raise AudioError(path, "no such file", "Check the path")
-    if not path.stat().st_size: raise AudioError(path, "is empty (0 bytes)", "Copy or download it again")
+    if not path.stat().st_size:
+        raise AudioError(path, "is empty (0 bytes)", "Copy or download it again")
     try: f = sf.SoundFile(path)
     except sf.LibsndfileError as e:
         raise AudioError(path, f"is no audio that can be read ({e.error_string.strip()})",
             "Convert it to wav, flac, ogg or mp3, or leave it out") from e
     with f:
-        if not f.frames: raise AudioError(path, "holds no samples (length 0)", "Leave it out or record it again")
-        if _cut_short(path): raise AudioError(path, "is cut off before its end", "Copy or export it again")
+        if fault := _header_fault(f, path): raise AudioError(path, *fault)
         yield f
 
 # %% ../nbs/00_audio_features.ipynb #4ac260ff
@@ -101,10 +122,39 @@ def resample(
     orig:int, # its sample rate, Hz
     new:int, # wanted sample rate, Hz
 )->Tensor: # waveform, (..., ceil(t * new / orig))
-    "Change the sample rate by windowed-sinc interpolation (torchaudio)"
+    "Change the sample rate by windowed sincs; without gradients where the ratio is no simple one"
     if orig == new: return x
-    from torchaudio.functional import resample as sinc
-    return sinc(x, orig, new)
+    if {int(orig), int(new)} - set(RATES):
+        raise ValueError(f"resample: {orig} to {new} Hz; use 1000 to 768000 Hz")
+    a,b = (int(r) // math.gcd(int(orig), int(new)) for r in (orig, new))
+    table = b * (a + 12 * max(a / b, 1))   # entries: one filter for each of b positions
+    if table <= 2**22:
+        from torchaudio.functional import resample as sinc
+        return sinc(x, int(orig), int(new))
+    from librosa import resample as soxr
+    y = soxr(x.detach().cpu().float().numpy(), orig_sr=orig, target_sr=new, res_type='soxr_hq')
+    return torch.from_numpy(y).to(x.device, x.dtype)
+
+# %% ../nbs/00_audio_features.ipynb #afbb5504
+LONGEST = 2**26   # samples that are held at once: 25 minutes at 44.1 kHz, 256 MB
+
+def _decoded(f, want, mono):
+    "Up to `want` samples from an open file, block by block, so that no header decides the memory"
+    blocks = []
+    size = max(1, 2**20 // f.channels)
+    while want > 0:
+        x = f.read(min(size, want), dtype='float32', always_2d=True)
+        if not len(x): break
+        want -= len(x)
+        blocks.append(x.mean(1, keepdims=True) if mono else x)
+    return torch.from_numpy(np.concatenate(blocks).T.copy() if blocks else np.zeros((1, 0), 'f4'))
+
+def _sample_fault(x, want):
+    "What is wrong with the samples (c, t), and the remedy; None if nothing is"
+    if x.shape[1] < want: return f"gives {x.shape[1]} of {want} samples", "Copy or export it again"
+    if bad := (~x.isfinite()).sum().item(): return f"holds {bad} NaN or inf", "Export it again"
+    if (peak := x.abs().max().item()) > 16:
+        return f"holds samples up to {peak:.3g}; full scale is 1", "Scale it to -1..1"
 
 # %% ../nbs/00_audio_features.ipynb #43a29176
 def read_audio(
@@ -112,39 +162,28 @@ def read_audio(
     sample_rate:int=None, # resample to this, Hz; None keeps the file's
     mono:bool=True, # average the channels
     start:float=0., # seconds to skip
-    seconds:float=None, # seconds to read; None reads to the end; a shorter file gives what there is
+    seconds:float=None, # seconds to read; None: to the end; a shorter file gives what there is
 )->tuple: # waveform (c, t) float32 in -1..1, and its sample rate (Hz)
-    "Read a sound; raises `AudioError`"
+    "Read a sound, in bounded memory; raises `AudioError`"
     with _opened(path) as f:
-        rate,first = f.samplerate,round(start * f.samplerate)
+        rate = f.samplerate
+        first = round(start * rate)
+        length = f"it ends at {f.frames / rate:.2f} s"
         if not 0 <= first < f.frames:
-            raise AudioError(path, f"has no start={start:g}: it ends at {f.frames / rate:.2f} s", "Start earlier")
+            raise AudioError(path, f"has no start={start:g}: {length}", "Start earlier")
         want = f.frames - first if seconds is None else min(f.frames - first, round(seconds * rate))
+        if want < 1: raise AudioError(path, f"{seconds=:g} is no sample", "Ask for more seconds")
+        if want * (1 if mono else f.channels) > LONGEST:
+            raise AudioError(path, f"is too long to be read at once: {length}",
+                "Read it in pieces, with start= and seconds=")
         try:
             f.seek(first)
-            x = torch.from_numpy(f.read(want, dtype='float32', always_2d=True).T)
+            x = _decoded(f, want, mono)
         except sf.LibsndfileError as e:
-            raise AudioError(path, f"breaks off while decoding ({e.error_string.strip()})", "Export it again") from e
-    if x.shape[1] < want: raise AudioError(path, f"gives {x.shape[1]} of {want} samples", "Copy or export it again")
-    if bad := (~x.isfinite()).sum().item(): raise AudioError(path, f"holds {bad} NaN or inf", "Export it again")
-    if mono: x = x.mean(0, keepdim=True)
-    return resample(x.contiguous(), rate, sample_rate or rate),sample_rate or rate
-
-# %% ../nbs/00_audio_features.ipynb #141bf09b
-@contextmanager
-def _replacing(path):
-    "A temporary path in the same folder that takes the place of `path` only if the block succeeds"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(prefix=f'.{path.stem}-', suffix=path.suffix, dir=path.parent)
-    os.close(fd)
-    try:
-        yield Path(tmp)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(tmp, 0o666 & ~mask)   # mkstemp makes files that only their owner may read
-        os.replace(tmp, path)
-    finally: Path(tmp).unlink(missing_ok=True)
+            raise AudioError(path, f"breaks off while decoding ({e.error_string.strip()})",
+                "Export it again") from e
+    if fault := _sample_fault(x, want): raise AudioError(path, *fault)
+    return resample(x, rate, sample_rate or rate),sample_rate or rate
 
 # %% ../nbs/00_audio_features.ipynb #d77294e8
 def write_audio(
@@ -154,17 +193,23 @@ def write_audio(
     subtype:str='PCM_16', # sample format of wav and flac, e.g. 'PCM_24'; 'FLOAT' is never clipped
 )->Path: # the file
     "Write a sound; the file appears only when it is whole; raises `AudioError`"
-    path,x = Path(path),torch.as_tensor(audio).detach().cpu().float()
-    if not torch.isfinite(x).all(): raise AudioError(path, "would hold NaN or inf", "Look where the samples come from")
-    if x.numel() == 0: raise AudioError(path, "would hold no samples (length 0)", "Give at least one sample")
+    path = Path(path)
     kind = path.suffix[1:].upper()
-    if kind not in sf.available_formats(): raise AudioError(path, f"has an unknown suffix {path.suffix!r}", "Use .wav")
+    x = torch.as_tensor(audio).detach().cpu().float()
+    if not torch.isfinite(x).all():
+        raise AudioError(path, "would hold NaN or inf", "Look where the samples come from")
+    if x.numel() == 0:
+        raise AudioError(path, "would hold no samples (length 0)", "Give at least one")
+    if kind not in sf.available_formats():
+        raise AudioError(path, f"has an unknown suffix {path.suffix!r}", "Use .wav")
     if kind not in ('WAV', 'FLAC'): subtype = None   # the format's own
     if subtype != 'FLOAT' and (peak := x.abs().max()) > 1:
         warnings.warn(f"{path}: peak {peak:.3g} was clipped to 1", stacklevel=2)
         x = x.clamp(-1, 1)
-    if subtype == 'PCM_16': x = (x * 32768).round().clamp_max(32767).short()
-    with _replacing(path) as tmp: sf.write(tmp, x.numpy().T, int(sample_rate), subtype=subtype, format=kind)
+    if subtype == 'PCM_16': x = (x * 2**15).round().clamp_max(2**15 - 1).short()
+    if subtype == 'PCM_24': x = (x.double() * 2**23).round().clamp_max(2**23 - 1).int() * 256
+    with atomic_file(path) as work:
+        sf.write(work, x.numpy().T, int(sample_rate), subtype=subtype, format=kind)
     return path
 
 # %% ../nbs/00_audio_features.ipynb #b9215d9d
@@ -175,10 +220,12 @@ def fit_length(
 )->Tensor: # waveform, (..., n)
     "Cut at the end, or fill up, so that exactly `n` samples remain"
     t = x.shape[-1]
-    if mode not in ('pad', 'loop', 'crop'): raise ValueError(f"mode={mode!r}: use 'pad', 'loop' or 'crop'")
+    if mode not in ('pad', 'loop', 'crop'):
+        raise ValueError(f"mode={mode!r}: use 'pad', 'loop' or 'crop'")
     if t >= n: return x[..., :n]
     if mode == 'pad': return F.pad(x, (0, n - t))
-    if mode == 'crop' or not t: raise ValueError(f"a clip of {t} samples cannot give {n} by mode={mode!r}; use 'pad'")
+    if mode == 'crop' or not t:
+        raise ValueError(f"a clip of {t} samples cannot give {n} by mode={mode!r}; use 'pad'")
     return x.repeat(*[1] * (x.ndim - 1), -(-n // t))[..., :n]
 
 # %% ../nbs/00_audio_features.ipynb #2dc83821
@@ -187,6 +234,42 @@ def unclipped(
 )->Tensor: # (b, c, t) in -1..1
     "Turn down what goes beyond ±1, item by item"
     return x / x.abs().amax((1, 2), keepdim=True).clamp_min(1)
+
+# %% ../nbs/00_audio_features.ipynb #fae3a9ad
+def match_loudness(
+    sounds:list, # waveforms, (c, t) or (t,)
+    sample_rate:int, # Hz
+    loudest:float=.1, # root mean square of the loudest 0.4 s; lower if a peak would pass 1
+)->list: # waveforms of the same shapes
+    "Scale sounds so that all are equally loud; silence stays silent"
+    sounds = [torch.as_tensor(x).detach().cpu().float() for x in sounds]
+    levels = []
+    for x in sounds:
+        power = x.reshape(-1, x.shape[-1]).square().mean(0)[None]
+        span = min(len(power[0]), int(.4 * sample_rate))
+        levels.append(F.avg_pool1d(power, span, max(1, span // 4)).max().sqrt().item())
+    peaks = [x.abs().max().item() for x in sounds]
+    level = min([loudest, *(.98 * l / p for l,p in zip(levels, peaks) if p > 0)])
+    return [x * (level / l if l > 0 else 1.) for x,l in zip(sounds, levels)]
+
+# %% ../nbs/00_audio_features.ipynb #b115b54f
+def recordings(
+    name:str='esc10', # folder below `FOLEYBOOK_DATA`, and the flag of the cells that need it
+)->Path|None: # the folder; None where there is none
+    "Where a collection lies; without it, cells flagged with its name say how to get it instead"
+    home = os.environ.get('FOLEYBOOK_DATA')
+    if home and (Path(home)/name).is_dir(): return Path(home)/name
+    remedy = (f"Left out: this cell needs the recordings of {name}. In the folder of the book, python "
+              f"data_scripts/{name}.py --to data/{name} fetches them; then start Jupyter with "
+              "FOLEYBOOK_DATA=$PWD/data.")
+
+    def leave_out(cell):
+        "The lines that Jupyter runs for a cell"
+        flagged = any(re.fullmatch(rf'\s*#\s*\|\s*{name}\s*', line) for line in cell)
+        return [f'print({remedy!r})\n'] if flagged else cell
+
+    from IPython import get_ipython
+    if shell := get_ipython(): shell.input_transformers_cleanup.append(leave_out)
 
 # %% ../nbs/00_audio_features.ipynb #f5e89bff
 def audio_data_uri(
@@ -199,21 +282,68 @@ def audio_data_uri(
     if len(x) > 2: x = x.mean(0, keepdim=True)
     rates = [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000]   # all that MP3 knows
     rate = next((r for r in rates if r >= sample_rate), 48000)
-    x,buf = resample(x, int(sample_rate), rate).clamp(-1, 1),io.BytesIO()
+    x = resample(x, int(sample_rate), rate).clamp(-1, 1)
+    buf = io.BytesIO()
     sf.write(buf, x.T.numpy(), rate, format='MP3', subtype='MPEG_LAYER_III', compression_level=.7,
         bitrate_mode='VARIABLE')
     return 'data:audio/mpeg;base64,' + b64encode(buf.getvalue()).decode()
+
+# %% ../nbs/00_audio_features.ipynb #fa5be158
+def mel_data_uri(
+    x:Tensor, # waveform, (t,) or (c, t)
+    sample_rate:int, # Hz
+    width:int=240, # pixels
+    height:int=80, # pixels
+)->str: # 'data:image/jpeg;base64,...'
+    "A small log-mel picture as text for a page: low bands below, 70 dB from black to yellow"
+    from matplotlib import colormaps
+    from PIL import Image
+    x = torch.as_tensor(x).detach().cpu().float()
+    n_fft = max(64, 2 ** round(math.log2(sample_rate / 22)))
+    mel = MelConfig(sample_rate=sample_rate, n_fft=n_fft, win_length=n_fft, hop_length=n_fft // 4,
+        n_mels=64, f_max=None, center=True, pad_mode='constant', power=2., log='db', floor=1e-10)
+    m = log_mel(x.reshape(-1, x.shape[-1]).mean(0), mel).flip(0)
+    m = ((m - m.max().clamp_min(-60)) / 70 + 1).clamp(0, 1)
+    image = Image.fromarray(colormaps['magma'](m.numpy(), bytes=True)[..., :3])
+    buf = io.BytesIO()
+    image.resize((width, height), Image.Resampling.BILINEAR).save(buf, 'JPEG', quality=80)
+    return 'data:image/jpeg;base64,' + b64encode(buf.getvalue()).decode()
+
+# %% ../nbs/00_audio_features.ipynb #ba3c3ab6
+def play_table(
+    sounds, # waveforms: (n, c, t), a list of (c, t) or (t,), or a dict label -> waveform
+    sample_rate:int, # Hz
+    labels:list=None, # one per sound
+    columns:int=4, # players in a row
+    pictures:bool=True, # a log-mel picture above each player?
+    match:bool=False, # make all equally loud, to compare them?
+):
+    "Players side by side"
+    from IPython.display import HTML
+    if isinstance(sounds, dict):
+        labels = list(sounds)
+        sounds = list(sounds.values())
+    if match: sounds = match_loudness(sounds, sample_rate)
+    cells = []
+    for x,label in zip(sounds, labels or [''] * len(sounds), strict=True):
+        parts = [escape(str(label))] if str(label) else []
+        if pictures: parts.append(f'<img src="{mel_data_uri(x, sample_rate)}"/>')
+        parts.append(f'<audio controls preload="none" style="width:240px" '
+                     f'src="{audio_data_uri(x, sample_rate)}"></audio>')
+        cells.append(f'<td style="text-align:left">{"<br/>".join(parts)}</td>')
+    rows = [''.join(cells[i:i + columns]) for i in range(0, len(cells), columns)]
+    return HTML('<table>' + ''.join(f'<tr>{r}</tr>' for r in rows) + '</table>')
 
 # %% ../nbs/00_audio_features.ipynb #4de8cc52
 def play(
     x:Tensor, # waveform, (t,) or (c, t)
     sample_rate:int, # Hz
     label:str='', # shown above the player
+    picture:bool=False, # a log-mel picture above the player?
+    match:bool=False, # at the loudness that all matched players have?
 ):
     "A player for one sound"
-    from IPython.display import HTML
-    name = f'<div>{escape(str(label))}</div>' if label else ''
-    return HTML(f'{name}<audio controls preload="none" src="{audio_data_uri(x, sample_rate)}"></audio>')
+    return play_table([x], sample_rate, [label], pictures=picture, match=match)
 
 # %% ../nbs/00_audio_features.ipynb #e3af288c
 def show_wave(
@@ -239,7 +369,8 @@ def hz_to_mel(
     "Perceived pitch: Slaney's scale is linear below 1 kHz, HTK's is one formula"
     f = torch.as_tensor(f, dtype=torch.float64)
     if scale == 'htk': return 2595 * torch.log10(1 + f / 700)
-    return torch.where(f < 1000, f * 3 / 200, 15 + torch.log(f.clamp_min(1e-9) / 1000) * 27 / math.log(6.4))
+    above = 15 + torch.log(f.clamp_min(1e-9) / 1000) * 27 / math.log(6.4)
+    return torch.where(f < 1000, f * 3 / 200, above)
 
 # %% ../nbs/00_audio_features.ipynb #d5510fd1
 def mel_to_hz(
@@ -264,7 +395,7 @@ class MelConfig:
     f_max: float|None = 8000. # Hz; None: half the sample rate
     center: bool = False # is frame k centred on sample k * hop_length?
     pad_mode: str = 'reflect' # 'reflect' or 'constant' (zeros)
-    pad: int|None = None # samples at each end; None: n_fft // 2 if center else (n_fft - hop_length) // 2
+    pad: int|None = None # samples at each end; None: n_fft / 2 if center, else (n_fft - hop) / 2
     mel_scale: str = 'slaney' # or 'htk'
     mel_norm: str|None = 'slaney' # filters of equal area; None: of equal height
     power: float = 1. # 1: magnitude, 2: power
@@ -285,7 +416,8 @@ class MelConfig:
     @classmethod
     def from_dict(cls, d:dict)->'MelConfig':
         "The inverse of `to_dict`; an unknown field is an error"
-        if extra := set(d) - {f.name for f in fields(cls)}: raise ValueError(f"MelConfig has no field {sorted(extra)}")
+        if extra := set(d) - {f.name for f in fields(cls)}:
+            raise ValueError(f"MelConfig has no field {sorted(extra)}")
         return cls(**d)
 
     def replace(self, **changes)->'MelConfig':
@@ -295,16 +427,19 @@ class MelConfig:
 # %% ../nbs/00_audio_features.ipynb #6f62bb11
 def _check_mel(mel):
     "Raise ValueError for a front end that cannot be"
-    choices = dict(pad_mode=('reflect', 'constant'), mel_scale=('slaney', 'htk'), mel_norm=('slaney', None),
-        log=('ln', 'log10', 'db'), power=(1, 2))
-    for k,allowed in choices.items():
-        if (v := getattr(mel, k)) not in allowed: raise ValueError(f"MelConfig: {k}={v!r}; use one of {allowed}")
+    choices = dict(pad_mode=('reflect', 'constant'), mel_scale=('slaney', 'htk'),
+        mel_norm=('slaney', None), log=('ln', 'log10', 'db'), power=(1, 2))
+    for name,allowed in choices.items():
+        if (v := getattr(mel, name)) not in allowed:
+            raise ValueError(f"MelConfig: {name}={v!r}; use one of {allowed}")
     if not 0 < mel.hop_length <= mel.win_length <= mel.n_fft:
-        raise ValueError(f"MelConfig: hop_length={mel.hop_length} <= win_length={mel.win_length} <= "
-                         f"n_fft={mel.n_fft} does not hold")
+        raise ValueError(f"MelConfig: hop_length={mel.hop_length} <= win_length={mel.win_length} "
+                         f"<= n_fft={mel.n_fft} does not hold")
     if not 0 <= mel.f_min < mel.top <= mel.sample_rate / 2:
-        raise ValueError(f"MelConfig: f_min={mel.f_min:g}, f_max={mel.top:g}; use 0..{mel.sample_rate / 2:g} Hz")
-    if (mel.low is None) != (mel.high is None): raise ValueError("MelConfig: give low and high, or neither")
+        raise ValueError(f"MelConfig: f_min={mel.f_min:g}, f_max={mel.top:g}; "
+                         f"use 0..{mel.sample_rate / 2:g} Hz")
+    if (mel.low is None) != (mel.high is None):
+        raise ValueError("MelConfig: give low and high, or neither")
 
 # %% ../nbs/00_audio_features.ipynb #5f5af904
 @patch(as_prop=True)
@@ -322,7 +457,6 @@ def padding(
     if self.pad is not None: return self.pad
     return self.n_fft // 2 if self.center else (self.n_fft - self.hop_length) // 2
 
-# %% ../nbs/00_audio_features.ipynb #c626cb52
 @patch
 def frames(
     self:MelConfig,
@@ -341,23 +475,27 @@ def samples(
 
 # %% ../nbs/00_audio_features.ipynb #d3443a1b
 MEL_PRESETS = dict(
+    foley=dict(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=512, n_mels=128,
+        f_max=None, magnitude_eps=1e-9),
     dcase2023=dict(magnitude_eps=1e-9),
     hifigan=dict(magnitude_eps=1e-9),
     specvqgan=dict(f_min=125., f_max=7600., center=True, log='db', low=-80., high=20.),
     diffwave_ljspeech=dict(center=True),
-    audio_diffusion=dict(n_fft=2048, win_length=2048, hop_length=512, n_mels=256, f_max=None, center=True,
-        pad_mode='constant', power=2., log='db', floor=1e-10, ref_max=True, top_db=80.),
+    audio_diffusion=dict(n_fft=2048, win_length=2048, hop_length=512, n_mels=256, f_max=None,
+        center=True, pad_mode='constant', power=2., log='db', floor=1e-10, ref_max=True,
+        top_db=80.),
+    audyn=dict(f_max=None, center=True, mel_scale='htk', mel_norm=None, power=2., floor=1e-10),
     bigvgan_22khz_80=dict(magnitude_eps=1e-9),
     bigvgan_24khz_100=dict(sample_rate=24000, n_mels=100, f_max=12000., magnitude_eps=1e-9),
-    bigvgan_44khz_128=dict(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=512, n_mels=128, f_max=None,
-        magnitude_eps=1e-9))
+    bigvgan_44khz_128=dict(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=512,
+        n_mels=128, f_max=None, magnitude_eps=1e-9))
 
 # %% ../nbs/00_audio_features.ipynb #cdc93498
 @patch(cls_method=True)
 def presets(
     cls:MelConfig
 )->list: # names
-    "The published front ends"
+    "This book's own front end, `foley`, and the published ones"
     return list(MEL_PRESETS)
 
 @patch(cls_method=True)
@@ -365,8 +503,9 @@ def preset(
     cls:MelConfig,
     name:str, # one of `MelConfig.presets()`
 )->MelConfig:
-    "A published front end"
-    if name not in MEL_PRESETS: raise ValueError(f"no mel preset {name!r}; there are {', '.join(MEL_PRESETS)}")
+    "A front end by its name"
+    if name not in MEL_PRESETS:
+        raise ValueError(f"no mel preset {name!r}; there are {', '.join(MEL_PRESETS)}")
     return cls(**MEL_PRESETS[name])
 
 # %% ../nbs/00_audio_features.ipynb #6c519b3e
@@ -377,8 +516,10 @@ class MelMismatch(ValueError):
 @patch
 def _effect(self:MelConfig):
     "The fields with every default worked out"
-    d = {**asdict(self), 'f_max': self.top, 'f_min': float(self.f_min), 'pad': self.padding, 'power': float(self.power)}
-    return {k: v for k,v in d.items() if k != 'center'}   # its effect is the padding
+    worked_out = {**asdict(self), 'f_max': self.top, 'f_min': float(self.f_min),
+        'pad': self.padding, 'power': float(self.power)}
+    del worked_out['center']   # its effect is the padding
+    return worked_out
 
 @patch(as_prop=True)
 def hash(
@@ -393,7 +534,8 @@ def diff(
     other:MelConfig, # to compare with
 )->dict: # field -> (ours, theirs)
     "The fields whose effect differs"
-    ours,theirs = self._effect(),other._effect()
+    ours = self._effect()
+    theirs = other._effect()
     return {k: (ours[k], theirs[k]) for k in ours if ours[k] != theirs[k]}
 
 # %% ../nbs/00_audio_features.ipynb #b240dc13
@@ -406,7 +548,8 @@ def require(
     "Raise `MelMismatch` unless both make the same spectrogram"
     if d := self.diff(other):
         names = ', '.join(f"{k} is {a} here and {b} there" for k,(a,b) in d.items())
-        raise MelMismatch(f"{what} was made for another mel spectrogram: {names}. Use parts of one MelConfig")
+        raise MelMismatch(f"{what} was made for another mel spectrogram: {names}. "
+                          "Use parts of one MelConfig")
 
 # %% ../nbs/00_audio_features.ipynb #bff8151c
 def mel_centres(
@@ -428,7 +571,13 @@ def mel_filterbank(
     triangles = torch.minimum(rise, fall).clamp_min(0)
     return triangles * (2 / (hz[2:] - hz[:-2]))[:, None] if mel.mel_norm == 'slaney' else triangles
 
-# %% ../nbs/00_audio_features.ipynb #4c3302c9
+# %% ../nbs/00_audio_features.ipynb #42324387
+def _window(mel):
+    "Hann window of `win_length` in the middle of `n_fft` samples, float64"
+    side = (mel.n_fft - mel.win_length) // 2
+    window = torch.hann_window(mel.win_length, dtype=torch.float64)
+    return F.pad(window, (side, mel.n_fft - mel.win_length - side))
+
 class _FrontEnd(NamedTuple):
     "What a front end needs on one device, made once"
     window: Tensor # (n_fft,)
@@ -440,30 +589,30 @@ class _FrontEnd(NamedTuple):
 @lru_cache(maxsize=64)
 def _front_end(mel, device, dtype):
     "Window and filterbank, made once per front end, device and type"
-    with torch.inference_mode(False), torch.no_grad():   # cached tensors must also serve a later training
-        side = (mel.n_fft - mel.win_length) // 2
-        window = torch.hann_window(mel.win_length, dtype=torch.float64)
-        window = F.pad(window, (side, mel.n_fft - mel.win_length - side))
+    with torch.inference_mode(False), torch.no_grad():   # they must also serve a later training
         basis = mel_filterbank(mel)
-        used = [u.nonzero().flatten() for u in basis > 0]
-        lo,hi = min(u[0] for u in used if len(u)).item(),max(u[-1] for u in used if len(u)).item() + 1
-        basis = basis[:, lo:hi].T.contiguous().to(device, dtype)
+        used = (basis > 0).any(0).nonzero().flatten()
+        first = used[0].item()
+        basis = basis[:, first:used[-1] + 1].T.contiguous().to(device, dtype)
         n = max(1, mel.n_mels // 16) if device.type == 'cpu' else 1
-        edges,blocks = [round(mel.n_mels * i / n) for i in range(n + 1)],[]
+        edges = [round(mel.n_mels * i / n) for i in range(n + 1)]
+        blocks = []
         for a,b in zip(edges, edges[1:]):
             u = (basis[:, a:b] > 0).any(1).nonzero().flatten().tolist() or [0]
             blocks.append((u[0], u[-1] + 1, basis[u[0]:u[-1] + 1, a:b].contiguous()))
-        return _FrontEnd(window.to(device, dtype), basis, lo, blocks)
+        return _FrontEnd(_window(mel).to(device, dtype), basis, first, blocks)
 
 # %% ../nbs/00_audio_features.ipynb #87848a03
-def _padded(x, mel):
-    "Waveforms (b, t) with the samples added at both ends"
-    p,t = mel.padding,x.shape[-1]
+def _padded(x, mel, tail=0):
+    "Waveforms (b, t) with the samples added at both ends, and `tail` zeros"
+    t = x.shape[-1]
+    p = mel.padding
     if t == 0 or (mel.pad_mode == 'reflect' and p >= t):
-        raise ValueError(f"a clip of {t} samples is too short to be padded by {p} at each end; use fit_length")
-    if not p: return x
-    if mel.pad_mode == 'constant': return F.pad(x, (p, p))
-    return torch.cat([x[:, 1:p + 1].flip(-1), x, x[:, -p - 1:-1].flip(-1)], -1)   # F.pad's 'reflect' is slower
+        raise ValueError(f"a clip of {t} samples is too short to be padded by {p} at each end; "
+                         "use fit_length")
+    if not p or mel.pad_mode == 'constant': return F.pad(x, (p, p + tail)) if p + tail else x
+    ends = x[:, 1:p + 1].flip(-1),x[:, -p - 1:-1].flip(-1)   # F.pad's 'reflect' is slower
+    return torch.cat([ends[0], x, ends[1], x.new_zeros(len(x), tail)], -1)
 
 # %% ../nbs/00_audio_features.ipynb #7574f499
 def _mel_of(x, mel, fe):
@@ -483,13 +632,82 @@ def _mel_of(x, mel, fe):
 
 # %% ../nbs/00_audio_features.ipynb #63365628
 def _log(x, mel):
-    "The logarithm of mel values (b, f, m), with reference, floor and normalisation"
+    "The logarithm of mel values (b, ., .), with reference, floor and normalisation"
     scale = {'ln': 1, 'log10': 1, 'db': 20 / mel.power}[mel.log]
-    log = lambda v: v.clamp_min(mel.floor).log() if mel.log == 'ln' else v.clamp_min(mel.floor).log10() * scale
+
+    def log(v):
+        v = v.clamp_min(mel.floor)
+        return v.log() if mel.log == 'ln' else v.log10() * scale
+
     y = log(x)
     if mel.ref_max and x.numel(): y = y - log(x.amax((-2, -1), keepdim=True))
-    if mel.top_db is not None and x.numel(): y = torch.maximum(y, y.amax((-2, -1), keepdim=True) - mel.top_db)
+    if mel.top_db is not None and x.numel():
+        y = torch.maximum(y, y.amax((-2, -1), keepdim=True) - mel.top_db)
     return y if mel.low is None else ((y - mel.low) / (mel.high - mel.low)).clamp(0, 1)
+
+# %% ../nbs/00_audio_features.ipynb #f4c3bc36
+def _log_mel_by_torch(x, mel):
+    "Log-mel (b, m, f) of waveforms (b, t), on any device, with gradients where they are asked for"
+    f = mel.frames(x.shape[-1])
+    fe = _front_end(mel, x.device, x.dtype)
+    hop = mel.hop_length
+    many = max(1, (2**19 if x.device.type == 'cpu' else 2**27) // mel.n_fft)   # frames at a time
+    if torch.is_grad_enabled() and x.requires_grad: many = f * len(x)
+    spans = [(j * hop, (min(f, j + many) - 1) * hop + mel.n_fft) for j in range(0, f, many)]
+    out = []
+    for clips in x.split(max(1, many // f)):
+        clips = _padded(clips, mel)
+        values = torch.cat([_mel_of(clips[:, i:j], mel, fe) for i,j in spans], 1)
+        out.append(_log(values, mel).transpose(1, 2))
+    return torch.cat(out).contiguous()
+
+# %% ../nbs/00_audio_features.ipynb #7131a04a
+@lru_cache(maxsize=1)
+def _kernel():
+    "The compiled loop; None where numba is not to be had or finds no folder to keep its work in"
+    try:
+        from numba import config, njit
+        from foleybook import mel_kernel
+        if config.DISABLE_JIT: return None
+        loop = njit(nogil=True, error_model='numpy', cache=True)(mel_kernel.mel_of)
+    except (ImportError, RuntimeError): return None
+    return loop,mel_kernel
+
+@lru_cache(maxsize=64)
+def _kernel_tables(mel):
+    "All that the loop needs besides the samples, made once per front end"
+    _,kernel = _kernel()
+    turns,order = kernel.fft_tables(mel.n_fft // 2)
+    halves = kernel.circle(mel.n_fft // 2 + 1, mel.n_fft)
+    basis = mel_filterbank(mel).numpy()
+    used = [row.nonzero()[0] for row in basis]
+    spans = np.array([(u[0], u[-1] + 1) if len(u) else (0, 0) for u in used])
+    weights = np.concatenate([row[i:j] for row,(i,j) in zip(basis, spans)]).astype(np.float32)
+    bins = np.array([min(u[0] for u in used if len(u)), spans.max()])
+    order = np.append(order, order[0])
+    return (_window(mel).float().numpy(), turns, order, halves, bins, spans, weights,
+            int(mel.power), np.float32(mel.magnitude_eps))
+
+# %% ../nbs/00_audio_features.ipynb #5be6aa4d
+def _log_mel_by_kernel(x, mel):
+    "Log-mel (b, m, f) of float32 waveforms (b, t) on the processor"
+    t = x.shape[-1]
+    hop = mel.hop_length
+    f = mel.frames(t)
+    full = f + -f % 16
+    loop,kernel = _kernel()
+    tail = max(0, kernel.reach(full, mel.n_fft, hop) - t - 2 * mel.padding)
+
+    def some(clips):
+        clips = _padded(clips, mel, tail).contiguous()
+        values = torch.empty(len(clips), mel.n_mels, full)
+        loop(clips.numpy(), hop, *_kernel_tables(mel), values.numpy())
+        return _log(values[..., :f], mel)
+
+    parts = x.detach().split(max(1, 2**18 // t))
+    threads = min(len(parts), torch.get_num_threads())
+    if threads < 2: return torch.cat([some(clips) for clips in parts])
+    with ThreadPoolExecutor(threads) as pool: return torch.cat(list(pool.map(some, parts)))
 
 # %% ../nbs/00_audio_features.ipynb #749f4466
 def log_mel(
@@ -499,18 +717,16 @@ def log_mel(
     "Log-mel spectrogram, batched, on the device of `x`; float32 also inside autocast"
     with torch.autocast(x.device.type, enabled=False):
         x = x if x.dtype == torch.float64 else x.float()
-        shape,x = x.shape[:-1],x.reshape(-1, x.shape[-1])
-        fe,f = _front_end(mel, x.device, x.dtype),mel.frames(x.shape[-1])
-        if not len(x) or not f: return _padded(x, mel).new_zeros(*shape, mel.n_mels, f)
-        many = max(1, (2**19 if x.device.type == 'cpu' else 2**27) // mel.n_fft)   # frames at a time
-        if torch.is_grad_enabled() and x.requires_grad: many = f * len(x)
-        spans = [(j * mel.hop_length, (min(f, j + many) - 1) * mel.hop_length + mel.n_fft) for j in range(0, f, many)]
-        out = []
-        for clips in x.split(max(1, many // f)):
-            clips = _padded(clips, mel)
-            values = torch.cat([_mel_of(clips[:, i:j], mel, fe) for i,j in spans], 1)
-            out.append(_log(values, mel).transpose(1, 2))
-        return torch.cat(out).contiguous().view(*shape, mel.n_mels, f)
+        f = mel.frames(x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1])
+        if not len(rows) or not f:
+            return _padded(rows, mel).new_zeros(*x.shape[:-1], mel.n_mels, f)
+        plain = x.device.type == 'cpu' and x.dtype == torch.float32
+        grad = torch.is_grad_enabled() and x.requires_grad
+        halves_well = mel.n_fft >= 8 and mel.n_fft & (mel.n_fft - 1) == 0
+        fused = plain and not grad and halves_well and _kernel()
+        y = (_log_mel_by_kernel if fused else _log_mel_by_torch)(rows, mel)
+        return y.view(*x.shape[:-1], mel.n_mels, f)
 
 # %% ../nbs/00_audio_features.ipynb #882fe7ea
 def show_mel(
@@ -588,19 +804,24 @@ class GriffinLim(nn.Module):
         momentum:float=.99, # alpha of the paper; 0 is the method of 1984
     ):
         super().__init__()
-        self.mel,self.n_iter,self.momentum = mel,n_iter,momentum
+        self.mel = mel
+        self.n_iter = n_iter
+        self.momentum = momentum
 
     def _start(self, shape, generator):
         seeds = [0] * shape[0] if generator is None else generator
-        if isinstance(seeds, torch.Generator): return torch.rand(shape, generator=seeds, device=seeds.device)
-        if len(seeds) != shape[0]: raise ValueError(f"{len(seeds)} seeds for {shape[0]} spectrograms; give one each")
-        gens = [s if isinstance(s, torch.Generator) else torch.Generator().manual_seed(int(s)) for s in seeds]
+        if isinstance(seeds, torch.Generator):
+            return torch.rand(shape, generator=seeds, device=seeds.device)
+        if len(seeds) != shape[0]:
+            raise ValueError(f"{len(seeds)} seeds for {shape[0]} spectrograms; give one each")
+        fresh = lambda seed: torch.Generator().manual_seed(int(seed))
+        gens = [s if isinstance(s, torch.Generator) else fresh(s) for s in seeds]
         return torch.stack([torch.rand(shape[1:], generator=g, device=g.device) for g in gens])
 
     @torch.no_grad()
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
-        generator=None, # a torch.Generator, or one generator or seed per item; None: the same start each time
+        generator=None, # a torch.Generator, or one generator or seed per item; None: all the same
     )->Tensor: # waveform, (b, 1, mel.samples(f))
         "Find phases that agree with each other where frames overlap"
         with torch.autocast(log_mel.device.type, enabled=False):
@@ -612,46 +833,9 @@ class GriffinLim(nn.Module):
                 c = _stft(_istft(spec, self.mel, fe), self.mel, fe)
                 t = torch.view_as_real(c + self.momentum * (c - before))
                 scale = mag * (t[..., 0].square() + t[..., 1].square()).clamp_min(1e-24).rsqrt()
-                spec,before = torch.view_as_complex(t * scale[..., None]),c
+                spec = torch.view_as_complex(t * scale[..., None])
+                before = c
             return _istft(spec, self.mel, fe)[:, None]
-
-# %% ../nbs/00_audio_features.ipynb #fa5be158
-def mel_data_uri(
-    x:Tensor, # waveform, (t,) or (c, t)
-    sample_rate:int, # Hz
-    width:int=240, # pixels
-    height:int=80, # pixels
-)->str: # 'data:image/jpeg;base64,...'
-    "A small log-mel picture as text for a web page: low bands at the bottom, 70 dB from black to yellow"
-    from matplotlib import colormaps
-    from PIL import Image
-    x,n_fft = torch.as_tensor(x).detach().cpu().float(),max(64, 2 ** round(math.log2(sample_rate / 22)))
-    mel = MelConfig(sample_rate=sample_rate, n_fft=n_fft, win_length=n_fft, hop_length=n_fft // 4, n_mels=64,
-        f_max=None, center=True, pad_mode='constant', power=2., log='db', floor=1e-10)
-    m = log_mel(x.reshape(-1, x.shape[-1]).mean(0), mel).flip(0)
-    m = ((m - m.max().clamp_min(-60)) / 70 + 1).clamp(0, 1)
-    image,buf = Image.fromarray(colormaps['magma'](m.numpy(), bytes=True)[..., :3]),io.BytesIO()
-    image.resize((width, height), Image.Resampling.BILINEAR).save(buf, 'JPEG', quality=80)
-    return 'data:image/jpeg;base64,' + b64encode(buf.getvalue()).decode()
-
-# %% ../nbs/00_audio_features.ipynb #ba3c3ab6
-def play_table(
-    sounds, # waveforms: (n, c, t), a list of (c, t) or (t,), or a dict label -> waveform
-    sample_rate:int, # Hz
-    labels:list=None, # one per sound
-    columns:int=4, # players in a row
-    pictures:bool=True, # a log-mel picture above each player?
-):
-    "Players side by side"
-    from IPython.display import HTML
-    if isinstance(sounds, dict): labels,sounds = list(sounds),list(sounds.values())
-    cells = []
-    for x,label in zip(sounds, labels or [''] * len(sounds), strict=True):
-        picture = f'<img src="{mel_data_uri(x, sample_rate)}"/><br/>' if pictures else ''
-        cells.append(f'<td style="text-align:left">{escape(str(label))}<br/>{picture}<audio controls preload="none" '
-                     f'style="width:240px" src="{audio_data_uri(x, sample_rate)}"></audio></td>')
-    rows = [''.join(cells[i:i + columns]) for i in range(0, len(cells), columns)]
-    return HTML('<table>' + ''.join(f'<tr>{r}</tr>' for r in rows) + '</table>')
 
 # %% ../nbs/00_audio_features.ipynb #440ef42d
 def mel_to_image(
@@ -659,7 +843,8 @@ def mel_to_image(
     mel:MelConfig, # front end with `top_db`
 )->Tensor: # bytes, (..., m, f); row 0 is the lowest band
     "-top_db..0 dB become 0..255, rounded"
-    if mel.top_db is None: raise ValueError("mel_to_image needs a MelConfig with top_db, as 'audio_diffusion' has")
+    if mel.top_db is None:
+        raise ValueError("mel_to_image needs a MelConfig with top_db, as 'audio_diffusion' has")
     return ((log_mel + mel.top_db) * 255 / mel.top_db).clamp(0, 255).add(.5).to(torch.uint8)
 
 # %% ../nbs/00_audio_features.ipynb #0554dc93
@@ -668,10 +853,16 @@ def image_to_mel(
     mel:MelConfig, # front end with `top_db`
 )->Tensor: # log-mel in dB, (..., m, f)
     "The inverse of `mel_to_image` up to rounding"
-    if mel.top_db is None: raise ValueError("image_to_mel needs a MelConfig with top_db, as 'audio_diffusion' has")
+    if mel.top_db is None:
+        raise ValueError("image_to_mel needs a MelConfig with top_db, as 'audio_diffusion' has")
     return image.float() * mel.top_db / 255 - mel.top_db
 
 # %% ../nbs/00_audio_features.ipynb #4ce18f83
+def _check_convention(name):
+    "Raise ValueError for a mu-law that nobody uses"
+    if name not in ('torchaudio', 'mtcrnn'):
+        raise ValueError(f"convention={name!r}; use 'torchaudio' or 'mtcrnn'")
+
 def mu_law_encode(
     x:Tensor, # waveform, any shape, -1..1
     channels:int=256, # number of codes
@@ -679,13 +870,15 @@ def mu_law_encode(
     clip:bool=True, # limit x to -1..1 first, so that each code is in 0..channels-1
 )->Tensor: # int64 codes, the shape of x
     "Logarithmic quantisation: fine steps near silence, coarse ones at the peaks"
-    if convention not in ('torchaudio', 'mtcrnn'): raise ValueError(f"{convention=}; use 'torchaudio' or 'mtcrnn'")
-    mu,x = channels - 1,torch.as_tensor(x)
+    _check_convention(convention)
+    mu = channels - 1
+    x = torch.as_tensor(x)
     if clip: x = x.clamp(-1, 1)
-    if convention == 'mtcrnn': x = x.double()   # a code changes where q meets the grid: no room for rounding
+    if convention == 'mtcrnn': x = x.double()   # a code changes where q meets the grid: be exact
     q = x.sign() * torch.log(1 + mu * x.abs()) / math.log(1 + mu)
     if convention == 'torchaudio': return ((q + 1) / 2 * mu + .5).long()
-    return torch.bucketize(q, torch.from_numpy(np.linspace(-1, 1, channels)).to(q.device), right=True) - 1
+    grid = torch.from_numpy(np.linspace(-1, 1, channels)).to(q.device)
+    return torch.bucketize(q, grid, right=True) - 1
 
 # %% ../nbs/00_audio_features.ipynb #81043adc
 def mu_law_decode(
@@ -695,8 +888,9 @@ def mu_law_decode(
     dtype:torch.dtype=torch.float32, # of the result
 )->Tensor: # waveform, -1..1
     "The amplitude that a code stands for"
-    if convention not in ('torchaudio', 'mtcrnn'): raise ValueError(f"{convention=}; use 'torchaudio' or 'mtcrnn'")
-    mu,k = channels - 1,torch.as_tensor(codes).double()
+    _check_convention(convention)
+    mu = channels - 1
+    k = torch.as_tensor(codes).double()
     q = 2 * k / (mu if convention == 'torchaudio' else channels) - 1
     return (q.sign() * ((q.abs() * math.log(1 + mu)).exp() - 1) / mu).to(dtype)
 
@@ -722,7 +916,8 @@ def _repeats(y, lag, frame_length, hop_length):
     half = frame_length // 2
     y = F.pad(y, (half, half + frame_length))
     at = torch.arange(len(lag))[:, None] * hop_length + torch.arange(half)
-    a,b = y[at],y[at + lag.round().long()[:, None].clamp(1, frame_length)]
+    a = y[at]
+    b = y[at + lag.round().long()[:, None].clamp(1, frame_length)]
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-8)
 
 # %% ../nbs/00_audio_features.ipynb #4f95f5fc
@@ -738,14 +933,16 @@ def frame_features(
     "Loudness, brightness, pitch and timbre over time"
     from librosa import feature, yin
     x = torch.as_tensor(x).detach().cpu().float().reshape(-1)
-    y,hop = x.numpy(),dict(hop_length=hop_length)
-    rms = feature.rms(y=y, frame_length=frame_length, **hop)[0]
-    centroid = feature.spectral_centroid(y=y, sr=sample_rate, n_fft=frame_length, **hop)[0]
-    mfcc = feature.mfcc(y=y, sr=sample_rate, n_mfcc=n_mfcc, n_fft=frame_length, **hop)
-    pitch = yin(y, fmin=f_min, fmax=min(f_max, sample_rate / 2 - 1), sr=sample_rate, frame_length=frame_length, **hop)
-    pitch = torch.from_numpy(pitch).float()
+    hop = dict(hop_length=hop_length)
+    of = dict(y=x.numpy(), sr=sample_rate, **hop)
+    rms = feature.rms(y=x.numpy(), frame_length=frame_length, **hop)[0]
+    centroid = feature.spectral_centroid(n_fft=frame_length, **of)[0]
+    mfcc = feature.mfcc(n_mfcc=n_mfcc, n_fft=frame_length, **of)
+    f_max = min(f_max, sample_rate / 2 - 1)
+    pitch = torch.from_numpy(yin(fmin=f_min, fmax=f_max, frame_length=frame_length, **of)).float()
     pitch = pitch * (_repeats(x, sample_rate / pitch, frame_length, hop_length) > .5)
-    return FrameFeatures(torch.from_numpy(rms), torch.from_numpy(centroid).float(), pitch, torch.from_numpy(mfcc))
+    centroid = torch.from_numpy(centroid).float()
+    return FrameFeatures(torch.from_numpy(rms), centroid, pitch, torch.from_numpy(mfcc))
 
 # %% ../nbs/00_audio_features.ipynb #ddefbdd3
 class SamplingError(RuntimeError):
@@ -763,12 +960,15 @@ class Sounds:
         meta:dict=None, # how they were made: model, config hash, steps, licence
     ):
         self.audio = torch.as_tensor(audio).detach().cpu().float().contiguous()
-        if self.audio.ndim != 3: raise SamplingError(f"audio of shape {tuple(self.audio.shape)}; wanted (n, c, t)")
-        self.sample_rate,self.meta = int(sample_rate),dict(meta or {})
+        if self.audio.ndim != 3:
+            raise SamplingError(f"audio of shape {tuple(self.audio.shape)}; wanted (n, c, t)")
+        self.sample_rate = int(sample_rate)
+        self.meta = dict(meta or {})
         self.seeds = list(range(len(self))) if seeds is None else [int(s) for s in seeds]
         self.labels = [''] * len(self) if labels is None else [str(l) for l in labels]
         for k in 'seeds','labels':
-            if len(v := getattr(self, k)) != len(self): raise ValueError(f"{len(v)} {k} for {len(self)} sounds")
+            if len(v := getattr(self, k)) != len(self):
+                raise ValueError(f"{len(v)} {k} for {len(self)} sounds")
         self._check()
 
     def __len__(self): return len(self.audio)
@@ -777,12 +977,14 @@ class Sounds:
         "Some of the sounds, again as `Sounds`"
         i = range(len(self))[i] if isinstance(i, (int, slice)) else i
         i = [i] if isinstance(i, int) else list(i)
-        seeds,labels = [self.seeds[k] for k in i],[self.labels[k] for k in i]
+        seeds = [self.seeds[k] for k in i]
+        labels = [self.labels[k] for k in i]
         return Sounds(self.audio[i], self.sample_rate, seeds, labels, self.meta)
 
     def __repr__(self):
         n,c,t = self.audio.shape
-        return f"Sounds(n={n}, channels={c}, seconds={t / self.sample_rate:.3f}, sample_rate={self.sample_rate})"
+        seconds = t / self.sample_rate
+        return f"Sounds({n=}, channels={c}, {seconds=:.3f}, sample_rate={self.sample_rate})"
 
     def _repr_html_(self): return self.show().data
 
@@ -790,13 +992,18 @@ class Sounds:
 @patch
 def _check(self:Sounds):
     "Raise `SamplingError` if this is no sound"
-    if not self.audio.numel(): raise SamplingError(f"no samples: shape {tuple(self.audio.shape)}. Ask for more")
-    if bad := (~self.audio.isfinite()).flatten(1).any(1).nonzero().flatten().tolist():
-        raise SamplingError(f"sounds {bad} hold NaN or inf. Train with a lower lr, or load an earlier checkpoint")
+    if not self.audio.numel():
+        raise SamplingError(f"no samples: shape {tuple(self.audio.shape)}. Ask for more")
+    bad = (~self.audio.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise SamplingError(f"sounds {bad} hold NaN or inf. Train with a lower lr, or load an "
+                            "earlier checkpoint")
     peaks = self.audio.abs().amax((1, 2))
-    if (peak := peaks.max().item()) > 1 + 1e-5: raise SamplingError(f"peak {peak:.4g} is beyond 1. Scale the output")
+    if (peak := peaks.max().item()) > 1 + 1e-5:
+        raise SamplingError(f"peak {peak:.4g} is beyond 1. Scale the output")
     if (quiet := peaks < 2**-15).all():   # the last bit of a 16-bit file
-        raise SamplingError(f"all {len(self)} sounds are silent. Train longer, or load an earlier checkpoint")
+        raise SamplingError(f"all {len(self)} sounds are silent. Train longer, or load an earlier "
+                            "checkpoint")
     if quiet := quiet.nonzero().flatten().tolist():
         warnings.warn(f"sounds {quiet} of {len(self)} are silent", stacklevel=3)
 
@@ -806,34 +1013,79 @@ def show(
     self:Sounds,
     columns:int=4, # players in a row
     most:int=8, # leave out the rest
+    match:bool=False, # make all equally loud, to compare them?
 ):
     "Players and log-mel pictures"
     names = [f"{l} {s}".strip() for l,s in zip(self.labels, self.seeds)]
-    return play_table(self.audio[:most], self.sample_rate, names[:most], columns)
+    return play_table(self.audio[:most], self.sample_rate, names[:most], columns, match=match)
+
+# %% ../nbs/00_audio_features.ipynb #e6e1c148
+def safe_name(
+    label:str, # any text
+)->str: # letters, digits, '_', and '-' before a hash of the label where something was left out
+    "A file name for a label: other labels give other names, none leaves its folder"
+    if not label: return 'sound'
+    name = ''.join(c if c.isalnum() else '_' for c in label)[:40]
+    if name == label != 'sound': return name
+    return f"{name}-{hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+# %% ../nbs/00_audio_features.ipynb #fa6a4daa
+_KEYS = {'file', 'label', 'seed', 'sample_rate', 'meta'}
+
+def _listed(listing):
+    "The lines of a metadata.jsonl; what a kill left of a line is passed over"
+    lines = listing.read_bytes().split(b'\n')[:-1] if listing.is_file() else []
+    rows = []
+    for n,line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if not _KEYS <= row.keys(): raise ValueError
+        except (ValueError, AttributeError):
+            raise AudioError(listing, f"line {n} describes no sound", "Remove it") from None
+        rows.append(row)
+    folder = listing.parent.resolve()
+    for row in rows:
+        if not (folder/row['file']).resolve().is_relative_to(folder):
+            raise AudioError(listing, f"{row['file']!r} lies outside of the folder", "Remove it")
+    return rows
+
+def _free(dir, stem, suffix, first, by_class):
+    "The first name that no file has: STEM/000, STEM/001 ..., or STEM_SEED, STEM_SEED-2 ..."
+    names = (f"{stem}/{k:03d}" for k in count()) if by_class else (
+        f"{stem}_{first}" + (f"-{k}" if k > 1 else '') for k in count(1))
+    return next(name for n in names if not (dir/(name := n + suffix)).exists())
 
 # %% ../nbs/00_audio_features.ipynb #45e54183
 @patch
 def save(
     self:Sounds,
     dir:str|Path, # folder, made if absent
-    append:bool=False, # keep what its metadata.jsonl lists already
+    append:bool=False, # keep the sounds that its metadata.jsonl lists? Else they are removed
     by_class:bool=False, # CLASS/000.wav, CLASS/001.wav ... instead of CLASS_SEED.wav
-)->list: # the wav files
-    "Write one wav file per sound and a metadata.jsonl that lists them"
-    dir,listing,rows = Path(dir),Path(dir)/'metadata.jsonl',{}
-    if append and listing.exists():
-        rows = {r['file']: r for r in map(json.loads, listing.read_text().splitlines())}
-    names = []
-    for label,seed in zip(self.labels, self.seeds):
-        stem = f"{''.join(c if c.isalnum() else '_' for c in label) or 'sound'}"
-        if by_class: names.append(f"{stem}/{sum(n.startswith(stem + '/') for n in [*rows, *names]):03d}.wav"); continue
-        stem = f"{stem}_{seed}"
-        names.append(f"{stem}.wav" if f"{stem}.wav" not in names else f"{stem}_{len(names)}.wav")
-    for name,x,label,seed in zip(names, self.audio, self.labels, self.seeds):
-        write_audio(dir/name, x, self.sample_rate)
-        rows[name] = dict(file=name, label=label, seed=seed, sample_rate=self.sample_rate, meta=self.meta)
-    with _replacing(listing) as tmp: tmp.write_text(''.join(json.dumps(r) + '\n' for r in rows.values()))
-    return [dir/name for name in names]
+    format:str='wav', # or 'flac'
+    bits:int=16, # of each sample, or 24
+    sample_rate:int=None, # resample to this, Hz; None keeps it
+)->list: # the files
+    "Write one file per sound and a metadata.jsonl that lists them, one by one"
+    if format not in ('wav', 'flac') or bits not in (16, 24):
+        raise ValueError(f"{format=}, {bits=}: use 'wav' or 'flac', 16 or 24")
+    dir = Path(dir)
+    rate = sample_rate or self.sample_rate
+    audio = self.audio
+    if rate != self.sample_rate: audio = unclipped(resample(audio, self.sample_rate, rate))
+    listing = dir/'metadata.jsonl'
+    rows = _listed(listing)
+    if not append:
+        for row in rows: (dir/row['file']).unlink(missing_ok=True)
+        rows = []
+    write_text(listing, ''.join(json.dumps(r) + '\n' for r in rows))
+    files = []
+    for x,label,seed in zip(audio, self.labels, self.seeds):
+        name = _free(dir, safe_name(label), f'.{format}', seed, by_class)
+        files.append(write_audio(dir/name, x, rate, f'PCM_{bits}'))
+        row = dict(file=name, label=label, seed=seed, sample_rate=rate, meta=self.meta)
+        with open(listing, 'a') as f: f.write(json.dumps(row) + '\n')
+    return files
 
 # %% ../nbs/00_audio_features.ipynb #13ba4a0b
 @patch(cls_method=True)
@@ -842,11 +1094,15 @@ def load(
     dir:str|Path, # folder that `save` wrote
 )->Sounds:
     "Read what `save` wrote; raises `AudioError`"
-    listing = Path(dir)/'metadata.jsonl'
-    if not listing.is_file(): raise AudioError(listing, "no such file", "Give a folder that Sounds.save wrote")
-    rows = [json.loads(l) for l in listing.read_text().splitlines()]
+    dir = Path(dir)
+    listing = dir/'metadata.jsonl'
+    if not listing.is_file():
+        raise AudioError(listing, "no such file", "Give a folder that Sounds.save wrote")
+    rows = _listed(listing)
     if not rows: raise AudioError(listing, "lists no sounds", "Sample again")
-    rate,meta = rows[0]['sample_rate'],rows[0]['meta']
-    audio = [read_audio(Path(dir)/r['file'], rate, mono=False)[0] for r in rows]
-    if len({x.shape for x in audio}) > 1: raise AudioError(listing, "lists sounds of several lengths", "Use read_audio")
-    return cls(torch.stack(audio), rate, [r['seed'] for r in rows], [r['label'] for r in rows], meta)
+    rate = rows[0]['sample_rate']
+    audio = [read_audio(dir/r['file'], rate, mono=False)[0] for r in rows]
+    if len({x.shape for x in audio}) > 1:
+        raise AudioError(listing, "lists sounds of several lengths", "Use read_audio")
+    seeds = [r['seed'] for r in rows]
+    return cls(torch.stack(audio), rate, seeds, [r['label'] for r in rows], rows[0]['meta'])

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['VQVAE_PRESETS', 'CodeError', 'Quantized', 'nearest_code', 'check_codes', 'CodeUse', 'code_use', 'kmeans',
            'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch', 'MapEncoder', 'MapDecoder',
-           'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'published_keys', 'audyn_mel', 'CodeTable',
-           'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits', 'UnigramPrior',
-           'CascadeConfig', 'Cascade', 'VQLoss', 'CodebookUse', 'distance_db', 'VQVAERecipe', 'UnigramRecipe',
-           'train_stage', 'CascadeRecipe']
+           'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'published_keys', 'CodeTable', 'encode_table',
+           'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits', 'UnigramPrior', 'CascadeConfig',
+           'Cascade', 'VQLoss', 'CodebookUse', 'distance_db', 'VQVAERecipe', 'UnigramRecipe', 'train_stage',
+           'CascadeRecipe']
 
 # %% ../nbs/04_codebooks.ipynb #2c51ee82
 import hashlib
@@ -669,13 +669,6 @@ def published_keys(
         f"missing {missing or 'none'}, surplus {surplus or 'none'}")
     return keys
 
-# %% ../nbs/04_codebooks.ipynb #aaa8b36e
-def audyn_mel(
-    n_mels:int=80, # bands
-)->MelConfig:
-    "The log-mel of Audyn's DCASE recipe: power, HTK scale, no filter norm, to half the sample rate, floor 1e-10"
-    return MelConfig(n_mels=n_mels, f_max=None, center=True, mel_scale='htk', mel_norm=None, power=2., floor=1e-10)
-
 # %% ../nbs/04_codebooks.ipynb #0cb31ae2
 VQVAE_PRESETS = dict(
     dcase2023=dict(kmeans_iters=0, restart_below=0., count_init=0., relu_skip=True),
@@ -722,7 +715,7 @@ def from_original(cls:VQVAE,
     keys, baseline = published_keys(sd, name), 'quantize_b.embed' in sd
     ours = {new: sd[old].float() for old, new in keys.items()}
     for key in ('quantizer.codebook', 'quantizer.total') * baseline: ours[key] = ours[key].t()
-    mel = mel or (MelConfig.preset('dcase2023') if baseline else audyn_mel())
+    mel = mel or (MelConfig.preset('dcase2023') if baseline else MelConfig.preset('audyn'))
     model = cls(VQVAEConfig(**dict(mel=mel) | _published_config(ours, baseline) | overrides))
     return _load_published(model, ours, {new: old for old, new in keys.items()}, name)
 
@@ -1209,16 +1202,16 @@ _SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48, 
 
 VQVAERecipe.presets = {
     'quick-vqvae': dict(steps=1200, epoch_steps=200, batch_size=16, frames=128, lr=2e-3, model=VQVAEConfig(**_SMALL)),
-    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3, model=VQVAEConfig(
+    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3, precision='auto', model=VQVAEConfig(
         **_SMALL | dict(freq_strides=(2, 2), time_strides=(2, 2), width=64))),
     'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3, seconds=2.,
                        model=VQVAEConfig(**_SMALL)),
     'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16, **_PUBLISHED,
                         model=VQVAEConfig(**VQVAE_PRESETS['dcase2023'])),
     'audyn-vqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344, clip_norm=10., **_PUBLISHED,
-                        model=VQVAEConfig(mel=audyn_mel(), **VQVAE_PRESETS['audyn'])),
+                        model=VQVAEConfig(mel=MelConfig.preset('audyn'), **VQVAE_PRESETS['audyn'])),
     'audyn-rvqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344, clip_norm=10., **_PUBLISHED,
-                         model=VQVAEConfig(mel=audyn_mel(), **VQVAE_PRESETS['audyn_rvq'])),
+                         model=VQVAEConfig(mel=MelConfig.preset('audyn'), **VQVAE_PRESETS['audyn_rvq'])),
 }
 
 # %% ../nbs/04_codebooks.ipynb #9a948335

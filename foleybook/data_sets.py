@@ -8,6 +8,7 @@ __all__ = ['AUDIO_SUFFIXES', 'DCASE2023_LABELS', 'SC09_WORDS', 'LAYOUTS', 'snake
            'read_vas', 'read_vggsound', 'read_params', 'ClipConditions', 'open_dataset']
 
 # %% ../nbs/data_sets.ipynb #994b0188
+#| code-fold: true
 import os
 import pickle
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% ../nbs/data_sets.ipynb #3d02b373
+#| code-fold: true
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
@@ -38,6 +40,7 @@ def snake_case(
     return re.sub("_+", "_", "".join(kept)).strip("_") or name
 
 # %% ../nbs/data_sets.ipynb #4902d753
+#| code-fold: true
 def _class_names(folders):
     "{folder name: label}; folders that `snake_case` would merge by mistake keep their names"
     same, out = {}, {}
@@ -54,6 +57,7 @@ def _class_names(folders):
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus", ".au"}
 
 # %% ../nbs/data_sets.ipynb #d3ecaf61
+#| code-fold: true
 def _audio_files(folder, suffixes=AUDIO_SUFFIXES):
     "Audio files below `folder`, sorted; hidden files and folders are passed over"
     folder = Path(folder)
@@ -88,6 +92,7 @@ def read_folder(
     return _table(root, rows, "*/*" + "|".join(sorted(AUDIO_SUFFIXES)), empty)
 
 # %% ../nbs/data_sets.ipynb #b47ee74a
+#| code-fold: true
 _SYNONYMS = dict(path=["filename", "file", "file_name", "slice_file_name", "wav"],
                  seconds=["duration", "length"],
                  label=["category", "class", "cls_name", "classname"],
@@ -111,6 +116,7 @@ def read_csv(
     return ClipTable(df, Path(csv).parent if root is None else root)
 
 # %% ../nbs/data_sets.ipynb #a4ac898b
+#| code-fold: true
 def _esc_licences(folder):
     "{file name: (licence, author)} from the credit lines of README.md or LICENSE"
     found = {}
@@ -237,6 +243,7 @@ def read_ljspeech(
     return _table(root, rows, "metadata.csv")
 
 # %% ../nbs/data_sets.ipynb #854f49dd
+#| code-fold: true
 def _latin1(text, encoding="latin1"):
     "Bytes of old array pickles; the only codec they use"
     if encoding != "latin1": raise pickle.UnpicklingError(f"codec {encoding!r}")
@@ -257,6 +264,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"names {module}.{name}")
 
 # %% ../nbs/data_sets.ipynb #ad994fdb
+#| code-fold: true
 _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError, KeyError,
            TypeError)
 
@@ -277,6 +285,7 @@ def load_features(
     return x
 
 # %% ../nbs/data_sets.ipynb #7946dd1a
+#| code-fold: true
 _FEATURES = dict(rgb="feature_rgb_bninception_dim1024_21.5fps",
                  flow="feature_flow_bninception_dim1024_21.5fps",
                  resnet50="feature_resnet50_dim2048_21.5fps")
@@ -340,6 +349,7 @@ def read_params(
     return _table(root, rows, "*.wav with *.params", skipped)
 
 # %% ../nbs/data_sets.ipynb #0a3b7348
+#| code-fold: true
 def _looped(first, n, length):
     "Numbers `first`, `first + 1`, ... (n of them) around a circle of `length`"
     return (first + np.arange(n)) % length
@@ -381,6 +391,7 @@ class ClipConditions:
                           self.control_rate if self.controls else None)
 
 # %% ../nbs/data_sets.ipynb #572e5f96
+#| code-fold: true
 def _file(table, column, i):
     "A file named in a column of a table"
     name = table.df[column].iloc[i] if column in table.df else ""
@@ -416,6 +427,7 @@ def _track(self:ClipConditions, table, i, start, seconds, name):
     return interp_linear(begin + at % length, times, values).astype(np.float32)
 
 # %% ../nbs/data_sets.ipynb #b8826f5a
+#| code-fold: true
 class _Layout(NamedTuple):
     "A layout that is recognised by files that are there"
     what: str # as the note says it
@@ -439,6 +451,7 @@ LAYOUTS = dict(
     folders=_Layout("plain class folders", [[]], read_folder))
 
 # %% ../nbs/data_sets.ipynb #5b2c9758
+#| code-fold: true
 def _warn_unlisted(root, table):
     "Say which folders hold sounds that a clips.csv says nothing of"
     listed = {f.resolve().parent for f in table.files()}

@@ -7,8 +7,10 @@ __all__ = ['AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'AudioTier', 'gene
            'AudioTierRecipe']
 
 # %% ../nbs/11_multitier_rnn.ipynb #b783c44d
+#| code-fold: true
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 import numpy as np, torch
@@ -17,11 +19,12 @@ from fastai.data.load import DataLoader
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .audio_features import mu_law_decode, mu_law_encode
+from .audio_features import mu_law_decode, mu_law_encode, read_audio
 from .data_sets import open_dataset
 from .sound_data import ClipTable, load_params, resample_params, split_table
-from .files import CheckpointError, load_strict
-from .generator import Conditions, Generator, ItemNoise, seed_everything
+from .data_sets import open_dataset
+from .files import CheckpointError, load_strict, published_weights
+from .generator import Conditions, Generator, seed_everything
 from .recipes import LoopRecipe
 
 # %% ../nbs/11_multitier_rnn.ipynb #05b4c97f
@@ -29,7 +32,7 @@ from .recipes import LoopRecipe
 class AudioTierConfig:
     "Sizes of an audio tier; the defaults are those of MTCRNN's training script"
 
-    input_size: int = 1  # width of the sample in a row of input: 1 (the number k/256) or 256 (one-hot)
+    input_size: int = 1  # width of the sample in a row: 1 (the number k/256) or 256 (one-hot)
     cond_size: int = 1  # number of control values per step
     hidden_size: int = 800  # width d of every recurrent layer
     n_layers: int = 3  # recurrent layers
@@ -52,7 +55,8 @@ def phase_gate(
     "How far the cells of a phased LSTM are open at time `t` (Neil et al. 2016, equation 7)"
     phi = (torch.fmod if signed else torch.remainder)(t - shift, period) / period  # (b, d)
     rising, falling = 2 * phi / ratio_on, 2 - 2 * phi / ratio_on
-    return torch.where(phi < 0.5 * ratio_on, rising, torch.where(phi < ratio_on, falling, leak * phi))
+    closing = torch.where(phi < ratio_on, falling, leak * phi)
+    return torch.where(phi < 0.5 * ratio_on, rising, closing)
 
 # %% ../nbs/11_multitier_rnn.ipynb #fc3f0c0e
 class PhasedLSTMCell(nn.Module):
@@ -65,7 +69,8 @@ class PhasedLSTMCell(nn.Module):
         signed_phase: bool = False,  # negative openings before a cell's first period, as published
     ):
         super().__init__()
-        self.linear_ih, self.linear_hh = nn.Linear(d_in, 4 * d, bias=False), nn.Linear(d, 4 * d, bias=False)
+        self.linear_ih = nn.Linear(d_in, 4 * d, bias=False)
+        self.linear_hh = nn.Linear(d, 4 * d, bias=False)
         self.bias = nn.Parameter(torch.zeros(4 * d))
         period = torch.empty(d).uniform_(1, 3).exp()
         self.period, self.phase = nn.Parameter(period), nn.Parameter(torch.rand(d) * period)
@@ -78,7 +83,7 @@ class PhasedLSTMCell(nn.Module):
         state: tuple = None,  # (h, c) of the step before, (b, d) each; zero at the start
     ) -> tuple:  # (h, c), (b, d) each
         "One step"
-        h, c = state if state is not None else (x.new_zeros(len(x), self.period.numel()),) * 2
+        h, c = (x.new_zeros(len(x), self.period.numel()),) * 2 if state is None else state
         i, f, o, g = (self.linear_ih(x) + self.linear_hh(h) + self.bias).chunk(4, -1)  # (b, d) each
         c_new = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h_new = o.sigmoid() * c_new.tanh()
@@ -88,7 +93,8 @@ class PhasedLSTMCell(nn.Module):
 # %% ../nbs/11_multitier_rnn.ipynb #5c711e05
 class AudioTier(Generator):
     "A recurrent network over mu-law samples with control values (MTCRNN, tier 1)"
-    asks, honours, default_seconds = frozenset(("controls",)), frozenset(("seconds", "temperature")), 1.0
+    honours = frozenset(("seconds", "temperature"))
+    default_seconds = 1.0
 
     def __init__(
         self,
@@ -96,98 +102,97 @@ class AudioTier(Generator):
     ):
         super().__init__()
         c = self.config = config or AudioTierConfig()
-        self.control_names = c.controls or tuple(f"control_{k}" for k in range(c.cond_size))
         d, d_in = c.hidden_size, c.input_size + c.cond_size
+        self.control_names = tuple(c.controls) or tuple(f"control_{k}" for k in range(c.cond_size))
+        self.asks = frozenset(("controls",) if c.cond_size else ())
         self.input = nn.Linear(d_in, 3 * d_in if c.wide_input else d)
         self.widen = nn.Linear(3 * d_in, d) if c.wide_input else nn.Identity()
-        if c.phased: self.cells = nn.ModuleList(PhasedLSTMCell(d, d, c.signed_phase) for _ in range(c.n_layers))
-        else: self.gru = nn.GRU(d, d, c.n_layers, batch_first=True)
+        if c.phased:
+            cells = (PhasedLSTMCell(d, d, c.signed_phase) for _ in range(c.n_layers))
+            self.cells = nn.ModuleList(cells)
+        else:
+            self.gru = nn.GRU(d, d, c.n_layers, batch_first=True)
         self.output = nn.Linear(d, c.channels)
 
-    def forward(
-        self,
-        x: Tensor,  # rows of sample and controls, (b, l, input_size + cond_size)
-        state=None,  # state after the row before; zero at the start
-        start: int = 0,  # sample index of the first row (phased cells have a clock)
-    ) -> tuple:  # logits of the next code (b, l, channels), and the state
-        "Logits of the next mu-law code for every row"
-        if x.shape[-1] != self.input.in_features:
-            raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads {self.config.input_size} for the sample "
-                             f"and {self.config.cond_size} controls. Give {self.input.in_features} values a row.")
-        h = self.widen(F.relu(self.input(x)))  # (b, l, d)
-        if not self.config.phased: h, state = self.gru(h, state)
-        else:
-            state, rows = list(state) if state is not None else [None] * len(self.cells), []
-            for i in range(x.shape[1]):
-                row, t = h[:, i], torch.full((len(x), 1), float(start + i), device=x.device)
-                for k, cell in enumerate(self.cells): state[k] = cell(row, t, state[k]); row = state[k][0]
-                rows.append(row)
-            h = torch.stack(rows, 1)
-        return self.output(h), state
+# %% ../nbs/11_multitier_rnn.ipynb #62ec9a8a
+@patch
+def forward(
+    self: AudioTier,
+    x: Tensor,  # rows of sample and controls, (b, l, input_size + cond_size)
+    state=None,  # state after the row before; zero at the start
+    start: int = 0,  # sample index of the first row (phased cells have a clock)
+) -> tuple:  # logits of the next code (b, l, channels), and the state
+    "Logits of the next mu-law code for every row"
+    if x.shape[-1] != self.input.in_features:
+        c = self.config
+        raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads {c.input_size} for "
+                         f"the sample and {c.cond_size} controls. Give "
+                         f"{self.input.in_features} values a row.")
+    h = self.widen(F.relu(self.input(x)))  # (b, l, d)
+    if self.config.phased:
+        h, state = self.phased_steps(h, state, start)
+    else:
+        h, state = self.gru(h, state)
+    return self.output(h), state
 
-# %% ../nbs/11_multitier_rnn.ipynb #cb0ba3cc
-_ORIGINAL = (("i2d.", "input."), ("d2h.", "widen."), ("plstm_layer.cells.", "cells."), ("h2o.", "output."))
-
-# %% ../nbs/11_multitier_rnn.ipynb #b829f29d
-@patch(cls_method=True)
-def from_original(
-    cls: AudioTier,
-    weights,  # an MTCRNN file (`model_<step>.pkl`) or its `state_dict`: nets 0 and 6, GRU or phased LSTM
-    sample_rate: int = 16000,  # Hz; the files do not say
-):  # an `AudioTier` with the published weights
-    "Load the audio tier of MTCRNN; a missing or surplus key raises `CheckpointError` that lists it"
-    if not isinstance(weights, dict): weights = torch.load(weights, map_location="cpu", weights_only=True)
-    ours = {}
-    for k, v in weights.items():
-        for theirs, name in _ORIGINAL: k = name + k[len(theirs):] if k.startswith(theirs) else k
-        ours[k] = v
-    if lacking := {"input.weight", "output.weight"} - set(ours):
-        raise CheckpointError(f"not an MTCRNN audio network: no {', '.join(sorted(lacking))}. Parameter networks have h2n / h2v instead.")
-    wide, phased = "widen.weight" in ours, "cells.0.bias" in ours
-    d_in, channels = ours["input.weight"].shape[1], ours["output.weight"].shape[0]
-    one_hot = d_in >= channels
-    config = AudioTierConfig(
-        input_size=channels if one_hot else 1, cond_size=d_in - (channels if one_hot else 1), hidden_size=ours["output.weight"].shape[1],
-        n_layers=sum(k.startswith("cells.") and k.endswith(".bias") or k.startswith("gru.weight_ih_l") for k in ours),
-        channels=channels, wide_input=wide, phased=phased, signed_phase=True, sample_rate=sample_rate)
-    tier = AudioTier(config)
-    load_strict(tier, ours, "MTCRNN weights")
-    return tier.eval()
+# %% ../nbs/11_multitier_rnn.ipynb #77a0237e
+@patch
+def phased_steps(
+    self: AudioTier,
+    h: Tensor,  # what enters the lowest layer, (b, l, d)
+    state: list,  # (h, c) of each layer, or None
+    start: int,  # sample index of the first row
+) -> tuple:  # what leaves the highest layer (b, l, d), and the state
+    "Phased cells, row after row"
+    state, rows = list(state) if state is not None else [None] * len(self.cells), []
+    for i in range(h.shape[1]):
+        row, t = h[:, i], torch.full((len(h), 1), float(start + i), device=h.device)
+        for k, cell in enumerate(self.cells):
+            state[k] = cell(row, t, state[k])
+            row = state[k][0]
+        rows.append(row)
+    return torch.stack(rows, 1), state
 
 # %% ../nbs/11_multitier_rnn.ipynb #3beff6ec
 @torch.inference_mode()
 def generate_plain(
     tier: AudioTier,  # the network
-    row: Tensor,  # first row of input: sample and controls, (b, 1, 1 + cond_size)
+    row: Tensor,  # first row: sample and controls, (b, 1, 1 + cond_size), where the tier is
     controls: Tensor,  # controls in force after each sample, (b, l, cond_size)
-    uniforms: Tensor,  # one number in [0, 1) per sample, (l, b)
-    temperature: float = 1.0,  # divides the logits
+    uniforms: Tensor,  # one number in [0, 1) per sample, (l, b); None where temperature is 0
+    temperature: float = 1.0,  # divides the logits; 0: always the likeliest code
     state=None,  # state before the first row
     start: int = 0,  # sample index of the first row
 ) -> tuple:  # codes (b, l) int64, and the state after the last sample
     "Draw codes one by one with torch, for any kind of cell"
-    codes = []
+    codes, n = [], tier.config.channels
     for t in range(controls.shape[1]):
         logits, state = tier(row, state, start + t)
-        p = (logits[:, 0] / temperature).softmax(-1).double().cumsum(-1)  # (b, channels)
-        code = (p / p[:, -1:] <= uniforms[t][:, None]).sum(-1).clamp_max(p.shape[-1] - 1)
+        if temperature:
+            p = (logits[:, 0] / temperature).softmax(-1).double().cumsum(-1)  # (b, channels)
+            code = (p / p[:, -1:] <= uniforms[t][:, None]).sum(-1).clamp_max(n - 1)
+        else:
+            code = logits[:, 0].argmax(-1)
         codes.append(code)
-        sample = F.one_hot(code, p.shape[-1]).to(row) if tier.config.input_size > 1 else code[:, None] / p.shape[-1]
-        row = torch.cat([sample, controls[:, t]], -1)[:, None].to(row.dtype)
+        sample = F.one_hot(code, n) if tier.config.input_size > 1 else code[:, None] / n
+        row = torch.cat([sample.to(row), controls[:, t].to(row)], -1)[:, None]
     return torch.stack(codes, 1), state
 
 # %% ../nbs/11_multitier_rnn.ipynb #aa58e385
+@lru_cache(maxsize=1)
 def _compiled():
     "The inner loop, compiled on first use"
     from numba import njit
 
-    @njit(cache=False, fastmath=True, nogil=True)
-    def run(w_in, b_in, w_wide, b_wide, w_ih, w_hh, b_ih, b_hh, w_out, b_out, row, controls, uniforms, temperature, h):
+    @njit(fastmath=True, nogil=True)
+    def run(w_in, b_in, w_wide, b_wide, w_ih, w_hh, b_ih, b_hh, w_out, b_out,
+            row, controls, uniforms, temperature, h):
         d, n_layers, channels = h.shape[1], h.shape[0], w_out.shape[0]
-        codes = np.empty(len(controls), np.int64)
+        codes, p = np.empty(len(controls), np.int64), np.empty(channels)
         for t in range(len(controls)):
             x = np.maximum(np.dot(w_in, row) + b_in, np.float32(0))
-            if w_wide.shape[0]: x = np.dot(w_wide, x) + b_wide
+            if w_wide.shape[0]:
+                x = np.dot(w_wide, x) + b_wide
             for l in range(n_layers):
                 gi, gh = np.dot(w_ih[l], x) + b_ih[l], np.dot(w_hh[l], h[l]) + b_hh[l]
                 for j in range(d):
@@ -197,47 +202,60 @@ def _compiled():
                     h[l, j] = n + z * (h[l, j] - n)
                 x = h[l].copy()
             logits = np.dot(w_out, x) + b_out
-            top, total = logits.max(), 0.0
-            p = np.empty(channels)
-            for k in range(channels):
-                total += np.exp(np.float64(logits[k] - top) / temperature)
-                p[k] = total
-            code = min(np.searchsorted(p, uniforms[t] * total, side="right"), channels - 1)
+            code, total = np.argmax(logits), 0.0
+            if temperature > 0:
+                top = logits[code]
+                for k in range(channels):
+                    total += np.exp(np.float64(logits[k] - top) / temperature)
+                    p[k] = total
+                code = min(np.searchsorted(p, uniforms[t] * total, side="right"), channels - 1)
             codes[t] = code
             row[0] = np.float32(code) / np.float32(channels)
-            for k in range(controls.shape[1]): row[1 + k] = controls[t, k]
+            for k in range(controls.shape[1]):
+                row[1 + k] = controls[t, k]
         return codes
 
     return run
 
 # %% ../nbs/11_multitier_rnn.ipynb #57e9de8e
-_LOOP = []
+def _arrays(tier):
+    "The weights of a GRU tier as the compiled loop takes them; the tier stays where it is"
+    c, state = tier.config, tier.state_dict()
+    w = {k: v.detach().float().cpu().contiguous().numpy() for k, v in state.items()}
+    stack = lambda name: np.stack([w[f"gru.{name}_l{l}"] for l in range(c.n_layers)])
+    none = np.zeros((0, 1), np.float32), np.zeros(0, np.float32)
+    wide = (w["widen.weight"], w["widen.bias"]) if c.wide_input else none
+    gru = map(stack, ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    return w["input.weight"], w["input.bias"], *wide, *gru, w["output.weight"], w["output.bias"]
 
+# %% ../nbs/11_multitier_rnn.ipynb #a606ef79
 def generate(
-    tier: AudioTier,  # the network
-    row: Tensor,  # first row of input: sample and controls, (b, 1, 1 + cond_size)
+    tier: AudioTier,  # the network, anywhere
+    row: Tensor,  # first row: sample and controls, (b, 1, 1 + cond_size), where the tier is
     controls: Tensor,  # controls in force after each sample, (b, l, cond_size)
-    uniforms: Tensor,  # one number in [0, 1) per sample, (l, b)
-    temperature: float = 1.0,  # divides the logits
+    uniforms: Tensor,  # one number in [0, 1) per sample, (l, b); None where temperature is 0
+    temperature: float = 1.0,  # divides the logits; 0: always the likeliest code
     state=None,  # state before the first row, (n_layers, b, hidden_size)
     start: int = 0,  # sample index of the first row
-) -> tuple:  # codes (b, l) int64, and the state after the last sample
-    "Draw codes one by one: compiled for GRU tiers, `generate_plain` for the other kinds"
+) -> tuple:  # codes (b, l) int64, and the state after the last sample, where `row` is
+    "Draw codes one by one: compiled for GRU tiers, on the processor; else `generate_plain`"
     c = tier.config
-    if c.phased or c.input_size > 1: return generate_plain(tier, row, controls, uniforms, temperature, state, start)
-    if not _LOOP: _LOOP.append(_compiled())
-    w = {k: v.detach().float().contiguous().numpy() for k, v in tier.cpu().state_dict().items()}
-    stack = lambda name: np.stack([w[f"gru.{name}_l{l}"] for l in range(c.n_layers)])
-    wide = (w["widen.weight"], w["widen.bias"]) if c.wide_input else (np.zeros((0, 1), np.float32), np.zeros(0, np.float32))
-    weights = (w["input.weight"], w["input.bias"], *wide, *map(stack, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")),
-               w["output.weight"], w["output.bias"])
-    h = (state if state is not None else torch.zeros(c.n_layers, len(row), c.hidden_size)).detach().float().numpy()
-    h = np.ascontiguousarray(h.swapaxes(0, 1)).copy()  # (b, n_layers, d), one contiguous block an item
-    codes = [_LOOP[0](*weights, row[i, 0].float().numpy().copy(), controls[i].float().contiguous().numpy(),
-                      uniforms[:, i].double().numpy(), float(temperature), h[i]) for i in range(len(row))]
-    return torch.from_numpy(np.stack(codes)), torch.from_numpy(np.ascontiguousarray(h.swapaxes(0, 1)))
+    if c.phased or c.input_size > 1:
+        return generate_plain(tier, row, controls, uniforms, temperature, state, start)
+    plain = lambda x, kind=torch.float32: np.ascontiguousarray(x.detach().cpu().to(kind).numpy())
+    if uniforms is None:
+        uniforms = torch.zeros(controls.shape[1], len(row))
+    if state is None:
+        state = torch.zeros(c.n_layers, len(row), c.hidden_size)
+    h = plain(state).swapaxes(0, 1).copy()  # (b, n_layers, d), one contiguous block an item
+    first, tracks, draws = plain(row[:, 0]), plain(controls), plain(uniforms.T, torch.float64)
+    loop, weights = _compiled(), _arrays(tier)
+    codes = [loop(*weights, first[i].copy(), tracks[i], draws[i], float(temperature), h[i])
+             for i in range(len(row))]
+    state = torch.from_numpy(np.ascontiguousarray(h.swapaxes(0, 1)))
+    return torch.from_numpy(np.stack(codes)).to(row.device), state.to(row.device)
 
-# %% ../nbs/11_multitier_rnn.ipynb #011c95dd
+# %% ../nbs/11_multitier_rnn.ipynb #ea989fcc
 @patch
 def control_tracks(
     self: AudioTier,
@@ -247,43 +265,69 @@ def control_tracks(
     "Controls at the rate of the samples: points at their own rate, or stretched over the sound"
     tracks, rate = cond.controls, cond.control_rate
     if missing := [k for k in self.control_names if k not in tracks]:
-        raise ValueError(f"no control {missing[0]!r}. Give a number or points for each of {', '.join(self.control_names)}.")
-    at = np.arange(samples) / self.config.sample_rate if rate else np.linspace(0, 1, samples)
+        raise ValueError(f"no control {missing[0]!r}. Give a number or points for each of "
+                         f"{', '.join(self.control_names)}.")
+    at = np.arange(samples) / self.sample_rate if rate else np.linspace(0, 1, samples)
     columns = []
     for k in self.control_names:
-        v = tracks[k].double().cpu().numpy()
-        times = np.arange(v.shape[1]) / rate if rate else np.linspace(0, 1, v.shape[1])
-        columns.append(np.stack([np.interp(at, times, row) for row in v]))
-    return torch.from_numpy(np.stack(columns, -1)).float() if columns else torch.zeros(len(cond), samples, 0)
+        points = tracks[k].double().cpu().numpy()
+        times = np.arange(points.shape[1]) / rate if rate else np.linspace(0, 1, points.shape[1])
+        columns.append(np.stack([np.interp(at, times, row) for row in points]))
+    if not columns:
+        return torch.zeros(len(cond), samples, 0)
+    return torch.from_numpy(np.stack(columns, -1)).float()
 
-# %% ../nbs/11_multitier_rnn.ipynb #8cb1bd79
+# %% ../nbs/11_multitier_rnn.ipynb #0bd708ab
 @patch
 def default_cond(
     self: AudioTier,
     seeds: list,  # one per sound
 ) -> Conditions:
     "Controls that nobody asked for rest in the middle of their range"
-    return Conditions(len(seeds), controls={k: torch.full((len(seeds), 1), 0.5) for k in self.control_names})
+    middle = torch.full((len(seeds), 1), 0.5)
+    return Conditions(len(seeds), controls={k: middle for k in self.control_names})
+
+# %% ../nbs/11_multitier_rnn.ipynb #8cb1bd79
+@patch
+def _stream(
+    self: AudioTier,
+    cond: Conditions,  # control tracks
+    n: int,  # number of sounds
+    seeds: list,  # one per sound
+    block: int,  # samples in a block
+    seconds: float = 1.0,  # length of the whole, s
+    temperature: float = 1.0,  # divides the logits
+):  # yields waveforms, (n, 1, block)
+    "Start from silence and draw sample after sample"
+    c, length = self.config, round(seconds * self.config.sample_rate)
+    controls = self.control_tracks(cond, length).to(self.device)
+    silence = mu_law_encode(torch.zeros(n, 1), c.channels, "mtcrnn").to(self.device)
+    first = F.one_hot(silence[:, 0], c.channels) if c.input_size > 1 else silence / c.channels
+    row, state = torch.cat([first, controls[:, 0]], -1).float()[:, None], None
+    noise = [torch.Generator().manual_seed(s) for s in seeds]
+    for start in range(0, length, block):
+        here = controls[:, start : start + block]
+        draws = [torch.rand(here.shape[1], generator=g, dtype=torch.float64) for g in noise]
+        draws = torch.stack(draws, 1).to(self.device)
+        codes, state = generate(self, row, here, draws, temperature, state, start)
+        last = codes[:, -1]
+        last = F.one_hot(last, c.channels) if c.input_size > 1 else last[:, None] / c.channels
+        row = torch.cat([last.to(row), here[:, -1]], -1)[:, None]
+        yield mu_law_decode(codes.cpu(), c.channels, "mtcrnn")[:, None]
 
 # %% ../nbs/11_multitier_rnn.ipynb #1380d20d
 @patch
 def _sample(
     self: AudioTier,
-    cond: Conditions,  # of n sounds
+    cond: Conditions,  # control tracks
     n: int,  # number of sounds
     seeds: list,  # one per sound
     seconds: float = 1.0,  # length, s
     temperature: float = 1.0,  # divides the logits
 ) -> Tensor:  # waveform, (n, 1, t)
-    "Start from silence and draw sample after sample"
-    c, length = self.config, round(seconds * self.config.sample_rate)
-    controls = self.control_tracks(cond, length)
-    silence = mu_law_encode(torch.zeros(1, 1), c.channels, "mtcrnn")
-    first = F.one_hot(silence, c.channels).float()[0] if c.input_size > 1 else silence / c.channels
-    row = torch.cat([first.expand(n, -1), controls[:, 0]], -1).float()[:, None]
-    draws = ItemNoise(seeds).rand(length).double().T
-    codes, _ = generate(self, row, controls, draws, temperature)
-    return mu_law_decode(codes, c.channels, "mtcrnn")[:, None]
+    "One long block"
+    samples = round(seconds * self.sample_rate)
+    return next(self._stream(cond, n, seeds, samples, seconds, temperature))
 
 # %% ../nbs/11_multitier_rnn.ipynb #986b91ee
 class ParamClips:
@@ -298,15 +342,17 @@ class ParamClips:
         channels: int = 256,  # mu-law levels
         items: int = 1000,  # stretches in one pass
     ):
-        from foleybook.audio_features import read_audio
-
         self.length, self.channels, self.items, self.clips = length, channels, items, []
+        named = [table.root / p for p in table.df.params] if "params" in table.df else None
         beside = [f.with_suffix(".params") for f in table.files()]
-        for file, params in zip(table.files(), [table.root / p for p in table.df.params] if "params" in table.df else beside):
+        for file, params in zip(table.files(), named or beside):
             x, _ = read_audio(file, sample_rate)
-            if x.shape[-1] <= length: raise ValueError(f"{file}: {x.shape[-1]} samples, an item needs {length + 1}. Lower length.")
+            if x.shape[-1] <= length:
+                raise ValueError(f"{file}: {x.shape[-1]} samples, an item needs {length + 1}. "
+                                 "Lower length.")
             track = resample_params(load_params(params), list(controls), x.shape[-1])
-            self.clips.append((mu_law_encode(x[0], channels, "mtcrnn"), torch.from_numpy(track).float()))
+            codes = mu_law_encode(x[0], channels, "mtcrnn")
+            self.clips.append((codes, torch.from_numpy(track).float()))
 
     def __len__(self): return self.items
 
@@ -321,21 +367,27 @@ class ParamClips:
 @dataclass
 class AudioTierRecipe(LoopRecipe):
     "A recurrent audio tier over clips with parameter files"
-    model: AudioTierConfig = field(default_factory=lambda: AudioTierConfig(cond_size=1, hidden_size=256, n_layers=4, controls=("rate",)))
+    model: AudioTierConfig = field(default_factory=lambda: AudioTierConfig(
+        cond_size=1, hidden_size=256, n_layers=4, controls=("rate",)))
     length: int = 256  # samples in an item
     presets: ClassVar[dict] = {
-        "pops": dict(steps=12000, epoch_steps=500, batch_size=128, lr=5e-4, schedule="constant", clip_norm=1.0),
-        "quick-pops": dict(steps=400, epoch_steps=50, batch_size=48, lr=6e-3, clip_norm=1.0, length=320,
-                           model=dict(cond_size=1, hidden_size=96, n_layers=2, sample_rate=8000, controls=("rate",))),
+        "pops": dict(steps=12000, epoch_steps=500, batch_size=128, lr=5e-4, schedule="constant",
+                     clip_norm=1.0),
+        "quick-pops": dict(steps=400, epoch_steps=50, batch_size=48, lr=6e-3, clip_norm=1.0,
+                           length=320, model=dict(
+                               cond_size=1, hidden_size=96, n_layers=2, sample_rate=8000,
+                               controls=("rate",))),
     }
 
     def dataloaders(self, data) -> DataLoaders:
         "Stretches of the clips of a table or folder"
         table = data if isinstance(data, ClipTable) else open_dataset(data)
         m = self.model
-        parts = [ParamClips(table.subset(rows), m.controls, m.sample_rate, self.length, m.channels, items) for rows, items in
-                 zip(split_table(table), (10000, 4 * self.batch_size))]
-        dls = DataLoaders(*(DataLoader(p, bs=self.batch_size, shuffle=k == 0, drop_last=k == 0) for k, p in enumerate(parts)))
+        clips = lambda rows, items: ParamClips(table.subset(rows), m.controls, m.sample_rate,
+                                               self.length, m.channels, items)
+        train, valid = map(clips, split_table(table), (10000, 4 * self.batch_size))
+        dls = DataLoaders(DataLoader(train, bs=self.batch_size, shuffle=True, drop_last=True),
+                          DataLoader(valid, bs=self.batch_size))
         dls.table = table
         return dls
 
@@ -346,3 +398,38 @@ class AudioTierRecipe(LoopRecipe):
     def loss_func(self):
         "Cross-entropy of the next code, in nats"
         return lambda out, codes: F.cross_entropy(out[0].float().transpose(1, 2), codes)
+
+# %% ../nbs/11_multitier_rnn.ipynb #cb0ba3cc
+#| code-fold: true
+_ORIGINAL = (("i2d.", "input."), ("d2h.", "widen."), ("plstm_layer.cells.", "cells."),
+             ("h2o.", "output."))
+
+# %% ../nbs/11_multitier_rnn.ipynb #b829f29d
+#| code-fold: true
+@patch(cls_method=True)
+def from_original(
+    cls: AudioTier,
+    weights,  # MTCRNN's `model_<step>.pkl` or its `state_dict`: nets 0 and 6, GRU or phased LSTM
+    sample_rate: int = 16000,  # Hz; the files do not say
+):  # an `AudioTier` with the published weights
+    "Load the audio tier of MTCRNN; a missing or surplus key raises `CheckpointError` that lists it"
+    ours = {}
+    for k, v in published_weights(weights).items():
+        for theirs, name in _ORIGINAL:
+            k = name + k[len(theirs):] if k.startswith(theirs) else k
+        ours[k] = v
+    if lacking := {"input.weight", "output.weight"} - set(ours):
+        raise CheckpointError(f"not an MTCRNN audio network: no {', '.join(sorted(lacking))}. "
+                              "Parameter networks have h2n / h2v instead.")
+    wide, phased = "widen.weight" in ours, "cells.0.bias" in ours
+    d_in, channels = ours["input.weight"].shape[1], ours["output.weight"].shape[0]
+    size = channels if d_in >= channels else 1  # one-hot rows, or one number a sample
+    layers = [k for k in ours if k.startswith("gru.weight_ih_l")
+              or k.startswith("cells.") and k.endswith(".bias")]
+    config = AudioTierConfig(
+        input_size=size, cond_size=d_in - size, hidden_size=ours["output.weight"].shape[1],
+        n_layers=len(layers), channels=channels, wide_input=wide, phased=phased, signed_phase=True,
+        sample_rate=sample_rate)
+    tier = AudioTier(config)
+    load_strict(tier, ours, "MTCRNN weights")
+    return tier.eval()

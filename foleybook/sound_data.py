@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PROCEDURAL', 'POPS_GAIN', 'TableError', 'ClipTable', 'read_frame', 'write_params', 'load_params',
-           'interp_linear', 'resample_params', 'resample_track', 'Range', 'procedural', 'shaped_noise', 'formants',
-           'harmonics', 'ring', 'room', 'procedural_sound', 'pops', 'dog_bark', 'footstep', 'gunshot', 'keyboard',
+           'interp_linear', 'resample_params', 'resample_track', 'Range', 'shaped_noise', 'formants', 'harmonics',
+           'ring', 'room', 'procedural', 'procedural_sound', 'pops', 'dog_bark', 'footstep', 'gunshot', 'keyboard',
            'moving_motor_vehicle', 'rain', 'sneeze_cough', 'make_procedural', 'trim_silence', 'split_by_source',
            'split_by_fold', 'split_table', 'CacheError', 'ClipCache', 'cache_folder', 'MelCache', 'WaveCache',
            'MeanStd', 'joblib_workers', 'TensorAudio', 'TensorMel', 'CacheLoader', 'mel_dls', 'wave_dls']
 
-# %% ../nbs/01_sound_data.ipynb #757230e8
+# %% ../nbs/01_sound_data.ipynb #bf7311ab
+#| code-fold: true
 import hashlib
 import json
 import os
@@ -43,7 +44,7 @@ from .audio_features import write_audio
 from .files import atomic_file, file_digest, write_text
 from .generator import Conditions
 
-# %% ../nbs/01_sound_data.ipynb #55604af7
+# %% ../nbs/01_sound_data.ipynb #da7063f5
 COLUMNS = ["path", "label", "split", "fold", "start", "seconds", "source", "licence"]
 _NUMERIC = ("fold", "start", "seconds")
 _PATHS = ("path", "params", "rgb", "flow", "resnet50", "video") # columns of files
@@ -51,7 +52,7 @@ _PATHS = ("path", "params", "rgb", "flow", "resnet50", "video") # columns of fil
 class TableError(ValueError):
     "A clip table or data folder that cannot be used: says which file, what is wrong and what to do"
 
-# %% ../nbs/01_sound_data.ipynb #d253121e
+# %% ../nbs/01_sound_data.ipynb #86f62220
 class ClipTable:
     "A row per clip in `df`; paths are relative to `root`; `skipped` has (path, reason) of the rest"
     note = "" # how the table was read
@@ -83,7 +84,7 @@ class ClipTable:
     def file(self, i): return self.root/self.df.path.iloc[i]
     def files(self): return [self.root/p for p in self.df.path]
 
-# %% ../nbs/01_sound_data.ipynb #8064a2af
+# %% ../nbs/01_sound_data.ipynb #62b5dc77
 @patch
 def subset(self:ClipTable,
     index, # row numbers, or a boolean mask
@@ -107,7 +108,7 @@ def filter(self:ClipTable,
         keep &= self.df[c].isin(v if isinstance(v, (list, tuple, set)) else [v]).to_numpy()
     return self.subset(keep)
 
-# %% ../nbs/01_sound_data.ipynb #5dd29757
+# %% ../nbs/01_sound_data.ipynb #23f49dc8
 _FREE = re.compile(r"^(cc0|public domain|cc[- ]by(?:[- ]sa)?(?:[- ][\d.]+)?|generated)\b"
                    r"(?!.*\bn[cd]\b)", re.I)
 
@@ -116,7 +117,7 @@ def shippable(self:ClipTable)->ClipTable: # rows that may be given on with attri
     "Rows under CC0, CC BY, CC BY-SA or generated; what is unknown or non-commercial is left out"
     return self.subset(np.array([bool(_FREE.match(l.strip())) for l in self.df.licence], bool))
 
-# %% ../nbs/01_sound_data.ipynb #77b4f096
+# %% ../nbs/01_sound_data.ipynb #c0daeb70
 @patch
 def relative(self:ClipTable,
     folder, # where the table is to lie
@@ -134,7 +135,7 @@ def save(self:ClipTable,
     "Write the table as csv; until it is whole, the old one stays"
     return write_text(csv, self.relative(Path(csv).parent).to_csv(index=False))
 
-# %% ../nbs/01_sound_data.ipynb #04003a52
+# %% ../nbs/01_sound_data.ipynb #06edc9d5
 def read_frame(
     csv, # file
     )->pd.DataFrame:
@@ -160,7 +161,8 @@ def read(cls:ClipTable,
     "Read a table; `root` is the folder of the csv"
     return ClipTable(read_frame(csv), Path(csv).parent)
 
-# %% ../nbs/01_sound_data.ipynb #a3b3a240
+# %% ../nbs/01_sound_data.ipynb #d375e489
+#| code-fold: true
 LOUDEST = 10. # a sample beyond it (full scale is 1) is a fault
 
 def _unusable(x, file):
@@ -188,7 +190,7 @@ def _warn_skipped(reasons, total):
     said = [f"{len(reasons)} of {total} clips left out:", *reasons[:10], *more]
     warnings.warn("\n".join(said), stacklevel=3)
 
-# %% ../nbs/01_sound_data.ipynb #02d4299b
+# %% ../nbs/01_sound_data.ipynb #c93ae433
 @patch
 def check(self:ClipTable,
     strict:bool=False, # raise at the first bad file
@@ -206,7 +208,7 @@ def check(self:ClipTable,
     if bad: _warn_skipped([f for _, f in bad], len(self))
     return good
 
-# %% ../nbs/01_sound_data.ipynb #b25d6968
+# %% ../nbs/01_sound_data.ipynb #26e1de7e
 def write_params(
     file, # `<stem>.params`
     params:dict, # name -> number (constant) or (times in s, values) or the full dict of the format
@@ -225,7 +227,7 @@ def write_params(
         out[name] = v
     return write_text(file, json.dumps(_checked(out, file), indent=4))
 
-# %% ../nbs/01_sound_data.ipynb #44eb8e59
+# %% ../nbs/01_sound_data.ipynb #40dab3b4
 def _checked(params, file):
     "`params` if times and values of each parameter agree"
     for name, p in params.items():
@@ -247,7 +249,7 @@ def load_params(
         if isinstance(e, TableError): raise
         raise TableError(f"{file}: not a parameter file ({e}).") from None
 
-# %% ../nbs/01_sound_data.ipynb #fffd334e
+# %% ../nbs/01_sound_data.ipynb #cbb94bf0
 def interp_linear(
     x, # where, any shape
     xp, # (n,) rising
@@ -259,7 +261,7 @@ def interp_linear(
     slope = (yp[..., i + 1] - yp[..., i])/(xp[i + 1] - xp[i])
     return slope*(x - xp[i]) + yp[..., i]
 
-# %% ../nbs/01_sound_data.ipynb #18ab4eba
+# %% ../nbs/01_sound_data.ipynb #cc71d2d6
 def resample_params(
     params:dict, # from `load_params`
     names:list, # parameters, in the order of the columns
@@ -278,7 +280,7 @@ def resample_params(
         cols.append(interp_linear(at, t, v))
     return np.stack(cols, -1) if cols else np.zeros((n, 0))
 
-# %% ../nbs/01_sound_data.ipynb #cfb7006b
+# %% ../nbs/01_sound_data.ipynb #df2b1211
 def resample_track(
     track, # (b, l, features)
     rate:float, # points per second
@@ -290,7 +292,7 @@ def resample_track(
     x, new_x = np.linspace(0, n/rate, n), np.linspace(0, n/rate, int(new_rate*n//rate))
     return new_x, interp_linear(new_x, x, track.swapaxes(1, 2)).swapaxes(1, 2)
 
-# %% ../nbs/01_sound_data.ipynb #2c699e81
+# %% ../nbs/01_sound_data.ipynb #3bccac02
 @dataclass(frozen=True)
 class Range:
     "Range of a parameter of a procedural sound"
@@ -312,21 +314,7 @@ class Range:
         v, low, high = np.asarray(v, float), self.low, self.high
         return np.log(v/low)/np.log(high/low) if self.log else (v - low)/(high - low)
 
-# %% ../nbs/01_sound_data.ipynb #1cd20d1d
-# kind -> function(n, sample_rate, rng, **params) -> (n,) waveform; its `.ranges` are {name: Range}
-PROCEDURAL = {}
-
-def procedural(
-    **ranges, # name -> Range
-    ):
-    "Register the decorated function under its name in `PROCEDURAL`"
-    def register(f):
-        f.ranges = ranges
-        PROCEDURAL[f.__name__] = f
-        return f
-    return register
-
-# %% ../nbs/01_sound_data.ipynb #69ed5a30
+# %% ../nbs/01_sound_data.ipynb #ae70ec81
 def shaped_noise(
     n:int, # samples
     rng, # numpy Generator
@@ -345,7 +333,7 @@ def shaped_noise(
     x = x.reshape(frames, 2, hop) # frames are independent and sin^2 + cos^2 = 1: constant variance
     return (x[:-1, 1] + x[1:, 0]).reshape(-1)[:n]
 
-# %% ../nbs/01_sound_data.ipynb #5d853e0a
+# %% ../nbs/01_sound_data.ipynb #8e7f6d1a
 def formants(
     hz, # frequencies
     centres, # (formants,) Hz
@@ -358,7 +346,7 @@ def formants(
     curves = zip(centres, widths, gains)
     return sum(g/np.sqrt(1 + ((hz - c*glide)/(w/2))**2) for c, w, g in curves)
 
-# %% ../nbs/01_sound_data.ipynb #d9da5c4d
+# %% ../nbs/01_sound_data.ipynb #f2b28bbc
 def harmonics(
     f0, # (n,) fundamental, Hz
     gain, # function (time 0..1, hz) -> amplitude, as in `shaped_noise`
@@ -375,7 +363,7 @@ def harmonics(
     level = np.where(hz < top, gain(u, hz), 0.)*k**-tilt # (harmonics, points)
     return sum(np.interp(at, u, l)*np.cos(j*phase) for j, l in zip(k[:, 0], level))
 
-# %% ../nbs/01_sound_data.ipynb #5c325621
+# %% ../nbs/01_sound_data.ipynb #a0476e26
 def ring(
     force, # (n,) what strikes the body, or (modes, n) one per mode
     hz, # (modes,) frequencies
@@ -392,7 +380,7 @@ def ring(
         out = out + signal.lfilter([0, g*r*np.sin(w)], [1, -2*r*np.cos(w), r*r], blow)
     return out
 
-# %% ../nbs/01_sound_data.ipynb #96466344
+# %% ../nbs/01_sound_data.ipynb #e0449aba
 def room(
     x, # (n,)
     rng, # numpy Generator
@@ -406,7 +394,20 @@ def room(
     tail *= np.sqrt(mix/np.square(tail).sum())
     return x + signal.fftconvolve(x, np.r_[np.zeros(int(.008*sample_rate)), tail])[:len(x)]
 
-# %% ../nbs/01_sound_data.ipynb #ec0b08bd
+# %% ../nbs/01_sound_data.ipynb #9a00c2bd
+# kind -> function(n, sample_rate, rng, **params) -> (n,) waveform; its `.ranges` are {name: Range}
+PROCEDURAL = {}
+
+def procedural(
+    **ranges, # name -> Range
+    ):
+    "Register the decorated function under its name in `PROCEDURAL`"
+    def register(f):
+        f.ranges = ranges
+        PROCEDURAL[f.__name__] = f
+        return f
+    return register
+
 def _curve(v, n):
     "A number, or a curve of control points stretched over the sound, as (n,)"
     v = np.atleast_1d(np.asarray(v, float))
@@ -425,7 +426,7 @@ def _onsets(rng, n, sample_rate, rate, jitter, first=.5):
     t = t + jitter/rate*rng.uniform(-.5, .5, len(t))
     return (t[(t >= 0) & (t < n/sample_rate - .02)]*sample_rate).astype(int)
 
-# %% ../nbs/01_sound_data.ipynb #75f3dd2e
+# %% ../nbs/01_sound_data.ipynb #b16257bb
 def procedural_sound(
     kind:str, # name in `PROCEDURAL`
     seconds:float=4., # length
@@ -456,7 +457,7 @@ def procedural_sound(
     x = torch.from_numpy(np.asarray(x, np.float32))[None]
     return (x, params) if return_params else x
 
-# %% ../nbs/01_sound_data.ipynb #251da06e
+# %% ../nbs/01_sound_data.ipynb #151fe1bc
 POPS_GAIN = 84. # fits the level of the published set: rms .0385 at 4 pops/s, .112 at 32
 
 @procedural(rate=Range(4, 32, "pops/s", log=True), irreg=Range(0, 1, "periods", default=0.),
@@ -482,7 +483,7 @@ def pops(
         out += signal.lfilter([alpha, 0, -alpha], [1 + alpha, -2*np.cos(w), 1 - alpha], x)
     return signal.resample_poly(out, 1, 2)*POPS_GAIN*sample_rate/16000
 
-# %% ../nbs/01_sound_data.ipynb #a796790c
+# %% ../nbs/01_sound_data.ipynb #e90d373c
 @procedural(size=Range(0, 1, "small..big dog"), rate=Range(.6, 3., "barks/s", log=True),
             growl=Range(.1, .9))
 def dog_bark(
@@ -508,7 +509,7 @@ def dog_bark(
         _add(out, at, (voiced + 2.5*growl*rough)*envelope*rng.uniform(.6, 1))
     return room(out, rng, .3, .02, sample_rate)
 
-# %% ../nbs/01_sound_data.ipynb #d3b7fa10
+# %% ../nbs/01_sound_data.ipynb #2ed7eab7
 @procedural(surface=Range(0, 1, "carpet, wood, tile, gravel"),
             rate=Range(1.3, 2.8, "steps/s", log=True), weight=Range(0, 1))
 def footstep(
@@ -539,7 +540,7 @@ def footstep(
     scuff = ring(grit, [1700, 2900, 4600, 6500], [.0012]*4, [1]*4, sample_rate)
     return room(floor + loose*.35*scuff, rng, .35, .03 + .1*wood, sample_rate)
 
-# %% ../nbs/01_sound_data.ipynb #aa4c629f
+# %% ../nbs/01_sound_data.ipynb #5041b411
 @procedural(calibre=Range(0, 1), rate=Range(.2, 9., "shots/s", log=True),
             tail=Range(.4, 2., "s", log=True), distance=Range(0, 1))
 def gunshot(
@@ -564,7 +565,7 @@ def gunshot(
     b, a = signal.butter(1, min(.95, (9000 - 7000*distance)/(sample_rate/2)))
     return room(signal.lfilter(b, a, out), rng, tail, .25 + distance, sample_rate)
 
-# %% ../nbs/01_sound_data.ipynb #0fad1d3d
+# %% ../nbs/01_sound_data.ipynb #388f821c
 @procedural(rate=Range(3, 11, "keys/s", log=True), hardness=Range(0, 1),
             depth=Range(.04, .11, "s held"))
 def keyboard(
@@ -595,7 +596,7 @@ def keyboard(
         _add(out, (t + depth*rng.uniform(.8, 1.3))*sample_rate, level*clicks[k][1])
     return room(out, rng, .15, .02, sample_rate)
 
-# %% ../nbs/01_sound_data.ipynb #fe2af9a4
+# %% ../nbs/01_sound_data.ipynb #8e1e2e69
 @procedural(rpm=Range(900, 4200, "1/min", log=True), speed=Range(4, 28, "m/s"),
             near=Range(3, 15, "m", log=True), when=Range(.2, .8))
 def moving_motor_vehicle(
@@ -625,7 +626,7 @@ def moving_motor_vehicle(
     road = shaped_noise(n, rng, tyres, sample_rate, 2048)
     return engine*near/away*.35/np.sqrt(np.square(gains).sum()/2) + road*(.04 + speed/60)
 
-# %% ../nbs/01_sound_data.ipynb #d679bc32
+# %% ../nbs/01_sound_data.ipynb #f60ace0a
 @procedural(drops=Range(30, 3000, "drops/s", log=True), bright=Range(0, 1), bed=Range(.1, .8))
 def rain(
     n, # samples
@@ -650,7 +651,7 @@ def rain(
     loud = np.sqrt(np.mean(np.square(bubbles + taps))) + 1e-3
     return bubbles + taps + noise*(bed*2.5*loud + .01)
 
-# %% ../nbs/01_sound_data.ipynb #158fac7e
+# %% ../nbs/01_sound_data.ipynb #96a63403
 @procedural(sneeze=Range(0, 1), size=Range(0, 1, "child..adult"),
             rate=Range(.4, 2.4, "bursts/s", log=True), voice=Range(.05, .6))
 def sneeze_cough(
@@ -680,7 +681,8 @@ def sneeze_cough(
         _add(out, at + inhale, burst*rng.uniform(.7, 1))
     return room(out, rng, .3, .02, sample_rate)
 
-# %% ../nbs/01_sound_data.ipynb #3a74c013
+# %% ../nbs/01_sound_data.ipynb #c95c737c
+#| code-fold: true
 def _make_clip(folder, kind, i, seconds, sample_rate, seed, params):
     "Write clip `i` of a procedural set; its row"
     seed = seed*100_003 + i
@@ -698,7 +700,7 @@ def _make_clip(folder, kind, i, seconds, sample_rate, seed, params):
     return dict(path=str(path), label=kind, source=f"{kind}/{seed}", licence="generated",
                 params=str(track), **constant)
 
-# %% ../nbs/01_sound_data.ipynb #0f840f0b
+# %% ../nbs/01_sound_data.ipynb #041bf331
 def make_procedural(
     folder, # gets `<kind>/<kind>_00000.wav`, `.params` and `clips.csv`
     kinds=None, # names in `PROCEDURAL` (default: all)
@@ -725,7 +727,7 @@ def make_procedural(
     table.save(folder/"clips.csv")
     return table
 
-# %% ../nbs/01_sound_data.ipynb #c8f9ca87
+# %% ../nbs/01_sound_data.ipynb #03405cd9
 def trim_silence(
     x:Tensor, # waveform, (c, t)
     sample_rate:int, # Hz
@@ -738,7 +740,7 @@ def trim_silence(
     margin = int(keep*sample_rate)
     return x[:, max(0, loud[0] - margin):loud[-1] + 1 + margin]
 
-# %% ../nbs/01_sound_data.ipynb #93d125c3
+# %% ../nbs/01_sound_data.ipynb #6527a9ea
 def split_by_source(
     table:ClipTable, # rows without `source` count as recordings of their own
     valid:float=.2, # share of each label
@@ -760,7 +762,7 @@ def split_by_source(
     mask = np.array([held[s] for s in source], bool)
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
-# %% ../nbs/01_sound_data.ipynb #e0ac44c0
+# %% ../nbs/01_sound_data.ipynb #6bb11fdc
 def split_by_fold(
     table:ClipTable, # with a `fold` column
     valid_fold=5, # fold, or list of folds, to validate on
@@ -773,7 +775,7 @@ def split_by_fold(
         raise TableError(f"{table.root}: no clip in fold {valid_fold}. Choose one of {there}.")
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
-# %% ../nbs/01_sound_data.ipynb #a5b71206
+# %% ../nbs/01_sound_data.ipynb #d8a4bbcd
 def split_table(
     table:ClipTable, # to split
     valid:float=.2, # share, where the set states no split
@@ -788,11 +790,12 @@ def split_table(
     rows = np.flatnonzero(split != "test") if (split != "test").any() else np.arange(len(table))
     return tuple(rows[i] for i in split_by_source(table.subset(rows), valid, seed))
 
-# %% ../nbs/01_sound_data.ipynb #e52aca32
+# %% ../nbs/01_sound_data.ipynb #c0e60d10
 class CacheError(RuntimeError):
     "A cache that cannot be built or opened: says which, why and what to do"
 
-# %% ../nbs/01_sound_data.ipynb #95aee9b5
+# %% ../nbs/01_sound_data.ipynb #8204a7a6
+#| code-fold: true
 @dataclass(frozen=True)
 class _Feature:
     "What is computed from each clip: a log-mel, or the waveform where `mel` is None"
@@ -825,7 +828,8 @@ def _hash(value):
     "16 digits for plain data"
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../nbs/01_sound_data.ipynb #d9f8cffd
+# %% ../nbs/01_sound_data.ipynb #f2d44fc2
+#| code-fold: true
 @patch
 def __call__(self:_Feature, file, start, seconds):
     "The feature of one clip, or the reason (str) why there is none"
@@ -851,7 +855,8 @@ def _stored(self:_Feature, file):
     if not np.isfinite(m).all(): return f"{file}: holds NaN or inf. Make it again."
     return fit_length(torch.from_numpy(m), self.shape[1], self.fit).numpy().astype(self.dtype)
 
-# %% ../nbs/01_sound_data.ipynb #77b28b4f
+# %% ../nbs/01_sound_data.ipynb #dd17b6ea
+#| code-fold: true
 class _Store:
     "The rows of one front end"
     def __init__(self, folder, feature):
@@ -875,7 +880,8 @@ class _Store:
             except (ValueError, TypeError): continue # that clip is computed again
         return {k: v for k, v in known.items() if isinstance(v, str) or v[0] < n}
 
-# %% ../nbs/01_sound_data.ipynb #235b2b03
+# %% ../nbs/01_sound_data.ipynb #bb620d94
+#| code-fold: true
 @patch
 def fill(self:_Store,
     clips, # {key: (file, start, seconds)} to compute
@@ -919,7 +925,8 @@ def _reserve(f, start, size):
     if size and hasattr(os, "posix_fallocate"): os.posix_fallocate(f.fileno(), start, size)
     elif size: f.truncate(start + size)
 
-# %% ../nbs/01_sound_data.ipynb #6aaa5bd9
+# %% ../nbs/01_sound_data.ipynb #dea53a90
+#| code-fold: true
 class _Rows:
     "The rows `rows` of a memory map `memory` as an array (n, ...); what is indexed is read"
     def __init__(self, memory, rows):
@@ -934,7 +941,6 @@ class _Rows:
         return self.memory[(self.rows[first], *rest)]
     def __array__(self, dtype=None, copy=None): return np.asarray(self.memory[self.rows], dtype)
 
-# %% ../nbs/01_sound_data.ipynb #57c5b8c4
 CHECKED = 2**28 # bytes that are compared with their checksums when a cache is opened
 
 class _Damage(CacheError):
@@ -949,7 +955,7 @@ def _damaged(memory, places):
     bad = wrong(there[::step])
     return gone + (wrong(there) if bad and step > 1 else bad)
 
-# %% ../nbs/01_sound_data.ipynb #f3fc5c8c
+# %% ../nbs/01_sound_data.ipynb #26c6ba54
 class ClipCache:
     "A row of numbers per clip, memory-mapped; `index` is the table of its rows, `skipped` the rest"
     def __init__(self,
@@ -982,7 +988,8 @@ class ClipCache:
     @property
     def labels(self): return self.index.labels
 
-# %% ../nbs/01_sound_data.ipynb #9ff585ce
+# %% ../nbs/01_sound_data.ipynb #03858740
+#| code-fold: true
 def _digests(files, folder, n_jobs):
     "Content hashes; those of files with unchanged size and time are remembered in `folder`"
     memo, book = folder/"hashes.json", {}
@@ -1004,7 +1011,6 @@ def _digest(file):
     try: return file_digest(file)
     except OSError: return None
 
-# %% ../nbs/01_sound_data.ipynb #4b845777
 def _clip_keys(table, folder, n_jobs):
     "{key: (file, start, seconds)} of the clips of a table, and the key of each row"
     files, keys, clips = table.files(), [], {}
@@ -1014,6 +1020,8 @@ def _clip_keys(table, folder, n_jobs):
         clips[keys[-1]] = (file, *part)
     return clips, keys
 
+# %% ../nbs/01_sound_data.ipynb #88fa8d05
+#| code-fold: true
 @contextmanager
 def _one_thread():
     "Torch works on one thread: the clips are what runs in parallel"
@@ -1030,7 +1038,6 @@ def _no_room(folder, size, error):
                       f"({error.strerror or error}; {free:.0f} MiB are free). "
                       "Free some room or choose another cache folder.")
 
-# %% ../nbs/01_sound_data.ipynb #ebf6beff
 @patch
 def look_up(self:_Store, clips, n_jobs=-1, progress=False, strict=False, damaged=()):
     "{key: (row, checksum) or reason} of `clips`; what is missing is computed"
@@ -1056,7 +1063,8 @@ def look_up(self:_Store, clips, n_jobs=-1, progress=False, strict=False, damaged
     found = {k: known[k] if k in known else gone[k] for k in clips}
     return {k: reason(k, v) if isinstance(v, str) else v for k, v in found.items()}
 
-# %% ../nbs/01_sound_data.ipynb #06685aba
+# %% ../nbs/01_sound_data.ipynb #3b28f293
+#| code-fold: true
 def _build(cls, table, feature, folder, n_jobs, progress, strict):
     "The cache of `feature` over `table`"
     store, size, damaged = _Store(folder/feature.key, feature), len(table)*feature.size, ()
@@ -1099,14 +1107,14 @@ def _report(cache, total):
     if cache.skipped: _warn_skipped([reason for _, reason in cache.skipped], total)
     return cache
 
-# %% ../nbs/01_sound_data.ipynb #02812560
+# %% ../nbs/01_sound_data.ipynb #26790be0
 def cache_folder(
     folder=None, # a folder, or None
     )->Path:
     "`folder`, or `$FOLEYBOOK_CACHE`, or `~/.cache/foleybook`"
     return Path(folder or os.environ.get("FOLEYBOOK_CACHE") or "~/.cache/foleybook").expanduser()
 
-# %% ../nbs/01_sound_data.ipynb #b3d47056
+# %% ../nbs/01_sound_data.ipynb #dee6ee0c
 class MelCache(ClipCache):
     "Log-mels of a clip table, `mels` (n, m, f), memory-mapped"
     def __init__(self,
@@ -1136,7 +1144,7 @@ class MelCache(ClipCache):
         feature = _Feature(mel.sample_rate, seconds, fit, trim, mel, dtype)
         return _build(cls, table, feature, cache_folder(folder), n_jobs, progress, strict)
 
-# %% ../nbs/01_sound_data.ipynb #35e29cff
+# %% ../nbs/01_sound_data.ipynb #8a597ed4
 class WaveCache(ClipCache):
     "Waveforms of a clip table, `waves` (n, t) int16, memory-mapped"
     def __init__(self,
@@ -1162,7 +1170,7 @@ class WaveCache(ClipCache):
         feature = _Feature(sample_rate, seconds, fit, trim, dtype="int16")
         return _build(cls, table, feature, cache_folder(folder), n_jobs, progress, strict)
 
-# %% ../nbs/01_sound_data.ipynb #eda97160
+# %% ../nbs/01_sound_data.ipynb #63b2ddd9
 class MeanStd(NamedTuple):
     "Mean and standard deviation"
     mean: Tensor # float64, () or (m,)
@@ -1185,7 +1193,7 @@ def mean_std(self:ClipCache,
         mean, n = mean + (here - mean)*k/(n + k), n + k
     return MeanStd(torch.as_tensor(mean), torch.as_tensor(squares/max(1, n - 1)).sqrt())
 
-# %% ../nbs/01_sound_data.ipynb #591f5ed3
+# %% ../nbs/01_sound_data.ipynb #1e2e12c2
 @contextmanager
 def joblib_workers(
     backend:str="threading", # 'threading', 'loky', 'dask' or 'ray'
@@ -1205,7 +1213,7 @@ def joblib_workers(
     else:
         with joblib.parallel_config(backend, n_jobs=n_jobs): yield
 
-# %% ../nbs/01_sound_data.ipynb #1b9d7082
+# %% ../nbs/01_sound_data.ipynb #0484c17f
 class TensorAudio(TensorBase):
     "Waveform (c, t) or (b, c, t) with `sample_rate`"
     def show(self, ctx=None, title=None, **kwargs):
@@ -1218,7 +1226,7 @@ class TensorAudio(TensorBase):
         x = x if x.ndim == 3 else x.reshape(-1, *x.shape[-2:]) if x.ndim > 1 else x[None, None]
         return play_table(list(x), self.sample_rate, labels or [""]*len(x))
 
-# %% ../nbs/01_sound_data.ipynb #e164280e
+# %% ../nbs/01_sound_data.ipynb #14269ae9
 class TensorMel(TensorBase):
     "Log-mel (m, f) or (b, m, f) with its front end `mel`"
     def show(self, ctx=None, title=None, **kwargs):
@@ -1231,7 +1239,7 @@ class TensorMel(TensorBase):
         x = GriffinLim(self.mel, n_iter)(m if m.ndim == 3 else m[None])
         return TensorAudio(x.clamp(-1, 1), sample_rate=self.mel.sample_rate).hear(labels)
 
-# %% ../nbs/01_sound_data.ipynb #459d744a
+# %% ../nbs/01_sound_data.ipynb #e7ddbe14
 class CacheLoader(TfmdDL):
     "Batches straight from a cache: (TensorMel or TensorAudio, target)"
     def __init__(self,
@@ -1271,7 +1279,8 @@ class CacheLoader(TfmdDL):
         res.epoch = self.epoch
         return res
 
-# %% ../nbs/01_sound_data.ipynb #857b97e2
+# %% ../nbs/01_sound_data.ipynb #3f23e642
+#| code-fold: true
 class _ToDevice(Transform):
     "Moves `Conditions`, which fastai does not know, to the device of the loader"
     device = "cpu"
@@ -1298,7 +1307,7 @@ def get_idxs(self:CacheLoader):
 @patch
 def create_batches(self:CacheLoader, samps): yield from map(self.fetch, self.chunkify(samps))
 
-# %% ../nbs/01_sound_data.ipynb #0283059e
+# %% ../nbs/01_sound_data.ipynb #e27970bc
 @patch
 def fetch(self:CacheLoader,
     places, # from `get_idxs`
@@ -1332,7 +1341,7 @@ def asked(self:CacheLoader,
     window = starts*unit, self.crop*unit
     return self.conditions.read(self.cache.index, self.rows[items], *window, self.vocab)
 
-# %% ../nbs/01_sound_data.ipynb #c8a95982
+# %% ../nbs/01_sound_data.ipynb #c0b42990
 @patch
 def show_batch(self:CacheLoader,
     b=None, # batch to show (default: the first)
@@ -1353,7 +1362,8 @@ def show_batch(self:CacheLoader,
             x[i].show(ctx=ax, title=names.get(self.target, lambda i: None)(i))
             ax.set(xlabel="", ylabel="")
 
-# %% ../nbs/01_sound_data.ipynb #261f5168
+# %% ../nbs/01_sound_data.ipynb #564d8853
+#| code-fold: true
 def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, **given):
     "Train and valid loaders; `valid_idx` counts rows of the table the cache was built from"
     if valid_idx is None: train, held = split_table(cache.index, valid, given["seed"])
@@ -1379,7 +1389,7 @@ def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, **given)
     dls.vocab, dls.cache, dls.train_rows, dls.valid_rows = cache.labels, cache, train, held
     return dls
 
-# %% ../nbs/01_sound_data.ipynb #62bc1627
+# %% ../nbs/01_sound_data.ipynb #86160eff
 def mel_dls(
     data, # ClipTable or MelCache
     mel:MelConfig=None, # front end (default: that of the cache)
@@ -1408,7 +1418,7 @@ def mel_dls(
     dls.mel = cache.mel
     return dls
 
-# %% ../nbs/01_sound_data.ipynb #9ebd2e0d
+# %% ../nbs/01_sound_data.ipynb #8cab9836
 def wave_dls(
     data, # ClipTable or WaveCache
     sample_rate:int=22050, # Hz

@@ -6,16 +6,17 @@
 __all__ = ['MPD_WIDTHS', 'MSD_WIDTHS', 'Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'HiFiGANConfig', 'ResBlock1',
            'ResBlock2', 'HiFiGAN', 'melgan_mel', 'MelGANConfig', 'Mirror', 'MelGANBlock', 'MelGAN', 'BigVGANConfig',
            'Snake', 'kaiser_sinc', 'Upsample2x', 'Downsample2x', 'AntiAliased', 'AMPBlock', 'BigVGAN', 'ISTFTConfig',
-           'ConvNeXtBlock', 'ISTFTVocoder', 'Exportable', 'export_program', 'export_onnx', 'Judged',
+           'ConvNeXtBlock', 'ISTFTVocoder', 'Exportable', 'export_program', 'export_onnx', 'export_vocoder', 'Judged',
            'PeriodDiscriminator', 'MultiPeriodDiscriminator', 'ScaleDiscriminator', 'MultiScaleDiscriminator',
            'MelGANDiscriminator', 'stft_magnitude', 'SpectrumDiscriminator', 'MultiResolutionDiscriminator',
            'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss',
            'spectral_energy_loss', 'WaveToMel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe',
-           'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'read_original', 'audyn_mel', 'copy_synthesis',
-           'render_file', 'find_vocoder', 'MelGenerator']
+           'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'copy_synthesis', 'render_file', 'find_vocoder',
+           'MelGenerator']
 
 # %% ../nbs/03_vocoders.ipynb #3ab67806
-import copy,importlib.resources,importlib.util,math,pickle,re,time,zipfile
+#| code-fold: true
+import copy,importlib.resources,importlib.util,math,re,time
 from dataclasses import dataclass,field,fields,replace
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ from .audio_features import (fit_length, GriffinLim, log_mel, mel_centres, mel_f
 from .sound_data import ClipTable, wave_dls, WaveCache
 from .data_sets import open_dataset
 from .data_sets import open_dataset
-from .files import CheckpointError, load_strict, read_json, read_safetensors
+from .files import CheckpointError, load_strict, published_weights, read_json
 from .generator import Conditions, Pipeline, Pretrained
 from .recipes import LoopRecipe
 from .training import AdversarialTraining, unwrap
@@ -44,15 +45,12 @@ from .training import AdversarialTraining, unwrap
 class Conv1d(nn.Conv1d):
     "`nn.Conv1d` that works channels-last on a CPU: same weights, same numbers, less waiting"
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if self.groups == 1: self.weight.data = _last(self.weight.data).squeeze(2)
-
     def forward(self,
         x:Tensor, # (b, c, t)
     )->Tensor: # (b, c, t)
         "Convolve along the last axis"
-        if x.device.type != 'cpu' or self.groups > 1: return super().forward(x)
+        if x.device.type != 'cpu' or self.groups > 1:
+            return super().forward(x)
         y = F.conv2d(_last(x), _last(self.weight), self.bias,
                      (1, *self.stride), (0, *self.padding), (1, *self.dilation))
         return y.squeeze(2)
@@ -60,36 +58,31 @@ class Conv1d(nn.Conv1d):
 # %% ../nbs/03_vocoders.ipynb #c028614c
 def _last(x): return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
+def _relu_(x, slope): return F.leaky_relu(x, slope, inplace=not torch.is_grad_enabled())
+
+def _add_(x, y): return x + y if torch.is_grad_enabled() else x.add_(y)
+
+def _normed(module, on=True):
+    "A convolution with its weight split into length g and direction v"
+    return weight_norm(module) if on else module
+
 # %% ../nbs/03_vocoders.ipynb #da743b10
 class ConvTranspose1d(nn.ConvTranspose1d):
     "`nn.ConvTranspose1d` that works channels-last on a CPU"
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.weight.data = _last(self.weight.data).squeeze(2)
 
     def forward(self,
         x:Tensor, # (b, c, t)
     )->Tensor: # (b, c, t * stride)
         "Transposed convolution along the last axis"
-        if x.device.type != 'cpu': return super().forward(x)
-        y = F.conv_transpose2d(_last(x), _last(self.weight), self.bias, (1, *self.stride), (0, *self.padding),
-                               (0, *self.output_padding))
+        if x.device.type != 'cpu':
+            return super().forward(x)
+        y = F.conv_transpose2d(_last(x), _last(self.weight), self.bias, (1, *self.stride),
+                               (0, *self.padding), (0, *self.output_padding))
         return y.squeeze(2)
-
-# %% ../nbs/03_vocoders.ipynb #2095e862
-def _relu_(x, slope): return F.leaky_relu(x, slope, inplace=not torch.is_grad_enabled())
-
-def _add_(x, y): return x + y if torch.is_grad_enabled() else x.add_(y)
-
-# %% ../nbs/03_vocoders.ipynb #a3d78c56
-def _normed(module, on=True):
-    "A convolution with its weight split into length g and direction v"
-    return weight_norm(module) if on else module
 
 # %% ../nbs/03_vocoders.ipynb #2c4fae4b
 class Vocoder(Pretrained):
-    "What every vocoder of the book shares: log-mel (b, m, f) in, waveform (b, 1, f * hop_length) out"
+    "What every vocoder of the book shares: log-mel in, waveform out"
     shortest = 1 # frames below which the padding of the network does not work
 
     @property
@@ -102,22 +95,24 @@ class Vocoder(Pretrained):
     )->Tensor: # the same
         "Refuse what this vocoder cannot read"
         if log_mel.ndim != 3 or log_mel.shape[1] != self.mel.n_mels:
-            raise ValueError(f"{type(self).__name__} reads log-mels (b, {self.mel.n_mels}, frames), got "
-                             f"{tuple(log_mel.shape)}; make them by log_mel(x, vocoder.mel)")
+            raise ValueError(
+                f"{type(self).__name__} reads log-mels (b, {self.mel.n_mels}, frames), got "
+                f"{tuple(log_mel.shape)}; make them by log_mel(x, vocoder.mel)")
         if not log_mel.shape[0] or not log_mel.shape[2]:
-            raise ValueError(f"the log-mel is empty, shape {tuple(log_mel.shape)}; give at least one frame")
+            raise ValueError(f"the log-mel is empty, shape {tuple(log_mel.shape)}; "
+                             "give at least one frame")
         return log_mel
 
 # %% ../nbs/03_vocoders.ipynb #079fffae
 def fold_weight_norm(
     model:nn.Module, # changed in place
 )->nn.Module: # the same module
-    "Multiply out every weight-normed weight, w = g v / |v|, and lay convolutions out for the CPU"
+    "Multiply out every weight-normed weight, w = g v / |v|"
     for m in model.modules():
-        if parametrize.is_parametrized(m, 'weight'): parametrize.remove_parametrizations(m, 'weight')
-        if isinstance(m, (Conv1d, ConvTranspose1d)) and m.groups == 1:
-            m.weight.data = _last(m.weight.detach()).squeeze(2)
-    if hasattr(getattr(model, 'config', None), 'weight_norm'): model.config = replace(model.config, weight_norm=False)
+        if parametrize.is_parametrized(m, 'weight'):
+            parametrize.remove_parametrizations(m, 'weight')
+    if hasattr(getattr(model, 'config', None), 'weight_norm'):
+        model.config = replace(model.config, weight_norm=False)
     return model.eval()
 
 # %% ../nbs/03_vocoders.ipynb #5962ffc0
@@ -130,8 +125,9 @@ class HiFiGANConfig:
     upsample_kernel_sizes: list = field(default_factory=lambda: [16, 16, 4, 4])
     upsample_initial_channel: int = 512
     resblock_kernel_sizes: list = field(default_factory=lambda: [3, 7, 11])
-    resblock_dilation_sizes: list = field(default_factory=lambda: [[1, 3, 5]] * 3) # one list per kernel size
-    chained: bool = False # Audyn's topology: residual blocks one after another, one skip around each
+    # one list per kernel size
+    resblock_dilation_sizes: list = field(default_factory=lambda: [[1, 3, 5]] * 3)
+    chained: bool = False # Audyn's topology: blocks one after another, one skip around each
     weight_norm: bool = True # are weights kept as length and direction?
 
     @classmethod
@@ -147,15 +143,39 @@ class HiFiGANConfig:
     @classmethod
     def v3(cls, **changes)->'HiFiGANConfig':
         "Three stages and single convolutions: 1.5 million parameters"
-        return cls(**{**dict(resblock='2', upsample_rates=[8, 8, 4], upsample_kernel_sizes=[16, 16, 8],
+        sizes = dict(resblock='2', upsample_rates=[8, 8, 4], upsample_kernel_sizes=[16, 16, 8],
             upsample_initial_channel=256, resblock_kernel_sizes=[3, 5, 7],
-            resblock_dilation_sizes=[[1, 2], [2, 6], [3, 12]]), **changes})
+            resblock_dilation_sizes=[[1, 2], [2, 6], [3, 12]])
+        return cls(**{**sizes, **changes})
 
 # %% ../nbs/03_vocoders.ipynb #1e90c3b5
 def _same_length(channels, kernel_size, dilation, norm):
     "A convolution that keeps the number of channels and samples"
     padding = dilation * (kernel_size - 1) // 2
-    return _normed(Conv1d(channels, channels, kernel_size, dilation=dilation, padding=padding), norm)
+    conv = Conv1d(channels, channels, kernel_size, dilation=dilation, padding=padding)
+    return _normed(conv, norm)
+
+def _check_rates(config, rates):
+    hop = math.prod(rates)
+    if hop != config.mel.hop_length:
+        raise ValueError(f"upsample_rates {list(rates)} make {hop} samples a frame, but hop_length "
+                         f"is {config.mel.hop_length}; their product must be the hop length")
+
+def _upsampler(c_in, c_out, k, u, norm):
+    return _normed(ConvTranspose1d(c_in, c_out, k, u, padding=(k - u) // 2), norm)
+
+def _radius(conv): return conv.dilation[0] * (conv.kernel_size[0] - 1) // 2
+
+def _frames_seen(stages, first, last):
+    "Frames to either side that an output depends on; stages: (radius, kernel, rate), in order"
+    r = last
+    for radius,k,u in reversed(stages):
+        r = math.ceil((r + radius + k) / u)
+    return r + first
+
+def _layer_sizes(width, rates):
+    "Numbers a frame in each stage: half the channels, `rate` times the samples"
+    return [math.prod(rates[:i + 1]) * (width >> i + 1) for i in range(len(rates))]
 
 # %% ../nbs/03_vocoders.ipynb #786d3781
 class ResBlock1(nn.Module):
@@ -170,7 +190,8 @@ class ResBlock1(nn.Module):
     ):
         super().__init__()
         conv = lambda d: _same_length(channels, kernel_size, d, norm)
-        self.convs1,self.convs2 = (nn.ModuleList(conv(d) for d in ds) for ds in (dilations, [1] * len(dilations)))
+        self.convs1 = nn.ModuleList(conv(d) for d in dilations)
+        self.convs2 = nn.ModuleList(conv(1) for _ in dilations)
         self.chained = chained
 
     def forward(self,
@@ -186,7 +207,7 @@ class ResBlock1(nn.Module):
     @property
     def radius(self)->int:
         "Samples to either side that one output sample depends on"
-        return sum(c.dilation[0] * (c.kernel_size[0] - 1) // 2 for c in (*self.convs1, *self.convs2))
+        return sum(map(_radius, (*self.convs1, *self.convs2)))
 
 # %% ../nbs/03_vocoders.ipynb #0f5f2823
 class ResBlock2(nn.Module):
@@ -216,28 +237,11 @@ class ResBlock2(nn.Module):
     @property
     def radius(self)->int:
         "Samples to either side that one output sample depends on"
-        return sum(c.dilation[0] * (c.kernel_size[0] - 1) // 2 for c in self.convs)
-
-# %% ../nbs/03_vocoders.ipynb #50955075
-def _check_rates(config, rates):
-    hop = math.prod(rates)
-    if hop != config.mel.hop_length:
-        raise ValueError(f"upsample_rates {list(rates)} make {hop} samples a frame, but hop_length is "
-                         f"{config.mel.hop_length}; their product must be the hop length")
-
-# %% ../nbs/03_vocoders.ipynb #54961c3b
-def _upsampler(c_in, c_out, k, u, norm): return _normed(ConvTranspose1d(c_in, c_out, k, u, padding=(k - u) // 2), norm)
-
-# %% ../nbs/03_vocoders.ipynb #cda9f2de
-def _frames_seen(stages, first, last):
-    "Frames to either side that an output depends on; stages: (radius, kernel, rate), in order"
-    r = last
-    for radius,k,u in reversed(stages): r = math.ceil((r + radius + k) / u)
-    return r + first
+        return sum(map(_radius, self.convs))
 
 # %% ../nbs/03_vocoders.ipynb #c8b583cd
 class HiFiGAN(Vocoder):
-    "The HiFi-GAN generator: upsample by transposed convolutions, then average residual blocks of several widths"
+    "The HiFi-GAN generator: upsample, then average residual blocks of several widths"
 
     def __init__(self,
         config:HiFiGANConfig, # sizes, such as `HiFiGANConfig.v1()`
@@ -253,7 +257,8 @@ class HiFiGAN(Vocoder):
         self.resblocks = nn.ModuleList()
         for i,w in enumerate(width[1:]):
             for j,k in enumerate(c.resblock_kernel_sizes):
-                dilations = c.resblock_dilation_sizes[i % len(c.resblock_dilation_sizes) if c.chained else j]
+                row = i % len(c.resblock_dilation_sizes) if c.chained else j
+                dilations = c.resblock_dilation_sizes[row]
                 self.resblocks.append(Block(w, k, dilations, c.chained, c.weight_norm))
         self.conv_post = _normed(Conv1d(width[-1], 1, 7, padding=3), c.weight_norm)
 
@@ -268,19 +273,26 @@ class HiFiGAN(Vocoder):
             for block in self.resblocks[i * n:(i + 1) * n]:
                 y = block(x)
                 total = y if total is None else total + y if chained else _add_(total, y)
-                if chained: x = y
+                if chained:
+                    x = y
             x = total / n
         return torch.tanh(self.conv_post(_relu_(x, .1 if chained else .01)))
 
-    @property
-    def context(self)->int:
-        "Frames to either side that an output sample depends on"
-        c,n = self.config,len(self.config.resblock_kernel_sizes)
-        radius = [b.radius for b in self.resblocks]
-        join = sum if c.chained else max
-        stages = [(join(radius[i * n:(i + 1) * n]), k, u)
-            for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates))]
-        return _frames_seen(stages, 3, 3)
+# %% ../nbs/03_vocoders.ipynb #733cd6e8
+@patch(as_prop=True)
+def context(self:HiFiGAN)->int:
+    "Frames to either side that an output sample depends on"
+    c,n = self.config,len(self.config.resblock_kernel_sizes)
+    radius = [b.radius for b in self.resblocks]
+    join = sum if c.chained else max
+    stages = [(join(radius[i * n:(i + 1) * n]), k, u)
+        for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates))]
+    return _frames_seen(stages, 3, 3)
+
+@patch
+def layer_sizes(self:HiFiGAN)->list: # numbers a frame
+    "How much each stage has to hold"
+    return _layer_sizes(self.config.upsample_initial_channel, self.config.upsample_rates)
 
 # %% ../nbs/03_vocoders.ipynb #5fe1224f
 def melgan_mel()->MelConfig: # the front end
@@ -294,7 +306,7 @@ class MelGANConfig:
     mel: MelConfig = field(default_factory=lambda: MelConfig.preset('specvqgan'))
     ngf: int = 32 # channels of the last stage
     n_residual_layers: int = 3 # per stage, with dilations 1, 3, 9, ...
-    ratios: list = field(default_factory=lambda: [8, 8, 2, 2]) # upsampling, their product is the hop length
+    ratios: list = field(default_factory=lambda: [8, 8, 2, 2]) # upsampling; the product is the hop
     weight_norm: bool = True # are weights kept as length and direction?
 
     @classmethod
@@ -324,10 +336,10 @@ class Mirror(nn.Module):
         p,x = self.pad,x.transpose(1, 2)
         return torch.cat([x[:, 1:p + 1].flip(1), x, x[:, -p - 1:-1].flip(1)], 1).transpose(1, 2)
 
-# %% ../nbs/03_vocoders.ipynb #d3e229aa
 def _mirrored(c_in, c_out, k, dilation=1, norm=True):
     "Reflection padding, then a convolution of the same length"
-    return [Mirror(dilation * (k - 1) // 2), _normed(Conv1d(c_in, c_out, k, dilation=dilation), norm)]
+    conv = Conv1d(c_in, c_out, k, dilation=dilation)
+    return [Mirror(dilation * (k - 1) // 2), _normed(conv, norm)]
 
 # %% ../nbs/03_vocoders.ipynb #d6c4b70c
 class MelGANBlock(nn.Module):
@@ -339,7 +351,8 @@ class MelGANBlock(nn.Module):
         norm:bool=True, # weight norm?
     ):
         super().__init__()
-        self.block = nn.Sequential(nn.LeakyReLU(.2), *_mirrored(channels, channels, 3, dilation, norm),
+        wide = _mirrored(channels, channels, 3, dilation, norm)
+        self.block = nn.Sequential(nn.LeakyReLU(.2), *wide,
             nn.LeakyReLU(.2), _normed(Conv1d(channels, channels, 1), norm))
         self.shortcut = _normed(Conv1d(channels, channels, 1), norm)
 
@@ -362,11 +375,13 @@ class MelGAN(Vocoder):
         norm,width = c.weight_norm,c.ngf * 2**len(c.ratios)
         layers = _mirrored(c.mel.n_mels, width, 7, norm=norm)
         for r in c.ratios:
-            layers += [nn.LeakyReLU(.2), _normed(ConvTranspose1d(width, width // 2, 2 * r, r, padding=r // 2 + r % 2,
-                output_padding=r % 2), norm)]
+            up = ConvTranspose1d(width, width // 2, 2 * r, r, padding=r // 2 + r % 2,
+                output_padding=r % 2)
+            layers += [nn.LeakyReLU(.2), _normed(up, norm)]
             width //= 2
             layers += [MelGANBlock(width, 3**j, norm) for j in range(c.n_residual_layers)]
-        self.model = nn.Sequential(*layers, nn.LeakyReLU(.2), *_mirrored(width, 1, 7, norm=norm), nn.Tanh())
+        last = _mirrored(width, 1, 7, norm=norm)
+        self.model = nn.Sequential(*layers, nn.LeakyReLU(.2), *last, nn.Tanh())
         self.shortest = max(4, math.ceil((3**(c.n_residual_layers - 1) + 1) / c.ratios[0]))
 
     def forward(self,
@@ -374,7 +389,8 @@ class MelGAN(Vocoder):
     )->Tensor: # waveform, (b, 1, f * hop_length)
         "Render; a spectrogram shorter than the mirrored edge is lengthened first by its last frame"
         f = self.checked(log_mel).shape[-1]
-        if f < self.shortest: log_mel = F.pad(log_mel, (0, self.shortest - f), mode='replicate')
+        if f < self.shortest:
+            log_mel = F.pad(log_mel, (0, self.shortest - f), mode='replicate')
         return self.model(log_mel)[..., :f * self.mel.hop_length]
 
     @property
@@ -382,6 +398,10 @@ class MelGAN(Vocoder):
         "Frames to either side that an output sample depends on"
         radius = sum(3**j for j in range(self.config.n_residual_layers))
         return _frames_seen([(radius, 2 * r, r) for r in self.config.ratios], 3, 3)
+
+    def layer_sizes(self)->list: # numbers a frame
+        "How much each stage has to hold"
+        return _layer_sizes(self.config.ngf * 2**len(self.config.ratios), self.config.ratios)
 
 # %% ../nbs/03_vocoders.ipynb #61addb17
 @dataclass
@@ -393,7 +413,8 @@ class BigVGANConfig:
     upsample_kernel_sizes: list = field(default_factory=lambda: [16, 16, 4, 4])
     upsample_initial_channel: int = 512
     resblock_kernel_sizes: list = field(default_factory=lambda: [3, 7, 11])
-    resblock_dilation_sizes: list = field(default_factory=lambda: [[1, 3, 5]] * 3) # one list per kernel size
+    # one list per kernel size
+    resblock_dilation_sizes: list = field(default_factory=lambda: [[1, 3, 5]] * 3)
     activation: str = 'snakebeta' # or 'snake'
     snake_logscale: bool = True # are alpha and beta stored as logarithms?
     use_tanh_at_final: bool = True # otherwise clip to -1..1
@@ -401,12 +422,15 @@ class BigVGANConfig:
     weight_norm: bool = True # are weights kept as length and direction?
 
     _presets = dict(
-        base_22khz_80band=('bigvgan_22khz_80', 'base', {}), base_24khz_100band=('bigvgan_24khz_100', 'base', {}),
-        v1_22khz_80band=('bigvgan_22khz_80', 'v1', {}), v1_24khz_100band=('bigvgan_24khz_100', 'v1', {}),
+        base_22khz_80band=('bigvgan_22khz_80', 'base', {}),
+        base_24khz_100band=('bigvgan_24khz_100', 'base', {}),
+        v1_22khz_80band=('bigvgan_22khz_80', 'v1', {}),
+        v1_24khz_100band=('bigvgan_24khz_100', 'v1', {}),
         v2_22khz_80band_256x=('bigvgan_22khz_80', 'v2', dict(f_max=None)),
         v2_22khz_80band_fmax8k_256x=('bigvgan_22khz_80', 'v2', {}),
         v2_24khz_100band_256x=('bigvgan_24khz_100', 'v2', {}),
-        v2_44khz_128band_256x=('bigvgan_44khz_128', 'v2', dict(n_fft=1024, win_length=1024, hop_length=256)),
+        v2_44khz_128band_256x=('bigvgan_44khz_128', 'v2',
+            dict(n_fft=1024, win_length=1024, hop_length=256)),
         v2_44khz_128band_512x=('bigvgan_44khz_128', 'v2', {}))
 
     @classmethod
@@ -423,7 +447,8 @@ class BigVGANConfig:
             raise ValueError(f"no BigVGAN preset {name!r}; there are {', '.join(cls._presets)}")
         mel,size,changes = cls._presets[name]
         mel = MelConfig.preset(mel).replace(**changes)
-        if size == 'base': return cls(mel=mel)
+        if size == 'base':
+            return cls(mel=mel)
         rates = ([8, 4] if mel.hop_length == 512 else [4, 4]) + [2] * 4
         more = dict(use_tanh_at_final=False, use_bias_at_final=False) if size == 'v2' else {}
         return cls(mel=mel, upsample_rates=rates, upsample_kernel_sizes=[2 * r for r in rates],
@@ -431,7 +456,7 @@ class BigVGANConfig:
 
 # %% ../nbs/03_vocoders.ipynb #d20dbbfa
 class Snake(nn.Module):
-    "$x + \\sin^2(\\alpha x) / \\beta$, a learned period per channel (Ziyin et al. 2020); theirs has $\\beta = \\alpha$"
+    "$x + \\sin^2(\\alpha x) / \\beta$, a learned period per channel (Ziyin et al. 2020)"
 
     def __init__(self,
         channels:int, # c
@@ -441,7 +466,8 @@ class Snake(nn.Module):
         super().__init__()
         start = torch.zeros(channels) if logscale else torch.ones(channels)
         self.alpha,self.logscale = nn.Parameter(start),logscale
-        if beta: self.beta = nn.Parameter(start.clone())
+        if beta:
+            self.beta = nn.Parameter(start.clone())
 
     def forward(self,
         x:Tensor, # (b, c, t)
@@ -453,7 +479,8 @@ class Snake(nn.Module):
     def curve(self)->tuple: # alpha and 1 / beta, (c,)
         "The parameters as the formula wants them"
         alpha,beta = self.alpha,getattr(self, 'beta', self.alpha)
-        if self.logscale: alpha,beta = alpha.exp(),beta.exp()
+        if self.logscale:
+            alpha,beta = alpha.exp(),beta.exp()
         return alpha, 1 / (beta + 1e-9)
 
     def activate_(self,
@@ -473,17 +500,12 @@ def kaiser_sinc(
 )->Tensor: # low-pass filter, (1, 1, size), sum 1
     "A sinc cut off by a Kaiser window"
     a = 2.285 * (size // 2 - 1) * math.pi * 4 * half_width + 7.95
-    beta = .1102 * (a - 8.7) if a > 50 else .5842 * (a - 21)**.4 + .07886 * (a - 21) if a >= 21 else 0.
-    n = torch.arange(size) - (size - 1) / 2 if size % 2 else torch.arange(-(size // 2), size // 2) + .5
-    h = 2 * cutoff * torch.kaiser_window(size, periodic=False, beta=beta) * torch.sinc(2 * cutoff * n)
+    low = .5842 * (a - 21)**.4 + .07886 * (a - 21) if a >= 21 else 0.
+    beta = .1102 * (a - 8.7) if a > 50 else low
+    n = torch.arange(size) - size // 2 + (0 if size % 2 else .5)
+    window = torch.kaiser_window(size, periodic=False, beta=beta)
+    h = 2 * cutoff * window * torch.sinc(2 * cutoff * n)
     return (h / h.sum()).view(1, 1, size)
-
-# %% ../nbs/03_vocoders.ipynb #237a068e
-def _edges(x, left, right):
-    "Repeat the first and the last sample of (b, c, t); the memory layout stays"
-    b,c,_ = x.shape
-    x = x.transpose(1, 2)
-    return torch.cat([x[:, :1].expand(b, left, c), x, x[:, -1:].expand(b, right, c)], 1).transpose(1, 2)
 
 # %% ../nbs/03_vocoders.ipynb #7f7052e1
 class Upsample2x(nn.Module):
@@ -500,9 +522,18 @@ class Upsample2x(nn.Module):
         c = x.shape[1]
         w = 2 * self.filter.expand(c, 1, -1)
         x = _edges(x, 5, 5)
-        if x.device.type != 'cpu': y = F.conv_transpose1d(x, w, stride=2, groups=c)
-        else: y = F.conv_transpose2d(_last(x), _last(w), stride=(1, 2), groups=c).squeeze(2)
+        if x.device.type != 'cpu':
+            y = F.conv_transpose1d(x, w, stride=2, groups=c)
+        else:
+            y = F.conv_transpose2d(_last(x), _last(w), stride=(1, 2), groups=c).squeeze(2)
         return y[..., 15:-15]
+
+def _edges(x, left, right):
+    "Repeat the first and the last sample of (b, c, t); the memory layout stays"
+    b,c,_ = x.shape
+    x = x.transpose(1, 2)
+    first,last = x[:, :1].expand(b, left, c),x[:, -1:].expand(b, right, c)
+    return torch.cat([first, x, last], 1).transpose(1, 2)
 
 # %% ../nbs/03_vocoders.ipynb #ddcfc074
 class Downsample2x(nn.Module):
@@ -519,7 +550,8 @@ class Downsample2x(nn.Module):
         "Low-pass, then keep every other sample"
         c = x.shape[1]
         w,x = self.lowpass.filter.expand(c, 1, -1),_edges(x, 5, 6)
-        if x.device.type != 'cpu': return F.conv1d(x, w, stride=2, groups=c)
+        if x.device.type != 'cpu':
+            return F.conv1d(x, w, stride=2, groups=c)
         return F.conv2d(_last(x), _last(w), stride=(1, 2), groups=c).squeeze(2)
 
 # %% ../nbs/03_vocoders.ipynb #9bdd770c
@@ -537,21 +569,24 @@ class AntiAliased(nn.Module):
         x:Tensor, # (b, c, t)
     )->Tensor: # (b, c, t)
         "Up, activate, down"
-        if torch.is_grad_enabled() or x.device.type != 'cpu': return self.downsample(self.act(self.upsample(x)))
+        if torch.is_grad_enabled() or x.device.type != 'cpu':
+            return self.downsample(self.act(self.upsample(x)))
         return self.fused(x)
 
     def fused(self,
         x:Tensor, # (b, c, t)
     )->Tensor: # (b, c, t)
-        "The same on one buffer (b, rows, c), activated in place in runs of many rows, its edges overwritten"
+        "The same on one buffer, activated in place in runs of many rows, its edges overwritten"
         (b,c,t),runs = x.shape,16
         x = _edges(x, 5, 5 + -(t + 15) % (runs // 2))
-        y = F.conv_transpose2d(_last(x), _last(2 * self.upsample.filter.expand(c, 1, -1)), stride=(1, 2), groups=c)
+        filters = 2 * self.upsample.filter,self.downsample.lowpass.filter
+        up,down = (_last(w.expand(c, 1, -1)) for w in filters)
+        y = F.conv_transpose2d(_last(x), up, stride=(1, 2), groups=c)
         y = y.squeeze(2).transpose(1, 2)   # (b, rows, c), rows a multiple of runs
         self.act.activate_(y.reshape(-1, runs * c), runs)
         y[:, 10:15],y[:, 15 + 2 * t:21 + 2 * t] = y[:, 15:16],y[:, 14 + 2 * t:15 + 2 * t]
         y = _last(y[:, 10:21 + 2 * t].transpose(1, 2))
-        return F.conv2d(y, _last(self.downsample.lowpass.filter.expand(c, 1, -1)), stride=(1, 2), groups=c).squeeze(2)
+        return F.conv2d(y, down, stride=(1, 2), groups=c).squeeze(2)
 
 # %% ../nbs/03_vocoders.ipynb #a33ce657
 class AMPBlock(nn.Module):
@@ -566,18 +601,23 @@ class AMPBlock(nn.Module):
         super().__init__()
         conv = lambda d: _same_length(channels, kernel_size, d, config.weight_norm)
         self.pairs,n = str(config.resblock) == '1',len(dilations)
-        if self.pairs: self.convs1,self.convs2 = (nn.ModuleList(map(conv, ds)) for ds in (dilations, [1] * n))
-        else: self.convs = nn.ModuleList(map(conv, dilations))
-        self.activations = nn.ModuleList(_activation(channels, config) for _ in range(n * (1 + self.pairs)))
+        if self.pairs:
+            self.convs1,self.convs2 = (nn.ModuleList(map(conv, ds)) for ds in (dilations, [1] * n))
+        else:
+            self.convs = nn.ModuleList(map(conv, dilations))
+        n *= 1 + self.pairs
+        self.activations = nn.ModuleList(_activation(channels, config) for _ in range(n))
 
     def forward(self,
         x:Tensor, # (b, c, t)
     )->Tensor: # (b, c, t)
         "Residual steps one after another"
         if not self.pairs:
-            for c,a in zip(self.convs, self.activations): x = x + c(a(x))
+            for c,a in zip(self.convs, self.activations):
+                x = x + c(a(x))
             return x
-        for c1,c2,a1,a2 in zip(self.convs1, self.convs2, self.activations[::2], self.activations[1::2]):
+        acts = self.activations
+        for c1,c2,a1,a2 in zip(self.convs1, self.convs2, acts[::2], acts[1::2]):
             x = x + c2(a2(c1(a1(x))))
         return x
 
@@ -585,9 +625,8 @@ class AMPBlock(nn.Module):
     def radius(self)->int:
         "Samples to either side that one output sample depends on"
         convs = (*self.convs1, *self.convs2) if self.pairs else self.convs
-        return sum(c.dilation[0] * (c.kernel_size[0] - 1) // 2 + AntiAliased.radius for c in convs)
+        return sum(_radius(c) + AntiAliased.radius for c in convs)
 
-# %% ../nbs/03_vocoders.ipynb #7b18756f
 def _activation(channels, config):
     if config.activation not in ('snake', 'snakebeta'):
         raise ValueError(f"activation={config.activation!r}; BigVGAN knows 'snake' and 'snakebeta'")
@@ -610,7 +649,8 @@ class BigVGAN(Vocoder):
         self.resblocks = nn.ModuleList(AMPBlock(w, k, d, c)
             for w in width[1:] for k,d in zip(c.resblock_kernel_sizes, c.resblock_dilation_sizes))
         self.activation_post = _activation(width[-1], c)
-        self.conv_post = _normed(Conv1d(width[-1], 1, 7, padding=3, bias=c.use_bias_at_final), c.weight_norm)
+        last = Conv1d(width[-1], 1, 7, padding=3, bias=c.use_bias_at_final)
+        self.conv_post = _normed(last, c.weight_norm)
 
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
@@ -627,10 +667,15 @@ class BigVGAN(Vocoder):
     @property
     def context(self)->int:
         "Frames to either side that an output sample depends on"
-        c,n,radius = self.config,len(self.config.resblock_kernel_sizes),[b.radius for b in self.resblocks]
+        c,n = self.config,len(self.config.resblock_kernel_sizes)
+        radius = [b.radius for b in self.resblocks]
         stages = [(max(radius[i * n:(i + 1) * n]), k, u)
             for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates))]
         return _frames_seen(stages, 3, 3 + AntiAliased.radius)
+
+    def layer_sizes(self)->list: # numbers a frame
+        "How much each stage has to hold"
+        return _layer_sizes(self.config.upsample_initial_channel, self.config.upsample_rates)
 
 # %% ../nbs/03_vocoders.ipynb #1ab6f8e9
 @dataclass
@@ -669,13 +714,14 @@ class ConvNeXtBlock(nn.Module):
 # %% ../nbs/03_vocoders.ipynb #b3a60ff8
 def _mel_affine(mel):
     "Scale and offset that turn a log-mel value into the natural log of a magnitude"
-    unit = {'ln': 1., 'log10': math.log(10), 'db': math.log(10) * mel.power / 20}[mel.log] / mel.power
-    if mel.low is None: return unit, 0.
+    ten = math.log(10)
+    unit = {'ln': 1., 'log10': ten, 'db': ten * mel.power / 20}[mel.log] / mel.power
+    if mel.low is None:
+        return unit, 0.
     return unit * (mel.high - mel.low), unit * mel.low
 
-# %% ../nbs/03_vocoders.ipynb #cb7bc492
 def _spread(mel):
-    "Weights (bins, m), rows sum to 1, from log mel values to log magnitudes of bins; level (m): log of a filter's sum"
+    "Weights (bins, m) from log mels to log magnitudes of bins; level (m): log of a filter's sum"
     w = mel_filterbank(mel)
     centres = mel_centres(mel)[1:-1]
     bins = torch.linspace(0, mel.sample_rate / 2, mel.n_fft // 2 + 1, dtype=torch.float64)
@@ -686,7 +732,6 @@ def _spread(mel):
     total = w.sum(1).clamp_min(w.sum(1).max() * 1e-3)
     return out.float(), (total.log() / mel.power).float()
 
-# %% ../nbs/03_vocoders.ipynb #3ffc3f1c
 def _noise_spectrum(mel, frames, seed=0):
     "STFT (frames, bins) of white noise that repeats after `frames` frames, of unit power"
     x = torch.randn(frames * mel.hop_length, generator=torch.Generator().manual_seed(seed))
@@ -694,9 +739,11 @@ def _noise_spectrum(mel, frames, seed=0):
     window = torch.hann_window(mel.n_fft)
     return torch.fft.rfft(x.unfold(0, mel.n_fft, mel.hop_length)[:frames] * window) / window.norm()
 
+def _float32(x): return torch.autocast(x.device.type, enabled=False)
+
 # %% ../nbs/03_vocoders.ipynb #eddffbc1
 class ISTFTVocoder(Vocoder):
-    "The book's default: a ConvNeXt backbone at frame rate, a head of magnitudes and phases, one inverse STFT"
+    "The book's default: ConvNeXt at frame rate, a head of magnitudes and phases, one inverse STFT"
 
     def __init__(self,
         config:ISTFTConfig, # sizes and front end
@@ -706,12 +753,14 @@ class ISTFTVocoder(Vocoder):
         self.bins = c.mel.n_fft // 2 + 1
         self.embed = Conv1d(c.mel.n_mels, c.width, c.kernel_size, padding=c.kernel_size // 2)
         self.norm_in = nn.LayerNorm(c.width, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            ConvNeXtBlock(c.width, c.hidden, c.kernel_size, 1 / c.n_layers) for _ in range(c.n_layers))
+        block = lambda: ConvNeXtBlock(c.width, c.hidden, c.kernel_size, 1 / c.n_layers)
+        self.blocks = nn.ModuleList(block() for _ in range(c.n_layers))
         self.norm_out = nn.LayerNorm(c.width, eps=1e-6)
         self.head = nn.Linear(c.width, (2 + (c.noise_frames > 0)) * self.bins)
         for m in self.modules():
-            if isinstance(m, (nn.Linear, nn.Conv1d)): nn.init.trunc_normal_(m.weight, std=.02); nn.init.zeros_(m.bias)
+            if isinstance(m, (nn.Linear, nn.Conv1d)):
+                nn.init.trunc_normal_(m.weight, std=.02)
+                nn.init.zeros_(m.bias)
         self._make_buffers()
 
     def _make_buffers(self):
@@ -722,8 +771,8 @@ class ISTFTVocoder(Vocoder):
                 centre=1. - 2 * (torch.arange(self.bins) % 2)).items():
             self.register_buffer(name, value, persistent=False)
         if c.noise_frames:
-            noise = torch.view_as_real(_noise_spectrum(mel, c.noise_frames))
-            self.register_buffer('noise', noise.permute(2, 0, 1).contiguous(), persistent=False)   # (2, frames, bins)
+            noise = torch.view_as_real(_noise_spectrum(mel, c.noise_frames))   # (frames, bins, 2)
+            self.register_buffer('noise', noise.permute(2, 0, 1).contiguous(), persistent=False)
 
     @property
     def context(self)->int:
@@ -731,25 +780,32 @@ class ISTFTVocoder(Vocoder):
         c = self.config
         return (c.n_layers + 1) * (c.kernel_size // 2) + -(-c.mel.n_fft // c.mel.hop_length)
 
+    def layer_sizes(self)->list: # numbers a frame
+        "What the head says is the most"
+        return [self.head.out_features]
+
 # %% ../nbs/03_vocoders.ipynb #278c9526
 @patch
 def spectrum(self:ISTFTVocoder,
     log_mel:Tensor, # log-mel, (b, m, f)
-    start=0, # index of the first frame, counted from where the built-in noise begins; int, (b, 1) or (r, b, 1)
+    start=0, # number of the first frame, from where the noise begins; int, (b, 1) or (r, b, 1)
 )->tuple: # real and imaginary part, (b, f, n_fft // 2 + 1), or (r * b, ...)
-    "The STFT of the answer"
+    "The STFT of the answer; from the head on in float32, also inside autocast"
     scale,offset = _mel_affine(self.mel)
     m = log_mel.float().transpose(1, 2) * scale + offset   # (b, f, m), natural log of magnitudes
     x = self.norm_in(self.embed((m.transpose(1, 2) + 5) / 3).transpose(1, 2))
-    for block in self.blocks: x = block(x)
-    parts = self.head(self.norm_out(x)).float().chunk(2 + (self.config.noise_frames > 0), -1)
-    base = (m - self.level) @ self.spread.T   # (b, f, bins)
+    for block in self.blocks:
+        x = block(x)
+    with _float32(m):
+        parts = self.head(self.norm_out(x.float())).chunk(2 + (self.config.noise_frames > 0), -1)
+        base = (m - self.level) @ self.spread.T   # (b, f, bins)
     mag = (base + parts[0]).clamp(max=7).exp() * self.centre
     real,imag = mag * parts[1].cos(),mag * parts[1].sin()
     if len(parts) == 3:
-        at = (torch.arange(m.shape[1], device=m.device) + start) % self.config.noise_frames   # ((r, b,) f)
+        at = torch.arange(m.shape[1], device=m.device) + start   # ((r, b,) f)
+        noise = self.noise[:, at % self.config.noise_frames]
         mag = (base + parts[2]).clamp(max=7).exp()
-        real,imag = real + mag * self.noise[0][at],imag + mag * self.noise[1][at]
+        real,imag = real + mag * noise[0],imag + mag * noise[1]
     return real.flatten(0, -3), imag.flatten(0, -3)
 
 # %% ../nbs/03_vocoders.ipynb #2e2d77c8
@@ -773,39 +829,13 @@ def to_wave(self:ISTFTVocoder,
 @patch
 def forward(self:ISTFTVocoder,
     log_mel:Tensor, # log-mel, (b, m, f)
-    start=0, # index of the first frame: later pieces of a sound go on in the noise; (r, b, 1): r answers each
-)->Tensor: # waveform, (b, 1, f * hop_length), or (r * b, ...); goes beyond ±1 where the mel is louder than that
+    start=0, # number of the first frame, where the noise goes on; (r, b, 1): r answers each
+)->Tensor: # waveform, (b, 1, f * hop_length) or (r * b, ...); beyond ±1 where the mel is so loud
     "Render"
     real,imag = self.spectrum(self.checked(log_mel), start)
-    with torch.autocast(log_mel.device.type, enabled=False):
-        y = self.to_wave(torch.fft.irfft(torch.complex(real, imag), n=self.mel.n_fft) * self.window)
-    return y
-
-# %% ../nbs/03_vocoders.ipynb #bb5ee509
-@patch
-def _block(self:Vocoder, log_mel, start): return self(log_mel)
-
-@patch
-def _block(self:ISTFTVocoder, log_mel, start): return self(log_mel, start)
-
-# %% ../nbs/03_vocoders.ipynb #f664b538
-@patch
-@torch.inference_mode()
-def vocode(self:Vocoder,
-    log_mel:Tensor, # log-mel, (b, m, f) or (m, f)
-    mel:MelConfig=None, # front end it was made with, to be checked; None: trust
-    chunk:int=256, # frames rendered at a time
-)->Tensor: # waveform, (b, 1, f * hop_length)
-    "Render a sound of any length in bounded memory: pieces with enough context are exactly the whole"
-    x = self.ready(log_mel, mel)
-    f,hop,c = x.shape[-1],self.mel.hop_length,self.context
-    if f <= chunk + c: return self._block(x, 0)
-    out = x.new_empty(x.shape[0], 1, f * hop)
-    for first in range(0, f, chunk):
-        last,low = min(first + chunk, f),max(0, first - c)
-        y = self._block(x[..., low:last + c], low)
-        out[..., first * hop:last * hop] = y[..., (first - low) * hop:(last - low) * hop]
-    return out
+    with _float32(log_mel):
+        frames = torch.fft.irfft(torch.complex(real, imag), n=self.mel.n_fft) * self.window
+        return self.to_wave(frames)
 
 # %% ../nbs/03_vocoders.ipynb #6976935d
 @patch
@@ -814,13 +844,77 @@ def ready(self:Vocoder,
     mel:MelConfig=None, # front end it was made with; None: trust
 )->Tensor: # (b, m, f) on the device of the vocoder
     "Check what is to be rendered"
-    if mel is not None: self.mel.require(mel, 'the log-mel')
+    if mel is not None:
+        self.mel.require(mel, 'the log-mel')
     x = self.checked(log_mel[None] if log_mel.ndim == 2 else log_mel)
     if not torch.isfinite(x).all():
         b,m,f = (~torch.isfinite(x)).nonzero()[0].tolist()
         raise ValueError(f"the log-mel holds {x[b, m, f].item()} (item {b}, band {m}, frame {f}); "
                          "look where it was made")
     return x.to(self.device)
+
+# %% ../nbs/03_vocoders.ipynb #bb5ee509
+@patch
+def _render(self:Vocoder, log_mel, start): return self(log_mel)
+
+@patch
+def _render(self:ISTFTVocoder, log_mel, start): return self(log_mel, start)
+
+@patch
+def _block(self:Vocoder, log_mel, start, half=False):
+    with torch.autocast(log_mel.device.type, torch.bfloat16, enabled=half):
+        return self._render(log_mel, start).float()
+
+# %% ../nbs/03_vocoders.ipynb #fe2e0750
+@patch
+def takes_bf16(self:Vocoder,
+    precision:str, # 'float32', 'bf16' or 'auto'
+    frames:int=64, # of the spectrogram that 'auto' tries
+)->bool:
+    "Render in bf16? 'auto' asks the machine: once per device, a little of both, in turns"
+    if precision in ('float32', 'bf16'):
+        return precision == 'bf16'
+    if precision != 'auto':
+        raise ValueError(f"precision={precision!r} is not known; give 'float32', 'bf16' or 'auto'")
+    found,at = self.__dict__.setdefault('_found', {}),str(self.device)
+    if at not in found:
+        x,times = torch.full((1, self.mel.n_mels, frames), -4., device=self.device),{}
+        clock = time.process_time if at == 'cpu' else time.perf_counter
+        for half in (False, True) * 3:   # the first round warms up
+            start = clock()
+            self._block(x, 0, half).cpu()
+            times.setdefault(half, []).append(clock() - start)
+        found[at] = min(times[False][1:]) > 1.15 * min(times[True][1:])
+    return found[at]
+
+# %% ../nbs/03_vocoders.ipynb #b1ab483f
+@patch(as_prop=True)
+def frames_at_once(self:Vocoder)->int: # frames
+    "As many as give the widest layer 16 MB; sixteen times as many on a GPU"
+    widest = max(self.layer_sizes())   # numbers a frame
+    many = min(1024, max(64, 2**22 // widest))
+    return many if self.device.type == 'cpu' else 16 * many
+
+# %% ../nbs/03_vocoders.ipynb #f664b538
+@patch
+@torch.inference_mode()
+def vocode(self:Vocoder,
+    log_mel:Tensor, # log-mel, (b, m, f) or (m, f)
+    mel:MelConfig=None, # front end it was made with, to be checked; None: trust
+    chunk:int=None, # frames rendered at a time; None: `frames_at_once`
+    precision:str='float32', # 'bf16': near, or 'auto': the faster one here
+)->Tensor: # waveform, float32, (b, 1, f * hop_length)
+    "Render a sound of any length in bounded memory: pieces with their context are the whole"
+    x,half = self.ready(log_mel, mel),self.takes_bf16(precision)
+    f,hop,c,chunk = x.shape[-1],self.mel.hop_length,self.context,chunk or self.frames_at_once
+    out = x.new_empty(len(x), 1, f * hop, dtype=torch.float32)
+    for y,x in zip(out.split(max(1, chunk // f)), x.split(max(1, chunk // f))):
+        step = f if f <= chunk + c else chunk
+        for first in range(0, f, step):
+            last,low = min(first + step, f),max(0, first - c)
+            piece = self._block(x[..., low:last + c], low, half)
+            y[..., first * hop:last * hop] = piece[..., (first - low) * hop:(last - low) * hop]
+    return out
 
 # %% ../nbs/03_vocoders.ipynb #2845d07a
 @patch
@@ -841,50 +935,54 @@ def stream(self:Vocoder,
     for piece in pieces:
         piece = self.ready(piece, mel)
         held = piece if held is None else torch.cat([held, piece], -1)
-        if (last := first + held.shape[-1] - c) > done: yield render(last)
-    if held is None: raise ValueError("no spectrogram arrived: the stream is empty")
-    if (last := first + held.shape[-1]) > done: yield render(last)
+        if (last := first + held.shape[-1] - c) > done:
+            yield render(last)
+    if held is None:
+        raise ValueError("no spectrogram arrived: the stream is empty")
+    if (last := first + held.shape[-1]) > done:
+        yield render(last)
 
 # %% ../nbs/03_vocoders.ipynb #d4a9a503
 class Exportable(nn.Module):
-    "The default vocoder without complex numbers, for runtimes that know none: the inverse FFT is a matrix product"
+    "The default vocoder without complex numbers: the inverse FFT is a matrix product"
 
     def __init__(self,
         vocoder:ISTFTVocoder, # is not changed
     ):
         super().__init__()
-        self.vocoder,n = vocoder,vocoder.mel.n_fft
+        self.vocoder,n = copy.deepcopy(vocoder).cpu().eval(),vocoder.mel.n_fft
         k = torch.arange(n // 2 + 1)[:, None]
         angle = 2 * math.pi / n * (k * torch.arange(n) % n).double()
         twice = torch.where((k == 0) | (2 * k == n), 1., 2.).double() / n
         for name,value in dict(cos=twice * angle.cos(), sin=-twice * angle.sin()).items():
-            self.register_buffer(name, (value * vocoder.window).float())
+            self.register_buffer(name, (value * self.vocoder.window).float())
 
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
-        start:Tensor, # index of the first frame, (1,) int64: 0, or where this piece of a long sound begins
+        start:Tensor, # number of the first frame, (1,) int64: 0, or where this piece begins
     )->Tensor: # waveform, (b, 1, f * hop_length)
         "Render"
         real,imag = self.vocoder.spectrum(log_mel, start)
         return self.vocoder.to_wave(real @ self.cos + imag @ self.sin)
-
-# %% ../nbs/03_vocoders.ipynb #b5a8242e
-def _traced(vocoder):
-    "A program with free batch size and length"
-    model = Exportable(vocoder.eval()).cpu()
-    args = torch.zeros(2, vocoder.mel.n_mels, 32), torch.zeros(1, dtype=torch.int64)
-    free = {0: torch.export.Dim('batch', min=1, max=256), 2: torch.export.Dim('frames', min=2, max=2**20)}
-    return model, args, (free, None)
 
 # %% ../nbs/03_vocoders.ipynb #25cf0f54
 def export_program(
     vocoder:ISTFTVocoder, # is not changed
     path, # .pt2
 )->Path:
-    "A `torch.export` program, which `torch.export.load(path).module()` runs without this book; inputs (log_mel, start)"
+    "A program with inputs (log_mel, start) that `torch.export.load(path).module()` runs"
     model,args,free = _traced(vocoder)
-    with torch.no_grad(): torch.export.save(torch.export.export(model, args, dynamic_shapes=free), path)
+    with torch.no_grad():
+        torch.export.save(torch.export.export(model, args, dynamic_shapes=free), path)
     return Path(path)
+
+def _traced(vocoder):
+    "A program with free batch size and length"
+    model = Exportable(vocoder)
+    args = torch.zeros(2, vocoder.mel.n_mels, 32), torch.zeros(1, dtype=torch.int64)
+    dim = torch.export.Dim
+    free = {0: dim('batch', min=1, max=256), 2: dim('frames', min=2, max=2**20)}
+    return model, args, (free, None)
 
 # %% ../nbs/03_vocoders.ipynb #52a094e7
 def export_onnx(
@@ -892,15 +990,31 @@ def export_onnx(
     path, # .onnx
     opset:int=18, # version of the operators
 )->Path:
-    "An ONNX graph with inputs log_mel (batch, m, frames), start (1) and output audio; needs the extra `[onnx]`"
+    "An ONNX graph from log_mel (batch, m, frames) and start (1) to audio; needs the extra `[onnx]`"
     if missing := [p for p in ('onnx', 'onnxscript') if importlib.util.find_spec(p) is None]:
-        raise ImportError(f"export_onnx needs {' and '.join(missing)}: pip install 'foleybook[onnx]'")
+        raise ImportError(f"export_onnx needs {' and '.join(missing)}: "
+                          "pip install 'foleybook[onnx]'")
     model,args,free = _traced(vocoder)
     with torch.no_grad():
-        program = torch.onnx.export(model, args, dynamo=True, opset_version=opset, dynamic_shapes=free, verbose=False,
-            input_names=['log_mel', 'start'], output_names=['audio'])
+        program = torch.onnx.export(model, args, dynamo=True, opset_version=opset, verbose=False,
+            dynamic_shapes=free, input_names=['log_mel', 'start'], output_names=['audio'])
     program.save(str(path))
     return Path(path)
+
+# %% ../nbs/03_vocoders.ipynb #30e9c8ed
+def export_vocoder(
+    folder, # of a trained vocoder, or 'default'
+    out, # file to write: .onnx, or .pt2 for `torch.export`
+)->Path:
+    "The default vocoder of a folder as a program for other runtimes"
+    write = {'.onnx': export_onnx, '.pt2': export_program}.get(Path(out).suffix)
+    if write is None:
+        raise ValueError(f"{out}: unknown kind of file; name it .onnx or .pt2")
+    vocoder = find_vocoder(folder)
+    if not isinstance(vocoder, ISTFTVocoder):
+        raise ValueError(f"{folder}: holds a {type(vocoder).__name__}; only an ISTFTVocoder can be "
+                         "exported")
+    return write(vocoder, out)
 
 # %% ../nbs/03_vocoders.ipynb #ac1ea9eb
 class Judged(NamedTuple):
@@ -908,19 +1022,35 @@ class Judged(NamedTuple):
     logits: list # one tensor (b, n) or (b, 1, n) per discriminator
     features: list # per discriminator, the outputs of its layers
 
+MPD_WIDTHS = [32, 128, 512, 1024, 1024]
+MSD_WIDTHS = [128, 128, 256, 512, 1024, 1024, 1024]
+
 # %% ../nbs/03_vocoders.ipynb #d2871709
 def _judge(x, layers, slope=.1):
     "Run convolutions with leaky ReLUs between; all outputs"
     out = []
     for i,layer in enumerate(layers):
         x = layer(x)
-        if i < len(layers) - 1: x = F.leaky_relu(x, slope)
+        if i < len(layers) - 1:
+            x = F.leaky_relu(x, slope)
         out.append(x)
     return out
 
-# %% ../nbs/03_vocoders.ipynb #13b38a86
-MPD_WIDTHS = [32, 128, 512, 1024, 1024]
-MSD_WIDTHS = [128, 128, 256, 512, 1024, 1024, 1024]
+class _Discriminators(nn.Module):
+    "Several discriminators side by side"
+
+    def forward(self,
+        x:Tensor, # waveform, (b, 1, t)
+    )->Judged: # logits and features of each
+        "Judge"
+        maps = [d(v) for d,v in zip(self.discriminators, self.views(x))]
+        return Judged([m[-1].flatten(1) for m in maps], maps)
+
+    def views(self,
+        x:Tensor, # waveform, (b, 1, t)
+    ): # one input per discriminator
+        "What each discriminator gets to see"
+        return [x] * len(self.discriminators)
 
 # %% ../nbs/03_vocoders.ipynb #e62e7304
 class PeriodDiscriminator(nn.Module):
@@ -941,25 +1071,9 @@ class PeriodDiscriminator(nn.Module):
         x:Tensor, # waveform, (b, 1, t)
     )->list: # outputs of the layers, (b, c, rows, period), the last with one channel
         "Judge"
-        x = F.pad(x, (0, -x.shape[-1] % self.period), mode='reflect').unflatten(-1, (-1, self.period))
+        x = F.pad(x, (0, -x.shape[-1] % self.period), mode='reflect')
+        x = x.unflatten(-1, (-1, self.period))
         return _judge(x, [*self.convs, self.conv_post])
-
-# %% ../nbs/03_vocoders.ipynb #3019166f
-class _Discriminators(nn.Module):
-    "Several discriminators side by side"
-
-    def forward(self,
-        x:Tensor, # waveform, (b, 1, t)
-    )->Judged: # logits and features of each
-        "Judge"
-        maps = [d(v) for d,v in zip(self.discriminators, self.views(x))]
-        return Judged([m[-1].flatten(1) for m in maps], maps)
-
-    def views(self,
-        x:Tensor, # waveform, (b, 1, t)
-    ): # one input per discriminator
-        "What each discriminator gets to see"
-        return [x] * len(self.discriminators)
 
 # %% ../nbs/03_vocoders.ipynb #b637245a
 class MultiPeriodDiscriminator(_Discriminators):
@@ -982,8 +1096,10 @@ class ScaleDiscriminator(nn.Module):
     ):
         super().__init__()
         norm = nn.utils.spectral_norm if spectral else weight_norm
-        layers = zip([1, *widths], widths, [15, *[41] * 5, 5], [1, 2, 2, 4, 4, 1, 1], [1, 4, 16, 16, 16, 16, 1])
-        self.convs = nn.ModuleList(norm(nn.Conv1d(a, b, k, s, padding=k // 2, groups=g)) for a,b,k,s,g in layers)
+        kernels,strides,groups = [15, *[41] * 5, 5],[1, 2, 2, 4, 4, 1, 1],[1, 4, 16, 16, 16, 16, 1]
+        layers = zip([1, *widths], widths, kernels, strides, groups)
+        self.convs = nn.ModuleList(norm(nn.Conv1d(a, b, k, s, padding=k // 2, groups=g))
+            for a,b,k,s,g in layers)
         self.conv_post = norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
 
     def forward(self,
@@ -1026,8 +1142,8 @@ class MelGANDiscriminator(nn.Module):
             layers = [nn.Sequential(*_mirrored(1, c, 15), nn.LeakyReLU(.2))]
             for _ in range(n_layers):
                 wide = min(c * s, widest)
-                layers.append(nn.Sequential(weight_norm(Conv1d(c, wide, 10 * s + 1, s, padding=5 * s, groups=c // 4)),
-                    nn.LeakyReLU(.2)))
+                conv = Conv1d(c, wide, 10 * s + 1, s, padding=5 * s, groups=c // 4)
+                layers.append(nn.Sequential(weight_norm(conv), nn.LeakyReLU(.2)))
                 c = wide
             wide = min(2 * c, widest)
             layers += [nn.Sequential(weight_norm(Conv1d(c, wide, 5, padding=2)), nn.LeakyReLU(.2)),
@@ -1043,8 +1159,10 @@ class MelGANDiscriminator(nn.Module):
         logits,features = [],[]
         for net in self.model.values():
             y,maps = x,[]
-            for layer in net.model.values(): maps.append(y := layer(y))
-            logits.append(maps.pop()); features.append(maps)
+            for layer in net.model.values():
+                maps.append(y := layer(y))
+            logits.append(maps.pop())
+            features.append(maps)
             x = F.avg_pool1d(x, 4, 2, 1, count_include_pad=False)
         return Judged(logits, features)
 
@@ -1058,8 +1176,8 @@ def stft_magnitude(
     "Centred STFT magnitude, never quite zero, so that its gradient is finite"
     window = torch.hann_window(win_length, device=x.device)
     mode = 'reflect' if x.shape[-1] > n_fft // 2 else 'constant'
-    s = torch.view_as_real(torch.stft(x, n_fft, hop_length, win_length, window, pad_mode=mode, return_complex=True))
-    return (s.square().sum(-1) + 1e-9).sqrt()
+    s = torch.stft(x, n_fft, hop_length, win_length, window, pad_mode=mode, return_complex=True)
+    return (torch.view_as_real(s).square().sum(-1) + 1e-9).sqrt()
 
 # %% ../nbs/03_vocoders.ipynb #1b92aad6
 class SpectrumDiscriminator(nn.Module):
@@ -1074,7 +1192,8 @@ class SpectrumDiscriminator(nn.Module):
         super().__init__()
         self.stft = dict(n_fft=n_fft, hop_length=hop_length, win_length=win_length)
         kernels,strides = [(3, 9)] * 4 + [(3, 3)],[1, 2, 2, 2, 1]
-        self.convs = nn.ModuleList(weight_norm(nn.Conv2d(width if i else 1, width, k, (1, s), padding=(1, k[1] // 2)))
+        conv = lambda c, k, s: nn.Conv2d(c, width, k, (1, s), padding=(1, k[1] // 2))
+        self.convs = nn.ModuleList(weight_norm(conv(width if i else 1, k, s))
             for i,(k,s) in enumerate(zip(kernels, strides)))
         self.conv_post = weight_norm(nn.Conv2d(width, 1, 3, padding=1))
 
@@ -1104,7 +1223,8 @@ def discriminator_loss(
     kind:str='least_squares', # or 'hinge'
 )->Tensor: # scalar
     "Sum over discriminators: recordings to 1, the vocoder's waveforms to 0 (hinge: -1)"
-    if kind == 'hinge': return sum(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r,f in zip(real, fake))
+    if kind == 'hinge':
+        return sum(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r,f in zip(real, fake))
     return sum((1 - r).square().mean() + f.square().mean() for r,f in zip(real, fake))
 
 # %% ../nbs/03_vocoders.ipynb #5e1b1108
@@ -1139,7 +1259,7 @@ def multi_resolution_stft_loss(
     resolutions:list=((512, 128, 512), (1024, 256, 1024), (2048, 512, 2048)), # n_fft, hop, window
     share:float=1., # of the bins, from below: the part of the spectrum that is compared
 )->Tensor: # scalar
-    "Spectral convergence plus mean absolute difference of log magnitudes, mean over resolutions (Yamamoto et al. 2020)"
+    "Spectral convergence plus mean difference of log magnitudes (Yamamoto et al. 2020)"
     with torch.autocast(y.device.type, enabled=False):
         y,x,total = y.float().reshape(-1, y.shape[-1]),x.float().reshape(-1, x.shape[-1]),0
         for n_fft,hop,win in resolutions:
@@ -1155,22 +1275,24 @@ def spectral_energy_loss(
     mel:MelConfig, # front end of one more comparison
     mel_weight:float=1., # its weight
     apart:float=1., # weight of the distance between the two answers
-    resolutions:list=((256, 64, 256), (512, 128, 512), (1024, 256, 1024), (2048, 512, 2048)), # n_fft, hop, window
+    resolutions:list=tuple((n, n // 4, n) for n in (256, 512, 1024, 2048)), # n_fft, hop, window
 )->Tensor: # scalar
-    "Energy distance of spectra (Gritsenko et al. 2020): near the recording, and as far from each other as from it"
+    "Energy distance of spectra (Gritsenko et al. 2020): far apart as well as near the recording"
     with torch.autocast(y.device.type, enabled=False):
-        a,b = (y.float().squeeze(1).chunk(2) if len(y) == 2 * len(x) else (y.float().squeeze(1), None))
+        y = y.float().squeeze(1)
+        a,b = y.chunk(2) if len(y) == 2 * len(x) else (y, None)
         x = x.float().squeeze(1)
         def energy(distance, view):
             p,q = view(x),view(a)
-            if b is None: return 2 * distance(p, q, p)
+            if b is None:
+                return 2 * distance(p, q, p)
             r = view(b)
             return distance(p, q, p) + distance(p, r, p) - apart * distance(q, r, p)
-        total = sum(energy(_spectral_distance, lambda v: stft_magnitude(v, *res)) for res in resolutions)
+        views = [lambda v, r=r: stft_magnitude(v, *r) for r in resolutions]
+        total = sum(energy(_spectral_distance, view) for view in views)
         of_mels = energy(lambda p, q, _: F.l1_loss(p, q), lambda v: log_mel(v, mel))
         return total / len(resolutions) + mel_weight * of_mels
 
-# %% ../nbs/03_vocoders.ipynb #7e2a7115
 def _spectral_distance(p, q, scale):
     "Mean absolute difference of magnitudes, relative to the recording, and of their logarithms"
     linear = (p - q).abs().mean((1, 2)) / scale.mean((1, 2)).clamp_min(1e-3)
@@ -1183,8 +1305,8 @@ class WaveToMel(Callback):
 
     def __init__(self,
         mel:MelConfig, # front end of the vocoder
-        gain:tuple=(1., 1.), # range of the peak of each training crop; (1, 1) leaves crops as they are
-        noise_frames:int=0, # above 0: two answers to every mel, each from its own place in a noise of that length
+        gain:tuple=(1., 1.), # range of the peak of each training crop; (1, 1): as they are
+        noise_frames:int=0, # above 0: two answers to every mel, in a noise of that length
         remake=None, # f(log_mel) -> log_mel, to fine-tune on the mels of another model
     ):
         self.mel,self.gain,self.noise_frames,self.remake = mel,gain,noise_frames,remake
@@ -1198,11 +1320,13 @@ class WaveToMel(Callback):
             x = x * (low + (high - low) * torch.rand(len(x), 1, 1, device=x.device)) / peak
         m = log_mel(x.squeeze(1), self.mel)[..., :x.shape[-1] // self.mel.hop_length]
         if self.remake is not None:
-            with torch.no_grad(): m = self.remake(m)
+            with torch.no_grad():
+                m = self.remake(m)
         self.learn.xb,self.learn.yb = (m,),(x,)
         if self.training and self.noise_frames:
             first = torch.randint(self.noise_frames, (len(x), 1), device=x.device)
-            apart = torch.randint(self.noise_frames // 4, 3 * self.noise_frames // 4, (len(x), 1), device=x.device)
+            low,high = self.noise_frames // 4,3 * self.noise_frames // 4
+            apart = torch.randint(low, high, (len(x), 1), device=x.device)
             self.learn.xb = (m, torch.stack([first, first + apart]))
 
 # %% ../nbs/03_vocoders.ipynb #3db8de96
@@ -1271,7 +1395,7 @@ class ISTFTRecipe(VocoderRecipe):
     mel_weight: float = 1. # of the mel term
     apart: float = .5 # 1: true noise; 0: no noise, the nearest spectrum; between: some of both
     presets = {'quick-vocoder': dict(steps=600, epoch_steps=200),
-        'esc10-vocoder': dict(steps=6000, epoch_steps=500, ema=.999),
+        'esc10-vocoder': dict(steps=6000, epoch_steps=500, ema=.999, precision='auto'),
         'istft-vocoder': dict(steps=100_000, epoch_steps=1000, batch_size=32, lr=5e-4, ema=.999)}
 
     def build_model(self, dls):
@@ -1417,270 +1541,25 @@ class BigVGANRecipe(AdversarialRecipe):
         return Jury(mpd=MultiPeriodDiscriminator(widths=[round(w * self.d_width) for w in MPD_WIDTHS]),
                     mrd=MultiResolutionDiscriminator(width=round(32 * self.d_width)))
 
-# %% ../nbs/03_vocoders.ipynb #a09b7a89
-_RENAMED = [('.parametrizations.weight.original0', '.weight_g'), ('.parametrizations.weight.original1', '.weight_v'),
-    ('.parametrizations.weight.original', '.weight_orig'), ('.parametrizations.weight.0._u', '.weight_u'),
-    ('.parametrizations.weight.0._v', '.weight_v')]
-
-def _old_name(key):
-    "The name a normed weight has in files of older torch versions"
-    for new,old in _RENAMED:
-        if key.endswith(new): return key[:-len(new)] + old
-    return key
-
-# %% ../nbs/03_vocoders.ipynb #54e4a729
-def read_original(
-    source, # a file of the original project (.pt, .pth, g_*, do_*, .safetensors), or a dict of tensors
-    *parts:str, # which part: the first of these names that the file has, e.g. 'generator'
-)->dict: # name -> Tensor, names of normed weights in the old spelling
-    "The weights in a published checkpoint; nothing in the file is executed"
-    state = source if isinstance(source, dict) else _unpickled(Path(source))
-    for name in ('model', *parts):
-        if isinstance(state, dict) and isinstance(state.get(name), dict): state = state[name]
-    where = _where(source)
-    bad = [k for k,v in state.items() if not torch.is_tensor(v)] if isinstance(state, dict) else ['(no dict)']
-    if bad:
-        raise CheckpointError(f"{where}: no weights under {' or '.join(parts) or 'the top'}; found "
-                              f"{', '.join(map(str, bad[:8]))}. Is this the right file?")
-    return {_old_name(k.removeprefix('module.')): v for k,v in state.items()}
-
-# %% ../nbs/03_vocoders.ipynb #0ed985e7
-def _where(source): return 'the dict' if isinstance(source, dict) else source
-
-def _unpickled(path):
-    "The content of a .safetensors or torch file, weights only"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Give the file that the original project wrote.")
-    if path.suffix == '.safetensors': return read_safetensors(path)
-    try: return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as e:
-        raise CheckpointError(f"{path}: holds pickled code, which is not run, or is no checkpoint "
-                              f"({str(e).splitlines()[0]}). Have its owner save the state dict alone.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise CheckpointError(f"{path}: damaged or cut ({str(e).splitlines()[0] if str(e) else type(e).__name__}). "
-                              "Download it again.") from None
-
-# %% ../nbs/03_vocoders.ipynb #9592bdcc
-def _load_original(model, state, where):
-    "Strict loading by the old names; the error lists what does not fit"
-    own = {_old_name(k): k for k in model.state_dict()}
-    load_strict(model, {own.get(k, k): v for k,v in state.items()}, _where(where))
-    return model
-
-# %% ../nbs/03_vocoders.ipynb #a41e852d
-_JSON_MEL = dict(sampling_rate='sample_rate', n_fft='n_fft', hop_size='hop_length', win_size='win_length',
-                 num_mels='n_mels', fmin='f_min', fmax='f_max')
-
-def _original_config(source, config):
-    "The settings given, or those in the config.json beside a file"
-    if config is None and not isinstance(source, dict):
-        if (beside := Path(source).with_name('config.json')).is_file(): config = beside
-    return read_json(config) if isinstance(config, (str, Path)) else dict(config or {})
-
-def _original_mel(mel, settings, n_mels, hop):
-    "The front end that the settings of an original project describe"
-    changes = {ours: settings[theirs] for theirs,ours in _JSON_MEL.items() if theirs in settings}
-    changes = {'n_mels': n_mels, 'hop_length': hop, **changes}
-    for k in ('win_length', 'n_fft'): changes.setdefault(k, max(getattr(mel, k), changes['hop_length']))
-    return mel.replace(**changes)
-
-def _pick(config_type, settings):
-    "The fields of `config_type` among the settings"
-    return {f.name: settings[f.name] for f in fields(config_type) if f.name in settings}
-
-# %% ../nbs/03_vocoders.ipynb #57d7db7c
-def _weight_of(state, name):
-    "Shape of a weight, normed or not; None if there is none"
-    found = next((state[k] for k in (f'{name}.weight_v', f'{name}.weight') if k in state), None)
-    return None if found is None else found.shape
-
-def _count(state, pattern):
-    "How many numbers take the place of {} in the names"
-    rx = re.compile('^' + re.escape(pattern).replace(r'\{\}', r'(\d+)'))
-    return len({m[1] for k in state if (m := rx.match(k))})
-
-def _upsampling_sizes(state, up, where):
-    "What the shapes of the weights say about a HiFi-GAN or BigVGAN"
-    need = [up.format(0), 'conv_pre', 'conv_post']
-    if absent := [n for n in need if _weight_of(state, n) is None]:
-        raise CheckpointError(f"{where}: no {', '.join(absent)} in it, so it is no generator of this kind. "
-                              f"Its weights begin with {', '.join(list(state)[:4])}")
-    n_ups,pairs = _count(state, up.format('{}')),any('.convs1.' in k for k in state)
-    kernels = [_weight_of(state, up.format(i))[2] for i in range(n_ups)]
-    conv,n = 'convs1' if pairs else 'convs',_count(state, 'resblocks.{}.') // n_ups
-    steps = [_count(state, f'resblocks.{j}.{conv}.{{}}.') for j in range(n)]
-    usual = [[1, 3, 5]] * n if pairs else {2: [[1, 2], [2, 6], [3, 12]]}.get(steps[0], [[1, 3, 5]] * n)
-    return dict(resblock='1' if pairs else '2', upsample_kernel_sizes=kernels, upsample_rates=[k // 2 for k in kernels],
-        upsample_initial_channel=_weight_of(state, 'conv_pre')[0], weight_norm='conv_pre.weight_g' in state,
-        resblock_kernel_sizes=[_weight_of(state, f'resblocks.{j}.{conv}.0')[2] for j in range(n)],
-        resblock_dilation_sizes=[(d + d)[:s] for d,s in zip(usual * n, steps)])
-
-# %% ../nbs/03_vocoders.ipynb #cfa5883e
-_AUDYN = re.compile(r'^backbone\.(\d+)\.(?:(upsample)|backbone\.(\d+)\.backbone\.(\d+)\.'
-                    r'(conv1d_in|conv1d_out|conv1d)(?:\.conv1d)?)\.(\w+)$')
-
-def _from_audyn(state):
-    "Names of an Audyn generator in the spelling of HiFi-GAN"
-    n = _count(state, 'backbone.0.backbone.{}.')
-    def name(key):
-        if not (m := _AUDYN.match(key)):
-            return key.replace('pre_conv1d.conv1d.', 'conv_pre.').replace('pre_conv1d.', 'conv_pre.').replace(
-                'post_conv1d.conv1d.', 'conv_post.').replace('post_conv1d.', 'conv_post.')
-        i,up,j,l,conv,leaf = m.groups()
-        if up: return f'ups.{i}.{leaf}'
-        convs = dict(conv1d_in='convs1', conv1d_out='convs2', conv1d='convs')[conv]
-        return f'resblocks.{int(i) * n + int(j)}.{convs}.{l}.{leaf}'
-    return {name(k): v for k,v in state.items()}
-
-# %% ../nbs/03_vocoders.ipynb #2722ab04
-def audyn_mel()->MelConfig: # the front end
-    "The front end of Audyn's HiFi-GAN: HTK mels of power, up to half the sample rate"
-    return MelConfig(f_max=None, center=True, mel_scale='htk', mel_norm=None, power=2., floor=1e-10)
-
-# %% ../nbs/03_vocoders.ipynb #930bf074
-@patch(cls_method=True)
-def from_original(cls:HiFiGAN,
-    source, # `g_*` of jik876, a .pth of Audyn, or a dict of weights
-    config=None, # dict or file of settings; None: config.json beside the file, or what the shapes say
-    mel:MelConfig=None, # front end; None: from the settings, or the usual one
-    fold:bool=True, # multiply out the weight norm? False: to train on
-)->HiFiGAN: # in eval mode
-    "Read a published HiFi-GAN; Audyn's is recognised by its names and gets its own topology (`chained`)"
-    state,settings = read_original(source, 'generator'),_original_config(source, config)
-    if audyn := any(k.startswith('backbone.0.') for k in state): state = _from_audyn(state)
-    sizes = _upsampling_sizes(state, 'ups.{}', _where(source))
-    if audyn:
-        sizes['chained'] = True
-        if sizes['resblock'] == '2': sizes['resblock_dilation_sizes'] = [[1, 2], [2, 6], [6, 12]]
-    sizes.update(_pick(HiFiGANConfig, settings))
-    if mel is None:
-        usual = audyn_mel() if audyn else MelConfig.preset('hifigan')
-        mel = _original_mel(usual, settings, _weight_of(state, 'conv_pre')[1], math.prod(sizes['upsample_rates']))
-    model = _load_original(HiFiGAN(HiFiGANConfig(**{**sizes, 'mel': mel})), state, source)
-    return fold_weight_norm(model) if fold else model.eval()
-
-# %% ../nbs/03_vocoders.ipynb #88fbe4f6
-@patch(cls_method=True)
-def from_original(cls:BigVGAN,
-    source, # `bigvgan_generator.pt` or a dict of weights
-    config=None, # dict or file of settings; None: config.json beside the file, or what the shapes say
-    mel:MelConfig=None, # front end; None: from the settings, or the usual one
-    fold:bool=True, # multiply out the weight norm? False: to train on
-)->BigVGAN: # in eval mode
-    "Read a published BigVGAN, version 1 or 2, with or without weight norm"
-    state,settings = read_original(source, 'generator'),_original_config(source, config)
-    sizes = _upsampling_sizes(state, 'ups.{}.0', _where(source))
-    bias = 'conv_post.bias' in state
-    sizes.update(activation='snakebeta' if 'activation_post.act.beta' in state else 'snake', use_bias_at_final=bias,
-                 use_tanh_at_final=bias)
-    sizes.update(_pick(BigVGANConfig, settings))
-    if mel is None:
-        mel = _original_mel(MelConfig.preset('bigvgan_22khz_80'), settings, _weight_of(state, 'conv_pre')[1],
-                            math.prod(sizes['upsample_rates']))
-    model = _load_original(BigVGAN(BigVGANConfig(**{**sizes, 'mel': mel})), state, source)
-    return fold_weight_norm(model) if fold else model.eval()
-
-# %% ../nbs/03_vocoders.ipynb #ca77d0ec
-@patch(cls_method=True)
-def from_original(cls:MelGAN,
-    source, # `best_netG.pt` or a dict of weights
-    mel:MelConfig=None, # front end; None: that of SpecVQGAN. `melgan_mel()` for descriptinc's own models
-    fold:bool=True, # multiply out the weight norm? False: to train on
-)->MelGAN: # in eval mode
-    "Read a published MelGAN; the file does not say which mels it was trained on"
-    state = read_original(source, 'generator')
-    convs = sorted({int(m[1]) for k in state if (m := re.match(r'model\.(\d+)\.(weight|bias)', k))})
-    if len(convs) < 3:
-        raise CheckpointError(f"{_where(source)}: no MelGAN generator; begins with {', '.join(list(state)[:4])}")
-    ratios = [_weight_of(state, f'model.{i}')[2] // 2 for i in convs[1:-1]]
-    first,hop = _weight_of(state, f'model.{convs[0]}'),math.prod(ratios)
-    window = max(1024, hop)
-    mel = mel or MelConfig.preset('specvqgan').replace(n_mels=first[1], hop_length=hop, win_length=window, n_fft=window)
-    model = MelGAN(MelGANConfig(mel, first[0] // 2**len(ratios), convs[-1] - convs[-2] - 3, ratios,
-                                weight_norm=f'model.{convs[0]}.weight_g' in state))
-    _load_original(model, state, source)
-    return fold_weight_norm(model) if fold else model.eval()
-
-# %% ../nbs/03_vocoders.ipynb #8ec4d89c
-_AUDYN_D = re.compile(r'^(?:\w+_discriminator\.)?discriminator\.(\d+)\.net\.(\d+)\.conv[12]d\.(\w+)$')
-
-def _discriminator_state(source, part, audyn):
-    "Weights of one set of discriminators under the names of HiFi-GAN"
-    state = read_original(source, 'discriminator', part)
-    own = {k: v for k,v in state.items() if k.startswith(audyn)} or state
-    found = {k: _AUDYN_D.match(k) for k in own}
-    if not any(found.values()): return own
-    last = max(int(m[2]) for m in found.values() if m)
-    name = lambda m: f'discriminators.{m[1]}.' + ('conv_post' if int(m[2]) == last else f'convs.{m[2]}') + f'.{m[3]}'
-    return {name(m) if m else k: own[k] for k,m in found.items()}
-
-def _widths(state, where):
-    "Channels of the layers of the first discriminator"
-    n = _count(state, 'discriminators.0.convs.{}.')
-    if not n:
-        raise CheckpointError(f"{where}: no discriminators in it; the weights begin with {', '.join(list(state)[:4])}")
-    return [state[f'discriminators.0.convs.{i}.bias'].shape[0] for i in range(n)]
-
-# %% ../nbs/03_vocoders.ipynb #91855536
-@patch(cls_method=True)
-def from_original(cls:MultiPeriodDiscriminator,
-    source, # `do_*` of jik876, a .pth of Audyn, or a dict of weights
-    periods:list=(2, 3, 5, 7, 11), # the weights do not tell
-)->MultiPeriodDiscriminator:
-    "Read a published MPD"
-    state = _discriminator_state(source, 'mpd', 'period_discriminator.')
-    return _load_original(cls(periods, _widths(state, _where(source))), state, source).eval()
-
-# %% ../nbs/03_vocoders.ipynb #d0a48d2e
-@patch(cls_method=True)
-def from_original(cls:MultiScaleDiscriminator,
-    source, # `do_*` of jik876, a .pth of Audyn, or a dict of weights
-)->MultiScaleDiscriminator:
-    "Read a published MSD"
-    state = _discriminator_state(source, 'msd', 'scale_discriminator.')
-    return _load_original(cls(_widths(state, _where(source))), state, source).eval()
-
-# %% ../nbs/03_vocoders.ipynb #f7e56689
-@patch(cls_method=True)
-def from_original(cls:MultiResolutionDiscriminator,
-    source, # `bigvgan_discriminator_optimizer.pt` or a dict of weights
-    **sizes, # of `MultiResolutionDiscriminator`
-)->MultiResolutionDiscriminator:
-    "Read a published MRD"
-    state = _discriminator_state(source, 'mrd', 'mrd.')
-    return _load_original(cls(**{'width': _widths(state, _where(source))[0], **sizes}), state, source).eval()
-
-# %% ../nbs/03_vocoders.ipynb #e381115e
-@patch(cls_method=True)
-def from_original(cls:MelGANDiscriminator,
-    source, # `netD.pt` or a dict of weights
-)->MelGANDiscriminator:
-    "Read a published MelGAN discriminator"
-    state = read_original(source, 'discriminator')
-    n,layers = _count(state, 'model.disc_{}.'),_count(state, 'model.disc_0.model.layer_{}.')
-    if layers < 4:
-        raise CheckpointError(f"{_where(source)}: no MelGAN discriminator; begins with {', '.join(list(state)[:4])}")
-    wide = [_weight_of(state, f'model.disc_0.model.layer_{i}.{int(i == 0)}') for i in range(layers - 1)]
-    model = cls(n, wide[0][0], layers - 3, (wide[1][2] - 1) // 10, max(w[0] for w in wide))
-    return _load_original(model, state, source).eval()
-
 # %% ../nbs/03_vocoders.ipynb #d7a1e78e
 @torch.inference_mode()
 def copy_synthesis(
     vocoders:dict, # name -> vocoder: anything with `.mel` and `forward(log_mel)`
     audio:Tensor, # recordings, (n, 1, t) or (n, t)
 ): # pandas table, one row per vocoder
-    "Render the log-mels of recordings and measure what is lost; distances are means over recordings"
+    "Render the log-mels of recordings and measure what is lost, mean over recordings"
     x,rows = audio.reshape(len(audio), 1, -1),[]
     for name,v in vocoders.items():
         mel,render = v.mel,getattr(v, 'vocode', v)
         begin = time.process_time()
-        y = torch.cat([render(log_mel(xi, mel)) for xi in x])
+        at = next(v.parameters(), x).device if isinstance(v, nn.Module) else x.device
+        y = torch.cat([render(log_mel(xi, mel).to(at)).to(x.device) for xi in x])
         seconds,n = time.process_time() - begin,min(y.shape[-1], x.shape[-1])
         share = 2 * mel.top / mel.sample_rate
         def far(share=1.):
             pairs = zip(y[..., None, :n], x[..., None, :n])
-            return sum(multi_resolution_stft_loss(a, b, share=share).item() for a,b in pairs) / len(x)
+            lost = [multi_resolution_stft_loss(a, b, share=share).item() for a,b in pairs]
+            return sum(lost) / len(x)
         rows.append({'vocoder': name, 'mel distance': mel_loss(y[..., :n], x[..., :n], mel).item(),
             'STFT distance': far(), f'below {mel.top / 1000:g} kHz': far(share),
             'times real time': x.numel() / mel.sample_rate / seconds})
@@ -1693,22 +1572,26 @@ def render_file(
 )->Tensor: # waveform, (b, 1, t) at `vocoder.mel.sample_rate`, turned down where it would clip
     "Render what is in a file"
     if Path(path).suffix != '.npy':
-        return unclipped(vocoder.vocode(log_mel(read_audio(path, vocoder.mel.sample_rate)[0], vocoder.mel)))
-    try: m = torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        x = read_audio(path, vocoder.mel.sample_rate)[0]
+        return unclipped(vocoder.vocode(log_mel(x, vocoder.mel)).cpu())
+    try:
+        m = torch.from_numpy(np.load(path, allow_pickle=False)).float()
     except (OSError, ValueError, EOFError) as e:
         raise ValueError(f"{path}: no readable .npy array ({e}); save it by numpy.save") from None
     if m.ndim not in (2, 3):
-        raise ValueError(f"{path}: shape {tuple(m.shape)}; a log-mel is (bands, frames) or (batch, bands, frames)")
-    return unclipped(vocoder.vocode(m))
+        raise ValueError(f"{path}: shape {tuple(m.shape)}; a log-mel is (bands, frames) or "
+                         "(batch, bands, frames)")
+    return unclipped(vocoder.vocode(m).cpu())
 
 # %% ../nbs/03_vocoders.ipynb #bca4bf77
 def find_vocoder(
-    name='default', # 'default' is the one that comes with the book; else the folder of a trained one
+    name='default', # 'default': the one that comes with the book; or the folder of a trained one
     device='cpu', # where its weights go
 )->Vocoder: # in eval mode
     "A trained vocoder by name"
-    folder = importlib.resources.files('foleybook')/'weights'/'vocoder' if str(name) == 'default' else Path(name)
-    return Pretrained.from_pretrained(folder, device).eval()
+    shipped = importlib.resources.files('foleybook')/'weights'/'vocoder'
+    folder = shipped if str(name) == 'default' else Path(name)
+    return fold_weight_norm(Pretrained.from_pretrained(folder, device))
 
 # %% ../nbs/03_vocoders.ipynb #b807f511
 class MelGenerator(Pipeline):
@@ -1774,13 +1657,12 @@ def play(self:MelGenerator,
     if loop: log_mel = torch.cat([log_mel[..., -around:], log_mel, log_mel[..., :around]], -1)
     if isinstance(self.vocoder, GriffinLim): sound = self.vocoder(log_mel, [seed] * len(log_mel))
     else: sound = self.vocoder.vocode(log_mel)
-    sound = sound.float().cpu()[..., around * hop:]
-    if not loop: return fit_length(sound, samples)
-    width, ring = min(hop, samples), log_mel.shape[-1] * hop - 2 * around * hop
-    before = sound[..., ring - width:ring]      # what is heard before the first sample, once round the ring
-    share = torch.linspace(0, 1, width)
-    end = (1 - share) * sound[..., samples - width:samples] + share * before
-    return torch.cat([sound[..., :samples - width], end], -1)
+    if not loop: return fit_length(sound.float().cpu(), samples)
+    sound, at = sound.float().cpu(), around * hop       # where the loop begins
+    width = min(at, samples, round(5 * self.fade * self.sample_rate))
+    share = torch.linspace(0, math.pi / 2, width)       # at the end goes over into what comes before the beginning
+    end = share.cos() * sound[..., at + samples - width:at + samples] + share.sin() * sound[..., at - width:at]
+    return torch.cat([sound[..., at:at + samples - width], end], -1)
 
 # %% ../nbs/03_vocoders.ipynb #8c65ed1b
 @patch
@@ -1830,3 +1712,239 @@ def _stream(self:MelGenerator,
             yield held[..., :block]
             held, left = held[..., block:], left - block
     if left: yield held[..., :left]
+
+# %% ../nbs/03_vocoders.ipynb #a09b7a89
+#| code-fold: true
+_RENAMED = dict(original0='_g', original1='_v', original='_orig') | {'0._u': '_u', '0._v': '_v'}
+
+def _old_name(key):
+    "The name a normed weight has in files of older torch versions"
+    stem,normed,leaf = key.partition('.parametrizations.weight.')
+    return f'{stem}.weight{_RENAMED[leaf]}' if normed else key
+
+def _where(source): return 'the dict' if isinstance(source, dict) else source
+
+def _weights(source, *parts):
+    "The weights in a published file, the names of normed ones in the old spelling"
+    return {_old_name(k): v for k,v in published_weights(source, 'model', *parts).items()}
+
+def _load_original(model, state, where):
+    "Strict loading by the old names; the error lists what does not fit"
+    own = {_old_name(k): k for k in model.state_dict()}
+    load_strict(model, {own.get(k, k): v for k,v in state.items()}, _where(where))
+    return model
+
+_JSON_MEL = dict(sampling_rate='sample_rate', n_fft='n_fft', hop_size='hop_length',
+                 win_size='win_length', num_mels='n_mels', fmin='f_min', fmax='f_max')
+
+def _original_config(source, config):
+    "The settings given, or those in the config.json beside a file"
+    if config is None and not isinstance(source, dict):
+        if (beside := Path(source).with_name('config.json')).is_file():
+            config = beside
+    return read_json(config) if isinstance(config, (str, Path)) else dict(config or {})
+
+def _original_mel(mel, settings, n_mels, hop):
+    "The front end that the settings of an original project describe"
+    changes = {ours: settings[theirs] for theirs,ours in _JSON_MEL.items() if theirs in settings}
+    changes = {'n_mels': n_mels, 'hop_length': hop, **changes}
+    for k in ('win_length', 'n_fft'):
+        changes.setdefault(k, max(getattr(mel, k), changes['hop_length']))
+    return mel.replace(**changes)
+
+def _pick(config_type, settings):
+    "The fields of `config_type` among the settings"
+    return {f.name: settings[f.name] for f in fields(config_type) if f.name in settings}
+
+# %% ../nbs/03_vocoders.ipynb #57d7db7c
+#| code-fold: true
+def _weight_of(state, name):
+    "Shape of a weight, normed or not; None if there is none"
+    found = next((state[k] for k in (f'{name}.weight_v', f'{name}.weight') if k in state), None)
+    return None if found is None else found.shape
+
+def _count(state, pattern):
+    "How many numbers take the place of {} in the names"
+    rx = re.compile('^' + re.escape(pattern).replace(r'\{\}', r'(\d+)'))
+    return len({m[1] for k in state if (m := rx.match(k))})
+
+def _upsampling_sizes(state, up, where):
+    "What the shapes of the weights say about a HiFi-GAN or BigVGAN"
+    need = [up.format(0), 'conv_pre', 'conv_post']
+    if absent := [n for n in need if _weight_of(state, n) is None]:
+        raise CheckpointError(f"{where}: no {', '.join(absent)} in it, so it is no generator of "
+                              f"this kind. Its weights begin with {', '.join(list(state)[:4])}")
+    n_ups,pairs = _count(state, up.format('{}')),any('.convs1.' in k for k in state)
+    kernels = [_weight_of(state, up.format(i))[2] for i in range(n_ups)]
+    conv,n = 'convs1' if pairs else 'convs',_count(state, 'resblocks.{}.') // n_ups
+    steps = [_count(state, f'resblocks.{j}.{conv}.{{}}.') for j in range(n)]
+    short = not pairs and steps[0] == 2
+    usual = [[1, 2], [2, 6], [3, 12]] if short else [[1, 3, 5]] * n
+    return dict(resblock='1' if pairs else '2', upsample_kernel_sizes=kernels,
+        upsample_rates=[k // 2 for k in kernels], weight_norm='conv_pre.weight_g' in state,
+        upsample_initial_channel=_weight_of(state, 'conv_pre')[0],
+        resblock_kernel_sizes=[_weight_of(state, f'resblocks.{j}.{conv}.0')[2] for j in range(n)],
+        resblock_dilation_sizes=[(d + d)[:s] for d,s in zip(usual * n, steps)])
+
+_AUDYN = re.compile(r'^backbone\.(\d+)\.(?:(upsample)|backbone\.(\d+)\.backbone\.(\d+)\.'
+                    r'(conv1d_in|conv1d_out|conv1d)(?:\.conv1d)?)\.(\w+)$')
+
+def _from_audyn(state):
+    "Names of an Audyn generator in the spelling of HiFi-GAN"
+    n = _count(state, 'backbone.0.backbone.{}.')
+    def name(key):
+        if not (m := _AUDYN.match(key)):
+            return re.sub(r'(pre|post)_conv1d\.(conv1d\.)?', r'conv_\1.', key)
+        i,up,j,l,conv,leaf = m.groups()
+        if up:
+            return f'ups.{i}.{leaf}'
+        convs = dict(conv1d_in='convs1', conv1d_out='convs2', conv1d='convs')[conv]
+        return f'resblocks.{int(i) * n + int(j)}.{convs}.{l}.{leaf}'
+    return {name(k): v for k,v in state.items()}
+
+# %% ../nbs/03_vocoders.ipynb #930bf074
+#| code-fold: true
+@patch(cls_method=True)
+def from_original(cls:HiFiGAN,
+    source, # `g_*` of jik876, a .pth of Audyn, or a dict of weights
+    config=None, # dict or file of settings; None: config.json beside the file, or the shapes
+    mel:MelConfig=None, # front end; None: from the settings, or the usual one
+    fold:bool=True, # multiply out the weight norm? False: to train on
+)->HiFiGAN: # in eval mode
+    "Read a published HiFi-GAN; Audyn's is known by its names and gets its topology (`chained`)"
+    state,settings = _weights(source, 'generator'),_original_config(source, config)
+    if audyn := any(k.startswith('backbone.0.') for k in state):
+        state = _from_audyn(state)
+    sizes = _upsampling_sizes(state, 'ups.{}', _where(source))
+    if audyn:
+        sizes['chained'] = True
+        if sizes['resblock'] == '2':
+            sizes['resblock_dilation_sizes'] = [[1, 2], [2, 6], [6, 12]]
+    sizes.update(_pick(HiFiGANConfig, settings))
+    if mel is None:
+        usual = MelConfig.preset('audyn' if audyn else 'hifigan')
+        n_mels,hop = _weight_of(state, 'conv_pre')[1],math.prod(sizes['upsample_rates'])
+        mel = _original_mel(usual, settings, n_mels, hop)
+    model = _load_original(HiFiGAN(HiFiGANConfig(**{**sizes, 'mel': mel})), state, source)
+    return fold_weight_norm(model) if fold else model.eval()
+
+# %% ../nbs/03_vocoders.ipynb #88fbe4f6
+#| code-fold: true
+@patch(cls_method=True)
+def from_original(cls:BigVGAN,
+    source, # `bigvgan_generator.pt` or a dict of weights
+    config=None, # dict or file of settings; None: config.json beside the file, or the shapes
+    mel:MelConfig=None, # front end; None: from the settings, or the usual one
+    fold:bool=True, # multiply out the weight norm? False: to train on
+)->BigVGAN: # in eval mode
+    "Read a published BigVGAN, version 1 or 2, with or without weight norm"
+    state,settings = _weights(source, 'generator'),_original_config(source, config)
+    sizes = _upsampling_sizes(state, 'ups.{}.0', _where(source))
+    bias = 'conv_post.bias' in state
+    kind = 'snakebeta' if 'activation_post.act.beta' in state else 'snake'
+    sizes.update(activation=kind, use_bias_at_final=bias, use_tanh_at_final=bias)
+    sizes.update(_pick(BigVGANConfig, settings))
+    if mel is None:
+        n_mels,hop = _weight_of(state, 'conv_pre')[1],math.prod(sizes['upsample_rates'])
+        mel = _original_mel(MelConfig.preset('bigvgan_22khz_80'), settings, n_mels, hop)
+    model = _load_original(BigVGAN(BigVGANConfig(**{**sizes, 'mel': mel})), state, source)
+    return fold_weight_norm(model) if fold else model.eval()
+
+# %% ../nbs/03_vocoders.ipynb #ca77d0ec
+#| code-fold: true
+@patch(cls_method=True)
+def from_original(cls:MelGAN,
+    source, # `best_netG.pt` or a dict of weights
+    mel:MelConfig=None, # front end; None: that of SpecVQGAN. descriptinc's: `melgan_mel()`
+    fold:bool=True, # multiply out the weight norm? False: to train on
+)->MelGAN: # in eval mode
+    "Read a published MelGAN; the file does not say which mels it was trained on"
+    state = _weights(source, 'generator')
+    convs = sorted({int(m[1]) for k in state if (m := re.match(r'model\.(\d+)\.(weight|bias)', k))})
+    if len(convs) < 3:
+        raise CheckpointError(f"{_where(source)}: no MelGAN generator; begins with "
+                              f"{', '.join(list(state)[:4])}")
+    ratios = [_weight_of(state, f'model.{i}')[2] // 2 for i in convs[1:-1]]
+    first,hop = _weight_of(state, f'model.{convs[0]}'),math.prod(ratios)
+    window = max(1024, hop)
+    found = dict(n_mels=first[1], hop_length=hop, win_length=window, n_fft=window)
+    mel = mel or MelConfig.preset('specvqgan').replace(**found)
+    model = MelGAN(MelGANConfig(mel, first[0] // 2**len(ratios), convs[-1] - convs[-2] - 3, ratios,
+                                weight_norm=f'model.{convs[0]}.weight_g' in state))
+    _load_original(model, state, source)
+    return fold_weight_norm(model) if fold else model.eval()
+
+# %% ../nbs/03_vocoders.ipynb #8ec4d89c
+#| code-fold: true
+_AUDYN_D = re.compile(r'^(?:\w+_discriminator\.)?discriminator\.(\d+)'
+                      r'\.net\.(\d+)\.conv[12]d\.(\w+)$')
+
+def _discriminator_state(source, part, audyn):
+    "Weights of one set of discriminators under the names of HiFi-GAN"
+    state = _weights(source, 'discriminator', part)
+    own = {k: v for k,v in state.items() if k.startswith(audyn)} or state
+    found = {k: _AUDYN_D.match(k) for k in own}
+    if not any(found.values()):
+        return own
+    last = max(int(m[2]) for m in found.values() if m)
+    conv = lambda i: 'conv_post' if int(i) == last else f'convs.{i}'
+    name = lambda m: f'discriminators.{m[1]}.{conv(m[2])}.{m[3]}'
+    return {name(m) if m else k: own[k] for k,m in found.items()}
+
+def _widths(state, where):
+    "Channels of the layers of the first discriminator"
+    n = _count(state, 'discriminators.0.convs.{}.')
+    if not n:
+        raise CheckpointError(f"{where}: no discriminators in it; the weights begin with "
+                              f"{', '.join(list(state)[:4])}")
+    return [state[f'discriminators.0.convs.{i}.bias'].shape[0] for i in range(n)]
+
+# %% ../nbs/03_vocoders.ipynb #91855536
+#| code-fold: true
+@patch(cls_method=True)
+def from_original(cls:MultiPeriodDiscriminator,
+    source, # `do_*` of jik876, a .pth of Audyn, or a dict of weights
+    periods:list=(2, 3, 5, 7, 11), # the weights do not tell
+)->MultiPeriodDiscriminator:
+    "Read a published MPD"
+    state = _discriminator_state(source, 'mpd', 'period_discriminator.')
+    return _load_original(cls(periods, _widths(state, _where(source))), state, source).eval()
+
+# %% ../nbs/03_vocoders.ipynb #d0a48d2e
+#| code-fold: true
+@patch(cls_method=True)
+def from_original(cls:MultiScaleDiscriminator,
+    source, # `do_*` of jik876, a .pth of Audyn, or a dict of weights
+)->MultiScaleDiscriminator:
+    "Read a published MSD"
+    state = _discriminator_state(source, 'msd', 'scale_discriminator.')
+    return _load_original(cls(_widths(state, _where(source))), state, source).eval()
+
+# %% ../nbs/03_vocoders.ipynb #f7e56689
+#| code-fold: true
+@patch(cls_method=True)
+def from_original(cls:MultiResolutionDiscriminator,
+    source, # `bigvgan_discriminator_optimizer.pt` or a dict of weights
+    **sizes, # of `MultiResolutionDiscriminator`
+)->MultiResolutionDiscriminator:
+    "Read a published MRD"
+    state = _discriminator_state(source, 'mrd', 'mrd.')
+    model = cls(**{'width': _widths(state, _where(source))[0], **sizes})
+    return _load_original(model, state, source).eval()
+
+# %% ../nbs/03_vocoders.ipynb #e381115e
+#| code-fold: true
+@patch(cls_method=True)
+def from_original(cls:MelGANDiscriminator,
+    source, # `netD.pt` or a dict of weights
+)->MelGANDiscriminator:
+    "Read a published MelGAN discriminator"
+    state = _weights(source, 'discriminator')
+    n,layers = _count(state, 'model.disc_{}.'),_count(state, 'model.disc_0.model.layer_{}.')
+    if layers < 4:
+        raise CheckpointError(f"{_where(source)}: no MelGAN discriminator; begins with "
+                              f"{', '.join(list(state)[:4])}")
+    wide = [_weight_of(state, f'model.disc_0.model.layer_{i}.{int(i == 0)}')
+            for i in range(layers - 1)]
+    model = cls(n, wide[0][0], layers - 3, (wide[1][2] - 1) // 10, max(w[0] for w in wide))
+    return _load_original(model, state, source).eval()

@@ -39,7 +39,7 @@ def torchrun(folder, **options):
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
     same = {"model.dropout": 0, "model.norm": "no", "game": "yes", "ema": 0.9, "accumulate": 2, "clip_norm": 1,
-            "device": "cpu", "steps": 16}
+            "device": "cpu", "steps": 16, "permuted": "yes"}
     done, ranks = torchrun(tmp_path / "two", **same, batch_size=4)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(r["rank"] for r in ranks) == [0, 1] and all(r["equal"] for r in ranks)

@@ -1,23 +1,47 @@
 """The built site: every notebook has a page, links lead somewhere, nothing comes from a network, widgets show.
 
-The site has to be there: `make docs`, or `tests/run_all.py`, which builds it before this.
+The first of these tests builds the site, warnings being errors, unless it is newer than all that it is made from.
 """
 import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
+from stage import only_imports, published, what_it_is
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "docs" / "_site"
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome", "chrome"])), None)
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 
-pytestmark = pytest.mark.skipif(not (SITE / "searchindex.js").exists(), reason="no site in docs/_site: run make docs")
+
+def is_current():
+    "Is the site newer than all that it is made from? A site is there only if it was built without a warning"
+    made = SITE / "searchindex.js"
+    parts = [*(ROOT / "nbs").iterdir(), *(ROOT / "foleybook").glob("*.py"), *(ROOT / "docs").glob("*.py"), ROOT / "settings.ini",
+             *(ROOT / "docs" / "_static").iterdir(), *(ROOT / "docs" / "images").iterdir()]
+    return made.exists() and made.stat().st_mtime > max(p.stat().st_mtime for p in parts)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def site():
+    "Build the site where it is not current"
+    if not is_current():
+        done = subprocess.run([sys.executable, str(ROOT / "docs" / "build.py")], capture_output=True, text=True, cwd=ROOT)
+        if done.returncode or not is_current():
+            pytest.fail(f"docs/build.py ended with {done.returncode}:\n{(done.stdout + done.stderr)[-6000:]}", pytrace=False)
+    return SITE
+
+
+def test_site_builds_without_a_warning(site):
+    assert is_current() and len(list(site.glob("*.html"))) > len(NOTEBOOKS)
 
 
 def page_of(notebook):
@@ -51,7 +75,7 @@ def pages():
     return {p: Links(p) for p in sorted(SITE.rglob("*.html"))}
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+@each_notebook
 def test_notebook_has_page(notebook):
     assert page_of(notebook).exists(), f"{notebook.name} has no page. Is it a notebook with a title cell?"
 
@@ -90,9 +114,124 @@ def test_every_definition_has_a_source_link(pages):
         assert bool(linked) == bool(public), f"{module.name}: {len(public)} public names, {len(linked)} source links"
 
 
+def test_the_api_page_begins_with_the_package(pages):
+    words = " ".join(Reading(SITE / "api.html").words)
+    assert "load Open whatever model a folder holds train Train a model by a recipe evaluate" in words
+    assert "evaluation.html#evaluation-evaluate" in pages[SITE / "api.html"].leads
+
+
 def test_search_index():
     index = json.loads(re.search(r"Search\.setIndex\((.*)\)", (SITE / "searchindex.js").read_text(), re.S)[1])
     assert len(index["docnames"]) >= len(NOTEBOOKS) and "foleybook" in index["terms"]
+
+
+# ---- what a reader sees first ----
+
+TITLE = re.compile(r"# [^\n]+\n+> [^\n]+\n*")
+
+
+def cells_of(notebook):
+    "(kind, text) of the cells of a notebook"
+    return [(c["cell_type"], "".join(c["source"])) for c in json.loads(notebook.read_text())["cells"]]
+
+
+class Reading(HTMLParser):
+    "The words of a page's article, and its code: shown at once or folded"
+
+    def __init__(self, path):
+        super().__init__()
+        self.words, self.open, self.folded, self.depth, self.code = [], [], [], 0, None
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        kind = dict(attrs).get("class") or ""
+        self.depth += tag == "details" and (self.depth > 0 or "hide" in kind.split())
+        if tag == "pre":
+            self.code = ""
+
+    def handle_endtag(self, tag):
+        self.depth -= tag == "details" and self.depth > 0
+        if tag == "pre" and self.code is not None:
+            (self.folded if self.depth else self.open).append(self.code.strip())
+            self.code = None
+
+    def handle_data(self, data):
+        self.words += re.findall(r"\w+", data)
+        if self.code is not None:
+            self.code += data
+
+
+@each_notebook
+def test_first_cell_is_title_and_promise(notebook):
+    "All else in it would not be on the page: nbdev's front-matter step takes the title and the line behind `>`"
+    kind, text = cells_of(notebook)[0]
+    assert kind == "markdown" and TITLE.fullmatch(text), "put the prose into the second cell"
+
+
+@each_notebook
+def test_first_words_are_on_the_page(notebook):
+    text = "\n\n".join(text for kind, text in cells_of(notebook) if kind == "markdown")
+    text = re.sub(r"^# [^\n]+\n+(> [^\n]+\n+)?", "", text)
+    first = next(p for p in text.split("\n\n") if not p.startswith(("#", "!", "|", "`")))
+    plain = re.sub(r"\]\([^)]*\)", "", first).split("$")[0]
+    words = re.findall(r"\w+", plain.replace("_", " "))
+    shown = " ".join(" ".join(Reading(page_of(notebook)).words).replace("_", " ").split())
+    assert len(words) > 5 and " ".join(words) in shown, f"the page lacks: {first[:80]}"
+
+
+def folded_in(notebook):
+    "(cells whose code is folded on the page, exported cells whose code is open)"
+    fold, show, level = [], [], 0
+    for kind, text in cells_of(notebook):
+        if kind == "markdown":
+            level = published(text, level) if notebook.name[0].isdigit() else 0
+            continue
+        marks = re.findall(r"^#\s*\|\s*(.*?)\s*$", text, re.M)
+        code = re.sub(r"^#\s*\|.*\n?", "", text, flags=re.M).strip()
+        if {"hide", "default_exp", "echo: false", "include: false"} & {m.split()[0] if ":" not in m else m for m in marks} or not code:
+            continue
+        if "exporti" in marks or "code-fold: true" in marks or level or only_imports(code):
+            fold.append(code)
+        elif "export" in marks:
+            show.append(code)
+    return fold, show
+
+
+@each_notebook
+def test_imports_helpers_and_published_weights_are_folded(notebook):
+    fold, show = folded_in(notebook)
+    page = Reading(page_of(notebook))
+    assert all(" ".join(re.findall(r"\w+", what_it_is(code))) in " ".join(page.words) for code in fold)
+    assert not [c[:60] for c in fold if c not in page.folded] and not [c[:60] for c in show if c not in page.open]
+
+
+def test_chapters_have_something_to_fold():
+    "The test above is about cells that are there: imports, private helpers, published weights, and marked ones"
+    counts = {n.stem: len(folded_in(n)[0]) for n in NOTEBOOKS if n.name[0].isdigit()}
+    assert all(counts.values()), counts
+
+
+@pytest.mark.parametrize("texts,levels", [
+    (["## A", "## Published weights", "words\n### Deeper", "## B"], [0, 2, 2, 0]),
+    (["## Published checkpoints\n\n```\n# a comment\n```", "# C"], [2, 0]), (["Published weights", "## Weights"], [0, 0])])
+def test_the_published_section_ends_at_the_next_heading(texts, levels):
+    level, found = 0, []
+    for text in texts:
+        level = published(text, level)
+        found.append(level)
+    assert found == levels
+
+
+def test_sidebar_lists_every_notebook(pages):
+    listed = yaml.safe_load((ROOT / "nbs" / "sidebar.yml").read_text())["website"]["sidebar"]["contents"]
+    sections = {item["section"]: item["contents"] for item in listed if isinstance(item, dict)}
+    names = {"index.ipynb", *sum(sections.values(), [])}
+    assert not {n.name for n in NOTEBOOKS} - names, "give it a place in nbs/sidebar.yml"
+    text = (SITE / "index.html").read_text()
+    at = [text.index(f">{caption}<") for caption in sections] + [text.index(">Reference<")]
+    for (caption, notebooks), start, end in zip(sections.items(), at, at[1:]):
+        there = [page_of(ROOT / "nbs" / n).name for n in notebooks if (ROOT / "nbs" / n).exists()]
+        assert re.findall(r'href="(\w+\.html)"', text[start:end]) == there, caption
 
 
 def first_page_with(mark):

@@ -71,3 +71,10 @@ def test_sample_starts_from_a_file(made, tmp_path, capsys):
 def test_models_that_cannot_loop_say_so(made, tmp_path, capsys):
     assert main(["edit", str(made / "run"), str(made / "hum1.wav"), "--loop", "--mask", "0:0.2", "--out", str(tmp_path / "l.wav")]) == 1
     assert "cannot honour loop" in capsys.readouterr().err
+
+
+def test_files_are_what_an_editor_wants(made, tmp_path):
+    words = ["--sample-rate", "48000", "--format", "flac", "--bits", "24", "--per-class", "1", "--out", str(tmp_path)]
+    assert main(["sample", str(made / "run"), *words, "--quiet"]) == 0
+    infos = [sf.info(f) for f in sorted(tmp_path.glob("*.flac"))]
+    assert [(i.samplerate, i.subtype) for i in infos] == [(48000, "PCM_24")] * 2

@@ -2,7 +2,11 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 import warnings
+from contextlib import nullcontext
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +14,19 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
+from foleybook import embedders as em
 from foleybook import evaluation as ev
+from foleybook import reports
 from foleybook.audio_features import Sounds, write_audio
-from foleybook.sound_data import TableError, procedural_sound
+from foleybook.data_sets import open_dataset, read_folder
+from foleybook.files import CheckpointError
+from foleybook.generator import Conditions, Generator
+from foleybook.sound_data import ClipTable, TableError, procedural_sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 RATE = 16000
 
@@ -38,7 +49,7 @@ def toy(tmp_path_factory):
 
 
 def judge(generated, reference, **options):
-    options = dict(dict(embedder="log-mel", cache=False, times=0), **options)
+    options = dict(dict(embedder="log-mel", cache=False, times=0, progress=False), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ev.evaluate(generated, reference, **options)
@@ -66,14 +77,100 @@ def test_kernel_distance_is_unbiased():
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
 
 
-def test_interval_shrinks_with_the_clips():
-    x, y = torch.randn(800, 8), torch.randn(400, 8)
-    widths = []
+@pytest.mark.parametrize("n", [50, 200, 800])
+def test_interval_is_as_wide_as_theory_says(n):
+    "The mean of n normal numbers lies within 1.96 / sqrt(n), and about as often as promised"
+    g = torch.Generator().manual_seed(n)
+    found = []
+    for _ in range(60):
+        x = torch.randn(n, generator=g)
+        found.append(ev.bootstrap(lambda rows: x[rows].mean(), n, 200))
+    width = np.mean([i.high - i.low for i in found]) * np.sqrt(n) / (2 * 1.96)
+    assert 0.9 < width < 1.1
+    assert np.mean([i.low <= 0 <= i.high for i in found]) > 0.85
+
+
+def test_interval_of_a_biased_measure_shrinks_with_the_clips():
+    x, y, widths = cloud(800, 8, 1), cloud(400, 8, 2), []
     for n in (50, 200, 800):
         i = ev.bootstrap(lambda rows: ev.frechet_distance(x[:n][rows], y), n, 60)
         assert i.low <= i.value <= i.high
         widths.append(i.high - i.low)
-    assert widths[0] > 1.3 * widths[1] > 1.6 * widths[2]
+    assert widths[0] > 1.4 * widths[1] and widths[1] > 1.4 * widths[2]
+
+
+def sets(clips, windows, d, seed):
+    "Embeddings of some clips, each of several windows"
+    frames = cloud(clips * windows, d, seed)
+    return em.Embeddings(frames, torch.full((clips,), windows), np.array(["a"] * clips), [""] * clips, list(range(clips)),
+                         pd.DataFrame(index=range(clips)), [""] * clips, [])
+
+
+@pytest.mark.parametrize("clips,windows,d", [(12, 3, 8), (9, 2, 40), (40, 1, 6)])
+def test_what_is_resampled_is_what_is_published(clips, windows, d):
+    "The fast forms that the bootstrap draws with equal the public functions, on all clips and on a draw"
+    emb, ref = sets(clips, windows, d, 1), sets(clips + 3, windows, d, 2)
+    fast = ev._cloud_measures(emb, ref, 4)
+    draw = torch.randperm(clips, generator=torch.Generator().manual_seed(0))[: clips - 3]
+    for i in (torch.arange(clips), draw):
+        own = emb.subset(i)
+        plain = dict(zip(("density", "coverage"), ev.density_coverage(own.clips, ref.clips, 4)))
+        plain["frechet"] = ev.frechet_distance(own.frames, ref.frames)
+        plain["kernel"] = ev.kernel_distance(own.clips, ref.clips)
+        plain["diversity"] = ev.diversity(own.clips) / ev.diversity(ref.clips)
+        for name, value in plain.items():
+            assert abs(fast[name](i) - value) < 1e-4 * max(1, abs(value)), name
+
+
+def test_a_clip_drawn_twice_does_not_pair_with_itself():
+    emb, ref = sets(10, 1, 4, 1), sets(12, 1, 4, 2)
+    fast = ev._cloud_measures(emb, ref, 4)
+    i = torch.tensor([0, 0, 1, 2, 5, 5, 5, 7])
+    x, y = emb.clips[i].double(), ref.clips.double()
+    kxx, kyy, kxy = ev.kernels(x, y)
+    different = i[:, None] != i
+    off = ~torch.eye(len(y), dtype=torch.bool)
+    plain = 100 * float(kxx[different].mean() + kyy[off].mean() - 2 * kxy.mean())
+    assert abs(fast["kernel"](i) - plain) < 1e-9
+    spread = torch.cdist(x, x)[different].mean() / torch.pdist(y).mean()
+    assert abs(fast["diversity"](i) - float(spread)) < 1e-6
+
+
+def test_extrapolation_of_clips_and_of_vectors_is_one():
+    "One vector a clip: drawing clips is drawing vectors"
+    emb, ref = sets(60, 1, 6, 1), cloud(90, 6, 2)
+    of_clips, of_vectors = (ev.frechet_infinity(x, ref, 8, draws=4, seed=3) for x in (emb, emb.frames))
+    assert np.allclose(of_clips.values, of_vectors.values, rtol=1e-6) and abs(of_clips.value - of_vectors.value) < 1e-5
+    assert of_clips.low <= of_clips.value <= of_clips.high
+    line = np.polyfit(1 / np.array(of_vectors.sizes), of_vectors.values, 1)
+    assert np.allclose([of_vectors.slope, of_vectors.value], line)
+    with pytest.raises(ValueError, match="too few"):
+        ev.frechet_infinity(emb.frames[:2], ref)
+
+
+def test_extrapolation_takes_the_bias_away():
+    "Two samples of one cloud: the plain distance of few clips is far from 0, its extrapolation is near it"
+    g = torch.Generator().manual_seed(5)
+    x, y = (torch.randn(n, 16, generator=g) for n in (120, 4000))
+    line = ev.frechet_infinity(x, y, draws=10)
+    assert line.values[-1] > 0.5 and abs(line.value) < 0.3 * line.values[-1]
+
+
+def test_the_stft_distance_is_the_loss_of_the_vocoders():
+    from foleybook.vocoders import multi_resolution_stft_loss
+
+    g = torch.Generator().manual_seed(0)
+    x = 0.2 * torch.randn(1, 20000, generator=g)
+    y = x + 0.02 * torch.randn(1, 20000, generator=g)
+    got = ev.reconstruction_distances(y, x, RATE)
+    assert abs(got.stft - float(multi_resolution_stft_loss(y, x))) < 1e-6
+    naive = []
+    for n in (512, 1024, 2048):
+        a, b = (torch.stft(v[0], n, n // 4, window=torch.hann_window(n), return_complex=True).abs() for v in (y, x))
+        naive.append((a - b).norm() / b.norm() + (a.log() - b.log()).abs().mean())
+    assert abs(got.stft - float(sum(naive) / 3)) < 1e-3 * got.stft
+    decibel = (20 * (a / b).log10()).square().mean(0).sqrt().mean()
+    assert abs(got.log_spectral - float(decibel)) < 1e-2 * got.log_spectral
 
 
 def test_same_as_torch_fidelity():
@@ -102,10 +199,10 @@ def test_pickle_is_not_run(tmp_path, monkeypatch):
     file = tmp_path / "gt_embedding.pkl"
     file.write_bytes(pickle.dumps({"mu": Harmful()}))
     with pytest.raises(ValueError, match="gt_embedding.pkl"):
-        ev.read_gt_embedding(file)
+        em.read_gt_embedding(file)
     file.write_bytes(b"\x80\x04 no pickle")
     with pytest.raises(ValueError, match="not a pickle"):
-        ev.read_gt_embedding(file)
+        em.read_gt_embedding(file)
     assert not (tmp_path / "was_here").exists()
 
 
@@ -137,7 +234,7 @@ def test_copies_are_found(toy):
 
 
 def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
-    first = ev.embed_clips(toy / "held", "log-mel", tmp_path / "cache")
+    first = ev.embed_clips(toy / "held", "log-mel", tmp_path / "cache", also=ev.sound_faults)
     kept = sorted((tmp_path / "cache").rglob("*.npy"))
     assert len(kept) == 2 * len(first)
     for i, f in enumerate(sorted((toy / "held").rglob("*.wav"))):
@@ -145,9 +242,9 @@ def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
         (tmp_path / "moved" / f.parent.name / f"{i:02d}.wav").write_bytes(f.read_bytes())
     kept[0].write_bytes(kept[0].read_bytes()[:40])
     calls = []
-    embed = ev.Embedder.embed
-    monkeypatch.setattr(ev.Embedder, "embed", lambda self, *a: calls.append(1) or embed(self, *a))
-    again = ev.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache")
+    embed = em.Embedder.embed
+    monkeypatch.setattr(em.Embedder, "embed", lambda self, *a: calls.append(1) or embed(self, *a))
+    again = ev.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache", also=ev.sound_faults)
     assert len(calls) <= 1 and torch.equal(again.frames, first.frames) and again.hash == first.hash
     write_audio(tmp_path / "moved/rain/99.wav", torch.ones(1, 4000) * 0.1, RATE)
     assert ev.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache").hash != first.hash
@@ -172,9 +269,11 @@ def test_bad_input(toy, tmp_path):
     (mixed / "rain/cut.wav").write_bytes((mixed / "rain/mono.wav").read_bytes()[:100])
     (mixed / "rain/none.wav").touch()
     with pytest.warns(UserWarning):
-        result = ev.evaluate(mixed, toy / "real", embedder="log-mel", cache=False, times=0, out=tmp_path / "report")
+        result = ev.evaluate(mixed, toy / "real", embedder="log-mel", cache=False, times=0)
+    reports.save_report(result, tmp_path / "report")
     notes = " ".join(result.record["notes"])
     assert result.record["sets"]["generated"]["clips"] == 2
+    assert result.record["sets"]["generated"]["rates"] == [RATE, 44100]
     for text in ("mixed sample rates", "mono and stereo", "3 files could not be used", "vectors for 128 dimensions"):
         assert text in notes
     with pytest.raises(TableError, match=r"3 bad clips"):
@@ -218,24 +317,362 @@ def test_faults():
 
 
 def test_classifier_recipe_and_folder_embedder(toy, tmp_path):
-    model = ev.ClassifierRecipe.preset("classifier-test").override(dict(steps=2, epoch_steps=2)).train(
+    model = em.ClassifierRecipe.preset("classifier-test").override(dict(steps=2, epoch_steps=2)).train(
         toy / "real", tmp_path / "judge", progress=False)
     assert model.config.labels == ("dog_bark", "keyboard", "rain")
-    embedder = ev.find_embedder(tmp_path / "judge")
+    embedder = em.find_embedder(tmp_path / "judge")
     assert ev.embed_clips(toy / "held", embedder, False).frames.shape[1] == model.config.embedding
     with torch.no_grad():
         next(model.parameters()).add_(1)
-    assert ev.MelEmbedder(model).hash != embedder.hash
+    assert em.MelEmbedder(model).hash != embedder.hash
 
 
 def test_aisfx_like_the_published_sanity_numbers():
     root = Path(os.environ.get("FOLEYBOOK_DATA", "data")) / "esc10"
     try:
-        embedder = ev.Aisfx()
+        embedder = em.Aisfx()
     except FileNotFoundError:
         pytest.skip("aisfx is not installed")
     if not root.exists():
         pytest.skip("ESC-10 is not on disk")
-    rows = ev.open_dataset(root)
+    rows = open_dataset(root)
     emb = ev.embed_clips(rows.subset(np.flatnonzero(rows.df.fold == 5)[::8]), embedder)
     assert emb.frames.shape[1] == 512 and set(emb.counts.tolist()) <= {2, 3, 4} and emb.frames.isfinite().all()
+
+
+def fresh(code):
+    "Standard output of Python code in a process of its own"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["embedders", "evaluation", "reports"])
+def test_importing_adds_nothing_heavy_to_what_a_recipe_needs(module):
+    "No torchvision, no plotting and no template engine, and of scikit-learn no more than fastai itself brings"
+    print_it = f"""
+import sys, foleybook.recipes, foleybook.vocoders
+before = set(sys.modules)
+import foleybook.{module}
+heavy = ('torchvision', 'sklearn', 'scipy', 'librosa', 'jinja2', 'IPython')
+print(sorted(m for m in set(sys.modules) - before if m.split('.')[0] in heavy))
+print('torchvision' in sys.modules)
+"""
+    assert fresh(print_it) == "[]\nFalse"
+
+
+class OneDevice(TorchDispatchMode):
+    "Raises where tensors of two devices meet, but for numbers, copies and indices"
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = {t.device for t in tree_leaves((args, kwargs or {})) if torch.is_tensor(t) and t.ndim}
+        if len(found) > 1 and not any(word in str(func) for word in ("copy", "index")):
+            raise RuntimeError(f"{func}: tensors on two devices, {found}")
+        return func(*args, **kwargs or {})
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    "A device that is not the CPU and is always there: its tensors have shapes, but no numbers"
+    def istft(x, n_fft, window, length):
+        assert x.device == window.device
+        return torch.empty(len(x), length, device=x.device)
+
+    monkeypatch.setattr(torch, "istft", istft)  # the real one looks at numbers
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # it knows only real devices
+    with OneDevice():
+        yield torch.device("meta")
+
+
+@pytest.mark.parametrize("mix", [lambda x: x * torch.hann_window(3), lambda x: x[None] @ torch.ones(3, 2),
+                                 lambda x: torch.cat([x, torch.ones(2)])], ids=["product", "matrix", "cat"])
+def test_mixed_devices_are_noticed(elsewhere, mix):
+    with pytest.raises(RuntimeError, match="device"):
+        mix(torch.ones(3, device=elsewhere))
+
+
+def test_shaped_noise_off_the_cpu(elsewhere):
+    model = ev.ShapedNoise(ev.ShapedNoiseConfig(labels=("a", "b"), seconds=0.5)).to(elsewhere)
+    for cond in (Conditions(label=torch.tensor([0, 1])), Conditions(shares=torch.ones(2, 2))):
+        out = model._sample(cond.to(elsewhere), 2, [1, 2])
+        assert out.device == elsewhere and out.shape == (2, 1, 11025)
+
+
+def classifier(of):
+    "An embedder around an untrained network"
+    if of == "small":
+        return em.MelEmbedder(em.MelClassifier(em.MelClassifierConfig(labels=("a", "b"))))
+    return em.MelEmbedder(em.Melception(em.MelceptionConfig(labels=("a", "b"))))
+
+
+@pytest.mark.parametrize("make", [
+    pytest.param(lambda: classifier("small"), id="classifier"), pytest.param(lambda: classifier("large"), id="melception"),
+    pytest.param(lambda: em.VGGish(), id="vggish"), pytest.param(lambda: em.VGGish(dcase2023=True), id="vggish dcase")])
+def test_embedders_off_the_cpu(make, elsewhere, monkeypatch):
+    def log_mel(x, mel):  # the real one looks at numbers
+        return torch.zeros(*x.shape[:-1], mel.n_mels, mel.frames(x.shape[-1]), device=x.device)
+
+    monkeypatch.setattr(em, "log_mel", log_mel)
+    embedder = make().to(elsewhere)
+    assert embedder.device == elsewhere
+    assert embedder(torch.randn(50000, device=elsewhere)).device == elsewhere
+
+
+def test_an_embedder_takes_the_clip_to_its_weights():
+    "What is given on the CPU comes back on the CPU, and is heard where the weights are"
+    heard = []
+
+    class Spy(em.Embedder):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.ones(1, device="meta"))
+
+        def forward(self, x):
+            heard.append(x.device.type)
+            return torch.ones(1, 2)
+
+    assert Spy().embed(torch.randn(2, 4000), 22050).device.type == "cpu" and heard == ["meta"]
+
+
+def test_aisfx_off_the_cpu(monkeypatch, elsewhere):
+    monkeypatch.setattr(em, "_aisfx_file", lambda folder: None)
+    weights = {f"embedding_net.{k}": v for k, v in em._Aisfx().state_dict().items()}
+    monkeypatch.setattr(em, "_aisfx_weights", lambda file: weights)
+    assert em.Aisfx().to(elsewhere)(torch.randn(120000, device=elsewhere)).device == elsewhere
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_embedder_and_floor_on_a_gpu_give_what_they_give_on_the_cpu():
+    "The same numbers, but for rounding"
+    torch.manual_seed(0)
+    net, x = classifier("small"), 0.1 * torch.randn(1, 50000)
+    here = net.embed(x, 22050)
+    assert torch.allclose(here, net.to("cuda").embed(x, 22050), atol=1e-3)
+    model = ev.ShapedNoise(ev.ShapedNoiseConfig(labels=("a", "b"), seconds=0.5))
+    here = model.sample([0, 1], n=2, seed=1, progress=False).audio
+    assert torch.allclose(here, model.to("cuda").sample([0, 1], n=2, seed=1, progress=False).audio, atol=1e-5)
+
+
+def test_shaped_noise_of_shares_lies_between_its_classes(toy):
+    table = read_folder(toy / "real")
+    model = ev.ShapedNoise(ev.ShapedNoiseConfig(labels=tuple(table.labels), seconds=1.0)).fit(table)
+    pure = [model._sample(Conditions(label=torch.tensor([k])), 1, [3]) for k in range(2)]
+    mixed = model._sample(Conditions(shares=torch.tensor([[1.0, 0, 0]])), 1, [3])
+    assert torch.allclose(mixed, pure[0]) and not torch.allclose(mixed, pure[1], atol=1e-3)
+
+
+def test_recordings_stand_beside_the_five_numbers(toy):
+    "As many training recordings of each label as were generated, against the same reference"
+    few = read_folder(toy / "held").subset([0, 1, 6, 7, 12, 13])
+    reference = read_folder(toy / "held").subset([2, 3, 4, 5, 8, 9, 10, 11, 14, 15, 16, 17])
+    result = judge(few, reference, train=toy / "real")
+    beside = result.record["recordings"]
+    assert beside["clips"] == 6 and "training recordings" in beside["how"]
+    rows = result.summary()
+    assert list(rows.index) == list(ev.SUMMARY) and (rows.better == ["higher", "lower", "higher", "lower", "lower"]).all()
+    assert rows.recordings["recognised"] == f"{result.record['probe_accuracy_on_real']:.0%}"
+    assert rows.recordings["copies"] == "0%" and rows.generated["distance"] == f"{result['frechet'].value:.3g}"
+    alone = judge(few, reference)
+    assert "half" in alone.record["recordings"]["how"] and "training set" in alone.summary().generated["copies"]
+    assert all(word in str(alone) for word in ev.SUMMARY)
+    again = judge(few, reference, train=toy / "real")
+    assert again.record["recordings"]["scores"] == beside["scores"]
+
+
+def test_one_stray_rate_does_not_dull_all(toy, tmp_path):
+    "Among 21 clips, one at 8 kHz: all others keep their band, and the report says so"
+    for i in range(20):
+        write_audio(tmp_path / f"set/rain/{i:02d}.wav", 0.1 * torch.randn(1, RATE, generator=torch.Generator().manual_seed(i)), RATE)
+    write_audio(tmp_path / "set/rain/stray.wav", 0.1 * torch.randn(1, 8000), 8000)
+    result = judge(tmp_path / "set", toy / "real")
+    assert result.record["compared_at"] == RATE
+    assert any("1 clips below 16000 Hz" in note for note in result.record["notes"])
+
+
+def test_progress_is_told_without_a_terminal(capsys):
+    assert list(em.follow(range(3), 3, "things", every=0)) == [0, 1, 2]
+    assert "things: 2 of 3" in capsys.readouterr().err
+    assert list(em.follow(range(3), 3, "things", progress=False, every=0)) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+NASTY = ["../../x", "/tmp/x", "rain", "Rain", "雨", "C", "C++", "a/b", "..", "", "<b>bold</b>", "x" * 300]
+
+
+def test_folder_names_are_distinct_and_stay_inside():
+    names = ev._folder_names(NASTY)
+    assert len({n.lower() for n in names.values()}) == len(NASTY)
+    for name in names.values():
+        assert name and "/" not in name and name not in (".", "..") and len(name.encode()) < 255
+    assert names["rain"] == "rain" and names["雨"] == "雨"
+
+
+def renamed(table, old, new):
+    return ClipTable(table.df.assign(label=[new if label == old else label for label in table.df.label]), table.root)
+
+
+def test_a_label_is_no_path(toy, tmp_path):
+    "A label and a family called ../../x are judged under their names, and nothing is written outside"
+    train, held = (renamed(read_folder(toy / n), "rain", "../../x") for n in ("real", "held"))
+    out = tmp_path / "deep/er/board"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = ev.leaderboard(train, held, out, dict(floor=ev.FAMILIES["shaped_noise"]), n=2, seconds=1.0, embedder="log-mel",
+                               cache=False, times=0, progress=False)
+        board = ev.leaderboard(train, held, out, {"../../y": str(out / "floor")}, n=2, seconds=1.0, embedder="log-mel",
+                               cache=False, times=0, progress=False)
+    assert first.status.tolist() == ["real", "trained"] and board.status.tolist() == ["real", "loaded"]
+    reports.save_leaderboard(board, out)
+    outside = [f for f in tmp_path.rglob("*") if f.is_file() and out not in f.parents]
+    assert not outside
+    listed = pd.read_csv(next(out.glob("*y-*/samples/clips.csv")))
+    assert set(listed.label) == {"../../x", "dog_bark", "keyboard"}
+    page = (out / "leaderboard.html").read_text()
+    assert page.count("<audio") == 3 and "../../y" in page
+    record = json.loads((out / "leaderboard.json").read_text())
+    assert set(record) == {"held-out recordings", "../../y"}
+
+
+class Deaf(Generator):
+    "Takes control tracks, no classes"
+    asks = frozenset({"controls"})
+
+
+class DeafRecipe(em.ClassifierRecipe):
+    presets = {"deaf-test": {}}
+
+    def build_model(self, dls) -> Deaf:
+        raise AssertionError("must not be trained")
+
+
+def test_absent_families_are_hidden_and_say_why(toy, tmp_path, capsys):
+    families = dict(floor=ev.FAMILIES["shaped_noise"], deaf=("evaluation", "deaf-test"), nowhere=("nowhere", "quick-nowhere"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        board = ev.leaderboard(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", families, n=2, seconds=1.0,
+                               embedder="log-mel", cache=False, times=0)
+    assert board.absent.tolist() == [False, False, True, True]
+    assert "cannot be asked for a class, only for controls" in board.status[2]
+    assert ev.leaderboard_table(board).family.tolist() == ["held-out recordings", "floor"]
+    assert len(ev.leaderboard_table(board, absent=True)) == 4
+    assert "deaf" not in reports.leaderboard_page(board, tmp_path / "b")
+    assert "deaf" in reports.leaderboard_page(board, tmp_path / "b", absent=True)
+    told = capsys.readouterr().err
+    assert "floor: training" in told and "floor: judging" in told
+    assert board.training_seconds[1] >= 0 and board.seconds_per_clip[1] > 0
+
+
+def test_the_rnn_is_found_and_says_that_it_takes_no_class():
+    recipe, why = ev._family(ev.FAMILIES["multitier_rnn"])
+    assert recipe is None and "cannot be asked for a class" in why
+
+
+def test_a_bad_model_folder_is_told_before_anything_is_trained(toy, tmp_path):
+    families = dict(floor=ev.FAMILIES["shaped_noise"], mine=str(tmp_path / "typo"))
+    with pytest.raises(ValueError, match="typo: holds no trained model for 'mine'"):
+        ev.leaderboard(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", families)
+    assert not (tmp_path / "b").exists()
+
+
+class Outside(HTMLParser):
+    "What a page refers to, players without a name, pictures without a text"
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.faults, self.open = [], [], []
+        self.feed(text)
+        self.faults += [f"<{t}> is never closed" for t in self.open]
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.links += [attrs[k] for k in ("src", "href", "action", "srcset") if k in attrs]
+        if tag == "img" and not attrs.get("alt") or tag == "audio" and not attrs.get("aria-label"):
+            self.faults.append(self.get_starttag_text()[:80])
+        if tag not in ("img", "meta", "br", "input", "!doctype"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> closes nothing")
+
+
+@pytest.fixture(scope="module")
+def pages(toy, tmp_path_factory):
+    "One page of each kind, of sets with names that would like to be markup"
+    out, name = tmp_path_factory.mktemp("pages"), "<img src=http://x.y onerror=alert(1)>"
+    train, held = (renamed(read_folder(toy / n), "rain", name) for n in ("real", "held"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        board = ev.leaderboard(train, held, out / "board", dict(floor=ev.FAMILIES["shaped_noise"]), n=2, seconds=1.0, embedder="log-mel",
+                               cache=False, times=0, progress=False)
+    made = open_dataset(out / "board/floor/samples/clips.csv")
+    result = judge(made, held, train=train)
+    return dict(report=reports.report_page(result), leaderboard=reports.leaderboard_page(board, out / "board"),
+                gallery=reports.gallery_page(made, held, real_per_class=2),
+                listening=reports.listening_page(dict(a=held, b=made), out / "ears", n=1).read_text()), name
+
+
+@pytest.mark.parametrize("kind", ["report", "leaderboard", "gallery", "listening"])
+def test_pages_are_whole_escaped_and_reach_for_nothing(pages, kind):
+    texts, name = pages
+    text = Outside(texts[kind])
+    assert not text.faults
+    assert text.links and all(link.startswith("data:") for link in text.links)
+    assert name not in texts[kind] and "&lt;img src=http://x.y" in texts[kind]
+    assert "default-src &#39;none&#39;" in texts[kind] or "default-src 'none'" in texts[kind]
+    assert "prefers-color-scheme:dark" in texts[kind] and "color-scheme:light dark" in texts[kind]
+
+
+def test_players_tell_length_seed_and_licence(pages):
+    texts, _ = pages
+    assert "1.00 s, seed 0, licence" in texts["gallery"] and "1.20 s, licence" in texts["gallery"]
+    sounds = Sounds(0.1 * torch.ones(1, 1, 8000), 8000, seeds=[41], labels=["rain"], meta=dict(licence="CC0"))
+    assert "1.00 s, seed 41, licence CC0" in reports.gallery_page(sounds)
+    assert "licence unknown" in reports.gallery_page(Sounds(sounds.audio, 8000, labels=["rain"]))
+
+
+def test_a_broken_file_is_left_out_of_the_gallery(toy, tmp_path):
+    Sounds(0.1 * torch.ones(3, 1, 8000), 8000, labels=["rain"] * 3).save(tmp_path)
+    sorted(tmp_path.glob("*.wav"))[1].write_bytes(b"RIFF, but no sound")
+    assert reports.gallery_page(tmp_path).count("<audio") == 2
+
+
+def test_the_report_frames_the_diagonal(pages):
+    text = pages[0]["report"]
+    rows = text.split('class="confusion"')[1].split("</table>")[0].split("<tbody>")[1].split("</tr>")[:3]
+    for k, row in enumerate(rows):
+        cells = row.split("<td")[1:]
+        assert ["right" in c.split(">")[0] for c in cells] == [j == k for j in range(3)]
+
+
+def test_listeners_learn_nothing_of_the_systems(toy, tmp_path):
+    page = reports.listening_page(dict(secretmodel=toy / "held", recordings=toy / "real"), tmp_path, n=1).read_text()
+    key = pd.read_csv(tmp_path / "key.csv")
+    assert "secretmodel" not in page and set(key.system) == {"secretmodel", "recordings"} and "<img" not in page
+    again = pd.read_csv(reports.listening_page(dict(secretmodel=toy / "held", recordings=toy / "real"), tmp_path, n=1).parent / "key.csv")
+    assert key.equals(again)
+
+
+@pytest.mark.parametrize("damage", ["clean", "10dB", "low-pass", "wrong labels"])
+def test_damages_do_what_they_say(damage):
+    g = torch.Generator().manual_seed(0)
+    good = Sounds(0.1 * torch.randn(3, 1, 44100, generator=g), 44100, labels=["a", "b", "c"])
+    bad = ev.damaged(good, damage)
+    noise = (bad.audio - good.audio).square().mean().sqrt() / good.audio.square().mean().sqrt()
+    power = torch.fft.rfft(bad.audio).abs().square().mean((0, 1))
+    assert (bad.labels == ["c", "a", "b"]) == (damage == "wrong labels")
+    if damage == "10dB":
+        assert abs(20 * np.log10(float(noise)) + 10) < 0.3
+    elif damage == "low-pass":
+        assert power[5000:].sum() < 1e-3 * power.sum()
+    else:
+        assert noise == 0
+    with pytest.raises(ValueError, match="use 'clean'"):
+        ev.damaged(good, "hum")
+
+
+def test_published_melception_of_another_kind_is_refused(tmp_path):
+    torch.save(dict(model=dict(weight=torch.zeros(2))), tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="other.pt: holds no 'fc.weight'"):
+        em.Melception.from_original(tmp_path / "other.pt")

@@ -3,13 +3,16 @@ import ast
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 import tokenize
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -59,6 +62,19 @@ def test_cells_are_short(notebook):
 def test_notebook_keeps_no_error(notebook):
     cells = json.loads(notebook.read_text())["cells"]
     assert not [i for i, c in enumerate(cells) for o in c.get("outputs", []) if o["output_type"] == "error"]
+
+
+@each_notebook
+def test_imports_stand_in_cells_of_their_own(notebook):
+    "nbdev runs every visible cell that imports something when it builds the pages, with all else that is in it"
+    mixed = []
+    for i, cell in enumerate(json.loads(notebook.read_text())["cells"]):
+        text = "".join(cell["source"])
+        if cell["cell_type"] != "code" or re.search(r"^#\s*\|\s*hide\s*$|^\s*[!%]", text, re.M):
+            continue
+        kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(text).body}
+        mixed += [f"cell {i}"] if len(kinds) == 2 else []
+    assert not mixed
 
 
 @pytest.mark.parametrize("image", sorted((ROOT / "docs" / "images").glob("*")), ids=lambda p: p.name)
@@ -135,8 +151,20 @@ def test_every_forward_has_a_docstring(module):
     assert not [f"line {f.lineno}" for f in functions if f.name == "forward" and not ast.get_docstring(f)]
 
 
-def test_import_is_light():
-    "`import foleybook` is fast because it loads nothing heavy"
-    code = "import sys, foleybook; print([m for m in ('torch', 'fastai', 'numpy', 'librosa') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+@pytest.mark.parametrize("again", [False, True])
+def test_every_test_draws_the_same_numbers(again):
+    "conftest.py seeds before each test: no test passes or fails by luck"
+    drawn = random.random(), np.random.rand(), torch.rand(1).item()
+    assert drawn == (random.Random(0).random(), np.random.RandomState(0).rand(),
+                     torch.rand(1, generator=torch.Generator().manual_seed(0)).item())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_the_mark_cuda_is_for_machines_with_a_gpu(device):
+    assert torch.ones(2, device=device).sum() == 2
+
+
+def test_cuda_tests_are_skipped_with_a_reason():
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"{__file__}::test_the_mark_cuda_is_for_machines_with_a_gpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, CUDA_VISIBLE_DEVICES=""))
+    assert "1 passed, 1 skipped" in done.stdout and "no GPU that CUDA can use" in done.stdout, done.stdout

@@ -1,25 +1,29 @@
 """Recipes, overrides, model folders and the sampling contract: what a user can get wrong, and what must hold."""
 import json
 import math
+import tempfile
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_run
 import torch
+from fastai.callback.core import Callback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foleybook.audio_features import MelConfig, Sounds
 from foleybook.sound_data import MelCache, make_procedural, mel_dls
 from foleybook.audio_features import SamplingError
 from foleybook.files import CheckpointError, atomic_folder
 from foleybook.generator import Generator, ItemNoise
-from foleybook.recipes import LoopRecipe, Recipe, all_recipes, find_recipe, learner
+from foleybook.recipes import LoopRecipe, find_recipe, learner
 from foleybook.settings import SettingsError, from_plain, parse_overrides, to_plain
-from foleybook.training import AudioLogger, StepDL, pack_state, unpack_state
+from foleybook.training import AudioLogger, History, StepDL, TrainingError, pack_state, unpack_state
 
 
 @dataclass
@@ -219,6 +223,85 @@ def test_cached_clips_are_cropped_anew_in_each_pass(tmp_path):
     assert len({tuple(b.flatten()[:9].tolist()) for b in batches}) > 2 * len(dls.train.dataset)
     steps.start = 5
     assert all(torch.equal(a, b.as_subclass(torch.Tensor)) for a, (b, y) in zip(batches[5:], steps))
+
+
+class Questions(TorchDispatchMode):
+    "Counts how often a number is asked of the device"
+    asked = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.asked += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def stepped(ask, explode=(), patience=50, **changes):
+    "Learner of the tiny recipe after one epoch, and the questions of its training steps"
+    recipe = tiny_run.recipe(game=True, clip_norm=1.0, ema=0.9, **changes)
+    learn, counted = recipe.learner(None), Questions()
+
+    class CountQuestions(Callback):
+        name, order, open = "questions", 1000, None
+
+        def after_batch(self):
+            if self.open: self.open = counted.__exit__(None, None, None)
+
+    class Begin(Callback):
+        order = -1000
+
+        def before_batch(self):
+            if self.training: self.learn.questions.open = counted.__enter__()
+
+    class Explode(Callback):
+        order = 7
+        def after_loss(self):
+            if self.training and self.train_iter in explode: self.learn.loss_grad = self.loss_grad * float("inf")
+
+    learn.add_cbs([Begin(), CountQuestions(), Explode(), History(Path(tempfile.mkdtemp()), 100)])
+    learn.mixed_precision.patience = patience
+    learn.mixed_precision.ask = learn.adversarial_training.ask = ask
+    with learn.no_bar(), learn.no_logging():
+        try: learn.fit(2, 0.01)
+        finally: learn.questions.after_batch()
+    return learn, counted.asked
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_a_step_asks_the_device_nothing(optimizer, precision):
+    learn, asked = stepped(False, optimizer=optimizer, precision=precision)
+    other, often = stepped(True, optimizer=optimizer, precision=precision)
+    assert asked == 0 and often >= 2 * 16
+    assert all(torch.equal(a, b) for a, b in zip(learn.model.state_dict().values(), other.model.state_dict().values()))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_steps_that_are_not_finite_are_skipped_without_a_question(optimizer):
+    learn, asked = stepped(False, {3, 4, 9}, optimizer=optimizer)
+    other, _ = stepped(True, {3, 4, 9}, optimizer=optimizer)
+    assert asked == 0 and int(learn.mixed_precision.skipped) == other.mixed_precision.skipped == 3
+    for a, b in ((learn.model.state_dict(), other.model.state_dict()), (learn.ema.average, other.ema.average)):
+        assert all(torch.equal(a[k], b[k]) and a[k].isfinite().all() for k in b)
+    with pytest.raises(TrainingError, match="Lower lr"):
+        stepped(False, range(99), patience=4, optimizer=optimizer)
+
+
+def test_ema_is_its_formula_and_buffers_are_copied():
+    recipe = tiny_run.recipe(ema=0.5, **{"model.dropout": 0})
+    learn, seen = recipe.learner(None), []
+
+    class See(Callback):
+        order = 21
+        def after_step(self): seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
+
+    learn.add_cb(See())
+    start = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 0.01)
+    average = dict(start)
+    for n, state in enumerate(seen):
+        decay = min(0.5, (1 + n) / (10 + n))
+        average = {k: average[k].lerp(v, 1 - decay) if k in dict(learn.model.named_parameters()) else v for k, v in state.items()}
+    assert all(torch.equal(learn.ema.average[k], v) for k, v in average.items()) and len(seen) == 8
 
 
 def test_workers_change_nothing():

@@ -1,18 +1,23 @@
 """Vocoders: pieces equal the whole, folded equals unfolded, bad input is named."""
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from foleybook import vocoders
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
 from foleybook.sound_data import WaveCache, make_procedural
 from foleybook.files import CheckpointError
 from foleybook.generator import Pretrained
 from foleybook.recipes import find_recipe
-from foleybook.vocoders import (BigVGAN, BigVGANConfig, HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder, MelGAN,
-                                MelGANConfig, MultiPeriodDiscriminator, WaveToMel, export_onnx, find_vocoder,
-                                fold_weight_norm, melgan_mel, render_file)
+from foleybook.vocoders import (BigVGAN, BigVGANConfig, Exportable, HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder,
+                                MelGAN, MelGANConfig, MelGANDiscriminator, MultiPeriodDiscriminator,
+                                MultiResolutionDiscriminator, MultiScaleDiscriminator, WaveToMel, copy_synthesis,
+                                export_onnx, export_program, export_vocoder, find_vocoder, fold_weight_norm,
+                                melgan_mel, multi_resolution_stft_loss, render_file)
 
 TINY = dict(upsample_initial_channel=16)
 
@@ -53,6 +58,93 @@ def test_chunks_are_the_whole(vocoder):
     assert whole.std() > 1e-4
     for chunk in (7, 32):
         assert (vocoder.vocode(x, chunk=chunk) - whole).abs().max() <= 1e-5
+
+
+def test_batches_are_split_to_fit_in_memory(vocoder):
+    x = mels(vocoder, 40, 3)
+    whole, seen, forward = vocoder.vocode(x), [], type(vocoder).forward
+    hook = vocoder.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    parts = vocoder.vocode(x, chunk=40)
+    hook.remove()
+    assert [s[0] for s in seen] == [1, 1, 1] and (parts - whole).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("make", [lambda: HiFiGAN(HiFiGANConfig.v1()), lambda: HiFiGAN(HiFiGANConfig.v2()),
+                                  lambda: HiFiGAN(HiFiGANConfig.v3()), lambda: MelGAN(MelGANConfig()),
+                                  lambda: BigVGAN(BigVGANConfig()), lambda: ISTFTVocoder(ISTFTConfig()),
+                                  lambda: BigVGAN(BigVGANConfig.preset("v2_44khz_128band_512x"))])
+def test_a_clip_of_four_seconds_is_one_piece(make):
+    with torch.device("meta"):
+        model = make()
+    frames = model.frames_at_once // 16
+    assert frames + model.context >= 4 * model.mel.sample_rate / model.mel.hop_length
+    assert 4 * max(model.layer_sizes()) * frames <= 2**24
+
+
+def test_ten_minutes_stay_small():
+    code = ("import resource, torch\ntorch.set_num_threads(1)\nfrom foleybook.vocoders import *\n"
+            "v = ISTFTVocoder(ISTFTConfig(width=16, hidden=16, n_layers=1)).eval()\nv.vocode(torch.zeros(1, 80, 64))\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nv.vocode(torch.full((1, 80, 51680), -5.))\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)")
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) / 1024 < 250
+
+
+@pytest.mark.parametrize("precision", ["bf16", "auto"])
+def test_bf16_is_near(precision):
+    for v in (find_vocoder(), fold_weight_norm(HiFiGAN(HiFiGANConfig.v2(**TINY)))):
+        x = torch.randn(1, 80, 60, generator=torch.Generator().manual_seed(0)) - 5
+        exact, near = v.vocode(x), v.vocode(x, precision=precision)
+        assert near.dtype == torch.float32
+        assert (near - exact).norm() <= 10 ** (-35 / 20) * exact.norm()
+        assert precision == "bf16" or v.takes_bf16("auto") or torch.equal(near, exact)
+    with pytest.raises(ValueError, match="half.*auto"):
+        v.vocode(x, precision="half")
+
+
+def test_rendering_does_not_inherit_autocast(vocoder):
+    x = mels(vocoder, 12)
+    want = vocoder.vocode(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(vocoder.vocode(x), want)
+
+
+def test_istft_head_is_float32_inside_autocast():
+    "With the backbone out of the way, nothing is left that may differ"
+    torch.manual_seed(0)
+    v = ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2)).eval()
+    v.norm_out = torch.nn.Sequential()
+    v.embed, v.blocks, v.norm_in = torch.nn.Identity(), torch.nn.ModuleList(), torch.nn.Identity()
+    v.head = torch.nn.Linear(80, 3 * v.bins)
+    x = mels(v, 20)
+    with torch.no_grad():
+        want = v(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(v(x), want)
+
+
+def test_weights_lie_in_the_order_of_their_axes(vocoder, tmp_path):
+    "What optimisers, checkpoints and other processes are given: fused Adam takes the memory as it lies"
+    assert not [k for k, w in vocoder.state_dict().items() if not w.is_contiguous()]
+    fold_weight_norm(vocoder)
+    assert not [k for k, w in vocoder.state_dict().items() if not w.is_contiguous()]
+
+
+def test_permuted_weights_survive_saving(tmp_path):
+    v = fold_weight_norm(HiFiGAN(HiFiGANConfig.v1(**TINY)))
+    x = mels(v, 12)
+    want = v.vocode(x)
+    for p in v.parameters():
+        if p.ndim == 3:
+            p.data = p.data.permute(0, 2, 1).contiguous().permute(0, 2, 1)
+    v.save_pretrained(tmp_path / "v")
+    assert torch.equal(Pretrained.from_pretrained(tmp_path / "v").vocode(x), want)
+    twin = fold_weight_norm(HiFiGAN(v.config))
+    for p in twin.parameters():
+        if p.ndim == 3:
+            p.data = p.data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    twin.load_state_dict(v.state_dict())
+    assert torch.equal(twin.vocode(x), want)
 
 
 def test_stream_is_the_whole(vocoder):
@@ -167,7 +259,7 @@ def test_bad_original_files(tmp_path, capsys):
     fails({"generator": {k: v for k, v in good.items() if k != "ups.1.bias"}}, "missing", "ups.1.bias")
     fails({"generator": {**good, "extra.weight": torch.zeros(2)}}, "surplus", "extra.weight")
     fails({"generator": {**good, "conv_post.bias": torch.zeros(3)}}, "conv_post.bias", "(3,)")
-    fails({"steps": 3, "epoch": 1}, "steps")
+    fails({"steps": 3, "epoch": 1}, "no weights")
     fails({"generator": good, "args": Trap()}, "pickled code")
     fails(b"", raw=True)
     fails(b"not a checkpoint", raw=True)
@@ -254,6 +346,77 @@ def test_fine_tuning_reads_the_mels_of_another_model(tmp_path):
             cb.remake = lambda m: blur.decode(blur.encode(m))
     recipe.fit(learn)
     assert blur.calls >= 2
+
+
+def moved(module, device):
+    "The module with all its tensors on another device; `.to` cannot move to a pretended one"
+    for m in module.modules():
+        for tensors, kind in ((m._parameters, torch.nn.Parameter), (m._buffers, lambda t: t)):
+            tensors |= {k: kind(torch.empty_like(t, device=device)) for k, t in tensors.items() if t is not None}
+    return module
+
+
+@pytest.fixture
+def elsewhere():
+    "Tensors that pretend to be on a GPU: whoever mixes devices is found out, without one"
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    with FakeTensorMode(allow_non_fake_inputs=False, shape_env=ShapeEnv()):
+        yield "cuda"
+
+
+@pytest.mark.parametrize("make", [m for _, m in models()], ids=[n for n, _ in models()])
+def test_vocoders_work_off_the_processor(elsewhere, make):
+    v = moved(make().eval(), elsewhere)
+    x = torch.zeros(2, v.mel.n_mels, 12, device=elsewhere)
+    for start in (0, 5):
+        assert v._block(x, start).device.type == elsewhere
+        with torch.no_grad():
+            assert v._block(x, start, True).device.type == elsewhere
+
+
+def test_judges_and_losses_work_off_the_processor(elsewhere):
+    x = torch.zeros(2, 1, 4096, device=elsewhere)
+    for judge in (MultiPeriodDiscriminator(widths=[4] * 5), MultiScaleDiscriminator([16] * 7),
+                  MultiResolutionDiscriminator(width=4), MelGANDiscriminator(ndf=4, widest=64)):
+        assert moved(judge, elsewhere)(x).logits[0].device.type == elsewhere
+    assert multi_resolution_stft_loss(x, x).device.type == elsewhere
+
+
+def test_copy_synthesis_off_the_processor(elsewhere, monkeypatch):
+    "The vocoder sits elsewhere, the recordings do not"
+    monkeypatch.setattr(vocoders, "log_mel", lambda x, mel: x.new_zeros(len(x), mel.n_mels, x.shape[-1] // 256))
+    monkeypatch.setattr(vocoders, "mel_loss", lambda y, x, mel: (y - x).mean())
+    v = moved(ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2)).eval(), elsewhere)
+    seen = []
+    v.forward = lambda m, start=0: seen.append(m.device.type) or torch.zeros(len(m), 1, m.shape[-1] * 256, device=m.device)
+    v.ready = lambda m, mel=None: m.to(v.device)  # the true one looks at the numbers, and these have none
+    plain = moved(torch.nn.Linear(1, 1), elsewhere)
+    plain.mel, plain.forward = v.mel, v.forward
+    table = copy_synthesis({"ours": v, "a plain module": plain}, torch.zeros(2, 1, 8192))
+    assert seen == [elsewhere] * 4 and len(table) == 2
+
+
+def test_export_leaves_the_vocoder_as_it_is(tmp_path):
+    v = ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2)).train()
+    export_program(v, tmp_path / "v.pt2")
+    assert v.training and not {*map(id, Exportable(v).parameters())} & {*map(id, v.parameters())}
+
+
+def test_export_from_a_folder(tmp_path):
+    v = ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2)).eval()
+    v.save_pretrained(tmp_path / "v")
+    path = export_vocoder(tmp_path / "v", tmp_path / "v.pt2")
+    x = mels(v, 20)
+    with torch.no_grad():
+        y = torch.export.load(path).module()(x, torch.tensor([0]))
+    assert (y - v.vocode(x)).abs().max() <= 1e-5
+    with pytest.raises(ValueError, match=r"v\.tflite.*\.onnx.*\.pt2"):
+        export_vocoder(tmp_path / "v", tmp_path / "v.tflite")
+    HiFiGAN(HiFiGANConfig.v3(**TINY)).save_pretrained(tmp_path / "gan")
+    with pytest.raises(ValueError, match="HiFiGAN.*ISTFTVocoder"):
+        export_vocoder(tmp_path / "gan", tmp_path / "v.pt2")
 
 
 def test_loud_mels_are_turned_down_not_clipped(tmp_path):

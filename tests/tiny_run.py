@@ -68,6 +68,14 @@ class Pairs:
         return x, nn.functional.avg_pool1d(x, 5, 1, 2)
 
 
+def permuted(model):
+    "The same model; the weights of its convolutions lie with the channels last"
+    for m in model.modules():
+        if isinstance(m, nn.Conv1d):
+            m.weight = nn.Parameter(m.weight.detach().transpose(1, 2).contiguous().transpose(1, 2))
+    return model
+
+
 @contextmanager
 def full_disk(size):
     "Inside, no file can grow beyond `size` bytes: writes fail as on a full disk"
@@ -104,6 +112,7 @@ class TinyRecipe(LoopRecipe):
     n: int = 50
     die: int = 0
     game: bool = False
+    permuted: bool = False  # weights that are permuted views, as those of the vocoders
     explode: bool = False
     presets = {"tiny": dict(steps=24, epoch_steps=8, batch_size=4, lr=1e-2, log_every=1)}
 
@@ -112,12 +121,13 @@ class TinyRecipe(LoopRecipe):
                            DataLoader(Pairs(16, chance=False), bs=8), device=self.torch_device)
 
     def build_model(self, dls):
-        return Tiny(self.model)
+        return permuted(Tiny(self.model)) if self.permuted else Tiny(self.model)
 
     def callbacks(self):
         cbs = ([Die(self.die)] if self.die else []) + ([Explode()] if self.explode else [])
         if self.game:
-            d = nn.Sequential(nn.Conv1d(1, 4, 5, padding=2), nn.Tanh(), nn.Conv1d(4, 1, 5, padding=2))
+            d = nn.Sequential(nn.Conv1d(1, 4, 5, padding=2), nn.Tanh(), nn.Conv1d(4, 3, 5, padding=2))
+            d = permuted(d) if self.permuted else d
             cbs.append(AdversarialTraining(d, lambda r, f: ((1 - r) ** 2).mean() + (f**2).mean(),
                                            {"fool": (0.1, lambda r, f: ((1 - f) ** 2).mean())}))
         return cbs

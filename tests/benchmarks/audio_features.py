@@ -1,26 +1,30 @@
 """Front ends against librosa, inversion against non-negative least squares, in the same run on one core.
 
-Times are processor times, so that work in other threads counts, and the best of several runs.
+Times are processor times, so that work in other threads counts. Ours and the other take turns, and the medians are
+compared, so that a busy machine slows both.
 """
 import os
+import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from foleybook import audio_features
 from foleybook.audio_features import GriffinLim, MelConfig, fit_length, log_mel, mel_to_linear, read_audio
 
 
-def _best(f, repeats=3):
-    "Least processor time of `repeats` calls, seconds"
-    f()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        f()
-        times.append(time.process_time() - start)
-    return min(times)
+def _medians(*ways, rounds=5):
+    "Median processor time of one call of each, seconds; they take turns"
+    times = [[] for _ in ways]
+    for k in range(rounds + 1):
+        for f, spent in zip(ways, times):
+            start = time.process_time()
+            f()
+            if k:  # the first round warms up
+                spent.append(time.process_time() - start)
+    return [statistics.median(t) for t in times]
 
 
 def _clips(n, sample_rate, seconds=5.0):
@@ -40,7 +44,7 @@ def _librosa_log_mel(y, mel):
 
     m = librosa.feature.melspectrogram(
         y=y, sr=mel.sample_rate, n_fft=mel.n_fft, hop_length=mel.hop_length, n_mels=mel.n_mels, fmin=mel.f_min,
-        fmax=mel.top, power=mel.power, pad_mode=mel.pad_mode)
+        fmax=mel.top, power=mel.power, pad_mode=mel.pad_mode, htk=mel.mel_scale == "htk", norm=mel.mel_norm)
     if mel.ref_max:
         return librosa.power_to_db(m, ref=np.max, amin=mel.floor, top_db=mel.top_db)
     return np.log(np.maximum(m, mel.floor)) if mel.log == "ln" else 20 * np.log10(np.maximum(m, mel.floor))
@@ -57,26 +61,34 @@ def benchmarks(n=400):
     threads, rows = torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:
-        for name in ("dcase2023", "specvqgan", "audio_diffusion", "bigvgan_44khz_128"):
+        spent = {}
+        for name in ("dcase2023", "foley", "audyn", "specvqgan", "audio_diffusion"):
             mel = MelConfig.preset(name)
             few = n if name == "dcase2023" else max(4, n // 10)
             x, what = _clips(few, mel.sample_rate)
-            arrays = x.numpy()
-            ours = _best(lambda: log_mel(x, mel)) / few * 1e3
-            plain = _best(lambda: [_librosa_log_mel(y, mel) for y in arrays], 2) / few * 1e3
+            arrays, by_torch = x.numpy()[: max(4, few // 20)], audio_features._log_mel_by_torch
+            ours, torch_path, plain = _medians(
+                lambda: log_mel(x, mel), lambda: by_torch(x, mel), lambda: [_librosa_log_mel(y, mel) for y in arrays])
+            ours, torch_path, plain = (1e3 * s / k for s, k in zip((ours, torch_path, plain), (few, few, len(arrays))))
+            spent[name] = ours
             rows.append(_row(f"log-mel {name}", ours, plain, f"{few} {what} clips of 5 s; plain = librosa"))
+            rows.append(_row(f"log-mel {name}, loop", ours, torch_path, "compiled loop; plain = our torch path"))
+        rows.append(_row("log-mel foley : dcase2023", spent["foley"], spent["dcase2023"], "for the same seconds"))
 
         mel = MelConfig.preset("dcase2023")
         x = _clips(4, mel.sample_rate, 2.0)[0]
         y = log_mel(x, mel)
-        ours = _best(lambda: mel_to_linear(y, mel)) / 4 * 1e3
-        plain = _best(lambda: [librosa.feature.inverse.mel_to_stft(
-            v, sr=mel.sample_rate, n_fft=mel.n_fft, power=1, fmax=mel.f_max) for v in y.exp().numpy()], 1) / 4 * 1e3
+        squares = lambda v: librosa.feature.inverse.mel_to_stft(  # noqa: E731
+            v, sr=mel.sample_rate, n_fft=mel.n_fft, power=1, fmax=mel.f_max)
+        ours, plain = _medians(
+            lambda: mel_to_linear(y, mel), lambda: [squares(v) for v in y.exp().numpy()], rounds=1)
+        ours, plain = ours / 4 * 1e3, plain / 4 * 1e3
         rows.append(_row("mel to linear", ours, plain, "clips of 2 s; plain = librosa's least squares"))
 
         lin = mel_to_linear(y, mel).numpy()
-        ours = _best(lambda: GriffinLim(mel, 32)(y)) / 4 * 1e3
-        plain = _best(lambda: [librosa.griffinlim(m, n_iter=32, hop_length=mel.hop_length) for m in lin], 1) / 4 * 1e3
+        ours, plain = _medians(lambda: GriffinLim(mel, 32)(y), lambda: [
+            librosa.griffinlim(m, n_iter=32, hop_length=mel.hop_length) for m in lin], rounds=3)
+        ours, plain = ours / 4 * 1e3, plain / 4 * 1e3
         rows.append(_row("Griffin-Lim, 32 iterations", ours, plain, "clips of 2 s, ours from mel; librosa from linear"))
     finally:
         torch.set_num_threads(threads)

@@ -3,6 +3,7 @@ import time
 
 import numpy as np
 import torch
+from foleybook import embedders as em
 from foleybook import evaluation as ev
 
 
@@ -28,7 +29,7 @@ def frechet(n, d):
 def intervals(clips=400, windows=3, d=512, times=20):
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(clips * windows, d, generator=g) for _ in range(2))
-    emb = ev.Embeddings(x, torch.full((clips,), windows), np.array(["a"] * clips), [""] * clips, [], None, [], [])
+    emb = em.Embeddings(x, torch.full((clips,), windows), np.array(["a"] * clips), [""] * clips, [], None, [], [])
     index = [torch.randint(clips, (clips,), generator=g) for _ in range(times)]
     measure = ev._frechet_to(emb, y)
     ours = seconds(lambda: [measure(i) for i in index])
@@ -43,7 +44,7 @@ def embedding(count=3):
     rows = []
     for name in ("log-mel", "aisfx"):
         try:
-            embedder = ev.find_embedder(name)
+            embedder = em.find_embedder(name)
         except FileNotFoundError:
             continue
         rows.append(dict(name=f"embed 5 s, {embedder.name}", ours=seconds(lambda: embedder.embed(x, 44100), count), plain=None,

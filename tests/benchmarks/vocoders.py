@@ -86,6 +86,22 @@ def benchmarks():
            "peak MB of the process": megabytes}
 
 
+def bf16(name, model, mel, plain):
+    "What half the bits gain, and what they cost in decibels; and whether the probe finds that out by itself"
+    exact, near = model.vocode(mel), model.vocode(mel, precision="bf16")
+    decibels = 10 * (exact.square().sum() / (exact - near).square().sum()).log10().item()
+    fast, reference = cpu_seconds(lambda: model.vocode(mel, precision="bf16"), plain)
+    yield row(f"{name}, bf16", fast, reference, "times plain with weight norm on") | {
+        "signal to error, dB": decibels, "chosen by 'auto'": model.takes_bf16("auto")}
+
+
+def pieces(name, model, mel):
+    "A clip in one piece, and in pieces of 256 frames"
+    assert torch.allclose(model.vocode(mel), model.vocode(mel, chunk=256), atol=1e-4), name
+    whole, cut = cpu_seconds(lambda: model.vocode(mel), lambda: model.vocode(mel, chunk=256), rounds=5)
+    yield row(f"{name}, a clip in one piece", whole, cut, "times pieces of 256 frames")
+
+
 def rows():
     mel = torch.randn(1, 80, round(SECONDS * 22050 / 256)) - 5
 
@@ -97,11 +113,9 @@ def rows():
         return run
 
     def pair(make):
-        "The model with weight norm on, its weights in the plain layout, and the same model folded"
+        "The model with weight norm on, and the same model folded"
         normed, folded = make().eval(), make().eval()
         folded.load_state_dict(normed.state_dict())
-        for p in normed.parameters():
-            p.data = p.data.contiguous()
         return normed, V.fold_weight_norm(folded)
 
     default = V.ISTFTVocoder(V.ISTFTConfig()).eval()
@@ -114,8 +128,13 @@ def rows():
         assert torch.allclose(folded(mel[..., :20]), plainly(normed, mel[..., :20])(), atol=1e-5), name
         fast, reference, istft = cpu_seconds(lambda: folded(mel), plainly(normed), lambda: default(mel))
         yield row(name, fast, reference, "times plain with weight norm on")
+        if name in ("HiFi-GAN V2", "HiFi-GAN V3"):
+            yield from bf16(name, folded, mel, plainly(normed))
         if name == "HiFi-GAN V1":
             yield row("default (ISTFT head)", istft, fast, "times our HiFi-GAN V1")
+            yield from pieces("default (ISTFT head)", default, mel)
+        if name == "HiFi-GAN V2":
+            yield from pieces(name, folded, mel)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 import torch
 import torch.nn.functional as F
 from foleybook.audio_features import MelConfig
-from foleybook.codebooks import published_keys, VQVAE
-from foleybook.vocoders import audyn_mel
+from foleybook.codebooks import VQVAE, published_keys
 
 from . import assert_close, check
 
@@ -67,7 +66,7 @@ def audyn_rvqvae(case):
 
 @torch.no_grad()
 def audyn(case, books, moved):
-    model, out = load(case, audyn_mel()), case.outputs
+    model, out = load(case, MelConfig.preset("audyn")), case.outputs
     mel = case.inputs["mel"].reshape(len(case.inputs["mel"]), *case.inputs["mel"].shape[-2:])
     latent = model.latent(mel)
     assert_close(latent, out["encoded"], what="encoded")

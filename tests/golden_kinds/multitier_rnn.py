@@ -1,10 +1,11 @@
 import torch
 from torch.nn import functional as F
 
-from foleybook.multitier_rnn import AudioTier
+from foleybook.audio_features import mu_law_decode
+from foleybook.multitier_rnn import AudioTier, generate, generate_plain
+from foleybook.sound_data import resample_track
 
 from . import assert_close, check
-
 
 
 def _compare_state(state, out, name):
@@ -30,10 +31,6 @@ def steps(case):
 
 @check("mtcrnn.rollout_audio")
 def rollout(case):
-    from foleybook.audio_features import mu_law_decode
-    from foleybook.multitier_rnn import generate, generate_plain
-    from foleybook.sound_data import resample_track
-
     c, out, primer = case.config, case.outputs, case.inputs["primer"]
     tier = AudioTier.from_original(case.weights)
     _, controls = resample_track(case.inputs["external"], c["external_sr"], c["sample_rate"])
@@ -43,23 +40,10 @@ def rollout(case):
     _, state = tier(primer[:, :-1]) if primer.shape[1] > 1 else (None, None)
     if state is not None:
         _compare_state(state, out, "primed.hidden")
-    uniforms = case.inputs.get("uniforms")
+    temperature = 0 if c["mode"] == "argmax" else c["temperature"]
+    args = (tier, primer[:, -1:], controls, case.inputs.get("uniforms"), temperature, state, primer.shape[1] - 1)
     for draw in (generate_plain, generate):
-        if c["mode"] == "argmax":
-            codes, last = _greedy(tier, primer[:, -1:], controls, state, primer.shape[1] - 1)
-        else:
-            args = (tier, primer[:, -1:], controls, uniforms, c["temperature"], state, primer.shape[1] - 1)
-            codes, last = draw(*args)
+        codes, last = draw(*args)
         assert torch.equal(codes, out["indices"]), f"{draw.__name__}: {(codes != out['indices']).sum()} codes differ"
         _compare_state(last, out, "final.hidden")
     assert_close(mu_law_decode(codes, c["mulaw_channels"], convention="mtcrnn"), out["samples"], what="samples")
-
-
-@torch.inference_mode()
-def _greedy(tier, row, controls, state, start):
-    codes = []
-    for t in range(controls.shape[1]):
-        logits, state = tier(row, state, start + t)
-        codes.append(logits[:, 0].argmax(-1))
-        row = torch.cat([codes[-1][:, None] / tier.config.channels, controls[:, t]], -1)[:, None]
-    return torch.stack(codes, 1), state

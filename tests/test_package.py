@@ -1,0 +1,102 @@
+"`import foleybook as fb`: light, and `load`, `train`, `evaluate` do what the longer ways do"
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+
+import foleybook as fb
+from foleybook import evaluation
+from foleybook.audio_features import MelConfig
+from foleybook.cli import main
+from foleybook.codebooks import VQVAE, Cascade, PriorConfig, UnigramPrior, VQVAEConfig
+from foleybook.files import CheckpointError
+from foleybook.sound_data import make_procedural
+from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
+
+HEAVY = ("torch", "fastai", "numpy", "librosa", "pandas", "matplotlib", "huggingface_hub")
+
+
+@pytest.mark.parametrize("code", ["import foleybook", "import foleybook as fb; fb.__version__, fb.load, fb.train, dir(fb)",
+                                  "import foleybook.cli", "from foleybook import cli; cli.parser_of(cli.train)"])
+def test_import_is_light(code):
+    "Nothing heavy is loaded before it is used, which is why the import is fast"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {code}; print([m for m in {HEAVY} if m in sys.modules])"],
+                          capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_unknown_names_are_attribute_errors():
+    assert {"load", "train", "evaluate", "__version__"} <= set(dir(fb)) and fb.evaluate is evaluation.evaluate
+    with pytest.raises(AttributeError, match="foleybook.*'sing'"):
+        fb.sing
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    "A codebook, a prior for it, a vocoder and a cascade of the first two, each in a folder of its own"
+    torch.manual_seed(0)
+    top, mel = tmp_path_factory.mktemp("models"), MelConfig.preset("dcase2023")
+    book = VQVAE(VQVAEConfig(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1,
+                             dim=4, n_codes=16, kmeans_iters=0)).eval()
+    prior = UnigramPrior(PriorConfig((10, 4), 16, 2, book.codebook_hash)).eval()
+    book.save_pretrained(top / "codebook")
+    prior.save_pretrained(top / "prior", dict(labels=["rain", "pops"]))
+    ISTFTVocoder(ISTFTConfig(mel, 16, 32, 2)).save_pretrained(top / "vocoder")
+    Cascade(prior, book, labels=["rain", "pops"]).save_pretrained(top / "cascade")
+    return top
+
+
+def test_load_opens_every_kind(folders):
+    kinds = {name: type(fb.load(folders / name)).__name__ for name in ("codebook", "prior", "vocoder", "cascade")}
+    assert kinds == dict(codebook="VQVAE", prior="UnigramPrior", vocoder="ISTFTVocoder", cascade="Cascade")
+    assert not any(fb.load(str(folders / name)).training for name in kinds)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        fb.load(folders / "nowhere")
+
+
+def test_load_joins_parts(folders):
+    whole, joined = fb.load(folders / "cascade"), fb.load(folders / "prior", codebook=folders / "codebook")
+    assert joined.labels == ["rain", "pops"]
+    a, b = (m.sample("rain", seed=3, progress=False).audio for m in (whole, joined))
+    assert torch.equal(a, b)
+    for other in (fb.load(folders / "cascade", vocoder=folders / "vocoder"),
+                  fb.load(folders / "prior", folders / "vocoder", folders / "codebook")):
+        assert isinstance(other.vocoder, ISTFTVocoder) and not torch.equal(a, other.sample("rain", seed=3, progress=False).audio)
+
+
+@pytest.mark.parametrize("name,options,says", [("codebook", dict(vocoder="default"), "VQVAE, which has no vocoder"),
+                                               ("vocoder", dict(codebook="codebook"), "only for a prior")])
+def test_load_refuses_what_makes_no_sense(folders, name, options, says):
+    options = {k: v if v == "default" else folders / v for k, v in options.items()}
+    with pytest.raises(ValueError, match=f"{name}: .*{says}"):
+        fb.load(folders / name, **options)
+
+
+def test_the_command_line_says_what_makes_no_sound(folders, tmp_path, capsys):
+    for name in ("codebook", "prior"):
+        assert main(["sample", str(folders / name), "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "holds a VQVAE, which makes no sound by itself" in said and "UnigramPrior" in said
+
+
+def test_train_is_the_recipe(tmp_path):
+    short = fb.train("tiny", None, tmp_path / "a", steps=8, **{"model.width": 4})
+    same = tiny_run.recipe(steps=8, **{"model.width": 4}).train(None, tmp_path / "b", progress=False)
+    assert short.config.width == 4 and all(torch.equal(v, same.state_dict()[k]) for k, v in short.state_dict().items())
+    again = fb.load(tmp_path / "a")
+    assert torch.equal(again.sample("hiss", seed=1).audio, short.sample("hiss", seed=1).audio)
+
+
+def test_train_takes_a_folder_of_sounds(tmp_path, monkeypatch):
+    make_procedural(tmp_path / "sets" / "mine", ["rain", "pops"], n=4, seconds=0.5, n_jobs=1)
+    monkeypatch.setenv("FOLEYBOOK_DATA", str(tmp_path / "sets"))
+    monkeypatch.setenv("FOLEYBOOK_CACHE", str(tmp_path / "cache"))
+    for data in (tmp_path / "sets" / "mine", "mine"):
+        model = fb.train("quick-vqvae", data, tmp_path / Path(data).name / "run", steps=2, epoch_steps=2, batch_size=2, seconds=0.5,
+                         frames=32, device="cpu", **{"model.width": 8, "model.kmeans_iters": 0})
+        assert isinstance(model, VQVAE)
+    with pytest.raises(FileNotFoundError, match="no such data"):
+        fb.train("quick-vqvae", "nothing-here", tmp_path / "run")

@@ -1,0 +1,255 @@
+"""Recipes: what is refused, stored, found and heard, and what the card says."""
+import json
+import warnings
+from dataclasses import dataclass, field
+
+import pandas as pd
+import pytest
+import soundfile as sf
+import tiny_run
+import torch
+from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, Data, shrunk
+
+from foleybook.codebooks import Cascade, CascadeRecipe
+from foleybook.embedders import ClassifierRecipe
+from foleybook.generator import Pretrained
+from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
+from foleybook.recipes import LoopRecipe, Recipe, all_recipes, find_recipe, licence_of, licence_of_parts
+from foleybook.settings import SettingsError
+from foleybook.sound_data import ClipTable, MelCache
+from foleybook.training import StepDL
+from foleybook.vocoders import ISTFTVocoder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return Data(tmp_path_factory.mktemp("data"))
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize("name", AT_ONCE + CASCADES)
+def test_a_recipe_without_a_loop_has_no_learning_rate(name):
+    recipe = find_recipe(name)
+    assert not isinstance(recipe, LoopRecipe)
+    for field_ in ("lr", "steps", "batch_size", "epoch_steps"):
+        with pytest.raises(SettingsError, match="codebook.lr" if name in CASCADES and field_ == "lr" else field_):
+            recipe.override({field_: 1})
+    assert recipe.override(seed=3, device="cpu").seed == 3
+
+
+@pytest.mark.parametrize("preset,changes,said", [
+    ("quick-vqvae", dict(lr_decay=0.5), "schedule=exponential"), ("quick-vqvae", dict(warmup=0.2), "warmup_cosine"),
+    ("quick-vqvae", dict(betas=(0.5, 0.99)), "one_cycle moves"), ("quick-vqvae", dict(vocoder="default"), "audio_every"),
+    ("hifigan-v2", dict(warmup=0.2), "warmup_cosine"), ("hifigan-v2", dict(optimizer="sgd", betas=(0.8, 0.9)), "second"),
+    ("melgan", dict(d_width=0.5), "one size"), ("quick-pixelsnail", dict(codebook="runs/x"), "audio_every"),
+    ("quick-vocoder", dict(lr_decay=0.9), "schedule=exponential"),
+    ("dcase-foley", dict(vocoder="default", vocoder_data="x"), "finished one"),
+    ("dcase-foley", {"vocoder": "default", "vocoder_recipe.steps": 3}, "finished one"),
+    ("quick-cascade", {"codebook.lr_decay": 0.5}, "codebook: lr_decay"), ("quick-cascade", {"prior.steps": 0}, "prior: steps=0"),
+    ("unigram", dict(device="gpu"), "device"), ("unigram", dict(seed=-1), "seed")])
+def test_what_would_be_ignored_is_refused(preset, changes, said):
+    with pytest.raises(SettingsError, match=said):
+        find_recipe(preset).override(changes)
+
+
+@pytest.mark.parametrize("preset,changes", [
+    ("hifigan-v2", dict(lr_decay=0.99)), ("hifigan-v2", dict(schedule="one_cycle")), ("quick-vocoder", dict(warmup=0.2)),
+    ("quick-vqvae", dict(schedule="exponential", lr_decay=0.9)), ("quick-vqvae", dict(vocoder="default", audio_every=5)),
+    ("quick-vqvae", dict(lr_decay=0.999)), ("quick-vocoder", dict(schedule="one_cycle")), ("dcase-foley", dict(vocoder="default"))])
+def test_what_is_used_or_was_there_before_is_not_refused(preset, changes):
+    again = find_recipe(preset).override(changes)
+    assert again.override().hash == Recipe.from_dict(again.to_dict()).hash == again.hash
+
+
+def test_a_preset_that_sets_a_field_may_change_its_schedule():
+    @dataclass
+    class Fading(LoopRecipe):
+        presets = {"fading": dict(schedule="exponential", lr_decay=0.5)}
+
+    recipe = find_recipe("fading").override(schedule="constant")  # lr_decay is no longer used, but nobody asked for it now
+    assert recipe.lr_decay == 0.5
+    with pytest.raises(SettingsError, match="lr_decay=0.25"):
+        recipe.override(lr_decay=0.25)
+
+
+def test_a_recipe_made_by_hand_is_checked_when_it_trains(tmp_path):
+    with pytest.raises(SettingsError, match="lr_decay"):
+        tiny_run.TinyRecipe(lr_decay=0.5).train(None, tmp_path)
+
+
+# ---- names ----
+
+
+def test_two_recipes_of_one_name_are_an_error_that_names_both():
+    @dataclass
+    class One(Recipe):
+        presets = {"a-name-twice": {}}
+
+    @dataclass
+    class Other(Recipe):
+        presets = {"a-name-twice": {}}
+
+    try:
+        for ask in (lambda: find_recipe("a-name-twice"), all_recipes, lambda: Recipe.preset("a-name-twice")):
+            with pytest.raises(SettingsError, match=r"One.*Other|Other.*One"):
+                ask()
+        assert find_recipe("quick-vqvae").name == "quick-vqvae" and One.preset("a-name-twice").name == "a-name-twice"
+    finally:
+        One.presets, Other.presets = {}, {}
+    assert "a-name-twice" not in all_recipes()
+
+
+def test_a_preset_of_another_kind_is_refused():
+    with pytest.raises(SettingsError, match="UnigramRecipe, not a LoopRecipe"):
+        CascadeRecipe().override(codebook="unigram")
+    with pytest.raises(SettingsError, match="quick-vqvae"):
+        LoopRecipe.preset("quick-vqave")
+
+
+# ---- stored ----
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_preset_survives_a_file(name):
+    recipe = find_recipe(name)
+    text = json.dumps(recipe.to_dict())
+    again = Recipe.from_dict(json.loads(text))
+    assert type(again) is type(recipe) and again == recipe and again.hash == recipe.hash and again.name == name
+    assert json.dumps(again.to_dict()) == text
+
+
+def test_changed_stages_survive_a_file():
+    recipe = find_recipe("quick-cascade").override({"prior.steps": 7, "prior.model.channels": 32, "codebook": "dcase-vqvae"})
+    again = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert type(again.prior) is PixelSNAILRecipe and again.prior.model.channels == 32 and again == recipe
+    assert again.codebook.name == "dcase-vqvae" and again.prior.name == "quick-pixelsnail"
+    assert again.hash == recipe.hash != find_recipe("quick-cascade").hash
+    assert recipe.hash == recipe.override({"prior.log_every": 3, "device": "cpu"}).hash != recipe.override({"prior.lr": 1}).hash
+    assert find_recipe("unigram-cascade").override(prior="demo-pixelsnail").hash != find_recipe("unigram-cascade").hash
+
+
+@pytest.mark.parametrize("name", ["unigram-cascade", "demo-cascade", "dcase-foley", "shaped-noise", "quick-pops", "quick-vocoder"])
+def test_every_run_writes_its_recipe(name, data, tmp_path):
+    recipe = find_recipe(name) if name in AT_ONCE else shrunk(name)
+    recipe.train(data.clips() if name in AT_ONCE else data.of(recipe), tmp_path / "run", progress=False)
+    files = [*(tmp_path / "run").rglob("recipe.json")]
+    stages = dict(codebook=1, prior=1, first_vocoder=1) if name == "dcase-foley" else dict(codebook=1, prior=1) if name in CASCADES else {}
+    assert {f.parent.name for f in files} == {"run", *stages}
+    assert Recipe.from_dict(json.loads((tmp_path / "run" / "recipe.json").read_text())) == recipe
+
+
+# ---- heard ----
+
+
+HEARD = [n for n in LOOPS if not issubclass(SHIPPED[n], (ClassifierRecipe, PixelSNAILRecipe))]
+
+
+def heard(folder):
+    return [sf.read(f)[0] for f in folder.rglob("*.wav")]
+
+
+@pytest.mark.parametrize("name", HEARD)
+def test_every_shipped_recipe_can_be_heard(name, data, tmp_path):
+    recipe = shrunk(name, steps=2, epoch_steps=2, audio_every=1)
+    recipe.train(data.of(recipe), tmp_path / "run", progress=False)
+    assert [p.name for p in sorted((tmp_path / "run" / "samples").glob("step_*"))] == ["step_00000001", "step_00000002"]
+    sounds = heard(tmp_path / "run" / "samples" / "step_00000002")
+    assert 1 <= len(sounds) <= 4 and all(abs(x).max() > 0 and len(x) > 1000 for x in sounds)
+
+
+@pytest.mark.parametrize("name", [n for n in LOOPS if n not in HEARD and "melception" not in n])
+def test_what_cannot_be_heard_is_refused_before_training(name, data, tmp_path):
+    recipe = shrunk(name, audio_every=1)
+    with pytest.raises(SettingsError, match="audio_every=1"):
+        recipe.train(data.of(recipe), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "history.csv").exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("prior", [n for n in LOOPS if issubclass(SHIPPED[n], PixelSNAILRecipe)])
+def test_a_prior_is_heard_through_its_codebook(prior, data, tmp_path):
+    recipe = shrunk("quick-cascade")
+    tiny = shrunk(prior, audio_every=1, steps=2, epoch_steps=2)
+    recipe = recipe.override({"codebook.steps": 2, "codebook.audio_every": 2}).override(prior=tiny)
+    cascade = recipe.train(data.clips(), tmp_path / "run", progress=False)
+    assert len(heard(tmp_path / "run" / "prior" / "samples")) == 8 and len(heard(tmp_path / "run" / "codebook" / "samples")) >= 1
+    learn = tiny.override(codebook=str(tmp_path / "run" / "codebook")).learner(tmp_path / "run" / "codes")
+    assert tiny.override(codebook=str(tmp_path / "run" / "codebook")).listen(learn).audio.shape[0] == 4
+    assert isinstance(cascade, Cascade)
+
+
+def test_listening_changes_nothing(data, tmp_path):
+    a = shrunk("hifigan-v2").train(data.of(shrunk("hifigan-v2")), tmp_path / "a", progress=False)
+    b = shrunk("hifigan-v2", audio_every=1).train(data.of(shrunk("hifigan-v2")), tmp_path / "b", progress=False)
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+# ---- cards ----
+
+
+def table(licences):
+    return ClipTable(pd.DataFrame(dict(path=[f"{i}.wav" for i in range(len(licences))], label="rain", licence=licences)), ".")
+
+
+@pytest.mark.parametrize("licences,said", [
+    (["CC0"] * 3, "CC0"), (["CC0", "CC-BY", "CC0"], "CC-BY, CC0"), (["", None, float("nan")], "unknown"),
+    (["CC0"] * 12 + [""] * 8 + [None] * 4, "CC0, unknown for 12 of 24 clips")])
+def test_unknown_licences_stay_unknown(licences, said):
+    assert licence_of(table(licences)) == said == find_recipe("unigram").card(table(licences))["licence"]
+
+
+def test_a_cascade_names_the_licence_of_every_part(data, tmp_path):
+    vocoder = ISTFTVocoder(shrunk("quick-vocoder").model)
+    vocoder.save_pretrained(tmp_path / "vocoder", dict(licence="CC-BY-NC-4.0"))
+    clips = data.clips()
+    half = ClipTable(clips.df.assign(licence=["CC0"] * 4 + [""] * 4), clips.root)
+    recipe = shrunk("unigram-cascade").override(vocoder=str(tmp_path / "vocoder"))
+    recipe.train(half, tmp_path / "run", progress=False)
+    told = "CC0, unknown for 4 of 8 clips"
+    said = f"codebook: {told}; prior: {told}; vocoder: CC-BY-NC-4.0"
+    assert Cascade.from_pretrained(tmp_path / "run").card["licence"] == said
+    assert said in (tmp_path / "run" / "README.md").read_text()
+    assert Pretrained.from_pretrained(tmp_path / "run" / "prior").card["licence"] == told
+    assert licence_of_parts(dict(a="CC0", b="CC0", c=None)) == "CC0"
+
+
+def test_a_path_as_data_tells_its_licences(data, tmp_path):
+    clips = data.clips()
+    path = ClipTable(clips.df.assign(licence="CC0"), clips.root).save(tmp_path / "clips.csv")
+    shrunk("quick-vqvae", cache_dir=str(tmp_path)).train(str(path), tmp_path / "run", progress=False)
+    assert Pretrained.from_pretrained(tmp_path / "run").card["licence"] == "CC0"
+
+
+# ---- rows and workers ----
+
+
+def test_the_fold_asked_for_is_held_out_where_clips_were_skipped(data, tmp_path):
+    clips = data.clips()
+    for k, f in enumerate(clips.files()): (tmp_path / f"{k}.wav").write_bytes(f.read_bytes())
+    (tmp_path / "1.wav").write_bytes(b"no sound")
+    df = pd.DataFrame(dict(path=[f"{k}.wav" for k in range(8)], label=list(clips.df.label), fold=[1, 5, 2, 3, 5, 1, 4, 5]))
+    options = dict(folder=tmp_path / "cache", n_jobs=1, progress=False)
+    recipe = shrunk("quick-classifier", valid_fold=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cache = MelCache.build(ClipTable(df, tmp_path), recipe.model.mel, 0.5, **options)
+    assert len(cache) == 7
+    dls = recipe.dataloaders(cache)
+    assert {f.rpartition("/")[2] for f in cache.index.df.path.iloc[dls.valid_rows]} == {"4.wav", "7.wav"}
+    assert set(cache.index.df.fold.iloc[dls.train_rows]) == {1, 2, 3, 4}
+
+
+def tensors(batch):
+    "Of a batch, those inside conditions too"
+    return [t for part in batch for t in (part.tensors().values() if hasattr(part, "tensors") else [part])]
+
+
+@pytest.mark.parametrize("name", ["quick-vqvae", "quick-vocoder", "quick-pops", "quick-pixelsnail", "quick-classifier"])
+def test_workers_are_used_and_change_nothing(name, data):
+    batches = []
+    for workers in (0, 1):
+        learn = shrunk(name, workers=workers).learner(data.of(shrunk(name)))
+        assert isinstance(learn.dls.train, StepDL) and learn.dls.train.fake_l.num_workers == workers
+        batches.append([torch.cat([t.as_subclass(torch.Tensor).flatten().float() for t in tensors(b)]) for b in learn.dls.train])
+    assert len(batches[0]) == 4 and all(torch.equal(a, b) for a, b in zip(*batches))
