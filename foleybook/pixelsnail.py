@@ -1561,7 +1561,7 @@ PixelSNAILRecipe.presets = {
                              model=PixelSNAILConfig(**_SMALL)),
     'demo-pixelsnail': dict(steps=600, epoch_steps=150, batch_size=8, lr=3e-3, weight_decay=.05, ema=.98, clip_norm=1., noise=.05,
                             model=PixelSNAILConfig(**_SMALL)),
-    'foley-pixelsnail': dict(steps=1500, epoch_steps=250, batch_size=8, lr=3e-3, weight_decay=.05, ema=.99, clip_norm=1., noise=.05,
+    'foley-pixelsnail': dict(steps=1500, epoch_steps=250, precision='auto', batch_size=8, lr=3e-3, weight_decay=.05, ema=.99, clip_norm=1., noise=.05,
                              model=PixelSNAILConfig(**_SMALL)),
     'dcase-pixelsnail': dict(steps=909_000, epoch_steps=606, batch_size=8, lr=3e-4, schedule='constant', optimizer='adam',
                              betas=(.9, .999), turn=False, model=PixelSNAILConfig(
