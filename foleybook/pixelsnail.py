@@ -1359,8 +1359,10 @@ def compiled(self:PixelSNAIL,
 # %% ../nbs/05_pixelsnail.ipynb #bf66dec0
 @patch(as_prop=True)
 def best_batch(self:PixelSNAIL)->int:
-    "Maps to ask `sample_codes` for at a time: as many as make a map cheapest"
-    return 8 if self.device.type == 'cpu' else 64
+    "Maps to ask `sample_codes` for at a time: the fewest with which a map costs least, as measured"
+    if self.device.type != 'cpu':
+        return 64
+    return 8 if self.compiled(16) else 16
 
 # %% ../nbs/05_pixelsnail.ipynb #3b57b955
 #| code-fold: true
