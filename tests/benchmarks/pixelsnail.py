@@ -135,10 +135,10 @@ def _map(name, settings, heights, rounds, warm):
     yield row(f"{name} map, weights read", read * positions / 1e9, "all taps at every position", whole * positions / 1e9, "GB")
 
 
-def benchmarks(published=True, rounds=3, rows=8, quick=QUICK, foley=FOLEY, attention=(20, 86)):
-    "Rows, see `_measure.row`; all but the first and the third take smaller settings as well"
+def benchmarks(published=True, rounds=3, rows=8, quick=QUICK, foley=FOLEY, attention=(20, 86), rows_at_once={}):
+    "Rows, see `_measure.row`; tests take smaller settings"
     torch.manual_seed(0)
-    found = [_rows_at_once(rounds), _training_step(rounds, quick), _attention(rounds, *attention)]
+    found = [_rows_at_once(rounds, **rows_at_once), _training_step(rounds, quick), _attention(rounds, *attention)]
     prior = PixelSNAIL(PixelSNAILConfig(**foley)).eval()
     for batch, how in ((1, {}), (8, {}), (8, dict(guidance=3.0, top_p=0.9))):
         found.append(_two_ways(prior, batch, rounds, rows, **how))

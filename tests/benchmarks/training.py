@@ -52,16 +52,16 @@ class PlainLog(Callback):
     def after_batch(self): self.rows.append((self.train_iter, self.loss.item(), self.opt.hypers[-1]["lr"]))
 
 
-def _learner(folder, batch, plain):
+def _learner(folder, batch, plain, settings):
     "A small PixelSNAIL on random codes, and a clock on what is not the network"
     torch.manual_seed(0)
-    codes = torch.randint(512, (64, *SMALL["code_shape"]))
+    codes = torch.randint(512, (64, *settings["code_shape"]))
     items = [(c, torch.tensor(i % 10), c) for i, c in enumerate(codes)]
     loader = partial(DataLoader, num_workers=0, n_inp=2)
     dls = DataLoaders(StepDL(loader(items, bs=batch), 8), loader(items[:1], bs=1), device=torch.device("cpu"))
     cbs = [PlainEMA(), PlainLog()] if plain else [EMA(.999), History(folder, 10)]
     opt = partial(OptimWrapper, opt=torch.optim.AdamW, **(dict(foreach=False) if plain else dict(fused=True)))
-    learn = StepLearner(dls, PixelSNAIL(PixelSNAILConfig(**SMALL)), torch.nn.CrossEntropyLoss(), opt_func=opt, lr=1e-3,
+    learn = StepLearner(dls, PixelSNAIL(PixelSNAILConfig(**settings)), torch.nn.CrossEntropyLoss(), opt_func=opt, lr=1e-3,
                         cbs=[StepEpochs(), MixedPrecision("float32"), GradientClip(1.), *cbs])
     learn.create_opt()
     clock = Clock()
@@ -79,24 +79,24 @@ def _fit(learn, clock, spent):
     return torch.cat([p.detach().flatten().clone() for p in learn.model.parameters()])
 
 
-def _step(batch):
+def _step(batch, settings):
     "A step forward and back of the network alone"
-    model = PixelSNAIL(PixelSNAILConfig(**SMALL)).train()
-    codes, cond = torch.randint(512, (batch, *SMALL["code_shape"])), torch.arange(batch)
+    model = PixelSNAIL(PixelSNAILConfig(**settings)).train()
+    codes, cond = torch.randint(512, (batch, *settings["code_shape"])), torch.arange(batch)
     return lambda: torch.nn.functional.cross_entropy(model(codes, cond), codes).backward()
 
 
-def benchmarks(rounds=3):
+def benchmarks(rounds=3, batches=(1, 8), settings=SMALL):
     "Rows, see `_measure.row`"
     rows = []
-    for batch in (1, 8):
+    for batch in batches:
         with tempfile.TemporaryDirectory() as folder:
-            ways, spent = [_learner(Path(folder), batch, plain) for plain in (False, True)], ([], [])
+            ways, spent = [_learner(Path(folder), batch, plain, settings) for plain in (False, True)], ([], [])
             wholes, weights = interleaved(*(partial(_fit, *way, log) for way, log in zip(ways, spent)), rounds=rounds)
         (ours, plain), (whole, plain_whole) = (median(log[1:]) for log in spent), (1e3 * t / 8 for t in wholes)
         same = "weights after eight steps: " + difference(*weights)
         rows.append(row(f"optimiser, EMA and log of a small PixelSNAIL step, batch {batch}", ours,
                         "AdamW and average tensor by tensor, a number from the device each step", plain, exactness=same))
         rows.append(row(f"whole step of that PixelSNAIL, batch {batch}", whole, "the same step with the parts of the row above",
-                        plain_whole, exactness=same, share=share(whole / 1e3, flops=flops_of(_step(batch)))))
+                        plain_whole, exactness=same, share=share(whole / 1e3, flops=flops_of(_step(batch, settings)))))
     return rows
