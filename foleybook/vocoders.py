@@ -35,7 +35,6 @@ from .audio_features import (fit_length, GriffinLim, log_mel, mel_centres, mel_f
                                       MelConfig, read_audio, Sounds, unclipped)
 from .sound_data import ClipTable, wave_dls, WaveCache
 from .data_sets import open_dataset
-from .data_sets import open_dataset
 from .files import CheckpointError, load_strict, published_weights, read_json
 from .generator import Conditions, Pipeline, Pretrained
 from .recipes import LoopRecipe
