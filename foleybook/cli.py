@@ -238,7 +238,7 @@ def sample(
     mask: list = None,  # parts of --init to make anew, as START:END in seconds
     loop: bool = False,  # the end joins the start
     seed: int = 0,  # seed of the first sound of each class
-    batch: int = 16,  # sounds made at once; changes speed and memory, not the sounds
+    batch: int = None,  # sounds made at once; changes speed and memory, not the sounds (default: what is fastest)
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     top_k: int = None,  # draw from the k likeliest codes only
     top_p: float = None,  # draw from the smallest set of codes with this probability (default: the model's own)
@@ -260,6 +260,7 @@ def sample(
     say, out, generator, start = _say(quiet), Path(out), load_generator(model, vocoder, codebook, device), time.time()
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, sampler=sampler, guidance=guidance,
                  init=init, strength=strength, mask=_regions(mask), loop=loop, text=text, controls=_tracks(controls))
+    batch = batch or generator.best_batch
     wanted, files = [(c, seed + k) for c in classes or generator.labels or [None] for k in range(per_class)], []
     for i in range(0, len(wanted), batch):
         labels, seeds = map(list, zip(*wanted[i : i + batch]))

@@ -852,6 +852,7 @@ class PriorConfig:
 class CodePrior(Pretrained):
     "Base of models that draw code maps; `config` has at least the fields of `PriorConfig`"
     asks = frozenset({'label'})  # kinds of `Conditions` it understands
+    best_batch = 16  # maps at once that take the least time each
 
     def sample_codes(self,
         cond:Conditions|Tensor|None, # what the maps are asked by, or class numbers (n,)
@@ -996,6 +997,11 @@ class Cascade(MelGenerator):
         self.default_seconds = self.config.seconds
         self.longest_seconds = None if 'shape' in self.takes else max(self.config.seconds, self.map_seconds)
         self.defaults = {k: v for k, v in dict(top_p=top_p, guidance=guidance).items() if v is not None and k in self.takes}
+
+    @property
+    def best_batch(self)->int: # sounds at once
+        "Drawing the codes takes the time"
+        return self.prior.best_batch
 
     @classmethod
     def config_type(cls): return CascadeConfig
