@@ -257,7 +257,9 @@ def must_skip(
     inner.found_inf = (~torch.isfinite(norm)).float()
     return inner.found_inf.int()
 
-def forget_verdict(opt):
+def forget_verdict(
+    opt, # has stepped
+):
     "After a step"
     vars(getattr(opt, 'opt', opt)).pop('found_inf', None)
 
