@@ -1152,8 +1152,8 @@ class VQVAERecipe(LoopRecipe):
     def build_model(self, dls:DataLoaders)->VQVAE:
         "A fresh model that knows the level and spread of its data"
         if not self.normalise: return VQVAE(self.model)
-        x = torch.from_numpy(np.array(dls.cache.mels[dls.train_rows])).double()
-        return VQVAE(replace(self.model, mel_mean=x.mean().item(), mel_std=x.std().clamp_min(1e-3).item()))
+        measured = dls.cache.mean_std(dls.train_rows)
+        return VQVAE(replace(self.model, mel_mean=measured.mean.item(), mel_std=max(measured.std.item(), 1e-3)))
 
     def loss_func(self): return VQLoss()
     def metrics(self)->list: return [distance_db, CodebookUse(self.model.n_codes)]

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from .audio_features import (AudioError, MelConfig, Sounds, fit_length, log_mel, mel_filterbank, read_audio,
                                       resample)
 from .data_sets import open_dataset
-from .files import CheckpointError, atomic_file, load_strict, published_weights
+from .files import CheckpointError, atomic_file, load_strict, published_weights, read_published
 from .generator import Pretrained
 from .recipes import LoopRecipe
 from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls
@@ -150,10 +150,8 @@ def _aisfx_file(folder=None):
     raise FileNotFoundError(f"{folder}: holds no models/checkpoint.pth; give the folder of the aisfx package")
 
 def _aisfx_weights(file):
-    "The state dict out of the pickled pair, in weights-only mode"
-    known = [(np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'), np.dtype, np.dtypes.Int64DType]
-    with torch.serialization.safe_globals(known):
-        return torch.load(file, map_location='cpu', weights_only=True)[0]
+    "The state dict out of the pickled pair"
+    return read_published(file)[0]
 
 # %% ../nbs/embedders.ipynb #5574b5b2
 class VGGish(Embedder):

@@ -35,7 +35,7 @@ from .audio_features import (AudioError, MelConfig, SamplingError, Sounds, audio
 from .data_sets import open_dataset
 from .embedders import (Clips, Embedder, Embeddings, FunctionEmbedder, Gaussian, embed_clips, find_embedder,
                                  read_gt_embedding, sounds_of)
-from .files import CheckpointError, atomic_folder
+from .files import CheckpointError, atomic_folder, write_text
 from .generator import Generator, ItemNoise
 from .recipes import Recipe, find_recipe
 from .settings import SettingsError
@@ -967,7 +967,7 @@ def _competitor(what, train, folder, overrides, device, say):
         return _Entry(None, math.nan, f'recipe {what[1]} makes a {type(model).__name__}, which is no generator', True)
     # of a run that was taken up again only a part is known
     spent = math.nan if begun else _processor_seconds() - began
-    stamp.write_text(json.dumps(dict(seconds=spent)))
+    write_text(stamp, json.dumps(dict(seconds=spent)))
     return _Entry(model, spent, 'trained')
 
 def _sample_for(model, labels, n, seconds, seed, folder):

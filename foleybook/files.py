@@ -154,7 +154,7 @@ _PLAIN = [argparse.Namespace, np.dtype, np.ndarray, (np._core.multiarray.scalar,
 # %% ../nbs/files.ipynb #707b63f1
 def read_published(
     source, # file (.safetensors, or anything torch.save wrote), or what it holds
-) -> dict:
+) -> dict: # what it holds; the entries of a list by their numbers
     "The content of a published file, without running code from it; what cannot be read so is a `CheckpointError`"
     if isinstance(source, dict): return source
     path = Path(source)
@@ -168,6 +168,7 @@ def read_published(
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0][:160]
         raise CheckpointError(f"{path}: damaged or cut ({why}). Download it again.") from None
+    if isinstance(held, (list, tuple)): held = dict(enumerate(held))
     if isinstance(held, dict): return held
     raise CheckpointError(f"{path}: holds a {type(held).__name__}, not a table of weights. Is this the right file?")
 
