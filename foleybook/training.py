@@ -257,8 +257,10 @@ def must_skip(
     inner.found_inf = (~torch.isfinite(norm)).float()
     return inner.found_inf.int()
 
-def forget_verdict(opt):
-    "After a step"
+def forget_verdict(
+    opt, # that has stepped
+):
+    "The next step gets its own"
     vars(getattr(opt, 'opt', opt)).pop('found_inf', None)
 
 # %% ../nbs/02_training.ipynb #fd32465e
