@@ -258,9 +258,9 @@ def must_skip(
     return inner.found_inf.int()
 
 def forget_verdict(
-    opt, # has stepped
+    opt, # that has stepped
 ):
-    "After a step"
+    "The next step gets its own"
     vars(getattr(opt, 'opt', opt)).pop('found_inf', None)
 
 # %% ../nbs/02_training.ipynb #fd32465e
