@@ -15,13 +15,13 @@ from foleybook import cli
 FOLDER = Path(__file__).parent / "benchmarks"
 KEYS = {"room", "job", "reference", "reference_time", "ours", "unit", "ratio", "exactness", "share"}
 TINY = dict(code_shape=(4, 6), n_classes=10, channels=8, res_channels=8, kernel_size=3, n_blocks=1, n_res_blocks=1, n_heads=2,
-            attention_width=8, class_dropout=0.1)
+            attention_width=8, dropout=0.0, class_dropout=0.1)
 SIZES = {  # so small that the numbers mean nothing
     "audio_features": dict(n=4, seconds=0.5),
     "evaluation": dict(widths=((40, 16),), rounds=1, clips=10, times=2),
     "pixelsnail": dict(published=False, rounds=1, rows=1, quick=TINY, foley=TINY, attention=(4, 6), rows_at_once=dict(c=8, layers=2)),
-    "sound_data": dict(n=8, many=8, rounds=1),
-    "training": dict(rounds=1, batches=(1,), settings=TINY),
+    "sound_data": dict(n=8, many=8, rounds=2),
+    "training": dict(rounds=1, batches=(1,), settings=TINY | dict(class_dropout=0.0)),
     "vocoders": dict(seconds=0.2, kinds=("HiFi-GAN V2",), rounds=1, long=2),
 }
 
@@ -58,6 +58,11 @@ def test_every_benchmark_is_tried():
 @pytest.mark.parametrize("room", SIZES)
 def test_rows_of_a_room(in_folder, room):
     check(importlib.import_module(room).benchmarks(**SIZES[room]))
+
+
+def test_both_trainings_come_to_the_same_weights(in_folder):
+    for r in importlib.import_module("training").benchmarks(**SIZES["training"]):
+        assert float(re.search(r"steps: (\S+) of", r["exactness"])[1]) < 1e-4, r
 
 
 def test_turns_and_medians(in_folder):
