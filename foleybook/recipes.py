@@ -18,12 +18,6 @@ __all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'l
 # %% ../nbs/recipes.ipynb #5469ca18
 #| code-fold: true
 import torch
-from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import ParamScheduler
-from fastai.data.core import DataLoaders
-from fastai.learner import Learner
-from fastai.optimizer import OptimWrapper
-from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.imports import IN_NOTEBOOK
 from torch import nn
@@ -34,10 +28,6 @@ from .audio_features import Sounds
 from .files import CheckpointError, write_text
 from .generator import Generator, Pretrained, seed_everything
 from .settings import SettingsError, changed, config_hash, from_plain, near, to_plain
-from .training import (AudioLogger, Checkpoint, EMA, GradientAccumulation, GradientClip,
-                                History, LineLogger, MixedPrecision, PRECISIONS, StepDL,
-                                StepEpochs, StepLearner, TrainingError, distributed,
-                                peak_memory_mb, unwrap)
 
 # %% ../nbs/recipes.ipynb #3156a3cb
 @dataclass
@@ -232,6 +222,8 @@ def train(self:Recipe,
     progress:bool=True, # say what is done
 ) -> nn.Module: # the trained model, in eval mode
     "Train, and save model and recipe to `out`"
+    from fastai.torch_core import rank_distrib
+
     self.check()
     model = self._train(data, Path(out), resume, progress)
     if not rank_distrib(): write_text(Path(out)/'recipe.json', json.dumps(self.to_dict(), indent=1) + '\n')
@@ -315,6 +307,8 @@ _LIMITS |= dict.fromkeys(('ema', 'warmup', 'lr_decay'), (0, 1))
 @patch
 def check(self:LoopRecipe) -> LoopRecipe: # itself
     "As `Recipe.check`; numbers in their range, words that are known"
+    from foleybook.training import PRECISIONS
+
     for name, (low, high) in _LIMITS.items():
         if not low <= getattr(self, name) <= high:
             raise SettingsError(f"{name}={getattr(self, name)!r} is not allowed. Give a number from {low} to {high}.")
@@ -341,6 +335,8 @@ def unused(self:LoopRecipe) -> dict: # name of a field -> what would have to be 
 @patch
 def opt_func(self:LoopRecipe): # f(parameters, lr) -> fastai optimizer
     "The fused ones where the device has them"
+    from fastai.optimizer import OptimWrapper
+
     given = dict(weight_decay=self.weight_decay, fused=self.torch_device.type in ('cpu', 'cuda'))
     if self.optimizer == 'sgd': return partial(OptimWrapper, opt=torch.optim.SGD, momentum=self.betas[0], **given)
     opt = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam)[self.optimizer]
@@ -363,6 +359,8 @@ def fit(self:LoopRecipe,
     learn:Learner, # from `learner`
 ):
     "Run the schedule"
+    from fastai.callback.schedule import ParamScheduler
+
     epochs = self.plan[0]
     if self.schedule == 'one_cycle': return learn.fit_one_cycle(epochs, self.lr)
     learn.fit(epochs, self.lr, cbs=ParamScheduler({'lr': self.lr_at}))
@@ -373,6 +371,11 @@ def learner(self:LoopRecipe,
     data, # what `dataloaders` takes, or ready `DataLoaders`
 ) -> Learner:
     "Loaders, model, loss and callbacks, put together"
+    from fastai.callback.progress import ProgressCallback
+    from fastai.data.core import DataLoaders
+    from foleybook.training import (EMA, GradientAccumulation, GradientClip, LineLogger,
+                                    MixedPrecision, StepDL, StepEpochs, StepLearner)
+
     self.check()
     seed_everything(self.seed)
     dls = copy.copy(data if isinstance(data, DataLoaders) else self.dataloaders(data))
@@ -395,6 +398,8 @@ def listen(self:LoopRecipe,
     learn:Learner, # in training, or done
 ) -> Sounds:
     "What previews play: four sounds of the model, drawn from the same seeds each time"
+    from foleybook.training import unwrap
+
     return unwrap(learn.model).sample(n=4, seed=0, progress=False)
 
 # %% ../nbs/recipes.ipynb #09a50e55
@@ -403,6 +408,8 @@ def check_listen(self:LoopRecipe,
     learn:Learner, # about to train
 ):
     "Raise a `SettingsError` if `listen` cannot work"
+    from foleybook.training import unwrap
+
     model = unwrap(learn.model)
     if type(self).listen is LoopRecipe.listen and not isinstance(model, Generator): raise SettingsError(
         f"audio_every={self.audio_every}: a {type(model).__name__} makes no sound. Leave audio_every at 0.")
@@ -412,6 +419,8 @@ def set_aside(
     out:Path, # folder of a run
 ):
     "Move the checkpoints and the history of an earlier run to `earlier_1`, `earlier_2` ...; nothing is deleted"
+    from fastai.torch_core import num_distrib, rank_distrib
+
     out = Path(out)
     there = [out/name for name in ('checkpoints', 'history.csv', 'samples') if (out/name).exists()]
     if there and not rank_distrib():
@@ -424,6 +433,9 @@ def set_aside(
 @patch
 def _train(self:LoopRecipe, data, out, resume, progress):
     "Train with checkpoints and history"
+    from fastai.callback.progress import ProgressCallback
+    from foleybook.training import AudioLogger, Checkpoint, History, TrainingError, distributed
+
     learn = self.learner(data)
     if not progress: learn.remove_cbs(ProgressCallback); learn.logger = lambda *_: None
     learn.add_cbs([History(out, self.log_every),
@@ -448,6 +460,9 @@ def finish(self:LoopRecipe,
     progress:bool=True, # say so
 ) -> nn.Module: # in eval mode
     "Averaged weights into the model, the model to disk"
+    from fastai.torch_core import rank_distrib
+    from foleybook.training import EMA, peak_memory_mb, unwrap
+
     model, rec = unwrap(learn.model), learn.recorder
     for cb in learn.cbs:
         if isinstance(cb, EMA) and cb.average is not None: cb.swap()
