@@ -26,7 +26,7 @@ from torch import nn
 #| code-fold: true
 from .audio_features import Sounds
 from .files import CheckpointError, write_text
-from .generator import Generator, Pretrained, seed_everything
+from .generator import Generator, Pretrained, peak_memory_mb, seed_everything
 from .settings import SettingsError, changed, config_hash, from_plain, near, to_plain
 
 # %% ../nbs/recipes.ipynb #3156a3cb
@@ -243,7 +243,7 @@ class LoopRecipe(Recipe):
     optimizer:str = 'adamw'     # adamw, adam, sgd
     betas:tuple[float, float] = (.9, .99) # memory of the two means; one_cycle moves the first from .95 to .85 and back
     weight_decay:float = 0.     # pull of the weights towards 0
-    precision:str = 'float32'   # float32, bf16, fp16
+    precision:str = 'float32'   # float32, bf16, fp16, or auto: what a trial finds fastest here
     ema:float = 0.              # decay of the averaged weights; 0: none
     accumulate:int = 1          # batches per optimiser step
     clip_norm:float = 0.        # largest norm of the gradients; 0: any
@@ -312,7 +312,7 @@ def check(self:LoopRecipe) -> LoopRecipe: # itself
     for name, (low, high) in _LIMITS.items():
         if not low <= getattr(self, name) <= high:
             raise SettingsError(f"{name}={getattr(self, name)!r} is not allowed. Give a number from {low} to {high}.")
-    words = dict(schedule=SCHEDULES, optimizer=('adamw', 'adam', 'sgd'), precision=tuple(PRECISIONS))
+    words = dict(schedule=SCHEDULES, optimizer=('adamw', 'adam', 'sgd'), precision=(*PRECISIONS, 'auto'))
     for name, known in words.items():
         if getattr(self, name) not in known:
             raise SettingsError(f"{name}={getattr(self, name)!r} is not known. {near(getattr(self, name), known)}")
@@ -373,8 +373,8 @@ def learner(self:LoopRecipe,
     "Loaders, model, loss and callbacks, put together"
     from fastai.callback.progress import ProgressCallback
     from fastai.data.core import DataLoaders
-    from foleybook.training import (EMA, GradientAccumulation, GradientClip, LineLogger,
-                                    MixedPrecision, StepDL, StepEpochs, StepLearner)
+    from foleybook.training import (AutoPrecision, EMA, GradientAccumulation, GradientClip,
+                                    LineLogger, MixedPrecision, StepDL, StepEpochs, StepLearner)
 
     self.check()
     seed_everything(self.seed)
@@ -383,7 +383,7 @@ def learner(self:LoopRecipe,
     dls.to(self.torch_device)
     seed_everything(self.seed)
     model = self.build_model(dls)
-    cbs = [StepEpochs(self.seed), MixedPrecision(self.precision)]
+    cbs = [StepEpochs(self.seed), AutoPrecision() if self.precision == 'auto' else MixedPrecision(self.precision)]
     if self.accumulate > 1: cbs.append(GradientAccumulation(self.accumulate))
     if self.clip_norm: cbs.append(GradientClip(self.clip_norm))
     if self.ema: cbs.append(EMA(self.ema))
@@ -461,7 +461,7 @@ def finish(self:LoopRecipe,
 ) -> nn.Module: # in eval mode
     "Averaged weights into the model, the model to disk"
     from fastai.torch_core import rank_distrib
-    from foleybook.training import EMA, peak_memory_mb, unwrap
+    from foleybook.training import EMA, MixedPrecision, unwrap
 
     model, rec = unwrap(learn.model), learn.recorder
     for cb in learn.cbs:
@@ -470,7 +470,8 @@ def finish(self:LoopRecipe,
     measured = {k: float(v) for k, v in values.items() if isinstance(v, (int, float))}
     if rank_distrib(): return model.eval()
     tables = [t for name in ('cache', 'table') if (t := getattr(learn.dls, name, None)) is not None]
-    told = dict(self.card((tables or [data])[0]), steps=learn.train_iter, metrics=measured)
+    used = next(cb.precision for cb in learn.cbs if isinstance(cb, MixedPrecision))
+    told = dict(self.card((tables or [data])[0]), steps=learn.train_iter, precision=used, metrics=measured)
     if isinstance(model, Pretrained): model.save_pretrained(out, told)
     if progress:
         gpu = f', GPU {peak_memory_mb(self.torch_device):.0f} MB' if self.torch_device.type == 'cuda' else ''

@@ -4,17 +4,17 @@
 
 # %% ../nbs/02_training.ipynb #2e53677a
 from __future__ import annotations
-import csv, importlib.util, json, math, os, random, secrets, shutil, sys, time, warnings
+import copy, csv, importlib.util, json, math, os, random, secrets, shutil, sys, time, warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'StepEpochs', 'MixedPrecision', 'must_skip',
-           'laid_out_as', 'GradientAccumulation', 'GradientClip', 'EMA', 'peak_memory_mb', 'reduce_mean', 'History',
-           'LineLogger', 'pack_state', 'unpack_state', 'write_checkpoint', 'read_checkpoint', 'load_optimizer',
-           'Checkpoint', 'AdversarialTraining', 'average_gradients', 'spectrogram_picture', 'AudioLogger',
-           'Distributed', 'distributed']
+           'precision_seconds', 'AutoPrecision', 'laid_out_as', 'GradientAccumulation', 'GradientClip', 'EMA',
+           'reduce_mean', 'History', 'LineLogger', 'pack_state', 'unpack_state', 'write_checkpoint', 'read_checkpoint',
+           'load_optimizer', 'Checkpoint', 'AdversarialTraining', 'average_gradients', 'spectrogram_picture',
+           'AudioLogger', 'Distributed', 'distributed']
 
 # %% ../nbs/02_training.ipynb #bc654678
 import numpy as np, torch
@@ -34,7 +34,8 @@ import torch.nn.functional as F
 from .audio_features import SamplingError, Sounds
 from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json, read_safetensors,
                              write_safetensors)
-from .generator import mix_seed, preserve_rng, rng_state, seed_everything, set_rng_state
+from .generator import (mix_seed, peak_memory_mb, preserve_rng, rng_state, seed_everything,
+                                 set_rng_state)
 from .settings import SettingsError, near
 from .sound_data import CacheLoader
 
@@ -291,6 +292,77 @@ def restore_state(self:MixedPrecision,
     if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
     self.skipped, self.in_a_row = state['skipped'], state['in_a_row']
 
+# %% ../nbs/02_training.ipynb #c2273cce
+def precision_seconds(
+    model:nn.Module, # is not changed
+    step, # f(model): one forward and backward pass
+    ways:list, # (precision, channels last?)
+    device='cpu', # kind of device
+    rounds:int=3, # timed passes of each way, after one to warm up
+) -> dict: # (precision, channels last?) -> seconds of a pass, the median
+    "How long a training pass of a copy of the model takes in each way, the ways taking turns"
+    twins = {way: copy.deepcopy(model) for way in ways}
+    for (_, last), twin in twins.items():
+        if last: twin.to(memory_format=torch.channels_last)
+    times = {way: [] for way in ways}
+    for k in range(rounds + 1):
+        for way, twin in twins.items():
+            if device == 'cuda': torch.cuda.synchronize()
+            began = time.perf_counter()
+            with torch.autocast(device, PRECISIONS[way[0]], enabled=way[0] != 'float32'): step(twin)
+            if device == 'cuda': torch.cuda.synchronize()
+            if k: times[way].append(time.perf_counter() - began)
+            twin.zero_grad(set_to_none=True)
+    return {way: sorted(t)[len(t) // 2] for way, t in times.items()}
+
+# %% ../nbs/02_training.ipynb #1727c811
+class AutoPrecision(MixedPrecision):
+    "float32 or bf16, whichever a short trial of this model on this device finds faster"
+    order = 10
+    def __init__(self,
+        gain:float=1.1, # so many times faster than float32 bf16 must be
+        **options, # of `MixedPrecision`
+    ):
+        super().__init__('float32', **options)
+        self.gain, self.chosen, self.last, self.seconds = gain, False, False, {}
+
+    def before_batch(self):
+        if self.training and not self.chosen: self.choose()
+        super().before_batch()
+
+    def use(self, precision, last):
+        "From now on"
+        self.precision, self.last, self.chosen = precision, last, True
+        if not last: return
+        unwrap(self.model).to(memory_format=torch.channels_last)
+        for p, state in self.opt.opt.state.items() if hasattr(self.opt, 'opt') else ():
+            for k, m in state.items():
+                if torch.is_tensor(m) and m.shape == p.shape: state[k] = laid_out_as(p, m)
+
+    def checkpoint_state(self): return dict(super().checkpoint_state(), precision=self.precision, last=self.last)
+
+    def restore_state(self, state):
+        super().restore_state(state)
+        self.use(state['precision'], state['last'])
+
+# %% ../nbs/02_training.ipynb #520a2f1a
+@patch
+def choose(self:AutoPrecision):
+    "Time the ways on a copy of the model and the batch at hand; all processes follow the first"
+    model, loss_func, xb, yb = unwrap(self.model), self.learn.loss_func, self.learn.xb, self.learn.yb
+    def step(twin):
+        pred = _float(twin(*xb))
+        with torch.autocast(self.kind, enabled=False): loss_func(pred, *yb).backward()
+    flat = any(isinstance(m, nn.Conv2d) for m in model.modules())
+    ways = [('float32', False), ('bf16', False)] + [('bf16', True)] * flat
+    if self.kind == 'cuda' and not torch.cuda.is_bf16_supported(): ways = ways[:1]
+    with preserve_rng(0): self.seconds = precision_seconds(model, step, ways, self.kind)
+    best = min(self.seconds, key=self.seconds.get)
+    if self.seconds[best] * self.gain > self.seconds['float32', False]: best = ways[0]
+    told = torch.tensor(ways.index(best))
+    if num_distrib() > 1 and torch.distributed.is_initialized(): torch.distributed.broadcast(told, 0)
+    self.use(*ways[int(told)])
+
 # %% ../nbs/02_training.ipynb #729ca65e
 def laid_out_as(
     weight:Tensor, # such as a parameter that is a permuted view
@@ -388,16 +460,6 @@ def restore_state(self:EMA,
     "Go on with them"
     self.n = state['n']
     for k, v in self.average.items(): v.copy_(state['average'][k])
-
-# %% ../nbs/02_training.ipynb #b1f42224
-def peak_memory_mb(
-    device='cpu', # 'cuda' for the GPU's peak
-) -> float: # MB
-    "The most memory this process has held"
-    if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
 # %% ../nbs/02_training.ipynb #8cadce72
 def reduce_mean(

@@ -64,6 +64,19 @@ def test_notebook_keeps_no_error(notebook):
     assert not [i for i, c in enumerate(cells) for o in c.get("outputs", []) if o["output_type"] == "error"]
 
 
+@each_notebook
+def test_imports_stand_in_cells_of_their_own(notebook):
+    "nbdev runs every visible cell that imports something when it builds the pages, with all else that is in it"
+    mixed = []
+    for i, cell in enumerate(json.loads(notebook.read_text())["cells"]):
+        text = "".join(cell["source"])
+        if cell["cell_type"] != "code" or re.search(r"^#\s*\|\s*hide\s*$|^\s*[!%]", text, re.M):
+            continue
+        kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(text).body}
+        mixed += [f"cell {i}"] if len(kinds) == 2 else []
+    assert not mixed
+
+
 @pytest.mark.parametrize("image", sorted((ROOT / "docs" / "images").glob("*")), ids=lambda p: p.name)
 def test_image_is_small_and_used(image):
     assert image.stat().st_size <= MOST_IMAGE_BYTES
