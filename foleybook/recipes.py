@@ -266,14 +266,14 @@ class LoopRecipe(Recipe):
 @patch
 def dataloaders(self:LoopRecipe,
     data, # a path, table or cache
-) -> DataLoaders: # training first, in batches of `batch_size`
+): # fastai `DataLoaders`, training first, in batches of `batch_size`
     "How data become batches: written by the family"
     raise TypeError(f"{type(self).__name__} has no dataloaders: a recipe must say how data become batches.")
 
 # %% ../nbs/recipes.ipynb #29245376
 @patch
 def build_model(self:LoopRecipe,
-    dls:DataLoaders, # to learn sizes and labels from
+    dls, # `DataLoaders`, to learn sizes and labels from
 ) -> nn.Module:
     "A fresh model: written by the family"
     raise TypeError(f"{type(self).__name__} has no build_model: a recipe must say what is trained.")
@@ -356,7 +356,7 @@ def lr_at(self:LoopRecipe,
 # %% ../nbs/recipes.ipynb #0bc9dece
 @patch
 def fit(self:LoopRecipe,
-    learn:Learner, # from `learner`
+    learn, # `Learner` from `learner`
 ):
     "Run the schedule"
     from fastai.callback.schedule import ParamScheduler
@@ -369,7 +369,7 @@ def fit(self:LoopRecipe,
 @patch
 def learner(self:LoopRecipe,
     data, # what `dataloaders` takes, or ready `DataLoaders`
-) -> Learner:
+): # fastai `Learner`
     "Loaders, model, loss and callbacks, put together"
     from fastai.callback.progress import ProgressCallback
     from fastai.data.core import DataLoaders
@@ -395,7 +395,7 @@ def learner(self:LoopRecipe,
 # %% ../nbs/recipes.ipynb #01548a43
 @patch
 def listen(self:LoopRecipe,
-    learn:Learner, # in training, or done
+    learn, # `Learner`, in training, or done
 ) -> Sounds:
     "What previews play: four sounds of the model, drawn from the same seeds each time"
     from foleybook.training import unwrap
@@ -405,7 +405,7 @@ def listen(self:LoopRecipe,
 # %% ../nbs/recipes.ipynb #09a50e55
 @patch
 def check_listen(self:LoopRecipe,
-    learn:Learner, # about to train
+    learn, # `Learner`, about to train
 ):
     "Raise a `SettingsError` if `listen` cannot work"
     from foleybook.training import unwrap
@@ -454,7 +454,7 @@ def _train(self:LoopRecipe, data, out, resume, progress):
 # %% ../nbs/recipes.ipynb #5d538687
 @patch
 def finish(self:LoopRecipe,
-    learn:Learner, # after training
+    learn, # `Learner`, after training
     data, # for the card
     out:Path, # where the model goes
     progress:bool=True, # say so
@@ -483,7 +483,7 @@ def learner(
     recipe, # a `LoopRecipe`, or the name of a preset
     data, # what the recipe's `dataloaders` takes, or ready `DataLoaders`
     **overrides, # fields to change; nested ones as **{'model.width': 64}
-) -> Learner:
+): # fastai `Learner`
     "A `Learner` for a recipe: `learner('quick-vqvae', cache, lr=1e-3).fit_one_cycle(4)`"
     recipe = find_recipe(recipe, LoopRecipe) if isinstance(recipe, str) else recipe
     return recipe.override(overrides).learner(data) if overrides else recipe.learner(data)

@@ -1,4 +1,6 @@
 "What loading a model and making sounds with it imports: the model's libraries, none of those that training needs"
+import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -52,7 +54,17 @@ def test_nor_does_the_verb(cascades, name, tmp_path):
     assert len(list((tmp_path / name).rglob("*.wav"))) == 2
 
 
-def test_a_learner_brings_them(tmp_path):
+def test_a_learner_brings_them():
     "What is looked for can be found: the same question, asked of a process that trains"
     assert {"fastai", "foleybook.training"} <= set(imported("from foleybook.recipes import learner, LoopRecipe; "
                                                             "LoopRecipe().opt_func(); LoopRecipe().check()"))
+
+
+@pytest.mark.parametrize("room", ["recipes", "vocoders", "codebooks", "pixelsnail"])
+def test_annotations_can_be_shown(room):
+    "What is imported inside a function is no annotation: the pages of the site evaluate those"
+    module = importlib.import_module(f"foleybook.{room}")
+    for thing in (getattr(module, name) for name in module.__all__):
+        for f in (thing, *vars(thing).values()) if inspect.isclass(thing) else (thing,):
+            if inspect.isfunction(f):
+                inspect.signature(f, eval_str=True)
