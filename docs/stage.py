@@ -1,5 +1,7 @@
-"Turn the notebooks into pages that Sphinx reads: titles, anchors, checked links, source pages, API table, sidebar"
+"""Turn the notebooks into pages that Sphinx reads: titles, anchors, checked links, source pages, API table,
+benchmarks, sidebar"""
 import ast
+import json
 import re
 import shutil
 from pathlib import Path
@@ -61,6 +63,37 @@ def published(text, level):
         elif len(hashes) <= level:
             level = 0
     return level
+
+
+def benchmarks(kept, pages=()):
+    "The page of what `foleybook bench --out docs/benchmarks.json` wrote; rooms that are among `pages` lead there"
+    machine, ceiling, rows = kept["machine"], kept["ceiling"], kept["rows"]
+
+    def plain(text):
+        return re.sub(r"([\\|$*_<`\[\]])", r"\\\1", text or "-")
+
+    def number(v, form=".4g"):
+        return "-" if v is None else format(v, form)
+
+    about = {"made": machine["made"], "processor": f"{machine['processor']}, {machine['cores']} cores",
+             "features found": ", ".join(machine["features"]), "threads used": machine["threads"],
+             "torch": f"{machine['torch']}, kernels for {machine['torch_kernels']}",
+             "float32 products": f"{ceiling['gflops']:.0f} GFLOP/s", "bf16 products": f"{ceiling['gflops_bf16']:.0f} GFLOP/s",
+             "memory": f"{ceiling['gbytes_per_s']:.1f} GB/s"}
+    slower = "" if ceiling["gflops_bf16"] >= ceiling["gflops"] else " On this machine bf16 is the slower of the two."
+    parts = ["# Benchmarks", "*How fast, compared with what, and is it the same?*",
+             "Ours and the reference took turns in one process; the times are medians of processor time, the ratio is reference / ours. "
+             "The share is that of the best rate that one thread of this machine reaches in matrix products or in reading "
+             f"memory, as measured in the same run.{slower} `foleybook bench` measures your machine.",
+             "\n".join(["| machine | |", "|---|---|", *(f"| {k} | {plain(str(v))} |" for k, v in about.items())])]
+    for room in dict.fromkeys(r["room"] for r in rows):
+        lines = ["| job | ours | reference | unit | ratio | share | compared with | exactness |", "|---|--:|--:|---|--:|--:|---|---|"]
+        for r in (r for r in rows if r["room"] == room):
+            cells = [plain(r["job"]), number(r["ours"]), number(r["reference_time"]), r["unit"], number(r["ratio"], ".3g"),
+                     number(r["share"], ".0%"), plain(r["reference"]), plain(r["exactness"])]
+            lines.append(f"| {' | '.join(cells)} |")
+        parts += [f"## {plain(room)}", *([f"Explained in [{plain(room)}]({room}.ipynb)."] if room in pages else []), "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
 
 
 class BookPages(FilterDefaults):
@@ -142,7 +175,7 @@ class Book:
         lines = cell.source.splitlines(keepends=True)
         while lines and re.match(r"\s*#\s*\|", lines[0]):
             tag = TAGS.get(re.sub(r"\s*#\s*\|\s*", "", lines.pop(0)).strip().lower())
-            if tag:
+            if tag and tag not in cell.metadata.get("tags", []):
                 cell.metadata["tags"] = cell.metadata.get("tags", []) + [tag]
         cell.source = "".join(lines).strip()
         if only_imports(cell.source):
@@ -194,6 +227,8 @@ class Book:
             write_nb(page.nb, self.folder / f"{page.name}.ipynb")
         self.sources()
         (self.folder / "api.md").write_text(self.api())
+        kept = json.loads((self.cfg.config_path / "docs" / "benchmarks.json").read_text())
+        (self.folder / "benchmarks.md").write_text(benchmarks(kept, self.page_of.values()))
 
     def sidebar(self):
         "nbs/sidebar.yml as Sphinx's tables of contents, without the notebooks that are not there yet"
@@ -206,7 +241,7 @@ class Book:
                 blocks.append((caption, pages))
         shown = {p for _, pages in blocks for p in pages}
         rest = [p.name for p in self.pages if p.name not in shown and p.name != "index"]
-        blocks.append(("Reference", rest + ["api"]))
+        blocks.append(("Reference", rest + ["benchmarks", "api"]))
         trees = [["```{toctree}", ":hidden:", *([f":caption: {c}"] if c else []), "", *ps, "```"] for c, ps in blocks]
         return "\n\n".join("\n".join(lines) for lines in trees)
 

@@ -238,7 +238,7 @@ def sample(
     mask: list = None,  # parts of --init to make anew, as START:END in seconds
     loop: bool = False,  # the end joins the start
     seed: int = 0,  # seed of the first sound of each class
-    batch: int = 16,  # sounds made at once; changes speed and memory, not the sounds
+    batch: int = None,  # sounds made at once; changes speed and memory, not the sounds (default: what is fastest)
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     top_k: int = None,  # draw from the k likeliest codes only
     top_p: float = None,  # draw from the smallest set of codes with this probability (default: the model's own)
@@ -260,6 +260,7 @@ def sample(
     say, out, generator, start = _say(quiet), Path(out), load_generator(model, vocoder, codebook, device), time.time()
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, sampler=sampler, guidance=guidance,
                  init=init, strength=strength, mask=_regions(mask), loop=loop, text=text, controls=_tracks(controls))
+    batch = batch or generator.best_batch
     wanted, files = [(c, seed + k) for c in classes or generator.labels or [None] for k in range(per_class)], []
     for i in range(0, len(wanted), batch):
         labels, seeds = map(list, zip(*wanted[i : i + batch]))
@@ -348,17 +349,16 @@ def vocode(
 
 # %% ../nbs/cli.ipynb #ebfdab7c
 def export(
-    vocoder: str = "default",  # folder of a trained vocoder, or of a model that has one
+    vocoder: str = "default",  # folder of a trained vocoder
     *,
-    out: str = "vocoder.onnx",  # file to write
+    out: str = "vocoder.onnx",  # file to write: .onnx, or .pt2 for torch.export
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Write a vocoder as an ONNX program: log-mel in, sound out"
-    from foleybook.vocoders import export_onnx, find_vocoder
+    from foleybook.vocoders import export_vocoder
 
-    net = find_vocoder(vocoder)
-    path = export_onnx(net, out)
-    _say(quiet)(f"{path}: {Path(path).stat().st_size / 2**20:.1f} MB; log-mel (b, {net.mel.n_mels}, frames) -> sound at {net.mel.sample_rate} Hz")
+    path = export_vocoder(vocoder, out)
+    _say(quiet)(f"{path}: {path.stat().st_size / 2**20:.1f} MB, log-mel in, sound out")
     return path
 
 # %% ../nbs/cli.ipynb #eafa1cc7
@@ -485,45 +485,111 @@ def doctor():
     if wrong: raise SystemExit(1)
 
 # %% ../nbs/cli.ipynb #8d7bcba0
-def machine_ceiling() -> dict:  # {"gflops", "gbytes_per_s"} of one process with its current threads
-    "What this machine can do: float32 matrix products per second and memory bandwidth"
+def machine_ceiling() -> dict:  # "gflops" of float32 and "gflops_bf16" of bf16 products, "gbytes_per_s" read from memory
+    "What one thread of this machine can do: the best of some tries"
     import torch
 
     def best(f, n): return min(_timed(f) for _ in range(n))
-    a, b, big = torch.randn(1024, 1024), torch.randn(1024, 1024), torch.randn(32 << 20)
-    return dict(gflops=2 * 1024**3 / best(lambda: a @ b, 8) / 1e9, gbytes_per_s=big.nbytes / best(big.sum, 8) / 1e9)
+    threads, size = torch.get_num_threads(), 1024
+    a, b, big = torch.randn(size, size), torch.randn(size, size), torch.randn(32 << 20)
+    c, d, work = a.bfloat16(), b.bfloat16(), 2 * size**3 / 1e9
+    torch.set_num_threads(1)
+    try:
+        return dict(gflops=work / best(lambda: a @ b, 8), gflops_bf16=work / best(lambda: c @ d, 4),
+                    gbytes_per_s=big.nbytes / best(big.sum, 8) / 1e9)
+    finally:
+        torch.set_num_threads(threads)
 
 # %% ../nbs/cli.ipynb #e9c55bcb
 def _timed(f):
-    start = time.perf_counter()
+    start = time.process_time()
     f()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
-# %% ../nbs/cli.ipynb #47542347
-def bench(
-    name: str = "",  # one benchmark, by the name of its room (default: all)
-    *,
-    folder: str = "tests/benchmarks",  # where the benchmarks are (a checkout of the project)
-    out: str = "",  # write the rows to this JSON file as well
+# %% ../nbs/cli.ipynb #e8574953
+_FEATURES = set("avx avx2 fma avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_int8 amx_bf16 "
+                "asimd asimdhp bf16 i8mm sve sve2".split())  # of processors, those that matter to products and loops
+
+def _machine():
+    "What the rows of `bench` were measured with: found by asking the processor, for what it can do counts and not its name"
+    import torch
+
+    info = Path("/proc/cpuinfo")
+    lines = [line.partition(":")[::2] for line in info.read_text().splitlines()] if info.exists() else []
+    told = {k.strip().lower(): v.strip() for k, v in lines}
+    found = _FEATURES & set((told.get("flags") or told.get("features") or "").split())
+    capability = torch.backends.cpu.get_cpu_capability()
+    return dict(made=time.strftime("%Y-%m-%d"), processor=told.get("model name", "unknown"), cores=os.cpu_count(),
+                features=sorted(found) or [capability.lower()], torch=torch.__version__, torch_kernels=capability, threads=1)
+
+# %% ../nbs/cli.ipynb #a39200ef
+def _bench_head(
+    machine: dict,  # of `_machine`
+    ceiling: dict,  # of `machine_ceiling`
 ):
-    "Measure ours against the plain way in one run, and print a table"
-    from foleybook.files import write_text
+    "Two lines: on what machine, and what it can do"
+    gain = ceiling["gflops_bf16"] / ceiling["gflops"]
+    return (f"{machine['cores']} cores, {machine['threads']} thread used, torch {machine['torch']} ({machine['torch_kernels']}), "
+            f"has {' '.join(machine['features'])}\n"
+            f"ceiling of the thread: {ceiling['gflops']:.0f} GFLOP/s in float32, {ceiling['gflops_bf16']:.0f} in bf16 "
+            f"({f'{gain:.1f} times faster' if gain >= 1 else f'{1 / gain:.1f} times slower'}), {ceiling['gbytes_per_s']:.1f} GB/s")
+
+# %% ../nbs/cli.ipynb #24154989
+def _bench_table(
+    rows: list,  # of benchmarks, see tests/benchmarks/_measure.py
+):
+    "Rows as aligned text; '-' where there is nothing to state"
+    def told(v, form): return "-" if v is None else format(v, form)
+    cells = [("job", "ours", "reference", "unit", "ratio", "share", "exactness", "reference is")]
+    for r in rows:
+        cells.append((r["job"], told(r["ours"], ".4g"), told(r["reference_time"], ".4g"), r["unit"], told(r["ratio"], ".4g"),
+                      told(r["share"], ".1%"), r["exactness"] or "-", r["reference"] or "-"))
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = ["  ".join(f"{v:{'>' if 1 <= k <= 5 and k != 3 else '<'}{w}}" for k, (v, w) in enumerate(zip(c, widths))) for c in cells]
+    return "\n".join(line.rstrip() for line in lines)
+
+# %% ../nbs/cli.ipynb #4a94b9f9
+def _bench_rows(
+    file: Path,  # a benchmark
+):
+    "The rows of one file, with its room, measured on one thread"
     from importlib.util import module_from_spec, spec_from_file_location
     import torch
 
-    files = [f for f in sorted(Path(folder).glob("*.py")) if not f.stem.startswith("_") and name in ("", f.stem)]
-    if not files: raise ValueError(f"{folder}: no benchmark {name or 'file'} here. Run from a checkout, or give --folder.")
-    ceiling, rows = machine_ceiling(), []
-    print(f"{torch.get_num_threads()} threads: {ceiling['gflops']:.0f} GFLOP/s, {ceiling['gbytes_per_s']:.1f} GB/s")
-    for f in files:
-        spec = spec_from_file_location(f"benchmark_{f.stem}", f)
-        module = module_from_spec(spec)
+    spec, threads = spec_from_file_location(f"benchmark_{file.stem}", file), torch.get_num_threads()
+    module = module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))  # for _measure.py beside it
+    torch.set_num_threads(1)
+    try:
         spec.loader.exec_module(module)
-        for row in module.benchmarks():
-            rows.append(dict(row, room=f.stem))
-            print(f"{f.stem:20} " + "  ".join(f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()), flush=True)
-    print(f"peak memory {_peak():.0f} MB")
-    if out: write_text(Path(out), json.dumps(dict(ceiling=ceiling, rows=rows), indent=1))
+        return [dict(room=file.stem, **row) for row in module.benchmarks()]
+    finally:
+        sys.path.remove(str(file.parent))
+        torch.set_num_threads(threads)
+
+# %% ../nbs/cli.ipynb #e36812fa
+def bench(
+    name: str = "",  # rooms, with commas between (default: all)
+    *,
+    folder: str = "tests/benchmarks",  # where the benchmarks are (a checkout of the project)
+    out: str = "",  # write machine, ceiling and rows to this JSON file as well
+):
+    "Measure ours against the reference in one run, and print a table"
+    from foleybook.files import write_text
+
+    files, asked = {f.stem: f for f in sorted(Path(folder).glob("[!_]*.py"))}, [n.strip() for n in name.split(",") if n.strip()]
+    absent = [n for n in asked if n not in files]
+    if absent or not files:
+        there = f"It holds {', '.join(files)}" if files else "Run from a checkout, or give --folder"
+        raise ValueError(f"{folder}: no benchmark {', '.join(absent) or 'file'} here. {there}.")
+    machine, ceiling, rows = _machine(), machine_ceiling(), []
+    print(_bench_head(machine, ceiling))
+    for room in asked or files:
+        found = _bench_rows(files[room])
+        print(f"\n{room}\n{_bench_table(found)}", flush=True)
+        rows += found
+        if out: write_text(Path(out), json.dumps(dict(machine=machine, ceiling=ceiling, rows=rows), indent=1) + "\n")
+    print(f"\npeak memory {_peak():.0f} MB")
     return rows
 
 # %% ../nbs/cli.ipynb #8db76a94

@@ -850,6 +850,7 @@ class PriorConfig:
 class CodePrior(Pretrained):
     "Base of models that draw code maps; `config` has at least the fields of `PriorConfig`"
     asks = frozenset({'label'})  # kinds of `Conditions` it understands
+    best_batch = 16  # maps at once that take the least time each
 
     def sample_codes(self,
         cond:Conditions|Tensor|None, # what the maps are asked by, or class numbers (n,)
@@ -994,6 +995,11 @@ class Cascade(MelGenerator):
         self.default_seconds = self.config.seconds
         self.longest_seconds = None if 'shape' in self.takes else max(self.config.seconds, self.map_seconds)
         self.defaults = {k: v for k, v in dict(top_p=top_p, guidance=guidance).items() if v is not None and k in self.takes}
+
+    @property
+    def best_batch(self)->int: # sounds at once
+        "Drawing the codes takes the time"
+        return self.prior.best_batch
 
     @classmethod
     def config_type(cls): return CascadeConfig
@@ -1209,7 +1215,7 @@ _SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48, 
 
 VQVAERecipe.presets = {
     'quick-vqvae': dict(steps=1200, epoch_steps=200, batch_size=16, frames=128, lr=2e-3, model=VQVAEConfig(**_SMALL)),
-    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3, model=VQVAEConfig(
+    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3, precision='auto', model=VQVAEConfig(
         **_SMALL | dict(freq_strides=(2, 2), time_strides=(2, 2), width=64))),
     'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3, seconds=2.,
                        model=VQVAEConfig(**_SMALL)),

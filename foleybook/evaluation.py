@@ -33,7 +33,7 @@ __all__ = ['MEASURES', 'SUMMARY', 'FAMILIES', 'LEADERBOARD', 'AGAINST', 'gaussia
 from .audio_features import (AudioError, MelConfig, SamplingError, Sounds, audio_info, fit_length, log_mel, read_audio,
                                       resample, write_audio)
 from .data_sets import open_dataset
-from .embedders import (Clips, Embeddings, FunctionEmbedder, Gaussian, embed_clips, find_embedder,
+from .embedders import (Clips, Embedder, Embeddings, FunctionEmbedder, Gaussian, embed_clips, find_embedder,
                                  read_gt_embedding, sounds_of)
 from .files import CheckpointError, atomic_folder
 from .generator import Generator, ItemNoise

@@ -385,6 +385,7 @@ class Generator(Pretrained):
     control_names:tuple = ()                # names of its control tracks
     default_seconds:float|None = None       # length of what it was trained on, s
     longest_seconds:float|None = None       # the longest it can make, s; None: no limit
+    best_batch:int = 16                     # sounds at once that take the least time each
 
     @property
     def sample_rate(self) -> int: # Hz

@@ -1353,8 +1353,10 @@ def compiled(self:PixelSNAIL,
 # %% ../nbs/05_pixelsnail.ipynb #bf66dec0
 @patch(as_prop=True)
 def best_batch(self:PixelSNAIL)->int:
-    "Maps to ask `sample_codes` for at a time: as many as make a map cheapest"
-    return 8 if self.device.type == 'cpu' else 64
+    "Maps to ask `sample_codes` for at a time: the fewest with which a map costs least, as measured"
+    if self.device.type != 'cpu':
+        return 64
+    return 8 if self.compiled(16) else 16
 
 # %% ../nbs/05_pixelsnail.ipynb #3b57b955
 #| code-fold: true
@@ -1558,7 +1560,7 @@ PixelSNAILRecipe.presets = {
                              model=PixelSNAILConfig(**_SMALL)),
     'demo-pixelsnail': dict(steps=600, epoch_steps=150, batch_size=8, lr=3e-3, weight_decay=.05, ema=.98, clip_norm=1., noise=.05,
                             model=PixelSNAILConfig(**_SMALL)),
-    'foley-pixelsnail': dict(steps=1500, epoch_steps=250, batch_size=8, lr=3e-3, weight_decay=.05, ema=.99, clip_norm=1., noise=.05,
+    'foley-pixelsnail': dict(steps=1500, epoch_steps=250, precision='auto', batch_size=8, lr=3e-3, weight_decay=.05, ema=.99, clip_norm=1., noise=.05,
                              model=PixelSNAILConfig(**_SMALL)),
     'dcase-pixelsnail': dict(steps=909_000, epoch_steps=606, batch_size=8, lr=3e-4, schedule='constant', optimizer='adam',
                              betas=(.9, .999), turn=False, model=PixelSNAILConfig(

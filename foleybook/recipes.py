@@ -63,8 +63,7 @@ def check(self:Recipe) -> Recipe: # itself
     "Raise a `SettingsError` that names the field, its value and what is allowed; recipes in fields are checked too"
     if not 0 <= self.seed < 2**63: raise SettingsError(f"seed={self.seed} is not allowed. Give a number from 0 on.")
     try: self.torch_device
-    except RuntimeError as e:
-        raise SettingsError(f"device={self.device!r} is not known ({str(e).splitlines()[0]}). Give auto, cpu or cuda.") from None
+    except RuntimeError: raise SettingsError(f"device={self.device!r} is not known. Give auto, cpu, cuda or cuda:1.") from None
     for name, remedy in self.unused().items():
         if (value := getattr(self, name)) != getattr(self.baseline, name):
             raise SettingsError(f"{name}={value!r} would not be used. {remedy}")
@@ -83,10 +82,9 @@ def override(self:Recipe,
     "Change fields, nested ones by dotted names; unknown and unused ones are an error with a hint"
     changes = {**(changes or {}), **more}
     parts = {f.name: part for f in dataclasses.fields(self) if isinstance(part := getattr(self, f.name), Recipe)}
-    for name in changes:
+    for name in (k for k in changes if not hasattr(self, k)):
         found = [f'{k}.{name}' for k, part in parts.items() if '.' not in name and hasattr(part, name)]
-        if found and not hasattr(self, name):
-            raise SettingsError(f"no field {name!r}: it belongs to a stage. Did you mean {' or '.join(found)}?")
+        if found: raise SettingsError(f"no field {name!r}: it belongs to a stage. Did you mean {' or '.join(found)}?")
     return _named_as(self, changed(self, changes, self), changes).check()
 
 def _named_as(old, new, changes):

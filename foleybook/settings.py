@@ -33,8 +33,9 @@ def near(
     known, # names that are allowed
 ) -> str:
     "A hint at what may have been meant"
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], 3, .5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(map(str, known)))}."
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), known, 3, .5)
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known)}."
 
 # %% ../nbs/settings.ipynb #d8dc0ceb
 def _number(kind, value, where):

@@ -1395,7 +1395,7 @@ class ISTFTRecipe(VocoderRecipe):
     mel_weight: float = 1. # of the mel term
     apart: float = .5 # 1: true noise; 0: no noise, the nearest spectrum; between: some of both
     presets = {'quick-vocoder': dict(steps=600, epoch_steps=200),
-        'esc10-vocoder': dict(steps=6000, epoch_steps=500, ema=.999),
+        'esc10-vocoder': dict(steps=6000, epoch_steps=500, ema=.999, precision='auto'),
         'istft-vocoder': dict(steps=100_000, epoch_steps=1000, batch_size=32, lr=5e-4, ema=.999)}
 
     def build_model(self, dls):

@@ -1,5 +1,7 @@
 "House rules that one would otherwise check by eye: sizes, docstrings, docments, words, the README, imports"
 import ast
+import importlib
+import inspect
 import io
 import json
 import os
@@ -142,6 +144,15 @@ def test_public_names_are_documented(module):
             explained = f"{words} {ast.get_docstring(f) or ''}"
             missing += [f"{node.name}: nothing explains {p}" for p in undocumented(f, explained, comments, alone)]
     assert not missing, "\n".join(missing)
+
+
+@each_module
+def test_annotations_can_be_read(module):
+    "The pages show them evaluated; a name that is not imported would stop the build"
+    room = importlib.import_module(f"foleybook.{module.stem}")
+    found = [getattr(room, name) for name in getattr(room, "__all__", [])]
+    for f in (f for f in found if inspect.isroutine(f) and f.__module__ == room.__name__):
+        inspect.signature(f, eval_str=True)
 
 
 @each_module

@@ -18,7 +18,7 @@ LOOPS = [name for name, cls in SHIPPED.items() if issubclass(cls, LoopRecipe)]
 CASCADES = [name for name, cls in SHIPPED.items() if issubclass(cls, CascadeRecipe)]
 AT_ONCE = [name for name in SHIPPED if name not in LOOPS + CASCADES]  # no steps, so nothing to take up again
 
-RUN = dict(steps=4, epoch_steps=4, batch_size=2, log_every=1, checkpoint_steps=2, device="cpu")
+RUN = dict(precision="float32", steps=4, epoch_steps=4, batch_size=2, log_every=1, checkpoint_steps=2, device="cpu")
 CODEBOOK = {"seconds": 0.5, "model.width": 8, "model.res_blocks": 1, "model.res_width": 8, "model.dim": 8, "model.n_codes": 8}
 PRIOR = {f"model.{k}": v for k, v in dict(channels=8, res_channels=8, attention_width=8, n_heads=2, n_blocks=1, n_res_blocks=1,
                                           cond_channels=8).items()}
@@ -39,14 +39,19 @@ def sizes(recipe):
     return sound | dict(d_width=0.125) | {f"model.{k}": v for k, v in narrow.items()}
 
 
+def run_of(recipe):
+    "A short run; what `auto` would choose depends on the moment, so that two runs could differ"
+    return {k: v for k, v in RUN.items() if k != "precision" or recipe.precision == "auto"}
+
+
 def shrunk(name, **changes):
     "A tiny version of a preset"
     recipe = find_recipe(name)
-    if not isinstance(recipe, CascadeRecipe): return recipe.override(RUN | sizes(recipe) | changes)
+    if not isinstance(recipe, CascadeRecipe): return recipe.override(run_of(recipe) | sizes(recipe) | changes)
     stages = ["codebook", "prior", *(["vocoder_recipe"] if isinstance(recipe, FoleyRecipe) else [])]
     parts = {s: getattr(recipe, s) for s in stages}
     inner = {f"{s}.{k}": v for s, part in parts.items() if isinstance(part, LoopRecipe)
-             for k, v in (RUN | sizes(part)).items() if k != "device"}
+             for k, v in (run_of(part) | sizes(part)).items() if k != "device"}
     if recipe.vocoder: inner["vocoder"] = None  # Griffin-Lim; the default one is not trained here
     if isinstance(recipe, FoleyRecipe): inner["per_class"] = 0
     return recipe.override(inner | dict(device="cpu") | changes)

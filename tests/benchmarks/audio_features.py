@@ -1,30 +1,13 @@
-"""Front ends against librosa, inversion against non-negative least squares, in the same run on one core.
-
-Times are processor times, so that work in other threads counts. Ours and the other take turns, and the medians are
-compared, so that a busy machine slows both.
-"""
+"Front ends against librosa, inversion against non-negative least squares"
 import os
-import statistics
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from _measure import difference, interleaved, row
 
 from foleybook import audio_features
 from foleybook.audio_features import GriffinLim, MelConfig, fit_length, log_mel, mel_to_linear, read_audio
-
-
-def _medians(*ways, rounds=5):
-    "Median processor time of one call of each, seconds; they take turns"
-    times = [[] for _ in ways]
-    for k in range(rounds + 1):
-        for f, spent in zip(ways, times):
-            start = time.process_time()
-            f()
-            if k:  # the first round warms up
-                spent.append(time.process_time() - start)
-    return [statistics.median(t) for t in times]
 
 
 def _clips(n, sample_rate, seconds=5.0):
@@ -38,63 +21,80 @@ def _clips(n, sample_rate, seconds=5.0):
     return torch.stack(clips), "ESC-10"
 
 
-def _librosa_log_mel(y, mel):
-    "What one writes with librosa for this front end"
+def _librosa_log_mel(y, mel, exact=False):
+    "What one writes with librosa for this front end; `exact`: with what is added to squared magnitudes, too, which takes longer"
     import librosa
 
-    m = librosa.feature.melspectrogram(
-        y=y, sr=mel.sample_rate, n_fft=mel.n_fft, hop_length=mel.hop_length, n_mels=mel.n_mels, fmin=mel.f_min,
-        fmax=mel.top, power=mel.power, pad_mode=mel.pad_mode, htk=mel.mel_scale == "htk", norm=mel.mel_norm)
+    y = np.pad(y, mel.padding, mel.pad_mode)
+    frames = dict(n_fft=mel.n_fft, win_length=mel.win_length, hop_length=mel.hop_length, center=False)
+    given = dict(y=y, power=mel.power, **frames)
+    if exact and mel.magnitude_eps:
+        given = dict(S=(np.abs(librosa.stft(y, **frames)) ** 2 + mel.magnitude_eps) ** (mel.power / 2))
+    m = librosa.feature.melspectrogram(sr=mel.sample_rate, n_mels=mel.n_mels, fmin=mel.f_min, fmax=mel.top,
+                                       htk=mel.mel_scale == "htk", norm=mel.mel_norm, **given)
     if mel.ref_max:
-        return librosa.power_to_db(m, ref=np.max, amin=mel.floor, top_db=mel.top_db)
-    return np.log(np.maximum(m, mel.floor)) if mel.log == "ln" else 20 * np.log10(np.maximum(m, mel.floor))
+        m = librosa.power_to_db(m, ref=np.max, amin=mel.floor, top_db=mel.top_db)
+    else:
+        m = np.maximum(m, mel.floor)
+        m = np.log(m) if mel.log == "ln" else np.log10(m) * (20 / mel.power if mel.log == "db" else 1)
+    return m if mel.low is None else np.clip((m - mel.low) / (mel.high - mel.low), 0, 1)
 
 
-def _row(name, ours, plain, note):
-    return dict(name=name, ours=ours, plain=plain, ratio=plain / ours, unit="ms per clip", note=note)
+def _front_ends(n, seconds):
+    "Every preset against librosa and against our own torch path, ms per clip"
+    spent, by_torch = {}, audio_features._log_mel_by_torch
+    for name in ("dcase2023", "foley", "audyn", "specvqgan", "audio_diffusion"):
+        mel = MelConfig.preset(name)
+        few = n if name == "dcase2023" else max(4, n // 10)
+        x, what = _clips(few, mel.sample_rate, seconds)
+        arrays = x.numpy()[: max(4, few // 20)]
+        times, results = interleaved(
+            lambda: log_mel(x, mel), lambda: by_torch(x, mel), lambda: [_librosa_log_mel(y, mel) for y in arrays])
+        ours, torch_path, plain = (1e3 * s / k for s, k in zip(times, (few, few, len(arrays))))
+        spent[name], exact = ours, np.stack([_librosa_log_mel(y, mel, True) for y in arrays])
+        yield row(f"log-mel {name}, a clip of {seconds:g} s ({few} {what})", ours, "librosa", plain,
+                  exactness=difference(results[0][: len(arrays)], exact))
+        yield row(f"log-mel {name}, compiled loop", ours, "our torch path", torch_path,
+                  exactness=difference(results[0], results[1]))
+    yield row("log-mel foley", spent["foley"], "log-mel dcase2023 of the same seconds", spent["dcase2023"])
 
 
-def benchmarks(n=400):
-    "Rows of name, ours, plain, ratio (plain / ours), unit and note"
+def _mel_error(linear, mel, y):
+    "How far the mel of a linear spectrum is from the mel that was asked for"
+    basis = torch.from_numpy(_librosa_basis(mel))
+    return ((basis @ linear - y.exp()).norm() / y.exp().norm()).item()
+
+
+def _librosa_basis(mel):
     import librosa
 
-    threads, rows = torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    try:
-        spent = {}
-        for name in ("dcase2023", "foley", "audyn", "specvqgan", "audio_diffusion"):
-            mel = MelConfig.preset(name)
-            few = n if name == "dcase2023" else max(4, n // 10)
-            x, what = _clips(few, mel.sample_rate)
-            arrays, by_torch = x.numpy()[: max(4, few // 20)], audio_features._log_mel_by_torch
-            ours, torch_path, plain = _medians(
-                lambda: log_mel(x, mel), lambda: by_torch(x, mel), lambda: [_librosa_log_mel(y, mel) for y in arrays])
-            ours, torch_path, plain = (1e3 * s / k for s, k in zip((ours, torch_path, plain), (few, few, len(arrays))))
-            spent[name] = ours
-            rows.append(_row(f"log-mel {name}", ours, plain, f"{few} {what} clips of 5 s; plain = librosa"))
-            rows.append(_row(f"log-mel {name}, loop", ours, torch_path, "compiled loop; plain = our torch path"))
-        rows.append(_row("log-mel foley : dcase2023", spent["foley"], spent["dcase2023"], "for the same seconds"))
-
-        mel = MelConfig.preset("dcase2023")
-        x = _clips(4, mel.sample_rate, 2.0)[0]
-        y = log_mel(x, mel)
-        squares = lambda v: librosa.feature.inverse.mel_to_stft(  # noqa: E731
-            v, sr=mel.sample_rate, n_fft=mel.n_fft, power=1, fmax=mel.f_max)
-        ours, plain = _medians(
-            lambda: mel_to_linear(y, mel), lambda: [squares(v) for v in y.exp().numpy()], rounds=1)
-        ours, plain = ours / 4 * 1e3, plain / 4 * 1e3
-        rows.append(_row("mel to linear", ours, plain, "clips of 2 s; plain = librosa's least squares"))
-
-        lin = mel_to_linear(y, mel).numpy()
-        ours, plain = _medians(lambda: GriffinLim(mel, 32)(y), lambda: [
-            librosa.griffinlim(m, n_iter=32, hop_length=mel.hop_length) for m in lin], rounds=3)
-        ours, plain = ours / 4 * 1e3, plain / 4 * 1e3
-        rows.append(_row("Griffin-Lim, 32 iterations", ours, plain, "clips of 2 s, ours from mel; librosa from linear"))
-    finally:
-        torch.set_num_threads(threads)
-    return rows
+    return librosa.filters.mel(sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.n_mels, fmin=mel.f_min, fmax=mel.top,
+                               htk=mel.mel_scale == "htk", norm=mel.mel_norm)
 
 
-if __name__ == "__main__":
-    for row in benchmarks():
-        print(f"{row['name']:30s} {row['ours']:8.2f} {row['plain']:8.2f} {row['ratio']:6.1f}x  {row['note']}")
+def _inversion(n, seconds):
+    "From mel back to a linear spectrum, and to a waveform, ms per clip"
+    import librosa
+
+    mel = MelConfig.preset("dcase2023")
+    x = _clips(n, mel.sample_rate, seconds)[0]
+    y = log_mel(x, mel)
+    squares = lambda v: librosa.feature.inverse.mel_to_stft(  # noqa: E731
+        v, sr=mel.sample_rate, n_fft=mel.n_fft, power=1, fmax=mel.f_max)
+    (ours, plain), (a, b) = interleaved(
+        lambda: mel_to_linear(y, mel), lambda: np.stack([squares(v) for v in y.exp().numpy()]), rounds=3, warm=False)
+    errors = [_mel_error(v, mel, y) for v in (a, torch.from_numpy(b).float())]
+    yield row(f"mel to linear, a clip of {seconds:g} s", 1e3 * ours / n, "librosa's least squares", 1e3 * plain / n,
+              exactness="error of the mel of the result: ours {:.1%}, librosa {:.1%}".format(*errors))
+    lin, invert = a.numpy(), GriffinLim(mel, 32)
+    (ours, plain), (a, b) = interleaved(
+        lambda: invert(y), lambda: [librosa.griffinlim(m, n_iter=32, hop_length=mel.hop_length) for m in lin], rounds=3)
+    b = torch.from_numpy(np.stack(b)).float()
+    errors = [(log_mel(fit_length(v.reshape(n, -1), x.shape[-1], "pad"), mel) - y).abs().mean() for v in (a, b)]
+    yield row(f"Griffin-Lim, 32 iterations, a clip of {seconds:g} s", 1e3 * ours / n, "librosa, spared the step from mel to linear",
+              1e3 * plain / n, exactness="mean error of the log-mel of the result: ours {:.2f}, librosa {:.2f}".format(*errors))
+
+
+def benchmarks(n=400, seconds=5.0):
+    "Rows, see `_measure.row`; `n` clips of `seconds`"
+    return [*_front_ends(n, seconds), *_inversion(4, min(2.0, seconds))]

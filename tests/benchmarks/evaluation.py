@@ -1,29 +1,26 @@
 "Speed of the judge: wide Fréchet distances against scipy's matrix root, bootstrap against plain recomputation"
-import time
-
 import numpy as np
 import torch
+from _measure import OWN_LENGTH, difference, interleaved, row
+
 from foleybook import embedders as em
 from foleybook import evaluation as ev
 
 
-def seconds(f, repeats=1):
-    best = np.inf
-    for _ in range(repeats):
-        began = time.process_time()
-        f()
-        best = min(best, time.process_time() - began)
-    return best
-
-
-def frechet(n, d):
+def _plain_frechet(a, b):
+    "The formula with scipy's matrix root"
     from scipy import linalg
 
+    root = linalg.sqrtm((a.sigma @ b.sigma).numpy()).real
+    return float((a.mu - b.mu).square().sum() + a.sigma.trace() + b.sigma.trace() - 2 * np.trace(root))
+
+
+def frechet(n, d, rounds):
     g = torch.Generator().manual_seed(0)
     a, b = (ev.gaussian(torch.randn(n, d, generator=g)) for _ in range(2))
-    ours = seconds(lambda: ev.frechet_distance(a, b))
-    plain = seconds(lambda: linalg.sqrtm((a.sigma @ b.sigma).numpy()))
-    return dict(name=f"Fréchet, {n} x {d}", ours=ours, plain=plain, ratio=plain / ours, unit="cpu s", note="scipy sqrtm")
+    (ours, plain), results = interleaved(
+        lambda: float(ev.frechet_distance(a, b)), lambda: _plain_frechet(a, b), rounds=rounds, warm=False)
+    return row(f"Fréchet distance, {n} x {d}", ours, "scipy's sqrtm", plain, "s", difference(*results, "difference"))
 
 
 def intervals(clips=400, windows=3, d=512, times=20):
@@ -32,26 +29,26 @@ def intervals(clips=400, windows=3, d=512, times=20):
     emb = em.Embeddings(x, torch.full((clips,), windows), np.array(["a"] * clips), [""] * clips, [], None, [], [])
     index = [torch.randint(clips, (clips,), generator=g) for _ in range(times)]
     measure = ev._frechet_to(emb, y)
-    ours = seconds(lambda: [measure(i) for i in index])
-    plain = seconds(lambda: [ev.frechet_distance(x[emb.rows_of(i)], y) for i in index])
-    return dict(name=f"{times} bootstrap distances", ours=ours, plain=plain, ratio=plain / ours, unit="cpu s",
-                note="each from scratch")
+    (ours, plain), (a, b) = interleaved(
+        lambda: [float(measure(i)) for i in index],
+        lambda: [float(ev.frechet_distance(x[emb.rows_of(i)], y)) for i in index], rounds=3, warm=False)
+    return row(f"{times} bootstrap distances, {clips} clips, {windows} x {d} each", ours, "each from scratch", plain, "s",
+               difference(a, b))
 
 
-def embedding(count=3):
-    "Processor seconds for one clip of 5 s"
-    x = torch.randn(1, 5 * 44100, generator=torch.Generator().manual_seed(0))
-    rows = []
+def embedding(rounds, seconds=5.0):
+    "One clip, beside its own length"
+    x = torch.randn(1, round(seconds * 44100), generator=torch.Generator().manual_seed(0))
     for name in ("log-mel", "aisfx"):
         try:
             embedder = em.find_embedder(name)
         except FileNotFoundError:
             continue
-        rows.append(dict(name=f"embed 5 s, {embedder.name}", ours=seconds(lambda: embedder.embed(x, 44100), count), plain=None,
-                         ratio=None, unit="cpu s", note=""))
-    return rows
+        (ours,), (mono,) = interleaved(lambda: embedder.embed(x, 44100), rounds=rounds)
+        yield row(f"embed {seconds:g} s, {embedder.name}", ours, OWN_LENGTH, seconds, "s",
+                  "mono and two equal channels: " + difference(embedder.embed(x.expand(2, -1), 44100), mono))
 
 
-def benchmarks():
-    "One dict a row: name, ours, plain, ratio, unit, note"
-    return [frechet(1000, 2048), frechet(4000, 2048), intervals(), *embedding()]
+def benchmarks(widths=((1000, 2048), (4000, 2048)), rounds=3, **sizes):
+    "Rows, see `_measure.row`; `sizes` of `intervals`"
+    return [*(frechet(n, d, rounds) for n, d in widths), intervals(**sizes), *embedding(rounds)]

@@ -1,14 +1,13 @@
-"""Cached sampling of PixelSNAIL against recomputing the whole prefix for every code, in the same run.
+"""Cached sampling of PixelSNAIL against recomputing the whole prefix for every code, and its parts.
 
-The plain time of a map is extrapolated: a forward over h rows is timed for a few h, a parabola through these gives t(h)
+The reference time of a map is extrapolated: a forward over h rows is timed for a few h, a parabola through these gives t(h)
 for all rows, and every row of w codes needs w such forwards. The cached time of the map is measured.
 """
 import math
-import time
-from statistics import median
 
 import numpy as np
 import torch
+from _measure import difference, flops_of, interleaved, row, share
 
 from foleybook import pixelsnail
 from foleybook.pixelsnail import CausalAttention2d, PixelSNAIL, PixelSNAILConfig
@@ -20,152 +19,130 @@ QUICK = dict(code_shape=(10, 43), n_classes=10, channels=64, res_channels=64, ke
              n_heads=4, attention_width=64)
 
 
-def _timed(f, repeats=2):
-    "Least wall time of `repeats` calls, and its processor time"
-    times = []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        f()
-        times.append((time.perf_counter() - wall, time.process_time() - cpu))
-    return min(times)
-
-
-@torch.inference_mode()
-def _plain(model, batch, heights):
-    "Seconds (wall, processor) of one map by recomputing the prefix, extrapolated from forwards over `heights` rows"
-    h, w = model.config.map_shape
-    cond = torch.arange(batch) % model.config.n_classes
-    codes = torch.randint(model.config.n_codes, (batch, h, w))
-    times = np.array([_timed(lambda n=n: model(codes[:, :n], cond)) for n in heights])
-    return [w * np.polyval(np.polyfit(heights, times[:, k], 2), np.arange(1, h + 1)).sum() for k in (0, 1)]
-
-
-def _ours(model, batch):
-    "Seconds (wall, processor) of one call of `sample_codes`"
-    cond = torch.arange(batch) % model.config.n_classes
-    return _timed(lambda: model.sample_codes(cond, list(range(batch))), 1)
-
-
 def _weights_read(model):
-    "Megabytes of weights that one cached position reads: two of 22 taps, and everything with a single tap"
+    "Bytes of weights that one cached position reads (two of 22 taps, and everything with a single tap), and bytes of all"
     k = model.config
     own = sum(m.weight_v.numel() * (k.kernel_size // 2 if len(m.taps) == k.kernel_size**2 - k.kernel_size // 2 - 1 else 1)
               / len(m.taps) for n, m in model.named_modules() if hasattr(m, "taps") and n.startswith(("blocks", "out")))
-    return 4 * own / 1e6
-
-
-def _bandwidth():
-    "GB/s of reading a large array with all threads"
-    big = torch.randn(64 << 20)
-    return big.nbytes / _timed(big.sum, 6)[0] / 1e9
+    return 4 * own, 4 * sum(p.numel() for n, p in model.named_parameters() if n.startswith(("blocks", "out")))
 
 
 @torch.inference_mode()
-def _rows_at_once(c=256, layers=16, taps=22, own=2, width=86):
-    "Milliseconds a position for the causal convolutions: rows above as one product a row, and all taps at every position"
+def _rows_at_once(rounds, c=256, layers=16, taps=22, own=2, width=86):
+    "The causal convolutions of one position: rows above as one product a row, and all taps at every position"
     x, w = torch.randn(layers, 1, taps * c), torch.randn(layers, taps * c, 3 * c)
-    every = _timed(lambda: torch.bmm(x, w), 3)[0]
-    near = _timed(lambda: torch.bmm(x[:, :, : own * c].contiguous(), w[:, : own * c]), 5)[0]
-    rows = torch.randn(width, (taps - own) * c)
-    above = _timed(lambda: [rows @ w[i, own * c :] for i in range(layers)], 2)[0]
-    return 1e3 * (near + above / width), 1e3 * every
+    near, far = x[:, :, : own * c].contiguous(), x[:, 0, own * c :]
+    rows = far[:, None].expand(-1, width, -1).contiguous()
+    (every, here, above), (whole, part, rest) = interleaved(
+        lambda: torch.bmm(x, w), lambda: torch.bmm(near, w[:, : own * c]),
+        lambda: [rows[i] @ w[i, own * c :] for i in range(layers)], rounds=rounds)
+    took = here + above / width
+    same = difference(part[:, 0] + torch.stack([v[0] for v in rest]), whole[:, 0])
+    read = w.nbytes / taps * (own + (taps - own) / width)
+    return row("causal convolutions of one position, rows above in one product a row", 1e3 * took, "all taps at every position",
+               1e3 * every, exactness=same, share=share(took, read=read))
 
 
-def _two_ways(model, batch, rounds=3, rows=None, **how):
-    "Processor seconds of a map of a batch: torch calls and the compiled function, interleaved; are their codes the same?"
-    cond, times, codes = torch.arange(batch) % model.config.n_classes, dict(torch=[], compiled=[]), {}
-    init, mask = torch.zeros(batch, *model.config.map_shape, dtype=torch.long), torch.zeros(model.config.map_shape, dtype=torch.bool)
-    mask[:rows] = True
-    before = pixelsnail.COMPILED_MB
-    try:
-        for k in range(rounds + 1):
-            for way, megabytes in (("torch", 0), ("compiled", math.inf)):
-                pixelsnail.COMPILED_MB = megabytes
-                start = time.process_time()
-                codes[way] = model.sample_codes(cond, list(range(batch)), init=init, mask=mask, **how)
-                if k:  # the first round compiles
-                    times[way].append((time.process_time() - start) / batch)
-    finally:
-        pixelsnail.COMPILED_MB = before
-    return median(times["torch"]), median(times["compiled"]), torch.equal(codes["torch"], codes["compiled"])
+def _training_step(rounds, settings, batch=8):
+    "One training step in bf16 (autocast) and in float32, from the same weights"
+    codes, cond = torch.randint(512, (batch, *settings["code_shape"])), torch.arange(batch)
+
+    def maker(half):
+        torch.manual_seed(0)
+        model = PixelSNAIL(PixelSNAILConfig(**settings, attention_dropout=0.)).train()
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
+
+        def step():
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                logits = model(codes, cond)
+            loss = torch.nn.functional.cross_entropy(logits.float(), codes)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss.item()
+
+        return step
+
+    (half, single), losses = interleaved(maker(True), maker(False), rounds=rounds)
+    return row("training step, quick 10x43, bf16", half, "float32", single, "s", difference(*losses, "difference of the first loss"),
+               share(half, flops=flops_of(maker(False)), dtype=torch.bfloat16))
 
 
-def _attention(way, batch=1):
-    "Processor seconds of one attention of the published size with dropout, there and back"
-    layer = CausalAttention2d(258, 514, 128, 8, dropout=0.1).train()
-    query, key = torch.randn(batch, 258, 20, 86), torch.randn(batch, 514, 20, 86)
+def _attention(rounds, rows=20, columns=86, batch=1):
+    "One attention of the published size with dropout, there and back; without dropout both must be the same"
+    layer, n = CausalAttention2d(258, 514, 128, 8, dropout=0.1).train(), rows * columns
+    query, key = torch.randn(batch, 258, rows, columns), torch.randn(batch, 514, rows, columns)
 
-    def plain():
+    def plain(dropout=0.1):
         q, k, v = map(layer.heads, (layer.query(query), layer.key(key), layer.value(key)))
         scores = q @ k.mT / q.shape[-1] ** 0.5
-        weights = scores.masked_fill(torch.ones(1720, 1720, dtype=torch.bool).triu(1), -1e4).softmax(-1)
-        return torch.nn.functional.dropout(weights, 0.1) @ v
+        weights = scores.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -1e4).softmax(-1)
+        return torch.nn.functional.dropout(weights, dropout) @ v
 
-    run = (lambda: plain().sum().backward()) if way == "plain" else (lambda: layer(query, key).sum().backward())
-    run()
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return median(times)
+    (ours, reference), _ = interleaved(
+        lambda: layer(query, key).sum().backward(), lambda: plain().sum().backward(), rounds=rounds)
+    work = flops_of(lambda: plain().sum().backward())
+    with torch.no_grad():
+        exact = layer.eval()(query, key).flatten(2)
+        same = difference(exact, plain(0).mT.reshape(exact.shape))
+    return row(f"attention {rows}x{columns} with dropout, there and back, in blocks of queries", ours, "all weights in memory",
+               reference, "s", f"without dropout: {same}", share(ours, flops=work))
 
 
-def _training_step(precision, batch=8):
-    "Seconds of one training step of the quick prior under autocast"
+def _two_ways(model, batch, rounds, rows, **how):
+    "A part of a map of a batch by torch calls and by the compiled function, a sample"
+    cond, shape = torch.arange(batch) % model.config.n_classes, model.config.map_shape
+    init, mask = torch.zeros(batch, *shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
+    mask[:rows] = True
+
+    def draw(megabytes):
+        before, pixelsnail.COMPILED_MB = pixelsnail.COMPILED_MB, megabytes
+        try:
+            return model.sample_codes(cond, list(range(batch)), init=init, mask=mask, **how)
+        finally:
+            pixelsnail.COMPILED_MB = before
+
+    (ours, reference), codes = interleaved(lambda: draw(math.inf), lambda: draw(0), rounds=rounds)
+    products = _weights_read(model)[0] / 2 * rows * shape[1] * (2 if "guidance" in how else 1)
+    return row(f"foley prior, {rows} rows of {shape[1]}, batch {batch}{', guided' if how else ''}, one compiled function, a sample",
+               ours / batch, "torch calls", reference / batch, "s", f"codes {_same(*codes)}", share(ours / batch, flops=products))
+
+
+def _same(a, b):
+    return "equal, all of them" if torch.equal(a, b) else f"differ: {int((a != b).sum())} of {a.numel()}"
+
+
+@torch.inference_mode()
+def _map(name, settings, heights, rounds, warm):
+    "A whole map, alone and in a batch of eight, and the weights that it reads"
+    model = PixelSNAIL(PixelSNAILConfig(**settings)).eval()
+    (h, w), k = model.config.map_shape, model.config
+    cond, codes = torch.arange(8) % k.n_classes, torch.randint(k.n_codes, (1, *k.map_shape))
+    prefixes = [lambda n=n: model(codes[:, :n], cond[:1]) for n in heights]
+    draw = lambda n, **how: model.sample_codes(cond[:n], list(range(n)), **how)  # noqa: E731
+    (one, eight, *parts), (alone, batch, *_) = interleaved(
+        lambda: draw(1), lambda: draw(8), *prefixes, rounds=rounds, warm=warm)
+    curve = np.polyfit(heights, parts, min(2, len(heights) - 1))
+    plain = float(w * np.polyval(curve, np.arange(1, h + 1)).sum())
+    positions, (read, whole) = h * w, _weights_read(model)
+    likely = draw(1, top_k=1)
+    forward = model(likely, cond[:1])
+    found = _same(forward.argmax(1), likely)
+    yield row(f"{name} map, batch 1", one, f"recomputing the prefix, extrapolated from {', '.join(map(str, heights))} rows", plain, "s",
+              f"likeliest codes and those of one forward over them {found}", share(one, read=read * positions))
+    yield row(f"{name} map, batch 8, a sample", eight / 8, "batch 1 of the row above", one, "s",
+              f"codes of the first map {_same(alone[:1], batch[:1])}", share(eight / 8, flops=read / 2 * positions))
+    yield row(f"{name} map, weights read", read * positions / 1e9, "all taps at every position", whole * positions / 1e9, "GB")
+
+
+def benchmarks(published=True, rounds=3, rows=8, quick=QUICK, foley=FOLEY, attention=(20, 86), rows_at_once={}):
+    "Rows, see `_measure.row`; tests take smaller settings"
     torch.manual_seed(0)
-    model = PixelSNAIL(PixelSNAILConfig(**QUICK, attention_dropout=0.)).train()
-    codes, cond = torch.randint(512, (batch, *model.config.code_shape)), torch.arange(batch)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-
-    def step():
-        with torch.autocast("cpu", dtype=precision or torch.bfloat16, enabled=precision is not None):
-            logits = model(codes, cond)
-        torch.nn.functional.cross_entropy(logits.float(), codes).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    step()
-    return _timed(step, 4)[0]
-
-
-def benchmarks(published=True):
-    "Rows of name, ours, plain, ratio (plain / ours), unit and note"
-    rows, gbytes = [], _bandwidth()
-    torch.manual_seed(0)
-    ours, plain = _rows_at_once()
-    rows.append(dict(name="causal convolutions of one position", ours=ours, plain=plain, ratio=plain / ours, unit="ms",
-                     note="ours: the rows above in one product a row; plain: all taps at every position"))
-    single, half = _training_step(None), _training_step(torch.bfloat16)
-    able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    rows.append(dict(name="training step, quick 10x43, bf16", ours=half, plain=single, ratio=single / half, unit="s",
-                     note=f"plain: float32; this processor {'has' if able else 'does not have'} bf16 products"))
-    ours, plain = _attention("ours"), _attention("plain")
-    rows.append(dict(name="attention 20x86 with dropout, there and back", ours=ours, plain=plain, ratio=plain / ours, unit="s",
-                     note="ours: blocks of queries, computed again on the way back; plain: all weights in memory; processor time"))
-    foley = PixelSNAIL(PixelSNAILConfig(**FOLEY)).eval()
+    found = [_rows_at_once(rounds, **rows_at_once), _training_step(rounds, quick), _attention(rounds, *attention)]
+    prior = PixelSNAIL(PixelSNAILConfig(**foley)).eval()
     for batch, how in ((1, {}), (8, {}), (8, dict(guidance=3.0, top_p=0.9))):
-        plain, ours, same = _two_ways(foley, batch, rows=8, **how)
-        rows.append(dict(name=f"foley prior, 8 rows of 86, batch {batch}{', guided' if how else ''}, a sample", ours=ours, plain=plain,
-                         ratio=plain / ours, unit="s", exact=same, note="ours: one compiled function; plain: torch calls; processor time"))
-    for name, settings, heights in (("quick 10x43", QUICK, (2, 5, 10)), ("published 20x86", PUBLISHED, (1, 4, 8))):
-        if name.startswith("published") and not published:
-            continue
-        model = PixelSNAIL(PixelSNAILConfig(**settings)).eval()
-        (wall, cpu), (plain, plain_cpu) = _ours(model, 1), _plain(model, 1, heights)
-        positions, read = math.prod(model.config.map_shape), _weights_read(model)
-        whole = 4e-6 * sum(p.numel() for n, p in model.named_parameters() if n.startswith(("blocks", "out")))
-        rows.append(dict(name=f"{name} map, batch 1", ours=wall, plain=plain, ratio=plain / wall, unit="s",
-                         share_of_bandwidth=read * positions / 1e3 / wall / gbytes,
-                         note=f"plain extrapolated from {heights} rows; processor time ratio {plain_cpu / cpu:.0f}; "
-                              f"reads {read:.0f} MB of weights a position, all of them are {whole:.0f} MB: reading all "
-                              f"once a position would take {whole * positions / 1e3 / gbytes:.0f} s at {gbytes:.1f} GB/s"))
-        eight, eight_cpu = _ours(model, 8)
-        rows.append(dict(name=f"{name} map, batch 8, a sample", ours=eight / 8, plain=wall, ratio=8 * wall / eight, unit="s",
-                         note=f"plain: batch 1 of the row above; processor time ratio {8 * cpu / eight_cpu:.1f}"))
-    return rows
-
-
-if __name__ == "__main__":
-    for row in benchmarks():
-        print(row)
+        found.append(_two_ways(prior, batch, rounds, rows, **how))
+    found += _map("quick 10x43", quick, (2, 5, 10), rounds, True)
+    if published:
+        found += _map("published 20x86", PUBLISHED, (1, 4, 8), 2, False)
+    return found

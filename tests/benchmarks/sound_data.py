@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from _measure import OWN_LENGTH, difference, interleaved, row, share
 from torch.utils.data import DataLoader
 
 from foleybook.audio_features import MelConfig, fit_length, log_mel, read_audio
@@ -29,17 +30,13 @@ class Plain(torch.utils.data.Dataset):
         return log_mel(fit_length(x, round(SECONDS * MEL.sample_rate), "loop"), MEL)[0], self.labels[i]
 
 
-def _rate(loader, at_least=0.0):
-    "Processor time per item, ms: one pass, or passes that take `at_least` seconds together"
-    start, items = time.process_time(), 0
-    while True:
-        items += sum(len(x) for x, *_ in loader)
-        if time.process_time() - start >= at_least:
-            return (time.process_time() - start) / items * 1e3
-
-
-def _row(name, ours, plain, note):
-    return dict(name=name, ours=ours, plain=plain, ratio=plain / ours, unit="ms/item", note=note)
+def _passes(loader, n=1):
+    "Some passes over a loader; how many items and bytes"
+    items = size = 0
+    for _ in range(n):
+        for x, *_ in loader:
+            items, size = items + len(x), size + x.nbytes
+    return items, size
 
 
 def _recordings(folder, n):
@@ -50,57 +47,74 @@ def _recordings(folder, n):
     return make_procedural(folder, n=max(1, n // len(PROCEDURAL)), seconds=5.0, sample_rate=44100), "procedural"
 
 
-def _one_more(table, folder):
-    "Seconds of wall time to build a cache of all clips but one, to add that one, and to open it again"
-    took, part = [], table.subset(range(len(table) - 1))
-    for clips in (part, table, table):
-        start = time.perf_counter()
-        MelCache.build(clips, MEL, SECONDS, folder, n_jobs=1, progress=False)
-        took.append(time.perf_counter() - start)
-    return took
+def _built(table, folder):
+    return MelCache.build(table, MEL, SECONDS, folder, n_jobs=1, progress=False)
 
 
-def benchmarks(n=80):
-    "Rows of name, ours, plain, ratio (plain / ours), unit and note"
-    threads, rows = torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            table, what = _recordings(Path(folder) / "made", n)
-            plain = _rate(DataLoader(Plain(table), BATCH, shuffle=True))
-            start = time.process_time()
-            cache = MelCache.build(table, MEL, SECONDS, folder, n_jobs=1, progress=False)
-            once = (time.process_time() - start) / len(table) * 1e3
-            for name, frames in (("whole clips", None), ("crops of 160 frames", 160)):
-                ours = _rate(mel_dls(cache, bs=BATCH, frames=frames, device="cpu").train, 0.5)
-                note = f"{1e3 / ours:.0f} against {1e3 / plain:.0f} items/s of {what}; plain decodes each time"
-                rows.append(_row(f"mel loader, {name}", ours, plain, note))
-            rows.append(_row("mel cache, first build", once, plain, "paid once: back after the first epoch"))
-            many, _ = _recordings(Path(folder) / "many", 400)
-            whole, added, again = (1e3 * t for t in _one_more(many, Path(folder) / "one"))
-            for name, took in (("one clip more", added), ("nothing new", again)):
-                note = f"{len(many)} clips; plain: computing the set; ms of wall time"
-                rows.append(dict(_row(f"mel cache, {name}", took, whole, note), unit="ms/set"))
-            made = dict(cache_dir=folder, device="cpu", n=BATCH * 50, progress=False)
-            ours = _rate(wave_dls(table, 22050, 8192 / 22050, BATCH, **made).train, 0.5)
-            start = time.process_time()
-            for f in table.files():
-                read_audio(f, 22050)
-            plain = (time.process_time() - start) / len(table) * 1e3
-            rows.append(_row("wave loader, crops of 8192", ours, plain, "plain decodes and resamples each time"))
-        for kind in PROCEDURAL:
-            procedural_sound(kind, SECONDS)
-            start = time.process_time()
-            for seed in range(5):
-                procedural_sound(kind, SECONDS, seed=seed)
-            took = (time.process_time() - start) / 5 * 1e3
-            rows.append(_row(f"procedural {kind}", took, SECONDS * 1e3, "plain: its own length, so x real time"))
-    finally:
-        torch.set_num_threads(threads)
-    return rows
+def _loaders(table, what, folder, rounds):
+    "Items of a loader over the cache, of all files decoded each time, and of the first build"
+    fresh, plain = iter(range(99)), DataLoader(Plain(table), BATCH, shuffle=True)
+    cache = _built(table, folder / "kept")
+    whole, crops = (mel_dls(cache, bs=BATCH, frames=frames, device="cpu").train for frames in (None, 160))
+    times, counts = interleaved(
+        lambda: _passes(whole, 10), lambda: _passes(crops, 10), lambda: _built(table, folder / f"first{next(fresh)}"),
+        lambda: _passes(plain), rounds=rounds, warm=False)
+    few = range(min(len(table), 8))
+    same = difference(torch.stack([torch.as_tensor(cache.mels[i]) for i in few]), torch.stack([plain.dataset[i][0] for i in few]))
+    reference = f"decoding and computing at every access, {len(table)} {what} clips"
+    decoded = 1e3 * times[3] / counts[3][0]
+    for name, took, (items, size) in zip(("whole clips", "crops of 160 frames"), times, counts):
+        yield row(f"mel loader, {name}, an item", 1e3 * took / items, reference, decoded, exactness="clips: " + same,
+                  share=share(took, read=size))
+    yield row("mel cache, first build, an item", 1e3 * times[2] / len(table), reference, decoded, exactness="clips: " + same)
 
 
-if __name__ == "__main__":
-    for row in benchmarks():
-        print("{name:32} {ours:9.3f} {plain:9.3f} {unit:8} x{ratio:8.1f}  {note}".format(**row))
+def _one_more(table, what, folder, rounds):
+    "Wall time to compute a set, to add one clip to all others, and to open it again"
+    fresh, part, names = iter(range(99)), table.subset(range(len(table) - 1)), []
+
+    def new():
+        names.append(folder / f"set{next(fresh)}")
+        return _built(table, names[-1])
+
+    for k in range(rounds):
+        _built(part, folder / f"part{k}")
+    parts = iter(range(rounds))
+    (added, again, whole), (a, _, b) = interleaved(
+        lambda: _built(table, folder / f"part{next(parts)}"), lambda: _built(table, folder / "part0"), new,
+        rounds=rounds, warm=False, clock=time.perf_counter)
+    same, reference = difference(torch.as_tensor(a.mels[:]), torch.as_tensor(b.mels[:])), "computing the whole set"
+    for name, took in (("one clip more", added), ("nothing new", again)):
+        yield row(f"mel cache of {len(table)} {what} clips, {name}, wall time", 1e3 * took, reference, 1e3 * whole, exactness=same)
+
+
+def _waves(table, what, folder, rounds):
+    "Random crops of cached waveforms against decoding each file"
+    dls = wave_dls(table, 22050, 8192 / 22050, BATCH, cache_dir=folder, device="cpu", n=BATCH * 50, progress=False)
+    (ours, plain), ((items, size), _) = interleaved(
+        lambda: _passes(dls.train), lambda: [read_audio(f, 22050) for f in table.files()], rounds=rounds)
+    clip = trim_silence(read_audio(table.files()[0], 22050)[0], 22050)
+    cached = torch.from_numpy(dls.cache.waves[0] / 32767).float()
+    return row("wave loader, crops of 8192, an item", 1e3 * ours / items, f"decoding and resampling, {len(table)} {what} clips",
+               1e3 * plain / len(table), exactness="clip of 16 bits: " + difference(cached, fit_length(clip, len(cached), "loop")[0]),
+               share=share(ours, read=size))
+
+
+def _procedural(rounds):
+    "Making each kind of sound"
+    for kind in PROCEDURAL:
+        seeds = iter(range(99))
+        (took,), (first,) = interleaved(lambda: procedural_sound(kind, SECONDS, seed=next(seeds)), rounds=rounds)
+        again = difference(procedural_sound(kind, SECONDS, seed=0), first)
+        yield row(f"procedural {kind}, {SECONDS:g} s", 1e3 * took, OWN_LENGTH, 1e3 * SECONDS, exactness=f"same seed: {again}")
+
+
+def benchmarks(n=80, many=400, rounds=3):
+    "Rows, see `_measure.row`; loaders over `n` clips, a set of `many`"
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = Path(folder)
+        table, what = _recordings(folder / "made", n)
+        rows = [*_loaders(table, what, folder, rounds), _waves(table, what, folder, rounds)]
+        rows += _one_more(*_recordings(folder / "many", many), folder / "sets", rounds)
+    return rows + [*_procedural(5)]

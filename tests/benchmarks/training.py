@@ -1,6 +1,6 @@
-"""What a training step costs besides the network: optimiser, averaged weights and log, beside the plain way in the same run.
+"""What a training step costs besides the network: optimiser, averaged weights and log, and what is left of it in a whole step.
 
-Processor time, alternating between both ways, medians. The share of the step is that of the whole step of a small PixelSNAIL.
+Both ways train a small PixelSNAIL without dropout on the same batches, so that their weights can be compared in the end.
 """
 import tempfile
 import time
@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from _measure import difference, flops_of, interleaved, row, share
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -51,16 +52,16 @@ class PlainLog(Callback):
     def after_batch(self): self.rows.append((self.train_iter, self.loss.item(), self.opt.hypers[-1]["lr"]))
 
 
-def _learner(folder, batch, plain):
+def _learner(folder, batch, plain, settings):
     "A small PixelSNAIL on random codes, and a clock on what is not the network"
     torch.manual_seed(0)
-    codes = torch.randint(512, (64, *SMALL["code_shape"]))
+    codes = torch.randint(512, (64, *settings["code_shape"]))
     items = [(c, torch.tensor(i % 10), c) for i, c in enumerate(codes)]
     loader = partial(DataLoader, num_workers=0, n_inp=2)
-    dls = DataLoaders(StepDL(loader(items, bs=batch, shuffle=True), 8), loader(items[:1], bs=1), device=torch.device("cpu"))
+    dls = DataLoaders(StepDL(loader(items, bs=batch), 8), loader(items[:1], bs=1), device=torch.device("cpu"))
     cbs = [PlainEMA(), PlainLog()] if plain else [EMA(.999), History(folder, 10)]
     opt = partial(OptimWrapper, opt=torch.optim.AdamW, **(dict(foreach=False) if plain else dict(fused=True)))
-    learn = StepLearner(dls, PixelSNAIL(PixelSNAILConfig(**SMALL)), torch.nn.CrossEntropyLoss(), opt_func=opt, lr=1e-3,
+    learn = StepLearner(dls, PixelSNAIL(PixelSNAILConfig(**settings)), torch.nn.CrossEntropyLoss(), opt_func=opt, lr=1e-3,
                         cbs=[StepEpochs(), MixedPrecision("float32"), GradientClip(1.), *cbs])
     learn.create_opt()
     clock = Clock()
@@ -70,24 +71,32 @@ def _learner(folder, batch, plain):
     return learn, clock
 
 
-def benchmarks(rounds=3):
-    "Rows of name, ours, plain, ratio (plain / ours), unit and note"
-    rows, folder = [], Path(tempfile.mkdtemp())
-    for batch in (1, 8):
-        ways, spent = [_learner(folder, batch, plain) for plain in (False, True)], ([], [], [])
-        for _ in range(rounds):
-            for k, (learn, clock) in enumerate(ways):
-                clock.spent, began = 0., time.process_time()
-                with learn.no_bar(), learn.no_logging(): learn.fit(1)
-                spent[k].append(clock.spent / 8)
-                if not k: spent[2].append((time.process_time() - began) / 8)
-        ours, plain, step = map(median, spent)
-        rows.append(dict(name=f"optimiser, EMA and log of a small PixelSNAIL step, batch {batch}", ours=1e3 * ours, plain=1e3 * plain,
-                         ratio=plain / ours, unit="ms", share_of_step=ours / step,
-                         note=f"step {1e3 * step:.0f} ms; plain: AdamW and average tensor by tensor, a number from the device each step"))
+def _fit(learn, clock, spent):
+    "Eight steps; time spent outside the network goes to `spent`"
+    clock.spent = 0.
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    spent.append(1e3 * clock.spent / 8)
+    return torch.cat([p.detach().flatten().clone() for p in learn.model.parameters()])
+
+
+def _step(batch, settings):
+    "A step forward and back of the network alone"
+    model = PixelSNAIL(PixelSNAILConfig(**settings)).train()
+    codes, cond = torch.randint(512, (batch, *settings["code_shape"])), torch.arange(batch)
+    return lambda: torch.nn.functional.cross_entropy(model(codes, cond), codes).backward()
+
+
+def benchmarks(rounds=3, batches=(1, 8), settings=SMALL):
+    "Rows, see `_measure.row`"
+    rows = []
+    for batch in batches:
+        with tempfile.TemporaryDirectory() as folder:
+            ways, spent = [_learner(Path(folder), batch, plain, settings) for plain in (False, True)], ([], [])
+            wholes, weights = interleaved(*(partial(_fit, *way, log) for way, log in zip(ways, spent)), rounds=rounds)
+        (ours, plain), (whole, plain_whole) = (median(log[1:]) for log in spent), (1e3 * t / 8 for t in wholes)
+        same = "weights after eight steps: " + difference(*weights)
+        rows.append(row(f"optimiser, EMA and log of a small PixelSNAIL step, batch {batch}", ours,
+                        "AdamW and average tensor by tensor, a number from the device each step", plain, exactness=same))
+        rows.append(row(f"whole step of that PixelSNAIL, batch {batch}", whole, "the same step with the parts of the row above",
+                        plain_whole, exactness=same, share=share(whole / 1e3, flops=flops_of(_step(batch, settings)))))
     return rows
-
-
-if __name__ == "__main__":
-    for row in benchmarks():
-        print(row)

@@ -1,29 +1,17 @@
-"""Vocoders on one core: ours against the plain formulation, in CPU seconds of the same run."""
+"Vocoders on one core: ours against the plain formulation"
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from _measure import OWN_LENGTH, difference, flops_of, interleaved, row, share
 from torch import nn
 
 from foleybook import vocoders as V
 
 SECONDS = 4.0
-
-
-def cpu_seconds(*functions, rounds=3):
-    "Best CPU time of each function, measured in turns"
-    best = [float("inf")] * len(functions)
-    for f in functions:
-        f()
-    for _ in range(rounds):
-        for i, f in enumerate(functions):
-            start = time.process_time()
-            f()
-            best[i] = min(best[i], time.process_time() - start)
-    return best
+PLAIN = "plain layers with weight norm on"
 
 
 def plain_activation(self, x):
@@ -56,87 +44,78 @@ def plain():
             cls.forward = f
 
 
-def row(what, ours, reference, versus):
-    return {"what": what, "seconds": ours, "times real time": SECONDS / ours, versus: reference / ours}
-
-
-def ten_minutes():
+def ten_minutes(seconds=600):
     "CPU seconds and peak memory (MB) of a fresh process that renders ten minutes"
+    frames = round(seconds * 22050 / 256)
     code = ("import time, torch\ntorch.set_num_threads(1)\nfrom foleybook.vocoders import *\n"
-            "v = ISTFTVocoder(ISTFTConfig()).eval()\nm = torch.full((1, 80, 51680), -5.)\ns = time.process_time()\n"
+            f"v = ISTFTVocoder(ISTFTConfig()).eval()\nm = torch.full((1, 80, {frames}), -5.)\ns = time.process_time()\n"
             "y = v.vocode(m)\nprint(time.process_time() - s)\n"
             "print([l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0])")
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    seconds, kilobytes = (float(v) for v in out.split()[-2:])
-    return seconds, kilobytes / 1024
+    took, kilobytes = (float(v) for v in out.split()[-2:])
+    job = f"{seconds / 60:g} minutes by the default vocoder, a fresh process"
+    yield row(job, took, OWN_LENGTH, seconds, "s")
+    yield row(f"{job}, peak memory", kilobytes / 1024, None, None, "MB")
 
 
-def benchmarks():
-    "Rows of numbers"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    try:
-        with torch.inference_mode():
-            yield from rows()
-    finally:
-        torch.set_num_threads(threads)
-    seconds, megabytes = ten_minutes()
-    yield {"what": "ten minutes by the default vocoder", "seconds": seconds, "times real time": 600 / seconds,
-           "peak MB of the process": megabytes}
-
-
-def bf16(name, model, mel, plain):
+def bf16(name, model, mel, plain, rounds):
     "What half the bits gain, and what they cost in decibels; and whether the probe finds that out by itself"
-    exact, near = model.vocode(mel), model.vocode(mel, precision="bf16")
+    (fast, reference), (near, _) = interleaved(lambda: model.vocode(mel, precision="bf16"), plain, rounds=rounds)
+    exact = model.vocode(mel)
     decibels = 10 * (exact.square().sum() / (exact - near).square().sum()).log10().item()
-    fast, reference = cpu_seconds(lambda: model.vocode(mel, precision="bf16"), plain)
-    yield row(f"{name}, bf16", fast, reference, "times plain with weight norm on") | {
-        "signal to error, dB": decibels, "chosen by 'auto'": model.takes_bf16("auto")}
+    chosen = "" if model.takes_bf16("auto") else "not "
+    return row(f"{name}, bf16, {chosen}chosen by 'auto'", fast, PLAIN, reference, "s", f"signal to error {decibels:.0f} dB",
+               share(fast, flops=flops_of(lambda: model(mel)), dtype=torch.bfloat16))
 
 
-def pieces(name, model, mel):
+def pieces(name, model, mel, rounds):
     "A clip in one piece, and in pieces of 256 frames"
-    assert torch.allclose(model.vocode(mel), model.vocode(mel, chunk=256), atol=1e-4), name
-    whole, cut = cpu_seconds(lambda: model.vocode(mel), lambda: model.vocode(mel, chunk=256), rounds=5)
-    yield row(f"{name}, a clip in one piece", whole, cut, "times pieces of 256 frames")
+    (whole, cut), results = interleaved(lambda: model.vocode(mel), lambda: model.vocode(mel, chunk=256), rounds=rounds)
+    assert torch.allclose(*results, atol=1e-4), name
+    return row(f"{name}, a clip in one piece", whole, "pieces of 256 frames", cut, "s", difference(*results),
+               share(whole, flops=flops_of(lambda: model(mel))))
 
 
-def rows():
-    mel = torch.randn(1, 80, round(SECONDS * 22050 / 256)) - 5
+KINDS = {"HiFi-GAN V1": lambda: V.HiFiGAN(V.HiFiGANConfig.v1()), "HiFi-GAN V2": lambda: V.HiFiGAN(V.HiFiGANConfig.v2()),
+         "HiFi-GAN V3": lambda: V.HiFiGAN(V.HiFiGANConfig.v3()), "MelGAN": lambda: V.MelGAN(V.MelGANConfig()),
+         "BigVGAN base": lambda: V.BigVGAN(V.BigVGANConfig())}
 
-    def plainly(model, mel=mel):
-        def run():
-            with plain():
-                return model(mel)
 
-        return run
+def pair(make):
+    "The model with weight norm on, and the same model folded"
+    normed, folded = make().eval(), make().eval()
+    folded.load_state_dict(normed.state_dict())
+    return normed, V.fold_weight_norm(folded)
 
-    def pair(make):
-        "The model with weight norm on, and the same model folded"
-        normed, folded = make().eval(), make().eval()
-        folded.load_state_dict(normed.state_dict())
-        return normed, V.fold_weight_norm(folded)
+
+def kind(name, mel, rounds):
+    "Rows of one kind of vocoder"
+    normed, folded = pair(KINDS[name])
+
+    def plainly():
+        with plain():
+            return normed(mel)
 
     default = V.ISTFTVocoder(V.ISTFTConfig()).eval()
-    kinds = {"HiFi-GAN V1": lambda: V.HiFiGAN(V.HiFiGANConfig.v1()),
-             "HiFi-GAN V2": lambda: V.HiFiGAN(V.HiFiGANConfig.v2()),
-             "HiFi-GAN V3": lambda: V.HiFiGAN(V.HiFiGANConfig.v3()), "MelGAN": lambda: V.MelGAN(V.MelGANConfig()),
-             "BigVGAN base": lambda: V.BigVGAN(V.BigVGANConfig())}
-    for name, make in kinds.items():
-        normed, folded = pair(make)
-        assert torch.allclose(folded(mel[..., :20]), plainly(normed, mel[..., :20])(), atol=1e-5), name
-        fast, reference, istft = cpu_seconds(lambda: folded(mel), plainly(normed), lambda: default(mel))
-        yield row(name, fast, reference, "times plain with weight norm on")
-        if name in ("HiFi-GAN V2", "HiFi-GAN V3"):
-            yield from bf16(name, folded, mel, plainly(normed))
-        if name == "HiFi-GAN V1":
-            yield row("default (ISTFT head)", istft, fast, "times our HiFi-GAN V1")
-            yield from pieces("default (ISTFT head)", default, mel)
-        if name == "HiFi-GAN V2":
-            yield from pieces(name, folded, mel)
+    ways = [lambda: folded(mel), plainly, *([lambda: default(mel)] if name == "HiFi-GAN V1" else [])]
+    (fast, reference, *istft), results = interleaved(*ways, rounds=rounds)
+    assert torch.allclose(*results[:2], atol=1e-4), name
+    yield row(name, fast, PLAIN, reference, "s", difference(*results[:2]), share(fast, flops=flops_of(ways[0])))
+    yield row(f"{name}, beside its own length", fast, OWN_LENGTH, mel.shape[-1] * 256 / 22050, "s")
+    if name in ("HiFi-GAN V2", "HiFi-GAN V3"):
+        yield bf16(name, folded, mel, plainly, rounds)
+    if istft:
+        yield row("default (ISTFT head)", *istft, "our HiFi-GAN V1", fast, "s", share=share(*istft, flops=flops_of(ways[2])))
+        yield row("default (ISTFT head), beside its own length", *istft, OWN_LENGTH, mel.shape[-1] * 256 / 22050, "s")
+        yield pieces("default (ISTFT head)", default, mel, rounds + 2)
+    if name == "HiFi-GAN V2":
+        yield pieces(name, folded, mel, rounds + 2)
 
 
-if __name__ == "__main__":
-    for r in benchmarks():
-        print({k: round(v, 3) if isinstance(v, float) else v for k, v in r.items()}, flush=True)
+def benchmarks(seconds=SECONDS, kinds=tuple(KINDS), rounds=3, long=600):
+    "Rows, see `_measure.row`; clips of `seconds`, and a sound of `long` seconds"
+    torch.manual_seed(0)
+    mel = torch.randn(1, 80, round(seconds * 22050 / 256)) - 5
+    with torch.inference_mode():
+        rows = [r for name in kinds for r in kind(name, mel, rounds)]
+    return [*rows, *ten_minutes(long)]
