@@ -11,6 +11,7 @@ import torch
 
 from foleybook.audio_features import MelConfig
 from foleybook.codebooks import VQVAE, Cascade, PriorConfig, UnigramPrior, VQVAEConfig
+from foleybook.multitier_rnn import AudioTier, AudioTierConfig
 from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 
@@ -47,6 +48,11 @@ def test_a_sound_costs_no_library_of_training(cascades, name):
     assert imported(f"import foleybook as fb; fb.load({str(cascades / name)!r}).sample('rain', seed=1, progress=False)") == []
 
 
+def test_nor_does_a_network_of_samples(tmp_path):
+    AudioTier(AudioTierConfig(hidden_size=8, n_layers=1, sample_rate=8000)).save_pretrained(tmp_path)
+    assert imported(f"import foleybook as fb; fb.load({str(tmp_path)!r}).sample(seed=1, seconds=0.1, progress=False)") == []
+
+
 @pytest.mark.parametrize("name", ["unigram", "pixelsnail"])
 def test_nor_does_the_verb(cascades, name, tmp_path):
     words = ["sample", str(cascades / name), "--out", str(tmp_path / name), "--per-class", "1", "--quiet"]
@@ -60,7 +66,7 @@ def test_a_learner_brings_them():
                                                             "LoopRecipe().opt_func(); LoopRecipe().check()"))
 
 
-@pytest.mark.parametrize("room", ["recipes", "vocoders", "codebooks", "pixelsnail"])
+@pytest.mark.parametrize("room", ["recipes", "vocoders", "codebooks", "pixelsnail", "multitier_rnn"])
 def test_annotations_can_be_shown(room):
     "What is imported inside a function is no annotation: the pages of the site evaluate those"
     module = importlib.import_module(f"foleybook.{room}")
