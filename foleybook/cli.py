@@ -194,7 +194,7 @@ def train(
 
 # %% ../nbs/cli.ipynb #cba43590
 def _peak():
-    from foleybook.training import peak_memory_mb
+    from foleybook.generator import peak_memory_mb
     return peak_memory_mb()
 
 # %% ../nbs/cli.ipynb #7a0c3e81

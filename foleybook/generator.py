@@ -13,7 +13,7 @@ from typing import NamedTuple
 # %% auto #0
 __all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
            'class_numbers', 'Pretrained', 'model_class', 'Generator', 'mask_samples', 'Request', 'Pipeline',
-           'playground']
+           'peak_memory_mb', 'playground']
 
 # %% ../nbs/generator.ipynb #d5b05da5
 import numpy as np, torch
@@ -828,6 +828,16 @@ def model_card(self:Pipeline) -> str: # markdown
     rows = [f'| {name} | {type(p).__name__} | {p.licence} | {p.card.get("data", "unknown")} |' for name, p in self.parts().items()]
     table = ['', '## Parts', '', '| part | model | licence | data |', '|---|---|---|---|', *rows, '']
     return Pretrained.model_card(self) + '\n'.join(table)
+
+# %% ../nbs/generator.ipynb #b1f42224
+def peak_memory_mb(
+    device='cpu', # 'cuda' for the GPU's peak
+) -> float: # MB
+    "The most memory this process has held"
+    if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
 # %% ../nbs/generator.ipynb #028c6af7
 def _knobs(model):

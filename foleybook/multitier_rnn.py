@@ -14,15 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 import numpy as np, torch
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .audio_features import mu_law_decode, mu_law_encode, read_audio
-from .data_sets import open_dataset
-from .sound_data import ClipTable, load_params, resample_params, split_table
-from .data_sets import open_dataset
 from .files import CheckpointError, load_strict, published_weights
 from .generator import Conditions, Generator, seed_everything
 from .recipes import LoopRecipe
@@ -335,13 +330,15 @@ class ParamClips:
 
     def __init__(
         self,
-        table: ClipTable,  # clips with `.params` files beside them, or named in a column `params`
+        table,  # `ClipTable`: clips with `.params` files beside them, or named in a column `params`
         controls: tuple,  # names of parameters, values in 0..1
         sample_rate: int,  # Hz
         length: int,  # samples in an item
         channels: int = 256,  # mu-law levels
         items: int = 1000,  # stretches in one pass
     ):
+        from foleybook.sound_data import load_params, resample_params
+
         self.length, self.channels, self.items, self.clips = length, channels, items, []
         named = [table.root / p for p in table.df.params] if "params" in table.df else None
         beside = [f.with_suffix(".params") for f in table.files()]
@@ -379,8 +376,13 @@ class AudioTierRecipe(LoopRecipe):
                                controls=("rate",))),
     }
 
-    def dataloaders(self, data) -> DataLoaders:
-        "Stretches of the clips of a table or folder"
+    def dataloaders(self, data):
+        "`DataLoaders` of stretches of the clips of a table or folder"
+        from fastai.data.core import DataLoaders
+        from fastai.data.load import DataLoader
+        from foleybook.data_sets import open_dataset
+        from foleybook.sound_data import ClipTable, split_table
+
         table = data if isinstance(data, ClipTable) else open_dataset(data)
         m = self.model
         clips = lambda rows, items: ParamClips(table.subset(rows), m.controls, m.sample_rate,

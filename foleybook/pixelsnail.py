@@ -19,16 +19,14 @@ __all__ = ['COMPILED_MB', 'causal_taps', 'above_taps', 'left_taps', 'TapConv2d',
            'DroppedAttention', 'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition',
            'EmbeddingCondition', 'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'draw_code', 'Affine',
            'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL', 'CompiledPixelSNAIL',
-           'turn_codes', 'TurnCodes', 'code_bits', 'held_out_bits', 'PixelSNAILRecipe', 'FoleyRecipe', 'published_key',
-           'published_config']
+           'turn_codes', 'augment_codes', 'code_bits', 'held_out_bits', 'PixelSNAILRecipe', 'FoleyRecipe',
+           'published_key', 'published_config']
 
 # %% ../nbs/05_pixelsnail.ipynb #153d9f7c
 #| code-fold: true
 import numpy as np
 import torch, torch.nn.functional as F
 from einops import rearrange
-from fastai.callback.core import Callback
-from fastai.data.core import DataLoaders
 from fastcore.basics import patch
 from llvmlite import ir
 from numba import njit, types
@@ -38,7 +36,6 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/05_pixelsnail.ipynb #b7fbc057
 #| code-fold: true
-from fastai.torch_core import rank_distrib
 from .audio_features import GriffinLim, Sounds
 from .files import (CheckpointError, load_strict, published_weights, read_json,
                              read_published,
@@ -46,9 +43,6 @@ from .files import (CheckpointError, load_strict, published_weights, read_json,
 from .generator import Conditions, ItemNoise, Pretrained
 from .recipes import LoopRecipe, Recipe
 from .settings import SettingsError
-from .data_sets import open_dataset
-from .sound_data import WaveCache
-from .training import unwrap
 from .vocoders import find_vocoder, ISTFTRecipe
 from .codebooks import (Cascade, CascadeRecipe, CodeError, CodePrior, CodeTable,
                                  VQVAERecipe, code_dls,
@@ -1449,29 +1443,32 @@ def turn_codes(
     return codes.gather(-1, index.expand_as(codes))
 
 # %% ../nbs/05_pixelsnail.ipynb #27779e0c
-class TurnCodes(Callback):
+def augment_codes(
+    turn:bool=True, # by a random number of columns; what leaves on the right enters on the left
+    noise:float=0., # share of read codes replaced by random ones; the targets stay as they are
+): # a fastai callback
     "Makes few clips go further: training maps are turned in time, some codes that are read replaced"
-    order = 5
-    def __init__(self,
-        turn:bool=True, # by a random number of columns; what leaves on the right enters on the left
-        noise:float=0., # share of read codes replaced by random ones; the targets stay as they are
-    ):
-        self.turn, self.noise = turn, noise
+    from fastai.callback.core import Callback
+    from foleybook.training import unwrap
 
-    def before_batch(self):
-        "Training batches only"
-        if not self.training:
-            return
-        codes, *rest = self.learn.xb
-        n, width = len(codes), codes.shape[-1]
-        if self.turn:
-            codes = turn_codes(codes, torch.randint(width, (n,), device=codes.device))
-        self.learn.yb = (codes,)
-        if self.noise:
-            other = torch.randint_like(codes, unwrap(self.model).config.n_codes)
-            at = torch.rand(codes.shape, device=codes.device) < self.noise
-            codes = torch.where(at, other, codes)
-        self.learn.xb = (codes, *rest)
+    class AugmentCodes(Callback):
+        order = 5
+
+        def before_batch(self):
+            if not self.training:
+                return
+            codes, *rest = self.learn.xb
+            n, width = len(codes), codes.shape[-1]
+            if turn:
+                codes = turn_codes(codes, torch.randint(width, (n,), device=codes.device))
+            self.learn.yb = (codes,)
+            if noise:
+                other = torch.randint_like(codes, unwrap(self.model).config.n_codes)
+                at = torch.rand(codes.shape, device=codes.device) < noise
+                codes = torch.where(at, other, codes)
+            self.learn.xb = (codes, *rest)
+
+    return AugmentCodes()
 
 # %% ../nbs/05_pixelsnail.ipynb #8d5f457c
 def code_bits(
@@ -1513,8 +1510,8 @@ class PixelSNAILRecipe(LoopRecipe):
             f"{data}: a prior learns from codes. Give a CodeTable or its folder (`encode_table`), or train a cascade recipe.")
         return data
 
-    def dataloaders(self, data)->DataLoaders:
-        "From a `CodeTable`, or the folder of one"
+    def dataloaders(self, data):
+        "`DataLoaders` from a `CodeTable`, or the folder of one"
         return code_dls(self.table(data), self.batch_size, self.seed, self.torch_device)
 
     def card(self, data)->dict:
@@ -1522,14 +1519,14 @@ class PixelSNAILRecipe(LoopRecipe):
         table = self.table(data)
         return super().card(table) | dict(labels=table.labels, seconds=table.seconds)
 
-    def build_model(self, dls:DataLoaders)->PixelSNAIL:
+    def build_model(self, dls)->PixelSNAIL:
         "A fresh model that fits its codes"
         t = dls.table
         return PixelSNAIL(replace(self.model, code_shape=t.code_shape, n_codes=t.n_codes, n_classes=len(t.labels), codebook_hash=t.codebook_hash))
 
     def loss_func(self): return nn.CrossEntropyLoss()
     def metrics(self)->list: return [code_bits]
-    def callbacks(self)->list: return [TurnCodes(self.turn, self.noise)] if self.turn or self.noise else []
+    def callbacks(self)->list: return [augment_codes(self.turn, self.noise)] if self.turn or self.noise else []
 
     def unused(self)->dict:
         "Codebook and vocoder are for previews only"
@@ -1538,6 +1535,8 @@ class PixelSNAILRecipe(LoopRecipe):
 
     def cascade(self, learn)->Cascade:
         "The prior in training, and what makes its codes audible"
+        from foleybook.training import unwrap
+
         if not self.codebook: raise SettingsError(
             f"audio_every={self.audio_every}: codes alone make no sound. Set codebook=FOLDER, or leave audio_every at 0.")
         book, table = Pretrained.from_pretrained(self.codebook, self.torch_device), learn.dls.table
@@ -1576,6 +1575,8 @@ PixelSNAILRecipe.presets = {
 #| code-fold: true
 def opened(data):
     "A checked `ClipTable`"
+    from foleybook.data_sets import open_dataset
+
     return open_dataset(data).check() if isinstance(data, (str, Path)) else data
 
 # %% ../nbs/05_pixelsnail.ipynb #8d033441
@@ -1600,6 +1601,9 @@ class FoleyRecipe(CascadeRecipe):
 
     def _train(self, data, out, resume, progress)->Cascade:
         "All stages, one after the other: `out` gets first_vocoder/, all of a cascade, and evaluation_set/"
+        from fastai.torch_core import rank_distrib
+        from foleybook.sound_data import WaveCache
+
         say = print if progress and not rank_distrib() else lambda *_: None
         clips, folder = opened(data), self.vocoder or str(out/'first_vocoder')
         if not self.vocoder:

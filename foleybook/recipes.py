@@ -18,12 +18,6 @@ __all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'l
 # %% ../nbs/recipes.ipynb #5469ca18
 #| code-fold: true
 import torch
-from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import ParamScheduler
-from fastai.data.core import DataLoaders
-from fastai.learner import Learner
-from fastai.optimizer import OptimWrapper
-from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.imports import IN_NOTEBOOK
 from torch import nn
@@ -32,12 +26,8 @@ from torch import nn
 #| code-fold: true
 from .audio_features import Sounds
 from .files import CheckpointError, write_text
-from .generator import Generator, Pretrained, seed_everything
+from .generator import Generator, Pretrained, peak_memory_mb, seed_everything
 from .settings import SettingsError, changed, config_hash, from_plain, near, to_plain
-from .training import (AudioLogger, AutoPrecision, Checkpoint, EMA, GradientAccumulation,
-                                GradientClip, History, LineLogger, MixedPrecision, PRECISIONS, StepDL,
-                                StepEpochs, StepLearner, TrainingError, distributed,
-                                peak_memory_mb, unwrap)
 
 # %% ../nbs/recipes.ipynb #3156a3cb
 @dataclass
@@ -230,6 +220,8 @@ def train(self:Recipe,
     progress:bool=True, # say what is done
 ) -> nn.Module: # the trained model, in eval mode
     "Train, and save model and recipe to `out`"
+    from fastai.torch_core import rank_distrib
+
     self.check()
     model = self._train(data, Path(out), resume, progress)
     if not rank_distrib(): write_text(Path(out)/'recipe.json', json.dumps(self.to_dict(), indent=1) + '\n')
@@ -272,14 +264,14 @@ class LoopRecipe(Recipe):
 @patch
 def dataloaders(self:LoopRecipe,
     data, # a path, table or cache
-) -> DataLoaders: # training first, in batches of `batch_size`
+): # fastai `DataLoaders`, training first, in batches of `batch_size`
     "How data become batches: written by the family"
     raise TypeError(f"{type(self).__name__} has no dataloaders: a recipe must say how data become batches.")
 
 # %% ../nbs/recipes.ipynb #29245376
 @patch
 def build_model(self:LoopRecipe,
-    dls:DataLoaders, # to learn sizes and labels from
+    dls, # `DataLoaders`, to learn sizes and labels from
 ) -> nn.Module:
     "A fresh model: written by the family"
     raise TypeError(f"{type(self).__name__} has no build_model: a recipe must say what is trained.")
@@ -313,6 +305,8 @@ _LIMITS |= dict.fromkeys(('ema', 'warmup', 'lr_decay'), (0, 1))
 @patch
 def check(self:LoopRecipe) -> LoopRecipe: # itself
     "As `Recipe.check`; numbers in their range, words that are known"
+    from foleybook.training import PRECISIONS
+
     for name, (low, high) in _LIMITS.items():
         if not low <= getattr(self, name) <= high:
             raise SettingsError(f"{name}={getattr(self, name)!r} is not allowed. Give a number from {low} to {high}.")
@@ -339,6 +333,8 @@ def unused(self:LoopRecipe) -> dict: # name of a field -> what would have to be 
 @patch
 def opt_func(self:LoopRecipe): # f(parameters, lr) -> fastai optimizer
     "The fused ones where the device has them"
+    from fastai.optimizer import OptimWrapper
+
     given = dict(weight_decay=self.weight_decay, fused=self.torch_device.type in ('cpu', 'cuda'))
     if self.optimizer == 'sgd': return partial(OptimWrapper, opt=torch.optim.SGD, momentum=self.betas[0], **given)
     opt = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam)[self.optimizer]
@@ -358,9 +354,11 @@ def lr_at(self:LoopRecipe,
 # %% ../nbs/recipes.ipynb #0bc9dece
 @patch
 def fit(self:LoopRecipe,
-    learn:Learner, # from `learner`
+    learn, # `Learner` from `learner`
 ):
     "Run the schedule"
+    from fastai.callback.schedule import ParamScheduler
+
     epochs = self.plan[0]
     if self.schedule == 'one_cycle': return learn.fit_one_cycle(epochs, self.lr)
     learn.fit(epochs, self.lr, cbs=ParamScheduler({'lr': self.lr_at}))
@@ -369,8 +367,13 @@ def fit(self:LoopRecipe,
 @patch
 def learner(self:LoopRecipe,
     data, # what `dataloaders` takes, or ready `DataLoaders`
-) -> Learner:
+): # fastai `Learner`
     "Loaders, model, loss and callbacks, put together"
+    from fastai.callback.progress import ProgressCallback
+    from fastai.data.core import DataLoaders
+    from foleybook.training import (AutoPrecision, EMA, GradientAccumulation, GradientClip,
+                                    LineLogger, MixedPrecision, StepDL, StepEpochs, StepLearner)
+
     self.check()
     seed_everything(self.seed)
     dls = copy.copy(data if isinstance(data, DataLoaders) else self.dataloaders(data))
@@ -390,17 +393,21 @@ def learner(self:LoopRecipe,
 # %% ../nbs/recipes.ipynb #01548a43
 @patch
 def listen(self:LoopRecipe,
-    learn:Learner, # in training, or done
+    learn, # `Learner`, in training, or done
 ) -> Sounds:
     "What previews play: four sounds of the model, drawn from the same seeds each time"
+    from foleybook.training import unwrap
+
     return unwrap(learn.model).sample(n=4, seed=0, progress=False)
 
 # %% ../nbs/recipes.ipynb #09a50e55
 @patch
 def check_listen(self:LoopRecipe,
-    learn:Learner, # about to train
+    learn, # `Learner`, about to train
 ):
     "Raise a `SettingsError` if `listen` cannot work"
+    from foleybook.training import unwrap
+
     model = unwrap(learn.model)
     if type(self).listen is LoopRecipe.listen and not isinstance(model, Generator): raise SettingsError(
         f"audio_every={self.audio_every}: a {type(model).__name__} makes no sound. Leave audio_every at 0.")
@@ -410,6 +417,8 @@ def set_aside(
     out:Path, # folder of a run
 ):
     "Move the checkpoints and the history of an earlier run to `earlier_1`, `earlier_2` ...; nothing is deleted"
+    from fastai.torch_core import num_distrib, rank_distrib
+
     out = Path(out)
     there = [out/name for name in ('checkpoints', 'history.csv', 'samples') if (out/name).exists()]
     if there and not rank_distrib():
@@ -422,6 +431,9 @@ def set_aside(
 @patch
 def _train(self:LoopRecipe, data, out, resume, progress):
     "Train with checkpoints and history"
+    from fastai.callback.progress import ProgressCallback
+    from foleybook.training import AudioLogger, Checkpoint, History, TrainingError, distributed
+
     learn = self.learner(data)
     if not progress: learn.remove_cbs(ProgressCallback); learn.logger = lambda *_: None
     learn.add_cbs([History(out, self.log_every),
@@ -440,12 +452,15 @@ def _train(self:LoopRecipe, data, out, resume, progress):
 # %% ../nbs/recipes.ipynb #5d538687
 @patch
 def finish(self:LoopRecipe,
-    learn:Learner, # after training
+    learn, # `Learner`, after training
     data, # for the card
     out:Path, # where the model goes
     progress:bool=True, # say so
 ) -> nn.Module: # in eval mode
     "Averaged weights into the model, the model to disk"
+    from fastai.torch_core import rank_distrib
+    from foleybook.training import EMA, MixedPrecision, unwrap
+
     model, rec = unwrap(learn.model), learn.recorder
     for cb in learn.cbs:
         if isinstance(cb, EMA) and cb.average is not None: cb.swap()
@@ -466,7 +481,7 @@ def learner(
     recipe, # a `LoopRecipe`, or the name of a preset
     data, # what the recipe's `dataloaders` takes, or ready `DataLoaders`
     **overrides, # fields to change; nested ones as **{'model.width': 64}
-) -> Learner:
+): # fastai `Learner`
     "A `Learner` for a recipe: `learner('quick-vqvae', cache, lr=1e-3).fit_one_cycle(4)`"
     recipe = find_recipe(recipe, LoopRecipe) if isinstance(recipe, str) else recipe
     return recipe.override(overrides).learner(data) if overrides else recipe.learner(data)

@@ -10,7 +10,7 @@ __all__ = ['MPD_WIDTHS', 'MSD_WIDTHS', 'Conv1d', 'ConvTranspose1d', 'Vocoder', '
            'PeriodDiscriminator', 'MultiPeriodDiscriminator', 'ScaleDiscriminator', 'MultiScaleDiscriminator',
            'MelGANDiscriminator', 'stft_magnitude', 'SpectrumDiscriminator', 'MultiResolutionDiscriminator',
            'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss',
-           'spectral_energy_loss', 'WaveToMel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe',
+           'spectral_energy_loss', 'wave_to_mel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe',
            'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'copy_synthesis', 'render_file', 'find_vocoder',
            'MelGenerator']
 
@@ -22,23 +22,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor,nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from fastai.callback.core import Callback
 from fastcore.basics import patch
 from .audio_features import (fit_length, GriffinLim, log_mel, mel_centres, mel_filterbank,
                                       MelConfig, read_audio, Sounds, unclipped)
-from .sound_data import ClipTable, wave_dls, WaveCache
-from .data_sets import open_dataset
 from .files import CheckpointError, load_strict, published_weights, read_json
 from .generator import Conditions, Pipeline, Pretrained
 from .recipes import LoopRecipe
-from .training import AdversarialTraining, unwrap
 
 # %% ../nbs/03_vocoders.ipynb #5e23911b
 class Conv1d(nn.Conv1d):
@@ -1298,35 +1293,36 @@ def _spectral_distance(p, q, scale):
     return linear.mean() + ((p + 1e-4).log() - (q + 1e-4).log()).abs().mean()
 
 # %% ../nbs/03_vocoders.ipynb #f5f4476c
-class WaveToMel(Callback):
+def wave_to_mel(
+    mel:MelConfig, # front end of the vocoder
+    gain:tuple=(1., 1.), # range of the peak of each training crop; (1, 1): as they are
+    noise_frames:int=0, # above 0: two answers to every mel, in a noise of that length
+    remake=None, # f(log_mel) -> log_mel, to fine-tune on the mels of another model
+): # a fastai callback, `learn.wave_to_mel`
     "Turns a batch of waveforms into (log-mel, waveform); in training at a random loudness"
-    order = -20
+    from fastai.callback.core import Callback
 
-    def __init__(self,
-        mel:MelConfig, # front end of the vocoder
-        gain:tuple=(1., 1.), # range of the peak of each training crop; (1, 1): as they are
-        noise_frames:int=0, # above 0: two answers to every mel, in a noise of that length
-        remake=None, # f(log_mel) -> log_mel, to fine-tune on the mels of another model
-    ):
-        self.mel,self.gain,self.noise_frames,self.remake = mel,gain,noise_frames,remake
+    class WaveToMel(Callback):
+        order = -20
 
-    def before_batch(self):
-        "Replace the input by its log-mel"
-        x = self.xb[0].as_subclass(Tensor)
-        if self.training and self.gain != (1., 1.):
-            low,high = self.gain
-            peak = x.abs().amax((1, 2), keepdim=True).clamp_min(1e-2)
-            x = x * (low + (high - low) * torch.rand(len(x), 1, 1, device=x.device)) / peak
-        m = log_mel(x.squeeze(1), self.mel)[..., :x.shape[-1] // self.mel.hop_length]
-        if self.remake is not None:
-            with torch.no_grad():
-                m = self.remake(m)
-        self.learn.xb,self.learn.yb = (m,),(x,)
-        if self.training and self.noise_frames:
-            first = torch.randint(self.noise_frames, (len(x), 1), device=x.device)
-            low,high = self.noise_frames // 4,3 * self.noise_frames // 4
-            apart = torch.randint(low, high, (len(x), 1), device=x.device)
-            self.learn.xb = (m, torch.stack([first, first + apart]))
+        def before_batch(self):
+            x = self.xb[0].as_subclass(Tensor)
+            if self.training and gain != (1., 1.):
+                low,high = gain
+                peak = x.abs().amax((1, 2), keepdim=True).clamp_min(1e-2)
+                x = x * (low + (high - low) * torch.rand(len(x), 1, 1, device=x.device)) / peak
+            m = log_mel(x.squeeze(1), mel)[..., :x.shape[-1] // mel.hop_length]
+            if remake is not None:
+                with torch.no_grad():
+                    m = remake(m)
+            self.learn.xb,self.learn.yb = (m,),(x,)
+            if self.training and noise_frames:
+                first = torch.randint(noise_frames, (len(x), 1), device=x.device)
+                low,high = noise_frames // 4,3 * noise_frames // 4
+                apart = torch.randint(low, high, (len(x), 1), device=x.device)
+                self.learn.xb = (m, torch.stack([first, first + apart]))
+
+    return WaveToMel()
 
 # %% ../nbs/03_vocoders.ipynb #3db8de96
 @dataclass
@@ -1341,6 +1337,9 @@ class VocoderRecipe(LoopRecipe):
 
     def dataloaders(self, data):
         "Random crops of waveforms (b, 1, segment)"
+        from foleybook.data_sets import open_dataset
+        from foleybook.sound_data import ClipTable, wave_dls, WaveCache
+
         rate = self.model.mel.sample_rate
         if not isinstance(data, (ClipTable, WaveCache)): data = open_dataset(data)
         return wave_dls(data, rate, self.segment / rate, self.batch_size, clip_seconds=self.clip_seconds,
@@ -1360,6 +1359,8 @@ class VocoderRecipe(LoopRecipe):
 
     def listen(self, learn)->Sounds:
         "Up to two seconds of four held-out clips through the vocoder"
+        from foleybook.training import unwrap
+
         model,cache,rows = unwrap(learn.model).eval(),learn.dls.cache,learn.dls.valid_rows
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, 4).astype(int))]
         x = torch.from_numpy(np.array(cache.waves[rows, :2 * cache.sample_rate])) / 32768
@@ -1374,7 +1375,7 @@ class VocoderRecipe(LoopRecipe):
 
     def callbacks(self):
         "Waveforms to mels"
-        return [WaveToMel(self.model.mel, (self.peak_low, self.peak_high), remake=self.remaker())]
+        return [wave_to_mel(self.model.mel, (self.peak_low, self.peak_high), remake=self.remaker())]
 
 # %% ../nbs/03_vocoders.ipynb #7d33f083
 @dataclass
@@ -1412,7 +1413,7 @@ class ISTFTRecipe(VocoderRecipe):
 
     def callbacks(self):
         "Two answers to every mel, with different noise"
-        return [WaveToMel(self.model.mel, (self.peak_low, self.peak_high), self.model.noise_frames, self.remaker())]
+        return [wave_to_mel(self.model.mel, (self.peak_low, self.peak_high), self.model.noise_frames, self.remaker())]
 
 # %% ../nbs/03_vocoders.ipynb #7bc9d310
 class Jury(nn.Module):
@@ -1467,6 +1468,8 @@ class AdversarialRecipe(VocoderRecipe):
 
     def callbacks(self):
         "Mels in, discriminators on the waveforms"
+        from foleybook.training import AdversarialTraining
+
         game = AdversarialTraining(self.discriminators(), start=self.start,
             discriminator_loss=lambda real, fake: discriminator_loss(real.logits, fake.logits, self.adversarial),
             generator_losses=dict(adversarial=(1., lambda real, fake: generator_loss(fake.logits, self.adversarial)),
@@ -1547,6 +1550,8 @@ def copy_synthesis(
     audio:Tensor, # recordings, (n, 1, t) or (n, t)
 ): # pandas table, one row per vocoder
     "Render the log-mels of recordings and measure what is lost, mean over recordings"
+    import pandas as pd
+
     x,rows = audio.reshape(len(audio), 1, -1),[]
     for name,v in vocoders.items():
         mel,render = v.mel,getattr(v, 'vocode', v)

@@ -15,9 +15,9 @@ from foleybook.generator import Pretrained
 from foleybook.recipes import find_recipe
 from foleybook.vocoders import (BigVGAN, BigVGANConfig, Exportable, HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder,
                                 MelGAN, MelGANConfig, MelGANDiscriminator, MultiPeriodDiscriminator,
-                                MultiResolutionDiscriminator, MultiScaleDiscriminator, WaveToMel, copy_synthesis,
+                                MultiResolutionDiscriminator, MultiScaleDiscriminator, copy_synthesis,
                                 export_onnx, export_program, export_vocoder, find_vocoder, fold_weight_norm,
-                                melgan_mel, multi_resolution_stft_loss, render_file)
+                                melgan_mel, multi_resolution_stft_loss, render_file, wave_to_mel)
 
 TINY = dict(upsample_initial_channel=16)
 
@@ -341,9 +341,8 @@ def test_fine_tuning_reads_the_mels_of_another_model(tmp_path):
     recipe = find_recipe("quick-vocoder").override({"model.width": 16, "model.hidden": 16, "steps": 2, "epoch_steps": 2,
                                                     "batch_size": 2, "device": "cpu", "segment": 8192})
     learn = recipe.learner(cache)
-    for cb in learn.cbs:
-        if isinstance(cb, WaveToMel):
-            cb.remake = lambda m: blur.decode(blur.encode(m))
+    learn.remove_cb(learn.wave_to_mel)
+    learn.add_cb(wave_to_mel(recipe.model.mel, remake=lambda m: blur.decode(blur.encode(m))))
     recipe.fit(learn)
     assert blur.calls >= 2
 
