@@ -7,7 +7,7 @@ __all__ = ['VQVAE_PRESETS', 'CodeError', 'Quantized', 'nearest_code', 'check_cod
            'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch', 'MapEncoder', 'MapDecoder',
            'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'published_keys', 'CodeTable', 'encode_table',
            'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits', 'UnigramPrior', 'CascadeConfig',
-           'Cascade', 'VQLoss', 'CodebookUse', 'distance_db', 'VQVAERecipe', 'UnigramRecipe', 'train_stage',
+           'Cascade', 'VQLoss', 'codebook_use', 'distance_db', 'VQVAERecipe', 'UnigramRecipe', 'train_stage',
            'CascadeRecipe']
 
 # %% ../nbs/04_codebooks.ipynb #2c51ee82
@@ -23,15 +23,10 @@ from typing import ClassVar, NamedTuple
 
 # %% ../nbs/04_codebooks.ipynb #2f27dd13
 import numpy as np
-import pandas as pd
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
-from fastai.learner import Metric
-from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -424,15 +419,11 @@ class MapDecoder(nn.Module):
 # %% ../nbs/04_codebooks.ipynb #d8ca8496
 from . import __version__
 from .audio_features import GriffinLim, log_mel, MelConfig, Sounds, unclipped
-from .sound_data import mel_dls, MelCache, split_table
-from .data_sets import open_dataset
 from .vocoders import find_vocoder, MelGenerator
 from .files import (atomic_folder, CheckpointError, published_weights, read_json,
                              read_safetensors, write_safetensors, write_text)
 from .generator import class_numbers, Conditions, ItemNoise, Pretrained
 from .recipes import licence_of_parts, LoopRecipe, Recipe
-from .training import unwrap
-from .data_sets import open_dataset
 
 # %% ../nbs/04_codebooks.ipynb #92bcf095
 @dataclass
@@ -783,6 +774,8 @@ def load(cls:CodeTable,
     codebook:VQVAE|None=None, # must be the one that made the codes
 )->CodeTable:
     "Read a table of codes; `CodeError` when another codebook made it"
+    import pandas as pd
+
     about = read_json(Path(folder)/'codes.json')
     if codebook is not None and codebook.codebook_hash != about['codebook_hash']:
         raise CodeError(f"{folder}: codes of codebook {about['codebook_hash']}, given is {codebook.codebook_hash}. "
@@ -806,6 +799,8 @@ def encode_table(
     progress:bool=True, # show a bar
 )->CodeTable:
     "Encode every clip once"
+    from foleybook.sound_data import MelCache, split_table
+
     cache = data
     if not isinstance(data, MelCache): cache = MelCache.build(data, codebook.mel, seconds, cache_dir, progress=progress)
     codebook.mel.require(cache.mel, f'the cache {cache.path}')
@@ -827,8 +822,11 @@ def code_dls(
     bs:int=16, # maps in a batch
     seed:int=0, # order of the training maps
     device=None, # where batches go
-)->DataLoaders: # batches (codes (b, H, W), Conditions of b, codes (b, H, W)): two inputs and the target
+): # `DataLoaders` of (codes (b, H, W), Conditions of b, codes (b, H, W)): two inputs and the target
     "Loaders over code maps; the codes are input and target at once"
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+
     train, valid = table.train_idx, table.valid_idx or table.train_idx
     device = device or torch.device('cpu')
     def batch(index): return table.codes[index], table.conditions[index], table.codes[index]
@@ -1110,17 +1108,21 @@ class VQLoss:
         return out.loss
 
 # %% ../nbs/04_codebooks.ipynb #57e3fe05
-class CodebookUse(Metric):
+def codebook_use(
+    n_codes:int, # rows of the codebook
+): # a fastai metric
     "Share of the codes that the validation clips use"
-    name = 'codes_used'
-    def __init__(self,
-        n_codes:int, # rows of the codebook
-    ): self.n_codes = n_codes
-    def reset(self): self.counts = torch.zeros(self.n_codes, dtype=torch.long)
-    def accumulate(self, learn):
-        self.counts += torch.bincount(learn.pred.codes.detach().flatten().cpu(), minlength=self.n_codes)
-    @property
-    def value(self): return (self.counts > 0).float().mean().item()
+    from fastai.learner import Metric
+
+    class CodebookUse(Metric):
+        name = 'codes_used'
+        def reset(self): self.counts = torch.zeros(n_codes, dtype=torch.long)
+        def accumulate(self, learn):
+            self.counts += torch.bincount(learn.pred.codes.detach().flatten().cpu(), minlength=n_codes)
+        @property
+        def value(self): return (self.counts > 0).float().mean().item()
+
+    return CodebookUse()
 
 # %% ../nbs/04_codebooks.ipynb #b5e314fe
 def distance_db(
@@ -1141,22 +1143,25 @@ class VQVAERecipe(LoopRecipe):
     cache_dir:str|None = None  # of the mels; None: see `cache_folder`
     vocoder:str|None = None  # what is heard every `audio_every` steps goes through it (see `find_vocoder`); None: Griffin-Lim
 
-    def dataloaders(self, data)->DataLoaders:
-        "From a path, `ClipTable` or `MelCache`"
+    def dataloaders(self, data):
+        "`DataLoaders` from a path, `ClipTable` or `MelCache`"
+        from foleybook.data_sets import open_dataset
+        from foleybook.sound_data import mel_dls, MelCache
+
         if isinstance(data, (str, Path)): data = open_dataset(data).check()
         build = dict(seconds=self.seconds, cache_dir=self.cache_dir, progress=False)
         if isinstance(data, MelCache): build = {}
         return mel_dls(data, self.model.mel, bs=self.batch_size, frames=self.frames, device=self.torch_device,
                        seed=self.seed, **build)
 
-    def build_model(self, dls:DataLoaders)->VQVAE:
+    def build_model(self, dls)->VQVAE:
         "A fresh model that knows the level and spread of its data"
         if not self.normalise: return VQVAE(self.model)
         measured = dls.cache.mean_std(dls.train_rows)
         return VQVAE(replace(self.model, mel_mean=measured.mean.item(), mel_std=max(measured.std.item(), 1e-3)))
 
     def loss_func(self): return VQLoss()
-    def metrics(self)->list: return [distance_db, CodebookUse(self.model.n_codes)]
+    def metrics(self)->list: return [distance_db, codebook_use(self.model.n_codes)]
 
 # %% ../nbs/04_codebooks.ipynb #36a840b2
 @patch
@@ -1189,6 +1194,8 @@ def listen(self:VQVAERecipe,
     learn, # in training, or done
 )->Sounds:
     "Four held-out clips after a round trip through the codes"
+    from foleybook.training import unwrap
+
     model, dls = unwrap(learn.model).eval(), learn.dls
     rows = dls.valid_rows[np.unique(np.linspace(0, len(dls.valid_rows) - 1, 4).astype(int))]
     held = torch.from_numpy(np.array(dls.cache.mels[rows])).float()
@@ -1229,6 +1236,8 @@ class UnigramRecipe(Recipe):
 
     def _train(self, data:CodeTable, out, resume, progress)->UnigramPrior:
         "Count and save"
+        from fastai.torch_core import rank_distrib
+
         config = PriorConfig(data.code_shape, data.n_codes, len(data.labels), data.codebook_hash)
         prior = UnigramPrior(config).fit(data, self.smooth)
         if not rank_distrib(): prior.save_pretrained(out, self.card(data))
@@ -1245,6 +1254,8 @@ def train_stage(
     say, # prints
 )->Pretrained: # the trained model
     "Train a stage, unless its folder says that the same recipe was finished on the same data"
+    from fastai.torch_core import rank_distrib
+
     mark, about = folder/'finished.json', dict(recipe=recipe.hash, data=key)
     before = read_json(mark) if mark.is_file() else about
     if resume and mark.is_file() and before == about:
@@ -1272,6 +1283,10 @@ class CascadeRecipe(Recipe):
 
     def _train(self, data, out, resume, progress)->Cascade:
         "Both stages, one after the other: `out` gets codebook/, codes/, prior/ and pipeline.json"
+        from fastai.torch_core import rank_distrib
+        from foleybook.data_sets import open_dataset
+        from foleybook.sound_data import MelCache, split_table
+
         say = print if progress and not rank_distrib() else lambda *_: None
         codebook, prior = (r.override(seed=self.seed, device=self.device) for r in (self.codebook, self.prior))
         if getattr(prior, 'audio_every', 0): prior = prior.override(codebook=str(out/'codebook'), vocoder=self.vocoder)

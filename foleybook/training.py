@@ -13,9 +13,9 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'StepEpochs', 'MixedPrecision', 'must_skip',
            'forget_verdict', 'precision_seconds', 'AutoPrecision', 'GradientAccumulation', 'GradientClip', 'EMA',
-           'peak_memory_mb', 'LineLogger', 'reduce_mean', 'History', 'pack_state', 'unpack_state', 'write_checkpoint',
-           'read_checkpoint', 'laid_out_as', 'load_optimizer', 'Checkpoint', 'average_gradients', 'Distributed',
-           'distributed', 'AdversarialTraining', 'spectrogram_picture', 'AudioLogger']
+           'LineLogger', 'reduce_mean', 'History', 'pack_state', 'unpack_state', 'write_checkpoint', 'read_checkpoint',
+           'laid_out_as', 'load_optimizer', 'Checkpoint', 'average_gradients', 'Distributed', 'distributed',
+           'AdversarialTraining', 'spectrogram_picture', 'AudioLogger']
 
 # %% ../nbs/02_training.ipynb #bc654678
 #| code-fold: true
@@ -37,7 +37,8 @@ import torch.nn.functional as F
 from .audio_features import SamplingError, Sounds
 from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json, read_safetensors,
                              write_safetensors)
-from .generator import mix_seed, preserve_rng, rng_state, seed_everything, set_rng_state
+from .generator import (mix_seed, peak_memory_mb, preserve_rng, rng_state, seed_everything,
+                                 set_rng_state)
 from .settings import SettingsError, near
 from .sound_data import CacheLoader
 
@@ -449,16 +450,6 @@ def restore_state(self:EMA,
     "Go on with them"
     self.n = state['n']
     for k, v in self.average.items(): v.copy_(state['average'][k])
-
-# %% ../nbs/02_training.ipynb #b1f42224
-def peak_memory_mb(
-    device='cpu', # 'cuda' for the GPU's peak
-) -> float: # MB
-    "The most memory this process has held"
-    if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
 # %% ../nbs/02_training.ipynb #c1b93383
 class LineLogger:
