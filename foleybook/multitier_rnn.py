@@ -88,6 +88,7 @@ class PhasedLSTMCell(nn.Module):
 # %% ../nbs/11_multitier_rnn.ipynb #5c711e05
 class AudioTier(Generator):
     "A recurrent network over mu-law samples with control values (MTCRNN, tier 1)"
+    asks = frozenset(("controls",))
     honours = frozenset(("seconds", "temperature"))
     default_seconds = 1.0
 

@@ -348,10 +348,10 @@ def fresh(code):
 
 
 @pytest.mark.parametrize("module", ["embedders", "evaluation", "reports"])
-def test_importing_adds_nothing_heavy_to_what_a_recipe_needs(module):
+def test_importing_adds_nothing_heavy_to_what_training_needs(module):
     "No torchvision, no plotting and no template engine, and of scikit-learn no more than fastai itself brings"
     print_it = f"""
-import sys, foleybook.recipes, foleybook.vocoders
+import sys, foleybook.training, foleybook.vocoders
 before = set(sys.modules)
 import foleybook.{module}
 heavy = ('torchvision', 'sklearn', 'scipy', 'librosa', 'jinja2', 'IPython')
