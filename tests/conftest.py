@@ -43,6 +43,7 @@ class NotebookRuns:
     def __init__(self, files, skip):
         self.skip, self.todo, self.results, self.running, self.workers = skip, queue.SimpleQueue(), {}, set(), 0
         self.done = {file: threading.Event() for file in files}
+        self.environment = dict(os.environ)  # as it is now: tests change it for a moment
         for file in sorted(files, key=lambda f: -f.stat().st_size):
             self.todo.put(file)
 
@@ -60,7 +61,7 @@ class NotebookRuns:
                 return
             start, command = time.time(), [sys.executable, "-c", RUN_NOTEBOOK, str(file), str(ROOT), *self.skip]
             with subprocess.Popen(command, cwd=file.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                  errors="replace") as process:
+                                  errors="replace", env=self.environment) as process:
                 self.running.add(process)
                 text = process.communicate()[0]
             self.running.discard(process)
