@@ -776,9 +776,9 @@ class Pipeline(Generator):
 
     @property
     def licence(self) -> str:
-        "Of all parts"
-        own = [str(self.card['licence'])] if self.card.get('licence') else []
-        return ', '.join(dict.fromkeys(own + [p.licence for p in self.parts().values()])) or 'unknown'
+        "Of the whole, or of every part"
+        if self.card.get('licence'): return str(self.card['licence'])
+        return ', '.join(dict.fromkeys(p.licence for p in self.parts().values())) or 'unknown'
 
     @classmethod
     def from_parts(cls,
