@@ -364,3 +364,18 @@ def test_recipe_variants_train(cache, tmp_path, changes):
     assert back.codebook_hash == model.codebook_hash
     if "audio_every" in changes:
         assert len(list((tmp_path / "samples").rglob("*.wav"))) >= 4
+
+
+def test_an_official_test_split_trains_no_prior(tmp_path):
+    "Rows with split 'test' are in neither part, also after saving; a table of nothing else is trained on all the same"
+    import pandas as pd
+
+    df = pd.DataFrame(dict(label=["a", "b"] * 4, split=["train", "train", "valid", "test"] * 2))
+    codes = torch.randint(8, (8, 2, 3), generator=torch.Generator().manual_seed(0))
+    table = CodeTable(codes, df, 8, "x", valid_idx=[2, 6])
+    for t in (table, CodeTable.load(table.save(tmp_path / "codes"))):
+        assert t.train_idx == [0, 1, 4, 5] and t.conditions.label.tolist() == [0, 1] * 4 and t.conditions.names == ["a", "b"] * 4
+    counted = UnigramPrior(PriorConfig((2, 3), 8, 2, "x")).fit(table, smooth=0).counts
+    assert counted.sum() == 4 * 6 and torch.equal(counted, UnigramPrior(PriorConfig((2, 3), 8, 2, "x")).fit(
+        CodeTable(codes[:6], df[:6], 8, "x", valid_idx=[2, 3]), smooth=0).counts)
+    assert CodeTable(codes, df.assign(split="test"), 8, "x").train_idx == list(range(8))
