@@ -259,7 +259,8 @@ def recordings(
     "Where a collection lies; without it, cells flagged with its name say how to get it instead"
     home = os.environ.get('FOLEYBOOK_DATA')
     if home and (Path(home)/name).is_dir(): return Path(home)/name
-    remedy = (f"Left out: this cell needs the recordings of {name}. In the folder of the book, python "
+    remedy = (f"Left out: this cell needs the recordings of {name}. In the folder of the book, "
+              f"python "
               f"data_scripts/{name}.py --to data/{name} fetches them; then start Jupyter with "
               "FOLEYBOOK_DATA=$PWD/data.")
 

@@ -40,12 +40,15 @@ def explain(
     import errno
 
     if isinstance(err, OSError) and err.errno is not None:
-        remedy = {errno.ENOSPC: "The disk is full: free some space and run the same command again; nothing already written is lost.",
-                  errno.EFBIG: "The file may not grow further (quota or limit): free space or raise the limit, then run again.",
+        remedy = {errno.ENOSPC: "The disk is full: free some space and run the same command "
+                                "again; nothing already written is lost.",
+                  errno.EFBIG: "The file may not grow further (quota or limit): free space or "
+                               "raise the limit, then run again.",
                   errno.EACCES: "No permission: choose another folder with --out.",
                   errno.ENOENT: "No such file or folder: check the path."}.get(err.errno, "")
         return f"{err.filename or ''}: {err.strerror}. {remedy}".strip(": ")
-    if isinstance(err, KeyError): return f"no such name: {err.args[0]!r}" if err.args else "no such name"
+    if isinstance(err,
+                  KeyError): return f"no such name: {err.args[0]!r}" if err.args else "no such name"
     return f"{err}" if str(err) else type(err).__name__
 
 # %% ../nbs/cli.ipynb #f62eb5e9
@@ -58,14 +61,16 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
     from warnings import formatwarning
     ours = issubclass(category, UserWarning) and "foleybook" in filename
     if ours: print(f"note: {message}", file=sys.stderr, flush=True)
-    elif os.environ.get("FOLEYBOOK_DEBUG"): sys.stderr.write(formatwarning(message, category, filename, lineno))
+    elif os.environ.get("FOLEYBOOK_DEBUG"): sys.stderr.write(formatwarning(message, category,
+        filename, lineno))
 
 # %% ../nbs/cli.ipynb #26eb0c14
 def rooms() -> list:  # the imported modules
     "Import every room of the book, so that its recipes and models are known"
     import foleybook
 
-    names = [m.name for m in pkgutil.iter_modules(foleybook.__path__) if not m.name.startswith("_") and m.name != "cli"]
+    names = [m.name for m in pkgutil.iter_modules(foleybook.__path__) if not m.name.startswith("_")
+             and m.name != "cli"]
     return [importlib.import_module(f"foleybook.{n}") for n in sorted(names)]
 
 # %% ../nbs/cli.ipynb #64c4bd64
@@ -77,13 +82,18 @@ def find_data(
     tried = [Path(name)] + ([Path(home) / name] if home else [])
     for p in tried:
         if p.exists(): return p
-    raise FileNotFoundError(f"{name}: no such data. Looked for {', '.join(map(str, tried))}. Give a folder of sounds with "
+    raise FileNotFoundError(f"{name}: no such data. Looked for {', '.join(map(str, tried))}. Give "
+                            f"a folder of sounds with "
                             "one subfolder per class, a clip table (.csv), or set FOLEYBOOK_DATA.")
 
 # %% ../nbs/cli.ipynb #64c401ff
 def _pairs(options, sign='='):
     "NAME=VALUE options as a dict"
-    if bad := [o for o in options or [] if sign not in o]: raise ValueError(f"{bad[0]!r} says nothing. Write NAME{sign}VALUE.")
+    if bad := [o
+               for o in options
+               or []
+               if sign not in o]:
+        raise ValueError(f"{bad[0]!r} says nothing. Write NAME{sign}VALUE.")
     return dict(o.split(sign, 1) for o in options or [])
 
 # %% ../nbs/cli.ipynb #33807b16
@@ -96,10 +106,13 @@ def without(
 
     held = np.zeros(len(table), bool)
     for column, value in _pairs(held_out).items():
-        if column not in table.df: raise ValueError(f"--hold-out {column}={value}: no column {column!r} among {', '.join(table.df)}.")
+        if column not in table.df:
+            raise ValueError(f"--hold-out {column}={value}: no column {column!r} among "
+                             f"{', '.join(table.df)}.")
         texts = table.df[column].map(lambda v: f"{v:g}" if isinstance(v, float) else str(v))
         if not (texts == value).any():
-            raise ValueError(f"--hold-out {column}={value}: no such clip. There are {', '.join(sorted(set(texts)))}.")
+            raise ValueError(f"--hold-out {column}={value}: no such clip. There are "
+                             f"{', '.join(sorted(set(texts)))}.")
         held |= (texts == value).to_numpy()
     return table.subset(~held)
 
@@ -119,7 +132,8 @@ def prepare(
     mel: str = "dcase2023",  # mel preset of the feature cache (see `foleybook doctor`)
     seconds: float = 4.0,  # length every clip is brought to, seconds
     per_class: int = 40,  # procedural sounds per class (only with `procedural`)
-    codebook: str = "",  # folder of a trained codebook: save the codes of all clips too, for the training of a prior
+    # folder of a trained codebook: save the codes of all clips too, for the training of a prior
+    codebook: str = "",
     hold_out: list = None,  # clips to leave out, as COLUMN=VALUE: fold=5, split=test
     device: str = "auto",  # where the codebook runs: auto, cpu, cuda
     jobs: int = -1,  # workers, -1 for one per core
@@ -143,11 +157,14 @@ def prepare(
     config = book.mel if codebook else MelConfig.preset(mel)
     with joblib_workers(backend, scheduler or None, jobs):
         if data == "procedural":
-            table = make_procedural(out / "sounds", n=per_class, seconds=seconds, sample_rate=config.sample_rate, seed=seed,
+            table = make_procedural(out / "sounds", n=per_class, seconds=seconds,
+                                    sample_rate=config.sample_rate, seed=seed,
                                     n_jobs=jobs, progress=_bar(quiet))
-        else: table = without(open_dataset(find_data(data)), hold_out).check(strict=strict, n_jobs=jobs)
+        else: table = without(open_dataset(find_data(data)), hold_out).check(strict=strict,
+            n_jobs=jobs)
         path = table.save(out / "clips.csv")
-        cache = MelCache.build(table, config, seconds, n_jobs=jobs, strict=strict, progress=_bar(quiet))
+        cache = MelCache.build(table, config, seconds, n_jobs=jobs, strict=strict,
+                               progress=_bar(quiet))
     for file, why in table.skipped: say(f"left out {file}: {why}")
     say(f"{len(cache)} clips in {len(table.labels)} classes: {', '.join(table.labels)}")
     say(f"table {path}, features {cache.path}")
@@ -158,7 +175,8 @@ def prepare(
 def train(
     recipe: str = "",  # name of a recipe (`--list` shows them)
     *,
-    data: str = "",  # data set: folder of class subfolders, clip table, known set, or codes made by `prepare`
+    # data set: folder of class subfolders, clip table, known set, or codes made by `prepare`
+    data: str = "",
     out: str = "runs/latest",  # folder for checkpoints and the finished model
     set_: list = None,  # changes to the recipe, as `field=value` or `part.field=value`
     hold_out: list = None,  # clips that training must not see, as COLUMN=VALUE: fold=5
@@ -176,20 +194,28 @@ def train(
     from foleybook.recipes import all_recipes, find_recipe
     from foleybook.settings import parse_overrides
 
-    if list_: return print("\n".join(f"{name:22} {inspect.getdoc(cls).splitlines()[0]}" for name, cls in sorted(all_recipes().items())))
-    if not recipe or not data: raise ValueError("train needs a recipe and --data, as in: foleybook train quick-cascade --data sounds/")
-    chosen = find_recipe(recipe).override({"seed": seed, "device": device, **parse_overrides(set_ or [])})
+    if list_: return print("\n".join(f"{name:22} {inspect.getdoc(cls).splitlines()[0]}" for name,
+                                     cls in sorted(all_recipes().items())))
+    if not recipe or not data:
+        raise ValueError("train needs a recipe and --data, as in: foleybook train quick-cascade "
+                         "--data sounds/")
+    chosen = find_recipe(recipe).override({"seed": seed, "device": device,
+                                           **parse_overrides(set_ or [])})
     path, start, out = find_data(data), time.time(), Path(out)
     coded = (path / "codes.json").exists()
-    if coded and hold_out: raise ValueError("--hold-out: these are codes already. Hold the clips out when you prepare them.")
+    if coded and hold_out:
+        raise ValueError("--hold-out: these are codes already. Hold the clips out when you "
+                         "prepare them.")
     table = path if coded else without(open_dataset(path), hold_out)
     if strict and not coded: table.check(strict=True)
     model = chosen.train(table, out, resume=not fresh, progress=not quiet)
     if int(os.environ.get("RANK", 0)) == 0:
-        run = dict(recipe=recipe, data=str(path.resolve()), seed=seed, changes=set_ or [], hold_out=hold_out or [], seconds=round(time.time() - start, 1),
+        run = dict(recipe=recipe, data=str(path.resolve()), seed=seed, changes=set_ or [],
+                   hold_out=hold_out or [], seconds=round(time.time() - start, 1),
                    versions={p: _version(p) for p in ("foleybook", "torch", "fastai")})
         write_text(out / "run.json", json.dumps(run, indent=1))
-        _say(quiet)(f"trained {recipe} in {time.time() - start:.0f} s; peak memory {_peak():.0f} MB; model in {out}")
+        _say(quiet)(f"trained {recipe} in {time.time() - start:.0f} s; peak memory {_peak():.0f} "
+                    f"MB; model in {out}")
     return model
 
 # %% ../nbs/cli.ipynb #cba43590
@@ -209,7 +235,8 @@ def load_generator(
 
     model = load(folder, vocoder, codebook, _device(device))
     if not hasattr(model, "sample"):
-        raise ValueError(f"{folder}: holds a {type(model).__name__}, which makes no sound by itself. Give a generator; "
+        raise ValueError(f"{folder}: holds a {type(model).__name__}, which makes no sound by "
+                         f"itself. Give a generator; "
                          "for a prior, add --codebook.")
     return model
 
@@ -217,7 +244,8 @@ def load_generator(
 def _regions(texts):
     "START:END in seconds, several of them"
     try: return [tuple(float(t) for t in text.split(":")) for text in texts or []] or None
-    except ValueError: raise ValueError(f"--mask {' '.join(texts)}: write START:END in seconds, as in 1:2.5") from None
+    except ValueError: raise ValueError(f"--mask {' '.join(texts)}: write START:END in seconds, "
+                                        f"as in 1:2.5") from None
 
 def _tracks(pairs):
     "NAME=VALUE or NAME=V1,V2,... as control tracks"
@@ -230,7 +258,8 @@ def sample(
     out: str = "out/samples",  # folder for the sounds, `metadata.jsonl` and `sampling.json`
     per_class: int = 4,  # sounds of each class
     classes: list = None,  # names of classes (default: all the model knows)
-    controls: list = None,  # control tracks, as NAME=VALUE or NAME=V1,V2,... (stretched over the sound)
+    # control tracks, as NAME=VALUE or NAME=V1,V2,... (stretched over the sound)
+    controls: list = None,
     text: str = None,  # a sentence, for models that read
     seconds: float = None,  # length of each sound, seconds (default: the model's own)
     init: str = None,  # sound file to start from
@@ -238,10 +267,11 @@ def sample(
     mask: list = None,  # parts of --init to make anew, as START:END in seconds
     loop: bool = False,  # the end joins the start
     seed: int = 0,  # seed of the first sound of each class
-    batch: int = None,  # sounds made at once; changes speed and memory, not the sounds (default: what is fastest)
+    # sounds made at once; changes speed and memory, not the sounds (default: what is fastest)
+    batch: int = None,
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     top_k: int = None,  # draw from the k likeliest codes only
-    top_p: float = None,  # draw from the smallest set of codes with this probability (default: the model's own)
+    top_p: float = None,  # draw among the likeliest with this probability
     steps: int = None,  # steps of an iterative sampler
     sampler: str = None,  # name of the sampler
     guidance: float = None,  # strength of classifier-free guidance (default: the model's own)
@@ -257,21 +287,29 @@ def sample(
     "Make sounds with a trained model and save them as wav files"
     from foleybook.files import write_text
 
-    say, out, generator, start = _say(quiet), Path(out), load_generator(model, vocoder, codebook, device), time.time()
-    asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, sampler=sampler, guidance=guidance,
-                 init=init, strength=strength, mask=_regions(mask), loop=loop, text=text, controls=_tracks(controls))
+    say, out, generator, start = _say(quiet), Path(out), load_generator(model, vocoder, codebook,
+        device), time.time()
+    asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps,
+                 sampler=sampler, guidance=guidance,
+                 init=init, strength=strength, mask=_regions(mask), loop=loop, text=text,
+                 controls=_tracks(controls))
     batch = batch or generator.best_batch
-    wanted, files = [(c, seed + k) for c in classes or generator.labels or [None] for k in range(per_class)], []
+    wanted, files = [(c, seed + k) for c in classes or generator.labels or [None]
+                     for k in range(per_class)], []
     for i in range(0, len(wanted), batch):
         labels, seeds = map(list, zip(*wanted[i : i + batch]))
-        made = generator.sample(labels if generator.labels else None, n=len(seeds), seed=seeds, progress=_bar(quiet), **asked)
-        files += made.save(out, append=i > 0, by_class=by_class, format=format, bits=bits, sample_rate=sample_rate)
+        made = generator.sample(labels if generator.labels else None, n=len(seeds), seed=seeds,
+                                progress=_bar(quiet), **asked)
+        files += made.save(out, append=i > 0, by_class=by_class, format=format, bits=bits,
+                           sample_rate=sample_rate)
         say(f"{i + len(seeds)} of {len(wanted)} sounds")
     spent, run = time.time() - start, Path(model) / "run.json"
     data = json.loads(run.read_text())["data"] if run.exists() else None
-    report = dict(model=str(model), data=data, seed=seed, per_class=per_class, wall_seconds=round(spent, 2), **asked)
+    report = dict(model=str(model), data=data, seed=seed, per_class=per_class,
+                  wall_seconds=round(spent, 2), **asked)
     write_text(out / "sampling.json", json.dumps(report, indent=1))
-    say(f"{len(files)} sounds of {made.audio.shape[-1] / made.sample_rate:.2f} s in {spent:.1f} s; peak memory {_peak():.0f} MB; {out}")
+    say(f"{len(files)} sounds of {made.audio.shape[-1] / made.sample_rate:.2f} s in {spent:.1f} "
+        f"s; peak memory {_peak():.0f} MB; {out}")
     return files
 
 # %% ../nbs/cli.ipynb #bb4b0ca8
@@ -296,11 +334,13 @@ def edit(
     from foleybook.audio_features import write_audio
 
     generator, out = load_generator(model, device=device), Path(out)
-    made = generator.sample(class_, n=n, seed=seed, init=input, mask=_regions(mask), seconds=seconds, strength=strength, loop=loop,
+    made = generator.sample(class_, n=n, seed=seed, init=input, mask=_regions(mask),
+                            seconds=seconds, strength=strength, loop=loop,
                             steps=steps, guidance=guidance, progress=_bar(quiet))
     names = [out] if n == 1 else [out.with_stem(f"{out.stem}_{k}") for k in range(n)]
     files = [write_audio(f, x, made.sample_rate) for f, x in zip(names, made.audio)]
-    _say(quiet)("\n".join(f"{f}: {made.audio.shape[-1] / made.sample_rate:.2f} s, {label}" for f, label in zip(files, made.labels)))
+    _say(quiet)("\n".join(f"{f}: {made.audio.shape[-1] / made.sample_rate:.2f} s, {label}" for f,
+                          label in zip(files, made.labels)))
     return files
 
 # %% ../nbs/cli.ipynb #ab847638
@@ -321,7 +361,8 @@ def gallery(
     report = json.loads(report.read_text()) if report.exists() else {}
     source = data or report.get("data") or ""
     real = open_dataset(find_data(source)) if data or (source and Path(source).exists()) else None
-    about = f"By {report.get('model', folder)}" + (f", beside recordings from {source}." if real else ".")
+    about = f"By {report.get('model', folder)}" + (f", beside recordings from {source}." if real
+                                                   else ".")
     page = gallery_page(folder, real, f"Sounds of {Path(folder).name}", about, real_per_class)
     path = write_text(Path(out or Path(folder) / "index.html"), page)
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
@@ -331,7 +372,8 @@ def gallery(
 def vocode(
     input: str,  # a sound file (copy synthesis) or a log-mel (.npy)
     *,
-    vocoder: str = "default",  # folder of a trained vocoder (default: the one that comes with the book)
+    # folder of a trained vocoder (default: the one that comes with the book)
+    vocoder: str = "default",
     out: str = "vocoded.wav",  # file to write
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
@@ -344,7 +386,8 @@ def vocode(
     audio = render_file(net, input)[0]
     spent, rate = time.time() - start, net.mel.sample_rate
     path = write_audio(out, audio, rate)
-    _say(quiet)(f"{path}: {audio.shape[-1] / rate:.2f} s in {spent:.2f} s; peak memory {_peak():.0f} MB")
+    _say(quiet)(f"{path}: {audio.shape[-1] / rate:.2f} s in {spent:.2f} s; peak memory "
+                f"{_peak():.0f} MB")
     return path
 
 # %% ../nbs/cli.ipynb #ebfdab7c
@@ -367,10 +410,13 @@ def evaluate(
     reference: str,  # recordings that the model has not seen
     *,
     train: str = "",  # recordings that it was trained on: for the class probe and to find copies
-    fold: int = None,  # judge against this fold of the reference and take its other folds as the training set
+    # judge against this fold of the reference and take its other folds as the training set
+    fold: int = None,
     paired: bool = False,  # each generated clip is a take of the reference clip of the same name
     embedder: str = "auto",  # what embeds the clips, see notebook 12
-    out: str = "",  # folder for scores.csv, evaluation.json and report.html (default: evaluation/ beside the sounds)
+    # folder for scores.csv, evaluation.json and report.html (default: evaluation/ beside the
+    # sounds)
+    out: str = "",
     times: int = 100,  # bootstrap resamplings
     jobs: int = 1,  # workers that embed clips, -1 for one per core
     seed: int = 0,  # of all that is drawn
@@ -378,7 +424,8 @@ def evaluate(
     strict: bool = False,  # a bad file is an error
     quiet: bool = False,  # print only errors
 ):
-    "Judge generated sounds against recordings: distances, accuracy, diversity, copies and faults, with intervals"
+    """Judge generated sounds against recordings: distances, accuracy, diversity, copies and
+    faults, with intervals"""
     import warnings
     from foleybook.evaluation import evaluate as judge
     from foleybook.reports import save_report
@@ -392,8 +439,10 @@ def evaluate(
         real, seen = real.subset(held_out), seen or real.subset(rest)
     folder = out or str(Path(generated) / "evaluation")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="foleybook.evaluation")  # the same words come below, as notes
-        result = judge(generated, real, seen, paired=paired, embedder=embedder, times=times, n_jobs=jobs, seed=seed, strict=strict,
+        # the same words come below, as notes
+        warnings.filterwarnings("ignore", module="foleybook.evaluation")
+        result = judge(generated, real, seen, paired=paired, embedder=embedder, times=times,
+                       n_jobs=jobs, seed=seed, strict=strict,
                        device=_device(device), progress=not quiet)
     say, page = _say(quiet), save_report(result, folder)
     say(result)
@@ -405,7 +454,8 @@ def leaderboard(
     data: str,  # recordings with a `fold` column, such as ESC-10
     *,
     fold: int = 5,  # judge against this fold, train on the others
-    out: str = "out/leaderboard",  # folder for the models, leaderboard.html, leaderboard.csv and leaderboard.json
+    # folder for the models, leaderboard.html, leaderboard.csv and leaderboard.json
+    out: str = "out/leaderboard",
     families: list = None,  # names of families (default: all of the book)
     models: list = None,  # trained models to add, as NAME=FOLDER
     per_class: int = 10,  # sounds of each class
@@ -413,11 +463,13 @@ def leaderboard(
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     times: int = 100,  # bootstrap resamplings
     seed: int = 0,  # of the sounds and of all that is drawn
-    all_: bool = False,  # also show families that are not there or cannot be asked for a class, and why
+    # also show families that are not there or cannot be asked for a class, and why
+    all_: bool = False,
     device: str = "auto",  # where models train and sample: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
-    "Train or load every family of the book, let it make the same sounds, judge them all, and write a page"
+    """Train or load every family of the book, let it make the same sounds, judge them all, and
+    write a page"""
     from foleybook.evaluation import FAMILIES, leaderboard as compete, leaderboard_table
     from foleybook.reports import save_leaderboard
     from foleybook.data_sets import open_dataset
@@ -425,11 +477,14 @@ def leaderboard(
 
     if unknown := [f for f in families or [] if f not in FAMILIES]:
         raise ValueError(f"no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
-    if bad := [m for m in models or [] if "=" not in m]: raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
-    chosen = {k: v for k, v in FAMILIES.items() if not families or k in families} | dict(m.split("=", 1) for m in models or [])
+    if bad := [m for m in models or []
+               if "=" not in m]: raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
+    chosen = {k: v for k, v in FAMILIES.items() if not families
+              or k in families} | dict(m.split("=", 1) for m in models or [])
     table = open_dataset(find_data(data)).check()
     rest, held_out = split_by_fold(table, fold)
-    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class, seconds, seed,
+    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class, seconds,
+                    seed,
                     embedder=embedder, times=times, device=_device(device), progress=not quiet)
     say, page = _say(quiet), save_leaderboard(board, out, all_)
     say(leaderboard_table(board, all_).to_string(index=False))
@@ -451,22 +506,28 @@ def matched(
     "Whether torch, torchaudio and torchvision belong together"
     torch, audio, vision = (versions.get(p) for p in ("torch", "torchaudio", "torchvision"))
     remedy = "Remedy: pip install -c constraints.txt torch torchaudio torchvision (the matched set is torch 2.11, torchaudio 2.11, torchvision 0.26)."
-    if not torch or not audio: return f"{'torch' if not torch else 'torchaudio'} is not installed. {remedy}"
+    if not torch or not audio:
+        return f"{'torch' if not torch else 'torchaudio'} is not installed. {remedy}"
     minor = lambda v: v.split("+")[0].split(".")[:2]
-    if minor(torch) != minor(audio): return f"torch {torch} and torchaudio {audio} do not belong together. {remedy}"
-    if vision and int(minor(vision)[1]) - int(minor(torch)[1]) != 15: return f"torch {torch} and torchvision {vision} do not belong together. {remedy}"
+    if minor(torch) != minor(audio):
+        return f"torch {torch} and torchaudio {audio} do not belong together. {remedy}"
+    if vision and int(minor(vision)[1]) - int(minor(torch)[1]) != 15:
+        return f"torch {torch} and torchvision {vision} do not belong together. {remedy}"
     if "+" in torch and "+" in audio and torch.split("+")[1] != audio.split("+")[1]:
         return f"torch {torch} and torchaudio {audio} are built for different devices. {remedy}"
     return ""
 
 # %% ../nbs/cli.ipynb #3fb9430e
 def doctor():
-    "Print versions, devices, extras, data sets and mel presets; exit code 1 when torch's packages do not match"
+    """Print versions, devices, extras, data sets and mel presets; exit code 1 when torch's
+    packages do not match"""
     import platform
 
-    core = ["torch", "torchaudio", "torchvision", "fastai", "fastcore", "nbdev", "librosa", "soundfile", "safetensors", "accelerate"]
+    core = ["torch", "torchaudio", "torchvision", "fastai", "fastcore", "nbdev", "librosa",
+            "soundfile", "safetensors", "accelerate"]
     extras = ["tensorboard", "wandb", "dask", "onnxruntime", "aisfx", "torch-fidelity"]
-    print(f"foleybook {_version('foleybook') or 'from source'}, Python {platform.python_version()}, {platform.platform()}")
+    print(f"foleybook {_version('foleybook') or 'from source'}, Python "
+          f"{platform.python_version()}, {platform.platform()}")
     versions = {p: _version(p) for p in core}
     print("packages: " + ", ".join(f"{p} {v or 'MISSING'}" for p, v in versions.items()))
     print("extras:   " + ", ".join(f"{p} {_version(p) or '-'}" for p in extras))
@@ -476,16 +537,20 @@ def doctor():
         from foleybook.audio_features import MelConfig
 
         gpu = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        print(f"devices:  cpu with {torch.get_num_threads()} threads" + "".join(f", cuda {g}" for g in gpu))
+        print(f"devices:  cpu with {torch.get_num_threads()} threads"
+              + "".join(f", cuda {g}" for g in gpu))
         print("mels:     " + ", ".join(MelConfig.presets()))
     home = os.environ.get("FOLEYBOOK_DATA")
-    sets = [p.name for p in sorted(Path(home).iterdir()) if p.is_dir()] if home and Path(home).is_dir() else []
-    print(f"data:     {home or 'FOLEYBOOK_DATA is not set'}" + (f" holds {', '.join(sets)}" if sets else ""))
+    sets = [p.name for p in sorted(Path(home).iterdir())
+            if p.is_dir()] if home and Path(home).is_dir() else []
+    print(f"data:     {home or 'FOLEYBOOK_DATA is not set'}"
+          + (f" holds {', '.join(sets)}" if sets else ""))
     print(f"verdict:  {wrong or 'well'}")
     if wrong: raise SystemExit(1)
 
 # %% ../nbs/cli.ipynb #8d7bcba0
-def machine_ceiling() -> dict:  # "gflops" of float32 and "gflops_bf16" of bf16 products, "gbytes_per_s" read from memory
+# "gflops" of float32 and "gflops_bf16" of bf16 products, "gbytes_per_s" read from memory
+def machine_ceiling() -> dict:
     "What one thread of this machine can do: the best of some tries"
     import torch
 
@@ -507,20 +572,26 @@ def _timed(f):
     return time.process_time() - start
 
 # %% ../nbs/cli.ipynb #e8574953
-_FEATURES = set("avx avx2 fma avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_int8 amx_bf16 "
-                "asimd asimdhp bf16 i8mm sve sve2".split())  # of processors, those that matter to products and loops
+_FEATURES = set("avx avx2 fma avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile "
+                "amx_int8 amx_bf16 "
+                # of processors, those that matter to products and loops
+                "asimd asimdhp bf16 i8mm sve sve2".split())
 
 def _machine():
-    "What the rows of `bench` were measured with: found by asking the processor, for what it can do counts and not its name"
+    """What the rows of `bench` were measured with: found by asking the processor, for what it can
+    do counts and not its name"""
     import torch
 
     info = Path("/proc/cpuinfo")
-    lines = [line.partition(":")[::2] for line in info.read_text().splitlines()] if info.exists() else []
+    lines = [line.partition(":")[::2]
+             for line in info.read_text().splitlines()] if info.exists() else []
     told = {k.strip().lower(): v.strip() for k, v in lines}
     found = _FEATURES & set((told.get("flags") or told.get("features") or "").split())
     capability = torch.backends.cpu.get_cpu_capability()
-    return dict(made=time.strftime("%Y-%m-%d"), processor=told.get("model name", "unknown"), cores=os.cpu_count(),
-                features=sorted(found) or [capability.lower()], torch=torch.__version__, torch_kernels=capability, threads=1)
+    return dict(made=time.strftime("%Y-%m-%d"), processor=told.get("model name", "unknown"),
+                cores=os.cpu_count(),
+                features=sorted(found) or [capability.lower()], torch=torch.__version__,
+                torch_kernels=capability, threads=1)
 
 # %% ../nbs/cli.ipynb #a39200ef
 def _bench_head(
@@ -529,10 +600,13 @@ def _bench_head(
 ):
     "Two lines: on what machine, and what it can do"
     gain = ceiling["gflops_bf16"] / ceiling["gflops"]
-    return (f"{machine['cores']} cores, {machine['threads']} thread used, torch {machine['torch']} ({machine['torch_kernels']}), "
+    return (f"{machine['cores']} cores, {machine['threads']} thread used, torch "
+            f"{machine['torch']} ({machine['torch_kernels']}), "
             f"has {' '.join(machine['features'])}\n"
-            f"ceiling of the thread: {ceiling['gflops']:.0f} GFLOP/s in float32, {ceiling['gflops_bf16']:.0f} in bf16 "
-            f"({f'{gain:.1f} times faster' if gain >= 1 else f'{1 / gain:.1f} times slower'}), {ceiling['gbytes_per_s']:.1f} GB/s")
+            f"ceiling of the thread: {ceiling['gflops']:.0f} GFLOP/s in float32, "
+            f"{ceiling['gflops_bf16']:.0f} in bf16 "
+            f"({f'{gain:.1f} times faster' if gain >= 1 else f'{1 / gain:.1f} times slower'}), "
+            f"{ceiling['gbytes_per_s']:.1f} GB/s")
 
 # %% ../nbs/cli.ipynb #24154989
 def _bench_table(
@@ -542,10 +616,12 @@ def _bench_table(
     def told(v, form): return "-" if v is None else format(v, form)
     cells = [("job", "ours", "reference", "unit", "ratio", "share", "exactness", "reference is")]
     for r in rows:
-        cells.append((r["job"], told(r["ours"], ".4g"), told(r["reference_time"], ".4g"), r["unit"], told(r["ratio"], ".4g"),
+        cells.append((r["job"], told(r["ours"], ".4g"), told(r["reference_time"], ".4g"), r["unit"],
+                      told(r["ratio"], ".4g"),
                       told(r["share"], ".1%"), r["exactness"] or "-", r["reference"] or "-"))
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ["  ".join(f"{v:{'>' if 1 <= k <= 5 and k != 3 else '<'}{w}}" for k, (v, w) in enumerate(zip(c, widths))) for c in cells]
+    lines = ["  ".join(f"{v:{'>' if 1 <= k <= 5 and k != 3 else '<'}{w}}" for k,
+                       (v, w) in enumerate(zip(c, widths))) for c in cells]
     return "\n".join(line.rstrip() for line in lines)
 
 # %% ../nbs/cli.ipynb #4a94b9f9
@@ -577,7 +653,8 @@ def bench(
     "Measure ours against the reference in one run, and print a table"
     from foleybook.files import write_text
 
-    files, asked = {f.stem: f for f in sorted(Path(folder).glob("[!_]*.py"))}, [n.strip() for n in name.split(",") if n.strip()]
+    files, asked = {f.stem: f for f in sorted(Path(folder).glob("[!_]*.py"))}, [n.strip()
+        for n in name.split(",") if n.strip()]
     absent = [n for n in asked if n not in files]
     if absent or not files:
         there = f"It holds {', '.join(files)}" if files else "Run from a checkout, or give --folder"
@@ -588,7 +665,8 @@ def bench(
         found = _bench_rows(files[room])
         print(f"\n{room}\n{_bench_table(found)}", flush=True)
         rows += found
-        if out: write_text(Path(out), json.dumps(dict(machine=machine, ceiling=ceiling, rows=rows), indent=1) + "\n")
+        if out: write_text(Path(out), json.dumps(dict(machine=machine, ceiling=ceiling, rows=rows),
+                                                 indent=1) + "\n")
     print(f"\npeak memory {_peak():.0f} MB")
     return rows
 
@@ -606,15 +684,18 @@ def demo(
     say("1/4 making training sounds")
     prepare("procedural", out=str(data), seconds=2.0, per_class=per_class, seed=seed, quiet=quiet)
     say("2/4 training")
-    train("demo-cascade", data=str(data / "clips.csv"), out=str(out / "model"), seed=seed, quiet=quiet)
+    train("demo-cascade", data=str(data / "clips.csv"), out=str(out / "model"), seed=seed,
+          quiet=quiet)
     say("3/4 sampling")
     sample(str(out / "model"), out=str(out / "sounds"), per_class=4, seed=seed, quiet=quiet)
     say("4/4 writing the page")
     page = gallery(str(out / "sounds"), data=str(data / "clips.csv"), quiet=True)
-    say(f"done in {time.time() - start:.0f} s. Listen: open {page.resolve()} in a browser; the wav files are in {out / 'sounds'}")
+    say(f"done in {time.time() - start:.0f} s. Listen: open {page.resolve()} in a browser; the "
+        f"wav files are in {out / 'sounds'}")
 
 # %% ../nbs/cli.ipynb #1fde9b68
-VERBS = dict(prepare=prepare, train=train, sample=sample, edit=edit, gallery=gallery, vocode=vocode, export=export, evaluate=evaluate,
+VERBS = dict(prepare=prepare, train=train, sample=sample, edit=edit, gallery=gallery, vocode=vocode,
+             export=export, evaluate=evaluate,
              leaderboard=leaderboard, demo=demo, bench=bench, doctor=doctor)
 
 # %% ../nbs/cli.ipynb #d03b99cf
@@ -622,13 +703,16 @@ def main(
     argv: list = None,  # words after the program's name (default: those of this process)
 ) -> int:  # exit code
     "The `foleybook` program"
-    top = ArgumentParser("foleybook", description="Make sound effects with neural networks.", epilog="foleybook VERB --help tells more.")
+    top = ArgumentParser("foleybook", description="Make sound effects with neural networks.",
+                         epilog="foleybook VERB --help tells more.")
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     sub = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, f in VERBS.items():
         about = inspect.getdoc(f)
-        one = sub.add_parser(name, help=about, description=about, formatter_class=ArgumentDefaultsHelpFormatter)
-        parser_of(f, one).add_argument("--debug", action="store_true", default=SUPPRESS, help="show the traceback of an error")
+        one = sub.add_parser(name, help=about, description=about,
+                             formatter_class=ArgumentDefaultsHelpFormatter)
+        parser_of(f, one).add_argument("--debug", action="store_true", default=SUPPRESS,
+                                       help="show the traceback of an error")
     args = vars(top.parse_args(argv))
     verb, debug = args.pop("verb"), args.pop("debug")
     import warnings
@@ -638,7 +722,8 @@ def main(
             if not debug: warnings.showwarning = _show_warning
             VERBS[verb](**args)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where the last checkpoint stands", file=sys.stderr)
+        print("interrupted: the same command goes on where the last checkpoint stands",
+              file=sys.stderr)
         return 130
     except Exception as err:
         if debug: raise

@@ -35,12 +35,14 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/04_codebooks.ipynb #00fca3bb
 class CodeError(ValueError):
-    "Codes, maps or codebooks that do not fit together; the message says which, the value and the remedy"
+    """Codes, maps or codebooks that do not fit together; the message says which, the value and the
+    remedy"""
 
 # %% ../nbs/04_codebooks.ipynb #31327ba1
 class Quantized(NamedTuple):
     "What every quantiser returns"
-    z_q: Tensor         # quantised vectors, (b, d, ...), gradient passed straight through to the input
+    # quantised vectors, (b, d, ...), gradient passed straight through to the input
+    z_q: Tensor
     codes: Tensor       # int64, (b, ...), residual quantisers (b, k, ...)
     loss: Tensor        # scalar to add to the reconstruction loss
     commitment: Tensor  # scalar, mean squared distance from input to code, not weighted
@@ -54,7 +56,8 @@ def nearest_code(
 )->Tensor: # int64, (l,)
     "Index of the nearest codebook row: argmin |e|² - 2 e.z, since |z|² is the same for every row"
     norm, scale = codebook.square().sum(1), codebook.t()
-    return torch.cat([torch.addmm(norm, part, scale, alpha=-2).argmin(1) for part in z.split(chunk)])
+    return torch.cat([torch.addmm(norm, part, scale, alpha=-2).argmin(1)
+                      for part in z.split(chunk)])
 
 # %% ../nbs/04_codebooks.ipynb #2550dc2c
 def check_codes(
@@ -62,10 +65,12 @@ def check_codes(
     n_codes:int, # size of the codebook
 )->Tensor: # the same codes, int64
     "Raise `CodeError` unless every code names a row of the codebook"
-    if codes.is_floating_point(): raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0..{n_codes - 1}.")
+    if codes.is_floating_point():
+        raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0..{n_codes - 1}.")
     low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
     if not 0 <= low <= high < n_codes: raise CodeError(
-        f"codes run from {low} to {high}, the codebook has rows 0..{n_codes - 1}. Use the codebook that made them.")
+        f"codes run from {low} to {high}, the codebook has rows 0..{n_codes - 1}. Use the "
+        f"codebook that made them.")
     return codes.long()
 
 # %% ../nbs/04_codebooks.ipynb #087023f4
@@ -84,7 +89,8 @@ def code_use(
     "Count the codes: share used, perplexity, entropy in bits"
     counts = torch.bincount(check_codes(codes, n_codes).flatten().cpu(), minlength=n_codes)
     entropy = torch.special.entr(counts / counts.sum().clamp_min(1)).sum().item()
-    return CodeUse(counts, (counts > 0).float().mean().item(), math.exp(entropy), entropy / math.log(2))
+    return CodeUse(counts, (counts > 0).float().mean().item(), math.exp(entropy),
+                   entropy / math.log(2))
 
 # %% ../nbs/04_codebooks.ipynb #8f27a9c2
 def _world()->int:
@@ -106,7 +112,8 @@ def kmeans(
     iters:int=10, # Lloyd iterations
     seed:int=0, # chooses the vectors to start from
 )->Tensor: # centroids, (n, d)
-    "Lloyd's algorithm from randomly chosen vectors; a centroid that attracts nothing stays where it is"
+    """Lloyd's algorithm from randomly chosen vectors; a centroid that attracts nothing stays where
+    it is"""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     centroids = x[order[torch.arange(n) % len(x)].to(x.device)].clone()
     for _ in range(iters):
@@ -122,7 +129,8 @@ class VectorQuantizer(nn.Module):
     def __init__(self,
         n_codes:int=512, # rows of the codebook
         dim:int=64, # width of a row
-        update:str='ema', # 'ema': running means of the vectors assigned to a row; 'gradient': codebook loss
+        # 'ema': running means of the vectors assigned to a row; 'gradient': codebook loss
+        update:str='ema',
         commitment:float=.25, # weight of the commitment loss, beta in the paper
         decay:float=.99, # of the running means
         count_init:float=1., # running count of a row that was never used; the DCASE baseline has 0
@@ -131,7 +139,9 @@ class VectorQuantizer(nn.Module):
         restart_below:float=.03, # restart a row used less than this share of the mean; 0: never
     ):
         super().__init__()
-        if update not in ('ema', 'gradient'): raise ValueError(f"update is {update!r}; use 'ema' or 'gradient'")
+        if update not in ('ema',
+                          'gradient'):
+            raise ValueError(f"update is {update!r}; use 'ema' or 'gradient'")
         self.n_codes, self.dim, self.update, self.commitment = n_codes, dim, update, commitment
         self.decay, self.laplace, self.kmeans_iters, self.restart_below = decay, laplace, kmeans_iters, restart_below
         rows = torch.randn(n_codes, dim)
@@ -154,11 +164,13 @@ def _start(self:VectorQuantizer,
     z:Tensor, # vectors, (l, d), float32
 ):
     "Put the codebook on the k-means of the first batch (of all processes)"
-    most, order = 64 * self.n_codes, torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
+    most, order = 64 * self.n_codes, torch.randperm(len(z),
+                                                    generator=torch.Generator().manual_seed(0))
     z = _gather(z[order[:most]] if len(z) > most else z)
     if not z.isfinite().all(): return
     self.codebook.copy_(kmeans(z, self.n_codes, self.kmeans_iters))
-    self.count.copy_(torch.bincount(nearest_code(z, self.codebook), minlength=self.n_codes).clamp_min(1))
+    self.count.copy_(torch.bincount(nearest_code(z, self.codebook),
+                                    minlength=self.n_codes).clamp_min(1))
     self.total.copy_(self.codebook * self.count.unsqueeze(1))
     self.started.fill_(True)
 
@@ -191,7 +203,8 @@ def _restart(self:VectorQuantizer,
     z:Tensor, # vectors, (l, d), float32
     finite:Tensor, # bool scalar: no restart from a broken batch
 ):
-    "Put rows that are hardly used on random vectors of the batch (rank 0 chooses), with a tenth of the mean count"
+    """Put rows that are hardly used on random vectors of the batch (rank 0 chooses), with a tenth
+    of the mean count"""
     mean = self.count.mean()
     dead = (self.count < self.restart_below * mean) & finite
     picks = z[torch.randint(len(z), (self.n_codes,), device=z.device)]
@@ -216,29 +229,34 @@ def forward(self:VectorQuantizer,
         commitment = F.mse_loss(flat, q.detach())
         loss = self.commitment * commitment
         if self.update == 'gradient': loss = loss + F.mse_loss(q, flat.detach())
-        count = self._update(rows, codes) if self.training else torch.bincount(codes, minlength=self.n_codes)
+        count = self._update(rows, codes) if self.training else torch.bincount(codes,
+            minlength=self.n_codes)
         perplexity = torch.special.entr(count / count.sum()).sum().exp()
         z_q = rearrange(flat + (q - flat).detach(), 'b ... d -> b d ...').to(z.dtype)
     return Quantized(z_q, codes.view(shape), loss, commitment.detach(), perplexity)
 
 # %% ../nbs/04_codebooks.ipynb #48f2bc8f
 class ResidualVQ(nn.Module):
-    "Quantise, then quantise what is left, k times; the result is the sum (SoundStream, section III-C)"
+    """Quantise, then quantise what is left, k times; the result is the sum (SoundStream, section
+    III-C)"""
     def __init__(self,
         n_codes:int=512, # rows of each codebook
         dim:int=64, # width of a row
         n_quantizers:int=4, # stages, k
-        dropout:float=0., # probability of a training batch to use only the first 1..k stages (drawn evenly)
+        # probability of a training batch to use only the first 1..k stages (drawn evenly)
+        dropout:float=0.,
         **kwargs, # for each `VectorQuantizer`
     ):
         super().__init__()
         self.n_codes, self.dim, self.n_quantizers, self.dropout = n_codes, dim, n_quantizers, dropout
-        self.stages = nn.ModuleList(VectorQuantizer(n_codes, dim, **kwargs) for _ in range(n_quantizers))
+        self.stages = nn.ModuleList(VectorQuantizer(n_codes, dim, **kwargs)
+                                    for _ in range(n_quantizers))
 
     def lookup(self, codes:Tensor)->Tensor:
         "Sum of the rows of the first stages: (b, k', ...) -> (b, d, ...), k' <= k"
         if codes.shape[1] > self.n_quantizers:
-            raise CodeError(f"codes of {codes.shape[1]} stages, the quantiser has {self.n_quantizers}")
+            raise CodeError(f"codes of {codes.shape[1]} stages, the quantiser has "
+                            f"{self.n_quantizers}")
         return sum(stage.lookup(c) for stage, c in zip(self.stages, codes.unbind(1)))
 
     def _depth(self, device)->int:
@@ -255,27 +273,33 @@ def forward(self:ResidualVQ,
     n_quantizers:int|None=None, # stages to use; None: all (training: as `dropout` says)
 )->Quantized: # codes (b, k', ...); loss and perplexity are means over stages
     "Quantise stage by stage; each stage sees the residual of those before it"
-    depth = n_quantizers or (self._depth(z.device) if self.training and self.dropout else self.n_quantizers)
+    depth = n_quantizers or (self._depth(z.device) if self.training and self.dropout
+                             else self.n_quantizers)
     with torch.autocast(z.device.type, enabled=False):
         residual, total, outs = z.float(), 0., []
         for stage in self.stages[:depth]:
             outs.append(out := stage(residual))
             residual, total = residual - out.z_q.detach(), total + out.z_q.detach()
         loss = torch.stack([o.loss for o in outs]).mean()
-        if self.training: loss = loss + sum(p.sum() for s in self.stages[depth:] for p in s.parameters()) * 0.
+        if self.training: loss = loss + sum(p.sum() for s in self.stages[depth:]
+                                            for p in s.parameters()) * 0.
         z_q = (z.float() + (total - z.float()).detach()).to(z.dtype)
     mean = lambda name: torch.stack([getattr(o, name) for o in outs]).mean()
-    return Quantized(z_q, torch.stack([o.codes for o in outs], 1), loss, mean('commitment'), mean('perplexity'))
+    return Quantized(z_q, torch.stack([o.codes for o in outs], 1), loss, mean('commitment'),
+                     mean('perplexity'))
 
 # %% ../nbs/04_codebooks.ipynb #ae417cb1
 class FSQ(nn.Module):
-    "Round each of a few bounded channels to a fixed number of levels: a codebook that needs no learning (Mentzer 2023)"
+    """Round each of a few bounded channels to a fixed number of levels: a codebook that needs no
+    learning (Mentzer 2023)"""
     def __init__(self,
         levels:tuple=(8, 8, 8), # steps of each channel; their product is the number of codes
-        dim:int|None=None, # width of the vectors, joined by two linear maps; None: the number of levels, no maps
+        # width of the vectors, joined by two linear maps; None: the number of levels, no maps
+        dim:int|None=None,
     ):
         super().__init__()
-        if min(levels, default=0) < 2: raise ValueError(f"levels are {levels}; each must be at least 2")
+        if min(levels,
+               default=0) < 2: raise ValueError(f"levels are {levels}; each must be at least 2")
         self.levels, self.n_codes, self.dim = tuple(levels), math.prod(levels), dim or len(levels)
         self.project_in = nn.Linear(dim, len(levels)) if dim else nn.Identity()
         self.project_out = nn.Linear(len(levels), dim) if dim else nn.Identity()
@@ -307,7 +331,8 @@ def forward(self:FSQ,
         half = self.steps // 2
         codes = ((rounded.detach().round() + half) * self.basis).sum(-1).long()
         z_q = self.project_out(rounded / half).movedim(-1, 1).to(z.dtype)
-        count = torch.bincount(codes.clamp(0, self.n_codes - 1).flatten(), minlength=self.n_codes).float()
+        count = torch.bincount(codes.clamp(0, self.n_codes - 1).flatten(),
+                               minlength=self.n_codes).float()
         if self.training and _world() > 1: dist.all_reduce(count)
         perplexity = torch.special.entr(count / count.sum()).sum().exp()
     zero = z_q.new_zeros((), dtype=torch.float32)
@@ -319,7 +344,8 @@ class ResBlock2d(nn.Module):
     def __init__(self,
         width:int, # channels in and out
         hidden:int, # channels between the two convolutions
-        relu_skip:bool=False, # the skip carries ReLU x instead of x, as the DCASE baseline's in-place ReLU does
+        # the skip carries ReLU x instead of x, as the DCASE baseline's in-place ReLU does
+        relu_skip:bool=False,
     ):
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(width, hidden, 3, padding=1), nn.Conv2d(hidden, width, 1)
@@ -338,9 +364,11 @@ def _window(
     "Kernel and padding so that every output axis is exactly input / stride"
     size = tuple(kernel if s > 1 else 3 for s in strides)
     if any(k < s or (k - s) % 2 for k, s in zip(size, strides)):
-        raise ValueError(f"a kernel of {kernel} does not fit stride {max(strides)}: it must be as wide, "
+        raise ValueError(f"a kernel of {kernel} does not fit stride {max(strides)}: it must be as "
+                         f"wide, "
                          "and both even or both odd")
-    return dict(kernel_size=size, stride=tuple(strides), padding=tuple((k - s) // 2 for k, s in zip(size, strides)))
+    return dict(kernel_size=size, stride=tuple(strides),
+                padding=tuple((k - s) // 2 for k, s in zip(size, strides)))
 
 # %% ../nbs/04_codebooks.ipynb #00e4c48d
 class EncoderBranch(nn.Module):
@@ -355,7 +383,8 @@ class EncoderBranch(nn.Module):
         relu_skip:bool, # see `ResBlock2d`
     ):
         super().__init__()
-        widths = [in_channels] + [width // 2] * (len(strides) > 1) + [width] * max(1, len(strides) - 1)
+        widths = [in_channels] + [width // 2] * (len(strides) > 1) + [width] * max(1,
+            len(strides) - 1)
         self.down = nn.ModuleList(nn.Conv2d(a, b, **_window(kernel, s))
                                   for a, b, s in zip(widths, widths[1:], strides))
         self.conv = nn.Conv2d(width, width, 3, padding=1)
@@ -370,7 +399,8 @@ class EncoderBranch(nn.Module):
 
 # %% ../nbs/04_codebooks.ipynb #6137d8e9
 class MapEncoder(nn.Module):
-    "Parallel branches that differ in kernel width, added up, then projected to the width of the codes"
+    """Parallel branches that differ in kernel width, added up, then projected to the width of the
+    codes"""
     def __init__(self,
         dim:int, # width of a code, d
         kernels:tuple=(4, 2, 6, 8), # one branch each
@@ -382,7 +412,8 @@ class MapEncoder(nn.Module):
         relu_skip:bool=False, # see `EncoderBranch`
     ):
         super().__init__()
-        self.branches = nn.ModuleList(EncoderBranch(in_channels, width, k, strides, res_blocks, res_width, relu_skip)
+        self.branches = nn.ModuleList(EncoderBranch(in_channels, width, k, strides, res_blocks,
+                                                    res_width, relu_skip)
                                       for k in kernels)
         self.project = nn.Conv2d(width, dim, 1)
 
@@ -392,7 +423,8 @@ class MapEncoder(nn.Module):
 
 # %% ../nbs/04_codebooks.ipynb #e45763d8
 class MapDecoder(nn.Module):
-    "One 3x3 convolution, residual blocks, then transposed convolutions back to the size of the spectrogram"
+    """One 3x3 convolution, residual blocks, then transposed convolutions back to the size of the
+    spectrogram"""
     def __init__(self,
         dim:int, # width of a code, d
         out_channels:int=1, # spectrogram channels
@@ -403,7 +435,8 @@ class MapDecoder(nn.Module):
         relu_skip:bool=False, # see `EncoderBranch`
     ):
         super().__init__()
-        widths = [width] * max(1, len(strides) - 1) + [width // 2] * (len(strides) > 1) + [out_channels]
+        widths = [width] * max(1, len(strides)
+                               - 1) + [width // 2] * (len(strides) > 1) + [out_channels]
         self.conv = nn.Conv2d(dim, width, 3, padding=1)
         self.res = nn.ModuleList(ResBlock2d(width, res_width, relu_skip) for _ in range(res_blocks))
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, **_window(2 * max(s), s))
@@ -428,7 +461,8 @@ from .recipes import licence_of_parts, LoopRecipe, Recipe
 # %% ../nbs/04_codebooks.ipynb #92bcf095
 @dataclass
 class VQVAEConfig:
-    "A VQ-VAE over log-mels; the fields below the line are there to load and to repeat the published ones"
+    """A VQ-VAE over log-mels; the fields below the line are there to load and to repeat the
+    published ones"""
     mel:MelConfig = field(default_factory=lambda: MelConfig.preset('dcase2023'))
     mel_mean:float = 0.  # subtracted from the log-mel before the encoder, added after the decoder
     mel_std:float = 1.  # divided by, multiplied with
@@ -461,9 +495,11 @@ class VQVAEConfig:
         if self.quantizer not in ('ema', 'gradient', 'fsq'):
             raise ValueError(f"quantizer is {self.quantizer!r}; use 'ema', 'gradient' or 'fsq'")
         if len(self.freq_strides) != len(self.time_strides):
-            raise ValueError(f"freq_strides {self.freq_strides} and time_strides {self.time_strides} differ in length")
+            raise ValueError(f"freq_strides {self.freq_strides} and time_strides "
+                             f"{self.time_strides} differ in length")
         if self.mel.n_mels % math.prod(self.freq_strides):
-            raise ValueError(f"{self.mel.n_mels} mel bands cannot be divided by freq_strides {self.freq_strides}")
+            raise ValueError(f"{self.mel.n_mels} mel bands cannot be divided by freq_strides "
+                             f"{self.freq_strides}")
         if self.quantizer == 'fsq': self.n_codes = math.prod(self.levels)
 
 # %% ../nbs/04_codebooks.ipynb #073ff409
@@ -495,11 +531,13 @@ class VQVAE(Pretrained):
     ):
         super().__init__()
         self.config = c = config
-        shared = dict(width=c.width, strides=tuple(zip(c.freq_strides, c.time_strides)), res_blocks=c.res_blocks,
+        shared = dict(width=c.width, strides=tuple(zip(c.freq_strides, c.time_strides)),
+                      res_blocks=c.res_blocks,
                       res_width=c.res_width, relu_skip=c.relu_skip)
         self.encoder = MapEncoder(c.dim, c.kernels, c.channels, **shared)
         self.decoder = MapDecoder(c.dim, c.channels, **shared)
-        options = dict(commitment=c.commitment, decay=c.decay, count_init=c.count_init, laplace=c.laplace,
+        options = dict(commitment=c.commitment, decay=c.decay, count_init=c.count_init,
+                       laplace=c.laplace,
                        kmeans_iters=c.kmeans_iters, restart_below=c.restart_below)
         if c.quantizer == 'fsq': self.quantizer = FSQ(c.levels, c.dim)
         elif c.n_quantizers > 1: self.quantizer = ResidualVQ(
@@ -545,12 +583,15 @@ def bits_per_second(self:VQVAE)->float:
 # %% ../nbs/04_codebooks.ipynb #56f68806
 @patch(as_prop=True)
 def codebook_hash(self:VQVAE)->str:
-    "Twelve hex digits that change when codes would come to mean something else (quantiser or decoder changed)"
-    digest = hashlib.sha256(repr((self.config.freq_strides, self.config.time_strides, self.n_codes)).encode())
+    """Twelve hex digits that change when codes would come to mean something else (quantiser or
+    decoder changed)"""
+    digest = hashlib.sha256(repr((self.config.freq_strides, self.config.time_strides,
+                                  self.n_codes)).encode())
     for name, part in (('q', self.quantizer), ('d', self.decoder)):
         for key, value in sorted(part.state_dict().items()):
             if key.split('.')[-1] in ('count', 'total', 'started'): continue
-            digest.update(f'{name}.{key}'.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+            digest.update(f'{name}.{key}'.encode()
+                          + value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 # %% ../nbs/04_codebooks.ipynb #68ac19ce
@@ -558,10 +599,12 @@ def codebook_hash(self:VQVAE)->str:
 def latent(self:VQVAE,
     log_mel:Tensor, # (b, m, f)
 )->Tensor: # (b, d, H, W)
-    "Encoder output before quantisation; a length that the strides do not divide is padded by its last frame"
+    """Encoder output before quantisation; a length that the strides do not divide is padded by its
+    last frame"""
     if log_mel.ndim == 3: log_mel = log_mel.unsqueeze(1)
     if log_mel.ndim != 4 or log_mel.shape[1:3] != (self.config.channels, self.mel.n_mels):
-        raise CodeError(f"log-mel has shape {tuple(log_mel.shape)}, expected (batch, {self.mel.n_mels}, frames). "
+        raise CodeError(f"log-mel has shape {tuple(log_mel.shape)}, expected (batch, "
+                        f"{self.mel.n_mels}, frames). "
                         f"Compute it with this codebook's own MelConfig ({self.mel.hash}).")
     x = F.pad(log_mel, (0, -log_mel.shape[-1] % self.time_stride, 0, 0), mode='replicate')
     return self.encoder((x - self.config.mel_mean) / self.config.mel_std)
@@ -575,10 +618,12 @@ def forward(self:VQVAE,
     log_mel = log_mel.as_subclass(Tensor)
     quantized = self.quantizer(self.latent(log_mel))
     recon = self.decoder(quantized.z_q)[..., :log_mel.shape[-1]].float()
-    error = F.mse_loss(recon, ((log_mel - self.config.mel_mean) / self.config.mel_std).float().view_as(recon))
+    error = F.mse_loss(recon, ((log_mel - self.config.mel_mean)
+                               / self.config.mel_std).float().view_as(recon))
     recon = recon.view_as(log_mel) * self.config.mel_std + self.config.mel_mean
     distance = mel_distance(recon.detach(), log_mel, self.mel)
-    return VQVAEOutput(recon, error + quantized.loss, error, distance, quantized.codes, quantized.perplexity)
+    return VQVAEOutput(recon, error + quantized.loss, error, distance, quantized.codes,
+                       quantized.perplexity)
 
 # %% ../nbs/04_codebooks.ipynb #2df9b0e7
 @patch
@@ -587,7 +632,8 @@ def encode(self:VQVAE,
     log_mel:Tensor, # (b, m, f)
 )->Tensor: # int64, (b, H, W) or (b, k, H, W)
     "Codes of a spectrogram; never moves the codebook"
-    if not log_mel.isfinite().all(): raise CodeError("log-mel holds NaN or infinity. Check the recording.")
+    if not log_mel.isfinite().all():
+        raise CodeError("log-mel holds NaN or infinity. Check the recording.")
     training = self.quantizer.training
     try: return self.quantizer.eval()(self.latent(log_mel.as_subclass(Tensor))).codes
     finally: self.quantizer.train(training)
@@ -602,14 +648,16 @@ def decode(self:VQVAE,
     shape = self.code_shape(1)
     if codes.ndim != 1 + len(shape) or codes.shape[-2] != shape[-2]:
         raise CodeError(f"code map has shape {tuple(codes.shape)}, expected (batch, "
-                        f"{', '.join(map(str, shape[:-1]))}, columns). Use the codebook that made it.")
+                        f"{', '.join(map(str, shape[:-1]))}, columns). Use the codebook that made "
+                        f"it.")
     z_q = self.quantizer.lookup(codes).to(self.decoder.conv.weight.dtype)
     log_mel = self.decoder(z_q)[..., :frames].float() * self.config.mel_std + self.config.mel_mean
     return log_mel.squeeze(1) if self.config.channels == 1 else log_mel
 
 # %% ../nbs/04_codebooks.ipynb #9b3ee973
 def _indices(sd:dict, pattern:str)->int:
-    "One more than the highest index that `pattern` (a regular expression with one group) finds among the keys"
+    """One more than the highest index that `pattern` (a regular expression with one group) finds
+    among the keys"""
     return 1 + max((int(m[1]) for k in sd if (m := re.match(pattern, k))), default=-1)
 
 # %% ../nbs/04_codebooks.ipynb #a9cf67e7
@@ -621,36 +669,45 @@ def _baseline_names(sd:dict)->dict:
     stacks = [('dec.blocks', 1, 'decoder')]
     for i in range(_indices(sd, r'enc_b\.blocks_(\d+)\.') - 1):
         old, new = f'enc_b.blocks_{i + 1}', f'encoder.branches.{i}'
-        names |= {f'{old}.0': f'{new}.down.0', f'{old}.2': f'{new}.down.1', f'{old}.4': f'{new}.conv'}
+        names |= {f'{old}.0': f'{new}.down.0', f'{old}.2': f'{new}.down.1',
+                  f'{old}.4': f'{new}.conv'}
         stacks.append((old, 5, new))
     names |= {f'{old}.{first + r}.conv.{2 * j - 1}': f'{new}.res.{r}.conv{j}'
               for old, first, new in stacks for r in range(res) for j in (1, 2)}
-    keys = {f'{old}.{part}': f'{new}.{part}' for old, new in names.items() for part in ('weight', 'bias')}
-    return keys | {'quantize_b.embed': 'quantizer.codebook', 'quantize_b.embed_avg': 'quantizer.total',
+    keys = {f'{old}.{part}': f'{new}.{part}' for old,
+            new in names.items() for part in ('weight', 'bias')}
+    return keys | {'quantize_b.embed': 'quantizer.codebook',
+                   'quantize_b.embed_avg': 'quantizer.total',
                    'quantize_b.cluster_size': 'quantizer.count'}
 
 def _audyn_names(sd:dict)->dict:
     "Audyn's VQ-VAE and RVQ-VAE: original key -> ours; branch i has kernel 2 (i + 1)"
-    names = {'encoder.bottleneck_conv2d': 'encoder.project', 'decoder.bottleneck_conv2d': 'decoder.conv',
-             'decoder.conv_transpose2d_1': 'decoder.up.0', 'decoder.conv_transpose2d_2': 'decoder.up.1'}
+    names = {'encoder.bottleneck_conv2d': 'encoder.project',
+             'decoder.bottleneck_conv2d': 'decoder.conv',
+             'decoder.conv_transpose2d_1': 'decoder.up.0',
+             'decoder.conv_transpose2d_2': 'decoder.up.1'}
     stacks = [('decoder', 'decoder')]
     for i in range(_indices(sd, r'encoder\.backbone\.(\d+)\.')):
         old, new = f'encoder.backbone.{i}', f'encoder.branches.{i}'
-        names |= {f'{old}.conv2d_{j + 1}': f'{new}.{part}' for j, part in enumerate(('down.0', 'down.1', 'conv'))}
+        names |= {f'{old}.conv2d_{j + 1}': f'{new}.{part}' for j,
+                  part in enumerate(('down.0', 'down.1', 'conv'))}
         stacks.append((old, new))
     names |= {f'{old}.res_blocks.{r}.conv2d_{j}': f'{new}.res.{r}.conv{j}' for old, new in stacks
               for r in range(_indices(sd, r'decoder\.res_blocks\.(\d+)\.')) for j in (1, 2)}
-    keys = {f'{old}.{part}': f'{new}.{part}' for old, new in names.items() for part in ('weight', 'bias')}
+    keys = {f'{old}.{part}': f'{new}.{part}' for old,
+            new in names.items() for part in ('weight', 'bias')}
     if not (stages := _indices(sd, r'vector_quantizer\.codebooks\.(\d+)\.')):
         return keys | {'vector_quantizer.codebook.weight': 'quantizer.codebook'}
-    return keys | {f'vector_quantizer.codebooks.{i}.weight': f'quantizer.stages.{i}.codebook' for i in range(stages)}
+    return keys | {f'vector_quantizer.codebooks.{i}.weight': f'quantizer.stages.{i}.codebook'
+                   for i in range(stages)}
 
 # %% ../nbs/04_codebooks.ipynb #dc091a68
 def published_keys(
     sd:dict, # state dict of the DCASE 2023 baseline's VQ-VAE, Audyn's VQ-VAE or RVQ-VAE
     name:str='state dict', # for messages
 )->dict: # original key -> key of `VQVAE`
-    "Where each published tensor belongs; raises `CheckpointError` that lists keys missing or surplus"
+    """Where each published tensor belongs; raises `CheckpointError` that lists keys missing or
+    surplus"""
     baseline = any(k.startswith(('enc_b.', 'quantize_b.', 'dec.')) for k in sd)
     keys = _baseline_names(sd) if baseline else _audyn_names(sd)
     missing = [k for k in keys if k not in sd]
@@ -664,7 +721,8 @@ def published_keys(
 VQVAE_PRESETS = dict(
     dcase2023=dict(kmeans_iters=0, restart_below=0., count_init=0., relu_skip=True),
     audyn=dict(kmeans_iters=0, restart_below=0., decay=.999, laplace=False, kernels=(2, 4, 6, 8)),
-    audyn_rvq=dict(kmeans_iters=0, restart_below=0., decay=.999, laplace=False, kernels=(2, 4, 6, 8),
+    audyn_rvq=dict(kmeans_iters=0, restart_below=0., decay=.999, laplace=False,
+                   kernels=(2, 4, 6, 8),
                    n_codes=16, n_quantizers=3, quantizer_dropout=1.),
 )
 
@@ -674,22 +732,28 @@ def _published_config(
     baseline:bool, # of the DCASE 2023 baseline, not of Audyn
 )->dict: # fields of `VQVAEConfig`
     "Sizes as the shapes tell them, quirks as the project has them"
-    stages, branches = _indices(ours, r'quantizer\.stages\.(\d+)'), _indices(ours, r'encoder\.branches\.(\d+)')
-    book, res_blocks = ours[f"quantizer{'.stages.0' * bool(stages)}.codebook"], _indices(ours, r'decoder\.res\.(\d+)')
+    stages, branches = _indices(ours, r'quantizer\.stages\.(\d+)'), _indices(ours,
+        r'encoder\.branches\.(\d+)')
+    book, res_blocks = ours[f"quantizer{'.stages.0' * bool(stages)}.codebook"], _indices(ours,
+        r'decoder\.res\.(\d+)')
     sizes = dict(
-        width=len(ours['decoder.conv.weight']), channels=ours['decoder.up.1.weight'].shape[1], res_blocks=res_blocks,
-        res_width=len(ours['decoder.res.0.conv1.weight']) if res_blocks else 32, dim=book.shape[1], n_codes=len(book),
+        width=len(ours['decoder.conv.weight']), channels=ours['decoder.up.1.weight'].shape[1],
+        res_blocks=res_blocks,
+        res_width=len(ours['decoder.res.0.conv1.weight']) if res_blocks else 32, dim=book.shape[1],
+        n_codes=len(book),
         n_quantizers=stages or 1,
         kernels=[ours[f'encoder.branches.{i}.down.0.weight'].shape[-1] for i in range(branches)])
     return VQVAE_PRESETS['dcase2023' if baseline else 'audyn'] | sizes
 
 # %% ../nbs/04_codebooks.ipynb #849d7dc3
 def _load_published(model:nn.Module, ours:dict, names:dict, source:str)->nn.Module:
-    "Copy weights into the model; what the original keeps elsewhere (running counts) starts from the codebook"
+    """Copy weights into the model; what the original keeps elsewhere (running counts) starts from
+    the codebook"""
     state = model.state_dict()
     for key, value in ours.items():
         if value.shape != state[key].shape: raise CheckpointError(
-            f"{source}: {names[key]} has shape {tuple(value.shape)}, expected {tuple(state[key].shape)}")
+            f"{source}: {names[key]} has shape {tuple(value.shape)}, expected "
+            f"{tuple(state[key].shape)}")
         if key.endswith('codebook'): state[key.replace('codebook', 'total')] = value.clone()
     model.load_state_dict(state | ours)
     return model.eval()
@@ -702,7 +766,8 @@ def from_original(cls:VQVAE,
     **overrides, # fields of `VQVAEConfig`
 )->VQVAE:
     "Load a published VQ-VAE or RVQ-VAE; sizes are read from the shapes, quirks are switched on"
-    sd, name = published_weights(source, 'model'), 'state dict' if isinstance(source, dict) else str(source)
+    sd, name = published_weights(source, 'model'), 'state dict' if isinstance(source,
+        dict) else str(source)
     keys, baseline = published_keys(sd, name), 'quantize_b.embed' in sd
     ours = {new: sd[old].float() for old, new in keys.items()}
     for key in ('quantizer.codebook', 'quantizer.total') * baseline: ours[key] = ours[key].t()
@@ -724,14 +789,17 @@ class CodeTable:
         source:str='', # name of the cache that was encoded
         conditions:Conditions|None=None, # what each map is asked by; None: its label
     ):
-        self.codes, self.df, self.n_codes = check_codes(codes, n_codes), df.reset_index(drop=True), n_codes
+        self.codes, self.df, self.n_codes = check_codes(codes,
+                                                        n_codes), df.reset_index(drop=True), n_codes
         if len(codes) != len(df): raise CodeError(f"{len(codes)} code maps for {len(df)} rows")
         self.codebook_hash, self.seconds, self.source = codebook_hash, seconds, source
         self.labels = list(labels) if labels is not None else sorted(self.df.label.unique())
         self.valid_idx = [int(i) for i in valid_idx] if valid_idx is not None else []
         if conditions is None:
-            conditions = Conditions(label=[self.labels.index(l) for l in self.df.label], names=list(self.df.label))
-        if len(conditions) != len(codes): raise CodeError(f"{len(conditions)} conditions for {len(codes)} code maps")
+            conditions = Conditions(label=[self.labels.index(l) for l in self.df.label],
+                                    names=list(self.df.label))
+        if len(conditions) != len(codes):
+            raise CodeError(f"{len(conditions)} conditions for {len(codes)} code maps")
         self.conditions = conditions
 
     def __len__(self): return len(self.codes)
@@ -757,8 +825,10 @@ def save(self:CodeTable,
     folder, # is made; the three files of an earlier table are replaced
 )->Path:
     "Write codes.safetensors, clips.csv and codes.json"
-    about = dict(n_codes=self.n_codes, codebook_hash=self.codebook_hash, seconds=self.seconds, labels=self.labels,
-                 valid_idx=self.valid_idx, source=self.source, code_shape=self.code_shape, names=self.conditions.names)
+    about = dict(n_codes=self.n_codes, codebook_hash=self.codebook_hash, seconds=self.seconds,
+                 labels=self.labels,
+                 valid_idx=self.valid_idx, source=self.source, code_shape=self.code_shape,
+                 names=self.conditions.names)
     small = torch.int16 if self.n_codes <= 2**15 else torch.int32
     with atomic_folder(folder, merge=True) as work:
         asked = {f'conditions.{k}': v for k, v in self.conditions.tensors().items()}
@@ -778,20 +848,24 @@ def load(cls:CodeTable,
 
     about = read_json(Path(folder)/'codes.json')
     if codebook is not None and codebook.codebook_hash != about['codebook_hash']:
-        raise CodeError(f"{folder}: codes of codebook {about['codebook_hash']}, given is {codebook.codebook_hash}. "
+        raise CodeError(f"{folder}: codes of codebook {about['codebook_hash']}, given is "
+                        f"{codebook.codebook_hash}. "
                         "Encode the clips again with `encode_table`.")
     about.pop('code_shape')
     held, names = read_safetensors(Path(folder)/'codes.safetensors'), about.pop('names', None)
-    asked = {k.removeprefix('conditions.'): v for k, v in held.items() if k.startswith('conditions.')}
+    asked = {k.removeprefix('conditions.'): v for k,
+             v in held.items() if k.startswith('conditions.')}
     conditions = Conditions.of(asked, names, len(held['codes'])) if names else None
-    return cls(held['codes'], pd.read_csv(Path(folder)/'clips.csv', keep_default_na=False), **about, conditions=conditions)
+    return cls(held['codes'], pd.read_csv(Path(folder)/'clips.csv', keep_default_na=False), **about,
+               conditions=conditions)
 
 # %% ../nbs/04_codebooks.ipynb #a43dbf3a
 @torch.no_grad()
 def encode_table(
     data, # `ClipTable`, or `MelCache` of the codebook's own mel
     codebook:VQVAE, # makes the codes
-    folder=None, # keep the result here, and read it from here while neither clips nor codebook changed
+    # keep the result here, and read it from here while neither clips nor codebook changed
+    folder=None,
     seconds:float=4., # length of every clip
     valid_idx=None, # rows of the cache for validation; None: as `split_table` says
     bs:int=32, # clips encoded at once
@@ -802,16 +876,21 @@ def encode_table(
     from foleybook.sound_data import MelCache, split_table
 
     cache = data
-    if not isinstance(data, MelCache): cache = MelCache.build(data, codebook.mel, seconds, cache_dir, progress=progress)
+    if not isinstance(data, MelCache): cache = MelCache.build(data, codebook.mel, seconds,
+        cache_dir, progress=progress)
     codebook.mel.require(cache.mel, f'the cache {cache.path}')
     if folder and (Path(folder)/'codes.json').is_file():
         kept = CodeTable.load(folder)
-        if (kept.codebook_hash, kept.source) == (codebook.codebook_hash, cache.path.name): return kept
+        if (kept.codebook_hash, kept.source) == (codebook.codebook_hash,
+                                                 cache.path.name): return kept
     codebook.eval()
-    codes = [codebook.encode(torch.from_numpy(np.array(cache.mels[i:i + bs])).float().to(codebook.device)).cpu()
-             for i in tqdm(range(0, len(cache), bs), 'encode', disable=None if progress else True, leave=False)]
+    codes = [codebook.encode(torch.from_numpy(np.array(cache.mels[i:i
+        + bs])).float().to(codebook.device)).cpu()
+             for i in tqdm(range(0, len(cache), bs), 'encode', disable=None if progress else True,
+                           leave=False)]
     if valid_idx is None: valid_idx = split_table(cache.index)[1]
-    table = CodeTable(torch.cat(codes), cache.index.df, codebook.n_codes, codebook.codebook_hash, cache.seconds,
+    table = CodeTable(torch.cat(codes), cache.index.df, codebook.n_codes, codebook.codebook_hash,
+                      cache.seconds,
                       cache.labels, valid_idx, cache.path.name)
     if folder: table.save(folder)
     return table
@@ -831,7 +910,8 @@ def code_dls(
     device = device or torch.device('cpu')
     def batch(index): return table.codes[index], table.conditions[index], table.codes[index]
     def moved(b): return tuple(part.to(device) for part in b)
-    loader = lambda index, **options: DataLoader(index, bs=min(bs, len(index)), num_workers=0, n_inp=2, device=device,
+    loader = lambda index, **options: DataLoader(index, bs=min(bs, len(index)), num_workers=0,
+                                                 n_inp=2, device=device,
                                                  create_batch=batch, after_batch=moved, **options)
     dls = DataLoaders(loader(train, shuffle=True, drop_last=True), loader(valid), device=device)
     dls.rng_seed, dls.vocab, dls.table = seed, table.labels, table
@@ -857,11 +937,13 @@ class CodePrior(Pretrained):
         seeds:list, # n numbers, one per map: item k is the same in any batch
         temperature:float=1., top_k:int|None=None, top_p:float|None=None, # see `Generator.sample`
         init:Tensor|None=None, # codes to start from, (n, H, W)
-        mask:Tensor|None=None, # bool, (H, W) or (n, H, W): True where codes are drawn anew, elsewhere `init` stays
+        # bool, (H, W) or (n, H, W): True where codes are drawn anew, elsewhere `init` stays
+        mask:Tensor|None=None,
         progress:bool=False, # show a bar
     )->Tensor: # int64, (n, H, W)
         "Draw code maps"
-        raise TypeError(f"{type(self).__name__} has no sample_codes: a prior must define how it draws codes.")
+        raise TypeError(f"{type(self).__name__} has no sample_codes: a prior must define how it "
+                        f"draws codes.")
 
 # %% ../nbs/04_codebooks.ipynb #42605922
 def prior_arguments(
@@ -870,22 +952,28 @@ def prior_arguments(
     n:int, # number of maps
     init:Tensor|None=None, # (n, H, W) or (H, W)
     mask:Tensor|None=None, # (H, W) or (n, H, W), for residual codes also (k, H, W) or (n, k, H, W)
-)->tuple[Tensor, Tensor|None, Tensor|None]: # cond (n,), init (n, H, W) and mask (n, H, W), both or neither
+# cond (n,), init (n, H, W) and mask (n, H, W), both or neither
+)->tuple[Tensor, Tensor|None, Tensor|None]:
     "Check what `sample_codes` was given, and bring it to full shape"
     shape = tuple(config.code_shape)
     cond = class_numbers(cond, n).cpu()
     if len(cond) != n: raise CodeError(f"{len(cond)} classes for {n} maps")
     if n and not 0 <= int(cond.min()) <= int(cond.max()) < max(1, config.n_classes):
-        raise CodeError(f"class {cond.tolist()} is not allowed: this prior knows 0 to {config.n_classes - 1}")
-    if mask is not None and init is None: raise CodeError("mask needs init, the codes that stay where it is False")
+        raise CodeError(f"class {cond.tolist()} is not allowed: this prior knows 0 to "
+                        f"{config.n_classes - 1}")
+    if mask is not None and init is None:
+        raise CodeError("mask needs init, the codes that stay where it is False")
     if init is None: return cond, None, None
     init = check_codes(torch.as_tensor(init).cpu(), config.n_codes)
-    mask = torch.ones(shape, dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool().cpu()
-    if tuple(mask.shape) in (shape[1:], (n, *shape[1:])) and len(shape) == 3 and tuple(mask.shape) != shape:
+    mask = torch.ones(shape,
+                      dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool().cpu()
+    if tuple(mask.shape) in (shape[1:],
+                             (n, *shape[1:])) and len(shape) == 3 and tuple(mask.shape) != shape:
         mask = mask.unsqueeze(-3).expand(*mask.shape[:-2], *shape)  # one mask for all stages
     for name, x in dict(init=init, mask=mask).items():
         if tuple(x.shape[-len(shape):]) != shape or x.ndim > 1 + len(shape): raise CodeError(
-            f"{name} has shape {tuple(x.shape)}, the prior draws maps {shape}. Use the codebook it was trained on.")
+            f"{name} has shape {tuple(x.shape)}, the prior draws maps {shape}. Use the codebook "
+            f"it was trained on.")
     return cond, init.expand(n, *shape), mask.expand(n, *shape)
 
 # %% ../nbs/04_codebooks.ipynb #e76e7800
@@ -908,7 +996,8 @@ def filter_logits(
 
 # %% ../nbs/04_codebooks.ipynb #6472cfe7
 class UnigramPrior(CodePrior):
-    "Each position by itself: the code frequencies of its class and row. The floor that any real prior must beat"
+    """Each position by itself: the code frequencies of its class and row. The floor that any real
+    prior must beat"""
     def __init__(self,
         config:PriorConfig, # map, codebook, classes
     ):
@@ -927,13 +1016,17 @@ class UnigramPrior(CodePrior):
 @torch.no_grad()
 def fit(self:UnigramPrior,
     table:CodeTable, # only its training rows are counted
-    smooth:float=.1, # weight of the class-independent, row-independent frequencies, in expected counts per code
+    # weight of the class-independent, row-independent frequencies, in expected counts per code
+    smooth:float=.1,
 )->UnigramPrior:
     "Count"
-    codes, index = table.codes[table.train_idx], class_numbers(table.conditions, len(table))[table.train_idx]
+    codes, index = table.codes[table.train_idx], class_numbers(table.conditions,
+        len(table))[table.train_idx]
     share = torch.bincount(codes.flatten(), minlength=self.config.n_codes).float()
-    self.counts.copy_(((share + .01) / share.sum() * smooth * self.config.n_codes).expand_as(self.counts))
-    where = (index[:, None, None] * self.rows + torch.arange(self.rows)[None, :, None]) * self.config.n_codes
+    self.counts.copy_(((share + .01) / share.sum() * smooth
+                       * self.config.n_codes).expand_as(self.counts))
+    where = (index[:, None, None] * self.rows
+             + torch.arange(self.rows)[None, :, None]) * self.config.n_codes
     flat = (where + codes.reshape(len(codes), self.rows, -1)).flatten()
     self.counts.view(-1).index_add_(0, flat, torch.ones(len(flat)))
     return self
@@ -942,7 +1035,8 @@ def fit(self:UnigramPrior,
 @patch
 @torch.no_grad()
 def sample_codes(self:UnigramPrior,
-    cond:Conditions|Tensor|None, seeds:list, temperature:float=1., top_k:int|None=None, top_p:float|None=None,
+    cond:Conditions|Tensor|None, seeds:list, temperature:float=1., top_k:int|None=None,
+    top_p:float|None=None,
     init:Tensor|None=None, mask:Tensor|None=None, progress:bool=False,
 )->Tensor: # int64, (n, H, W)
     "Draw every position independently; arguments as in `CodePrior.sample_codes`"
@@ -973,7 +1067,8 @@ class Cascade(MelGenerator):
 
     def __init__(self,
         prior:CodePrior, # draws code maps
-        codebook:VQVAE, # has `mel`, `n_codes`, `time_stride`, `codebook_hash`, `code_shape`, `encode` and `decode`
+        # has `mel`, `n_codes`, `time_stride`, `codebook_hash`, `code_shape`, `encode` and `decode`
+        codebook:VQVAE,
         vocoder:nn.Module|None=None, # has `mel`, turns (b, m, f) into (b, 1, t); None: `GriffinLim`
         labels:list|None=None, # class names in the order of their numbers; None: their numbers
         seconds:float|None=None, # length of the training clips; None: that of the map
@@ -983,9 +1078,11 @@ class Cascade(MelGenerator):
         super().__init__()
         self.prior, self.codebook, self.vocoder = prior, codebook, vocoder or GriffinLim(codebook.mel)
         self.check_parts()
-        self.labels = [str(i) for i in range(prior.config.n_classes)] if labels is None else list(labels)
+        self.labels = [str(i)
+                       for i in range(prior.config.n_classes)] if labels is None else list(labels)
         if len(self.labels) != prior.config.n_classes:
-            raise CodeError(f"{len(self.labels)} labels for a prior of {prior.config.n_classes} classes")
+            raise CodeError(f"{len(self.labels)} labels for a prior of {prior.config.n_classes} "
+                            f"classes")
         self.asks, self.takes = prior.asks, set(inspect.signature(prior.sample_codes).parameters)
         self.honours = frozenset({'seconds'} | self.takes & {
             'temperature', 'top_k', 'top_p', 'guidance', 'steps', 'init', 'mask', 'progress'})
@@ -993,8 +1090,10 @@ class Cascade(MelGenerator):
             codebook.codebook_hash, prior.config_hash, getattr(self.vocoder, 'n_iter', 60),
             type(self.vocoder).__name__, top_p, guidance)
         self.default_seconds = self.config.seconds
-        self.longest_seconds = None if 'shape' in self.takes else max(self.config.seconds, self.map_seconds)
-        self.defaults = {k: v for k, v in dict(top_p=top_p, guidance=guidance).items() if v is not None and k in self.takes}
+        self.longest_seconds = None if 'shape' in self.takes else max(self.config.seconds,
+            self.map_seconds)
+        self.defaults = {k: v for k, v in dict(top_p=top_p, guidance=guidance).items()
+                         if v is not None and k in self.takes}
 
     @property
     def best_batch(self)->int: # sounds at once
@@ -1008,7 +1107,8 @@ class Cascade(MelGenerator):
     def map_seconds(self)->float:
         "Length of sound in one code map, s"
         mel = self.codebook.mel
-        return mel.samples(self.prior.config.code_shape[-1] * self.codebook.time_stride) / mel.sample_rate
+        return mel.samples(self.prior.config.code_shape[-1]
+                           * self.codebook.time_stride) / mel.sample_rate
 
 # %% ../nbs/04_codebooks.ipynb #cfe0e6bf
 @patch
@@ -1020,7 +1120,8 @@ def check_parts(self:Cascade):
         "Join it with the codebook it was trained on, or train it again on the codes of this one.")
     expected = c.code_shape(p.code_shape[-1] * c.time_stride)
     if tuple(p.code_shape) != tuple(expected) or p.n_codes != c.n_codes: raise CodeError(
-        f"the prior draws maps {tuple(p.code_shape)} of {p.n_codes} codes, the codebook reads maps {tuple(expected)} "
+        f"the prior draws maps {tuple(p.code_shape)} of {p.n_codes} codes, the codebook reads "
+        f"maps {tuple(expected)} "
         f"of {c.n_codes} codes. Join it with the codebook it was trained on.")
     c.mel.require(self.vocoder.mel, f'the vocoder ({type(self.vocoder).__name__})')
 
@@ -1048,7 +1149,8 @@ def sample_mel(self:Cascade,
 # %% ../nbs/04_codebooks.ipynb #079cff79
 @patch
 def with_vocoder(self:Cascade,
-    vocoder, # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into (b, 1, t)
+    # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into (b, 1, t)
+    vocoder,
 )->Cascade: # shares all else with this one
     "The same cascade heard through another vocoder"
     vocoder, c = find_vocoder(vocoder) if isinstance(vocoder, (str, Path)) else vocoder, self.config
@@ -1073,7 +1175,8 @@ def start_codes(self:Cascade,
     mask:Tensor|None, # bool, (f,): frames to make anew; None: all
     shape:tuple, # of the code map
 )->tuple[Tensor, Tensor]: # codes (n, H, W) and bool mask (H, W), True where codes are drawn
-    "Codes of a spectrogram, and the part of the map to draw again: a column is new as soon as a frame of it is"
+    """Codes of a spectrogram, and the part of the map to draw again: a column is new as soon as a
+    frame of it is"""
     frames = shape[-1] * self.codebook.time_stride
     longer = F.pad(init, (0, max(0, frames - init.shape[-1])), mode='replicate')[..., :frames]
     codes = self.codebook.encode(longer.to(self.codebook.device)).cpu()
@@ -1089,10 +1192,12 @@ def from_parts(cls:Cascade,
 )->Cascade:
     "Join the parts of a folder; parts that do not belong together are an error"
     if parts['codebook'].codebook_hash != config.codebook_hash: raise CodeError(
-        f"the codebook is {parts['codebook'].codebook_hash}, pipeline.json speaks of {config.codebook_hash}. "
+        f"the codebook is {parts['codebook'].codebook_hash}, pipeline.json speaks of "
+        f"{config.codebook_hash}. "
         "Train or copy the folder as a whole.")
     vocoder = parts.get('vocoder') or GriffinLim(parts['codebook'].mel, config.griffin_lim)
-    return cls(parts['prior'], parts['codebook'], vocoder, list(config.labels), config.seconds, config.top_p, config.guidance)
+    return cls(parts['prior'], parts['codebook'], vocoder, list(config.labels), config.seconds,
+               config.top_p, config.guidance)
 
 # %% ../nbs/04_codebooks.ipynb #c520908f
 class VQLoss:
@@ -1104,7 +1209,8 @@ class VQLoss:
         *targets, # labels of the clips, not needed
     )->Tensor: # scalar
         "The loss; its parts are kept for `history.csv`"
-        self.parts = dict(error=out.error.detach(), distance_db=out.distance, perplexity=out.perplexity)
+        self.parts = dict(error=out.error.detach(), distance_db=out.distance,
+                          perplexity=out.perplexity)
         return out.loss
 
 # %% ../nbs/04_codebooks.ipynb #57e3fe05
@@ -1118,7 +1224,8 @@ def codebook_use(
         name = 'codes_used'
         def reset(self): self.counts = torch.zeros(n_codes, dtype=torch.long)
         def accumulate(self, learn):
-            self.counts += torch.bincount(learn.pred.codes.detach().flatten().cpu(), minlength=n_codes)
+            self.counts += torch.bincount(learn.pred.codes.detach().flatten().cpu(),
+                                          minlength=n_codes)
         @property
         def value(self): return (self.counts > 0).float().mean().item()
 
@@ -1141,7 +1248,9 @@ class VQVAERecipe(LoopRecipe):
     frames:int|None = None  # random crop of so many frames; None: whole clips
     normalise:bool = True  # measure `mel_mean` and `mel_std` on the training clips
     cache_dir:str|None = None  # of the mels; None: see `cache_folder`
-    vocoder:str|None = None  # what is heard every `audio_every` steps goes through it (see `find_vocoder`); None: Griffin-Lim
+    # what is heard every `audio_every` steps goes through it (see `find_vocoder`); None:
+    # Griffin-Lim
+    vocoder:str|None = None
 
     def dataloaders(self, data):
         "`DataLoaders` from a path, `ClipTable` or `MelCache`"
@@ -1151,14 +1260,16 @@ class VQVAERecipe(LoopRecipe):
         if isinstance(data, (str, Path)): data = open_dataset(data).check()
         build = dict(seconds=self.seconds, cache_dir=self.cache_dir, progress=False)
         if isinstance(data, MelCache): build = {}
-        return mel_dls(data, self.model.mel, bs=self.batch_size, frames=self.frames, device=self.torch_device,
+        return mel_dls(data, self.model.mel, bs=self.batch_size, frames=self.frames,
+                       device=self.torch_device,
                        seed=self.seed, **build)
 
     def build_model(self, dls)->VQVAE:
         "A fresh model that knows the level and spread of its data"
         if not self.normalise: return VQVAE(self.model)
         measured = dls.cache.mean_std(dls.train_rows)
-        return VQVAE(replace(self.model, mel_mean=measured.mean.item(), mel_std=max(measured.std.item(), 1e-3)))
+        return VQVAE(replace(self.model, mel_mean=measured.mean.item(),
+                             mel_std=max(measured.std.item(), 1e-3)))
 
     def loss_func(self): return VQLoss()
     def metrics(self)->list: return [distance_db, codebook_use(self.model.n_codes)]
@@ -1173,13 +1284,15 @@ def listen(self:VQVAE,
     "Clips after a round trip through the codes, as sound"
     recon = self.decode(self.encode(log_mel.to(self.device)), log_mel.shape[-1])
     with torch.no_grad(): sound = (vocoder or GriffinLim(self.mel))(recon).float()
-    return Sounds(unclipped(sound), self.mel.sample_rate, labels=labels, meta=dict(model='VQVAE', codebook=self.codebook_hash))
+    return Sounds(unclipped(sound), self.mel.sample_rate, labels=labels,
+                  meta=dict(model='VQVAE', codebook=self.codebook_hash))
 
 # %% ../nbs/04_codebooks.ipynb #a27e9fa7
 @patch
 def ear(self:VQVAERecipe)->nn.Module: # turns log-mels into waveforms
     "What the codes are heard through: the vocoder in `vocoder`, or Griffin-Lim"
-    vocoder = find_vocoder(self.vocoder, self.torch_device) if self.vocoder else GriffinLim(self.model.mel, 32)
+    vocoder = find_vocoder(self.vocoder,
+                           self.torch_device) if self.vocoder else GriffinLim(self.model.mel, 32)
     self.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
     return vocoder
 
@@ -1199,7 +1312,8 @@ def listen(self:VQVAERecipe,
     model, dls = unwrap(learn.model).eval(), learn.dls
     rows = dls.valid_rows[np.unique(np.linspace(0, len(dls.valid_rows) - 1, 4).astype(int))]
     held = torch.from_numpy(np.array(dls.cache.mels[rows])).float()
-    return model.listen(held, self.ear().to(model.device), list(dls.cache.index.df.label.iloc[rows]))
+    return model.listen(held, self.ear().to(model.device),
+                        list(dls.cache.index.df.label.iloc[rows]))
 
 # %% ../nbs/04_codebooks.ipynb #f42be7dc
 @patch
@@ -1210,21 +1324,27 @@ def unused(self:VQVAERecipe)->dict:
 
 # %% ../nbs/04_codebooks.ipynb #69ac9a4d
 _PUBLISHED = dict(optimizer='adam', schedule='constant', lr=3e-4, normalise=False, betas=(.9, .999))
-_SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48, res_blocks=1, dim=32, decay=.9,
+_SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48, res_blocks=1,
+              dim=32, decay=.9,
               restart_below=.1)
 
 VQVAERecipe.presets = {
-    'quick-vqvae': dict(steps=1200, epoch_steps=200, batch_size=16, frames=128, lr=2e-3, model=VQVAEConfig(**_SMALL)),
-    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3, precision='auto', model=VQVAEConfig(
+    'quick-vqvae': dict(steps=1200, epoch_steps=200, batch_size=16, frames=128, lr=2e-3,
+                        model=VQVAEConfig(**_SMALL)),
+    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3,
+                        precision='auto', model=VQVAEConfig(
         **_SMALL | dict(freq_strides=(2, 2), time_strides=(2, 2), width=64))),
     'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3, seconds=2.,
                        model=VQVAEConfig(**_SMALL)),
     'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16, **_PUBLISHED,
                         model=VQVAEConfig(**VQVAE_PRESETS['dcase2023'])),
-    'audyn-vqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344, clip_norm=10., **_PUBLISHED,
+    'audyn-vqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344, clip_norm=10.,
+                        **_PUBLISHED,
                         model=VQVAEConfig(mel=MelConfig.preset('audyn'), **VQVAE_PRESETS['audyn'])),
-    'audyn-rvqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344, clip_norm=10., **_PUBLISHED,
-                         model=VQVAEConfig(mel=MelConfig.preset('audyn'), **VQVAE_PRESETS['audyn_rvq'])),
+    'audyn-rvqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344, clip_norm=10.,
+                         **_PUBLISHED,
+                         model=VQVAEConfig(mel=MelConfig.preset('audyn'),
+                                           **VQVAE_PRESETS['audyn_rvq'])),
 }
 
 # %% ../nbs/04_codebooks.ipynb #9a948335
@@ -1261,7 +1381,8 @@ def train_stage(
     if resume and mark.is_file() and before == about:
         say(f'{folder}: finished before, loaded')
         return Pretrained.from_pretrained(folder, recipe.torch_device)
-    if resume and before != about: say(f'{folder}: other data or settings than before; the earlier run is set aside')
+    if resume and before != about:
+        say(f'{folder}: other data or settings than before; the earlier run is set aside')
     model = recipe.train(data, folder, resume=resume and before == about, progress=progress)
     if not rank_distrib(): write_text(mark, json.dumps(about))
     return model
@@ -1269,16 +1390,20 @@ def train_stage(
 # %% ../nbs/04_codebooks.ipynb #39f248c0
 @dataclass
 class CascadeRecipe(Recipe):
-    "Train a codebook, then a prior on its codes; seed and device hold for both, all else is set per stage"
+    """Train a codebook, then a prior on its codes; seed and device hold for both, all else is set
+    per stage"""
     codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
     prior:Recipe = field(default_factory=lambda: UnigramRecipe.preset('unigram'))
-    vocoder:str|None = None  # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
+    # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
+    vocoder:str|None = None
     top_p:float|None = None  # how the finished model draws where it is not told otherwise
     guidance:float|None = None  # as above; needs `class_dropout` in the training of the prior
     presets:ClassVar[dict] = {
         'unigram-cascade': dict(vocoder='default'),
-        'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail', vocoder='default', top_p=.9, guidance=3.),
-        'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail', vocoder='default', top_p=.9, guidance=3.),
+        'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail', vocoder='default',
+                              top_p=.9, guidance=3.),
+        'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail', vocoder='default',
+                             top_p=.9, guidance=3.),
     }
 
     def _train(self, data, out, resume, progress)->Cascade:
@@ -1288,22 +1413,29 @@ class CascadeRecipe(Recipe):
         from foleybook.sound_data import MelCache, split_table
 
         say = print if progress and not rank_distrib() else lambda *_: None
-        codebook, prior = (r.override(seed=self.seed, device=self.device) for r in (self.codebook, self.prior))
-        if getattr(prior, 'audio_every', 0): prior = prior.override(codebook=str(out/'codebook'), vocoder=self.vocoder)
+        codebook, prior = (r.override(seed=self.seed, device=self.device)
+                           for r in (self.codebook, self.prior))
+        if getattr(prior, 'audio_every', 0): prior = prior.override(codebook=str(out/'codebook'),
+            vocoder=self.vocoder)
         if isinstance(data, (str, Path)): data = open_dataset(data).check()
         cache = data if isinstance(data, MelCache) else MelCache.build(
             data, codebook.model.mel, codebook.seconds, codebook.cache_dir, progress=progress)
         vocoder = find_vocoder(self.vocoder) if self.vocoder else None
         say(f'1/3 codebook: {codebook.steps} steps on {len(cache)} clips')
         book = train_stage(codebook, cache, cache.path.name, out/'codebook', resume, progress, say)
-        say(f'2/3 codes: {book.code_shape(cache.array.shape[-1])} a clip, {book.bits_per_second:.0f} bits/s')
-        table = encode_table(cache, book, None if rank_distrib() else out/'codes', progress=progress,
+        say(f'2/3 codes: {book.code_shape(cache.array.shape[-1])} a clip, '
+            f'{book.bits_per_second:.0f} bits/s')
+        table = encode_table(cache, book, None if rank_distrib() else out/'codes',
+                             progress=progress,
                              valid_idx=split_table(cache.index, seed=self.seed)[1])
         say(f'3/3 prior: {type(prior).__name__} on {len(table.train_idx)} maps')
         key = f'{cache.path.name} {book.codebook_hash}'
         model = train_stage(prior, table, key, out/'prior', resume, progress, say)
-        cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds, self.top_p, self.guidance).eval()
+        cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds, self.top_p,
+                          self.guidance).eval()
         told = dict(codebook=book, prior=model, vocoder=vocoder)
-        licence = licence_of_parts({k: m.card.get('licence', 'unknown') for k, m in told.items() if m is not None})
-        if not rank_distrib(): cascade.save_pretrained(out, self.card(cache) | dict(licence=licence))
+        licence = licence_of_parts({k: m.card.get('licence', 'unknown') for k,
+                                    m in told.items() if m is not None})
+        if not rank_distrib(): cascade.save_pretrained(out,
+                                                       self.card(cache) | dict(licence=licence))
         return cascade

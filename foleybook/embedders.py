@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 # %% ../nbs/embedders.ipynb #5f3ccf73
 #| code-fold: true
-from .audio_features import (AudioError, MelConfig, Sounds, fit_length, log_mel, mel_filterbank, read_audio,
+from .audio_features import (AudioError, MelConfig, Sounds, fit_length, log_mel,
+                                      mel_filterbank, read_audio,
                                       resample)
 from .data_sets import open_dataset
 from .files import CheckpointError, atomic_file, load_strict, published_weights, read_published
@@ -73,7 +74,8 @@ class Embedder(nn.Module):
     @property
     def hash(self)->str:
         "Changes with the weights and with every option"
-        h = hashlib.sha256(repr((self.name, self.sample_rate, self.seconds, self.peak, self.extra_repr())).encode())
+        h = hashlib.sha256(repr((self.name, self.sample_rate, self.seconds, self.peak,
+                                 self.extra_repr())).encode())
         for k,v in self.state_dict().items():
             h.update(k.encode() + v.detach().cpu().contiguous().numpy().tobytes())
         return h.hexdigest()[:12]
@@ -83,7 +85,8 @@ class LogMelStatistics(Embedder):
     "Mean and standard deviation of 64 log-mel bands in windows of one second"
     name,sample_rate,seconds,width = 'log-mel statistics',22050,1.,128
     source = 'computed, no weights'
-    mel = MelConfig(sample_rate=22050, n_fft=1024, hop_length=512, n_mels=64, f_max=None, center=True, floor=1e-4)
+    mel = MelConfig(sample_rate=22050, n_fft=1024, hop_length=512, n_mels=64, f_max=None,
+                    center=True, floor=1e-4)
 
     def forward(self, x):
         "Windows of 43 frames, half overlapping: (n, 128)"
@@ -98,7 +101,8 @@ class _Aisfx(nn.Module):
         super().__init__()
         for i,(a,b) in enumerate(zip((1, 64, 128, 256), (64, 128, 256, 512)), 1):
             self.add_module(f'conv_block{i}', nn.ModuleDict(dict(
-                conv1=nn.Conv2d(a, b, 3, padding=1, bias=False), conv2=nn.Conv2d(b, b, 3, padding=1, bias=False),
+                conv1=nn.Conv2d(a, b, 3, padding=1, bias=False),
+                conv2=nn.Conv2d(b, b, 3, padding=1, bias=False),
                 bn1=nn.BatchNorm2d(b), bn2=nn.BatchNorm2d(b))))
 
     def forward(self, x):
@@ -122,8 +126,10 @@ class Aisfx(Embedder):
         super().__init__()
         self.net = _Aisfx()
         weights = _aisfx_weights(_aisfx_file(folder))
-        self.net.load_state_dict({k[14:]: v for k,v in weights.items() if k.startswith('embedding_net.')})
-        bank = mel_filterbank(MelConfig(sample_rate=44100, n_fft=2048, hop_length=1024, win_length=2048, n_mels=96,
+        self.net.load_state_dict({k[14:]: v for k,
+                                  v in weights.items() if k.startswith('embedding_net.')})
+        bank = mel_filterbank(MelConfig(sample_rate=44100, n_fft=2048, hop_length=1024,
+                                        win_length=2048, n_mels=96,
                                         f_max=None, mel_scale='htk', mel_norm=None)).float()
         self.register_buffer('bank', bank / bank.sum(1, keepdim=True), persistent=False)
 
@@ -133,7 +139,8 @@ class Aisfx(Embedder):
         spec = torch.stft(x, 2048, 1024, window=window, pad_mode='constant', return_complex=True)
         mel = torch.log10(1e4 * self.bank @ spec.abs().square() + 1).T / 9.457798957824707 # (f, 96)
         n = max(1, math.ceil((len(mel) - 100) / 50) + 1)
-        return self.net(F.pad(mel, (0, 0, 0, 50 * (n - 1) + 100 - len(mel))).unfold(0, 100, 50).transpose(1, 2))
+        return self.net(F.pad(mel, (0, 0, 0, 50 * (n - 1) + 100 - len(mel))).unfold(0, 100,
+            50).transpose(1, 2))
 
 # %% ../nbs/embedders.ipynb #490e4ebf
 def _aisfx_file(folder=None):
@@ -142,12 +149,14 @@ def _aisfx_file(folder=None):
     if folder is None:
         from importlib.util import find_spec
         found = find_spec('aisfx')
-        if found is None: raise FileNotFoundError("aisfx is not installed: pip install --no-deps aisfx, "
+        if found is None:
+            raise FileNotFoundError("aisfx is not installed: pip install --no-deps aisfx, "
                                                   "or give its folder, or use embedder='log-mel'")
         folder = found.submodule_search_locations[0]
     for file in (Path(folder)/'models/checkpoint.pth', Path(folder)/'aisfx/models/checkpoint.pth'):
         if file.exists(): return file
-    raise FileNotFoundError(f"{folder}: holds no models/checkpoint.pth; give the folder of the aisfx package")
+    raise FileNotFoundError(f"{folder}: holds no models/checkpoint.pth; give the folder of the "
+                            f"aisfx package")
 
 def _aisfx_weights(file):
     "The state dict out of the pickled pair"
@@ -155,7 +164,8 @@ def _aisfx_weights(file):
 
 # %% ../nbs/embedders.ipynb #5574b5b2
 class VGGish(Embedder):
-    "VGGish embeddings (Hershey 2017) before the last activation: 128 numbers a second, every half second"
+    """VGGish embeddings (Hershey 2017) before the last activation: 128 numbers a second, every
+    half second"""
     name,sample_rate,seconds,width,peak = 'VGGish',16000,1.,128,False
 
     def __init__(self,
@@ -169,12 +179,15 @@ class VGGish(Embedder):
             layers += [nn.MaxPool2d(2)] if b == 'M' else [nn.Conv2d(a, b, 3, padding=1), nn.ReLU()]
             a = a if b == 'M' else b
         self.features = nn.Sequential(*layers)
-        self.embeddings = nn.Sequential(nn.Linear(12288, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(),
+        self.embeddings = nn.Sequential(nn.Linear(12288, 4096), nn.ReLU(), nn.Linear(4096, 4096),
+                                        nn.ReLU(),
                                         nn.Linear(4096, 128))
         self.register_buffer('bank', _vggish_bank(), persistent=False)
-        if dcase2023: self.name,self.sample_rate,self.seconds = 'VGGish (DCASE 2023)',22050,16000 / 22050
+        if dcase2023:
+            self.name,self.sample_rate,self.seconds = 'VGGish (DCASE 2023)',22050,16000 / 22050
         if weights is not None:
-            load_strict(self, published_weights(weights), 'the dict' if isinstance(weights, dict) else weights)
+            load_strict(self, published_weights(weights),
+                        'the dict' if isinstance(weights, dict) else weights)
 
     def extra_repr(self): return f'dcase2023={self.dcase2023}'
 
@@ -184,7 +197,8 @@ class VGGish(Embedder):
         "Windows of 16,000 samples every 8,000, each the first 96 of 98 frames"
         if self.dcase2023: x = x / x.max().clamp_min(.1 / 32768)
         x = F.pad(x, (0, max(0, 16000 - len(x)))).unfold(0, 16000, 8000)
-        frames = F.pad(x.unfold(1, 400, 160) * torch.hann_window(400, device=x.device), (0, 112)) # (n, 98, 512)
+        # (n, 98, 512)
+        frames = F.pad(x.unfold(1, 400, 160) * torch.hann_window(400, device=x.device), (0, 112))
         return (torch.fft.rfft(frames).abs() @ self.bank.T + .01).log()[:, None, :96]
 
     def forward(self, x):
@@ -285,7 +299,8 @@ class Melception(Pretrained):
         log_mel:Tensor, # in 0..1, (b, 80, f)
     )->MelceptionOut:
         "Every feature the scores are taken from"
-        x,taps,pool = ((log_mel.as_subclass(Tensor) - self.mean) / self.std)[:, None],{},lambda x: x.mean((2, 3))
+        x,taps,pool = ((log_mel.as_subclass(Tensor) - self.mean) / self.std)[:,
+            None],{},lambda x: x.mean((2, 3))
         for name,module in self.net.named_children():
             if name in ('AuxLogits', 'maxpool1', 'maxpool2'): continue
             if name == 'avgpool': break
@@ -293,7 +308,8 @@ class Melception(Pretrained):
             taps[name] = x
         f = pool(x)
         deep = self.net.dropout(f)
-        return MelceptionOut(*(pool(taps[k]) for k in ('Conv2d_2b_3x3', 'Conv2d_4a_3x3', 'Mixed_6e')), f,
+        return MelceptionOut(*(pool(taps[k])
+                               for k in ('Conv2d_2b_3x3', 'Conv2d_4a_3x3', 'Mixed_6e')), f,
                              deep @ self.net.fc.weight.T, self.net.fc(deep))
 
     def features(self, log_mel):
@@ -308,14 +324,19 @@ class Melception(Pretrained):
 @patch(cls_method=True)
 def from_original(cls:Melception,
     path, # the published `melception-*.pt`, or its state dict
-    stats=None, # the published `train_means_stds_*.txt` (80 rows of mean and standard deviation), or an (80, 2) array
+    # the published `train_means_stds_*.txt` (80 rows of mean and standard deviation), or an (80, 2)
+    # array
+    stats=None,
 )->Melception:
     "Melception with the weights of SpecVQGAN; every key must fit"
     state,where = published_weights(path, 'model'),'state dict' if isinstance(path, dict) else path
-    if 'fc.weight' not in state: raise CheckpointError(f"{where}: holds no 'fc.weight'. Give SpecVQGAN's melception file.")
+    if 'fc.weight' not in state:
+        raise CheckpointError(f"{where}: holds no 'fc.weight'. Give SpecVQGAN's melception file.")
     if isinstance(stats, (str, Path)): stats = np.loadtxt(stats)
     table = np.array([[0, 1]] * 80) if stats is None else np.asarray(stats)
-    if table.shape != (80, 2): raise CheckpointError(f"stats: {table.shape}, expected 80 means and deviations.")
+    if table.shape != (80,
+                       2):
+        raise CheckpointError(f"stats: {table.shape}, expected 80 means and deviations.")
     mean,std = (tuple(float(v) for v in c) for c in table.T)
     model = cls(MelceptionConfig(n_classes=len(state['fc.weight']), mean=mean, std=std))
     load_strict(model.net, state, where)
@@ -323,13 +344,15 @@ def from_original(cls:Melception,
 
 # %% ../nbs/embedders.ipynb #237f256f
 class MelEmbedder(Embedder):
-    "Embeddings of a `MelClassifier` or `Melception`; shorter clips are looped, as both were trained"
+    """Embeddings of a `MelClassifier` or `Melception`; shorter clips are looped, as both were
+    trained"""
     def __init__(self,
         model:nn.Module, # has `.mel`, `.config.seconds` and `.features`
     ):
         super().__init__()
         self.model,self.mel,self.sample_rate = model,model.mel,model.mel.sample_rate
-        self.name,self.window = type(model).__name__,round(model.config.seconds * model.mel.sample_rate)
+        self.name,self.window = type(model).__name__,round(model.config.seconds
+                                                           * model.mel.sample_rate)
         self.source = f"{self.name} {getattr(model, 'config_hash', '')}"
 
     def forward(self, x):
@@ -337,11 +360,13 @@ class MelEmbedder(Embedder):
         if len(x) < self.window: x = x.repeat(-(-self.window // len(x)))[:self.window]
         n = (len(x) - self.window) // (self.window // 2) + 1
         x = torch.stack([x[i * (self.window // 2):][:self.window] for i in range(n)])
-        return self.model.eval().features(log_mel(x, self.mel)[..., :848 if self.name == 'Melception' else None])
+        return self.model.eval().features(log_mel(x, self.mel)[...,
+            :848 if self.name == 'Melception' else None])
 
 # %% ../nbs/embedders.ipynb #21df510c
 class RollAndMask(Callback):
-    "Training batches of log-mels rolled in time, with one stripe of frames and one of bands blanked"
+    """Training batches of log-mels rolled in time, with one stripe of frames and one of bands
+    blanked"""
     def __init__(self,
         share:float=.2, # of the frames and of the bands, at most
     ): self.share = share
@@ -360,7 +385,8 @@ class RollAndMask(Callback):
 # %% ../nbs/embedders.ipynb #ca569a44
 def classification_loss(smoothing=.1, weight=None):
     "Cross-entropy with label smoothing and class weights"
-    return lambda pred, y: F.cross_entropy(pred, y.as_subclass(Tensor).long(), weight=weight, label_smoothing=smoothing)
+    return lambda pred, y: F.cross_entropy(pred, y.as_subclass(Tensor).long(), weight=weight,
+                                           label_smoothing=smoothing)
 
 # %% ../nbs/embedders.ipynb #f8ed347d
 @dataclass
@@ -375,10 +401,12 @@ class ClassifierRecipe(LoopRecipe):
     seconds:float = 5. # length of the clips
     valid_fold:int = 5 # where the set has folds
     model:MelClassifierConfig = field(default_factory=MelClassifierConfig)
-    presets = {'quick-classifier': {}, 'classifier-test': dict(steps=4, epoch_steps=2, batch_size=8, seconds=1.)}
+    presets = {'quick-classifier': {},
+               'classifier-test': dict(steps=4, epoch_steps=2, batch_size=8, seconds=1.)}
 
     def mel(self): return self.model.mel
-    def window(self): return self.model.mel.frames(round(min(self.model.seconds, self.seconds) * self.model.mel.sample_rate))
+    def window(self): return self.model.mel.frames(round(min(self.model.seconds, self.seconds)
+                                                         * self.model.mel.sample_rate))
     def loss_func(self): return classification_loss(self.smoothing)
     def metrics(self): return [accuracy]
     def callbacks(self): return [RollAndMask()] if self.augment else []
@@ -386,20 +414,25 @@ class ClassifierRecipe(LoopRecipe):
     def dataloaders(self, data):
         "Random windows of each clip; the official fold is held out where there is one"
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
-        cache = table if isinstance(table, MelCache) else MelCache.build(table, self.mel(), self.seconds, progress=False)
-        rows = np.delete(np.arange(len(cache) + len(cache.skipped)), cache.skipped_rows)    # in the table, of each clip in the cache
+        cache = table if isinstance(table, MelCache) else MelCache.build(table, self.mel(),
+            self.seconds, progress=False)
+        # in the table, of each clip in the cache
+        rows = np.delete(np.arange(len(cache) + len(cache.skipped)), cache.skipped_rows)
         held = rows[np.flatnonzero(cache.index.df.fold == self.valid_fold)]
-        return mel_dls(cache, self.mel(), self.seconds, self.batch_size, held if len(held) else None, frames=self.window(),
+        return mel_dls(cache, self.mel(), self.seconds, self.batch_size,
+                       held if len(held) else None, frames=self.window(),
                        device=self.torch_device, seed=self.seed)
 
     def build_model(self, dls):
         "A classifier of the labels in the loaders"
-        return MelClassifier(MelClassifierConfig(**vars(self.model) | dict(labels=tuple(dls.vocab))))
+        return MelClassifier(MelClassifierConfig(**vars(self.model)
+                                                 | dict(labels=tuple(dls.vocab))))
 
 # %% ../nbs/embedders.ipynb #8f0bfa93
 @dataclass
 class MelceptionRecipe(ClassifierRecipe):
-    "Trains Melception; `melception-vggsound` has the published settings (Adam, 3e-4, batch 8, plain cross-entropy)"
+    """Trains Melception; `melception-vggsound` has the published settings (Adam, 3e-4, batch 8,
+    plain cross-entropy)"""
     steps:int = 4000
     batch_size:int = 8
     lr:float = 3e-4
@@ -407,15 +440,20 @@ class MelceptionRecipe(ClassifierRecipe):
     seconds:float = 848 * 256 / 22050
     model:MelceptionConfig = field(default_factory=MelceptionConfig)
     presets = {'melception-esc10': dict(seconds=5.), 'melception-vggsound': dict(
-        steps=1_950_000, epoch_steps=19_500, optimizer='adam', schedule='constant', betas=(.9, .999), smoothing=0., augment=False)}
+        steps=1_950_000, epoch_steps=19_500, optimizer='adam', schedule='constant',
+        betas=(.9, .999), smoothing=0., augment=False)}
 
     def build_model(self, dls):
         "Melception with the mean and deviation of each band over the training clips"
-        clips = torch.from_numpy(np.array(dls.cache.mels[dls.train_rows[::max(1, len(dls.train_rows) // 500)]], dtype=np.float32))
+        clips = torch.from_numpy(np.array(dls.cache.mels[dls.train_rows[::max(1,
+            len(dls.train_rows) // 500)]], dtype=np.float32))
         mean,std = clips.mean((0, 2)).tolist(),clips.std(2).mean(0).clamp_min(1e-3).tolist()
-        model = Melception(MelceptionConfig(labels=tuple(dls.vocab), mean=tuple(mean), std=tuple(std), seconds=min(self.seconds, self.model.seconds)))
+        model = Melception(MelceptionConfig(labels=tuple(dls.vocab),
+                                            mean=tuple(mean), std=tuple(std),
+                                            seconds=min(self.seconds, self.model.seconds)))
         for m in model.modules():
-            if isinstance(m, (nn.Conv2d, nn.Linear)): nn.init.trunc_normal_(m.weight, std=getattr(m, 'stddev', .1), a=-2, b=2)
+            if isinstance(m, (nn.Conv2d, nn.Linear)): nn.init.trunc_normal_(m.weight,
+                std=getattr(m, 'stddev', .1), a=-2, b=2)
         return model
 
 # %% ../nbs/embedders.ipynb #a3b67671
@@ -439,7 +477,9 @@ class FunctionEmbedder(Embedder):
 
 # %% ../nbs/embedders.ipynb #dcf8aef8
 def find_embedder(
-    embedder='auto', # an `Embedder`; 'aisfx', 'log-mel', a folder of a trained `MelClassifier` or `Melception`, 'auto'
+    # an `Embedder`; 'aisfx', 'log-mel', a folder of a trained `MelClassifier` or `Melception`,
+    # 'auto'
+    embedder='auto',
     device='cpu', # where a network found by name goes; an `Embedder` stays where it is
 )->Embedder:
     "An embedder by name; 'auto' is aiSFX where it is installed, else log-mel statistics"
@@ -452,7 +492,8 @@ def find_embedder(
             warnings.warn(f"log-mel statistics stand in for a network: {e}")
             return LogMelStatistics()
     if not (Path(embedder)/'config.json').exists():
-        raise ValueError(f"embedder={embedder!r}: use 'auto', 'aisfx', 'log-mel', an Embedder or a folder of a trained one")
+        raise ValueError(f"embedder={embedder!r}: use 'auto', 'aisfx', 'log-mel', an Embedder or "
+                         f"a folder of a trained one")
     return MelEmbedder(Pretrained.from_pretrained(embedder, device))
 
 # %% ../nbs/embedders.ipynb #4762f06e
@@ -466,7 +507,8 @@ class Clips:
         if self.sounds:
             self.names = [f'{l}/{i}' for i,l in enumerate(source.labels)]
             self.labels,self.files,self.cuts = list(source.labels),None,None
-            self.seeds,self.licences = list(source.seeds),[str(source.meta.get('licence', ''))] * len(source)
+            self.seeds,self.licences = list(source.seeds),[str(source.meta.get('licence',
+                ''))] * len(source)
             return
         table = source if isinstance(source, ClipTable) else _open_clips(Path(source))
         if not len(table): raise TableError(f"{table.root}: no clips. Give a folder of sounds.")
@@ -474,7 +516,8 @@ class Clips:
         self.names,self.labels,self.files = list(table.df.path),list(table.df.label),table.files()
         self.licences = list(table.df.licence)
         self.seeds = list(table.df.seed) if 'seed' in table.df else [None] * len(table)
-        self.cuts = [(0. if s != s else float(s), None if l != l or 'start' not in table.df or s != s else float(l))
+        self.cuts = [(0. if s != s else float(s),
+                      None if l != l or 'start' not in table.df or s != s else float(l))
                      for s,l in zip(table.df.start, table.df.seconds)]
 
     def __len__(self): return len(self.names)
@@ -501,10 +544,12 @@ def _open_clips(folder):
     if not listing.is_file(): return open_dataset(folder)
     try:
         rows = [json.loads(l) for l in listing.read_text(encoding='utf-8').splitlines() if l]
-        rows = [dict(path=r['file'], label=r['label'], seed=r.get('seed'), licence=r.get('meta', {}).get('licence', ''))
+        rows = [dict(path=r['file'], label=r['label'], seed=r.get('seed'),
+                     licence=r.get('meta', {}).get('licence', ''))
                 for r in rows]
     except (ValueError, KeyError, AttributeError, TypeError) as e:
-        raise TableError(f"{listing}: damaged ({type(e).__name__}: {e}). Sample again, or remove the file.") from None
+        raise TableError(f"{listing}: damaged ({type(e).__name__}: {e}). Sample again, or remove "
+                         f"the file.") from None
     return ClipTable(pd.DataFrame(rows, columns=['path', 'label', 'seed', 'licence']), folder)
 
 # %% ../nbs/embedders.ipynb #e5cb345e
@@ -516,7 +561,8 @@ def sounds_of(
     "Clips as one batch, with their labels"
     clips = Clips(source)
     read = lambda i: resample(clips.read(i)[0].mean(0, keepdim=True), clips.read(i)[1], sample_rate)
-    audio = torch.stack([fit_length(read(i)[0], round(seconds * sample_rate))[None] for i in range(len(clips))])
+    audio = torch.stack([fit_length(read(i)[0], round(seconds * sample_rate))[None]
+                         for i in range(len(clips))])
     return Sounds(audio.clamp(-1, 1), sample_rate, labels=list(clips.labels))
 
 # %% ../nbs/embedders.ipynb #67c3635c
@@ -538,22 +584,26 @@ class Embeddings:
     def clips(self)->Tensor:
         "One vector a clip, the mean of its own: (clips, d)"
         owner = torch.repeat_interleave(torch.arange(len(self)), self.counts)
-        return torch.zeros(len(self), self.frames.shape[1]).index_add_(0, owner, self.frames) / self.counts[:, None]
+        return torch.zeros(len(self), self.frames.shape[1]).index_add_(0, owner,
+            self.frames) / self.counts[:, None]
 
     def rows_of(self,
         index:Tensor, # clips, repetitions allowed, (m,)
     )->Tensor: # rows of `frames`
         "The vectors that belong to some clips"
         counts,ends = self.counts[index],self.counts.cumsum(0)[index]
-        return torch.arange(int(counts.sum())) + torch.repeat_interleave(ends - counts.cumsum(0), counts)
+        return torch.arange(int(counts.sum())) + torch.repeat_interleave(ends - counts.cumsum(0),
+            counts)
 
     def subset(self, keep):
         "Only some clips"
         keep = torch.as_tensor(np.asarray(keep))
         keep = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
         pick = lambda values: [values[int(k)] for k in keep]
-        return Embeddings(self.frames[self.rows_of(keep)], self.counts[keep], self.labels[keep.numpy()], pick(self.names),
-                          pick(self.rows), self.facts.iloc[keep.numpy()], pick(self.digests), self.skipped)
+        return Embeddings(self.frames[self.rows_of(keep)], self.counts[keep],
+                          self.labels[keep.numpy()], pick(self.names),
+                          pick(self.rows), self.facts.iloc[keep.numpy()], pick(self.digests),
+                          self.skipped)
 
     @property
     def hash(self)->str:
@@ -581,14 +631,17 @@ def _listen(clips, i, embedder, key, folder, rate, also):
             return audio
         def vectors():
             x,sr = read()
-            return embedder.embed(resample(x, sr, rate), rate) if rate and rate < sr else embedder.embed(x, sr)
+            return embedder.embed(resample(x, sr, rate),
+                                  rate) if rate and rate < sr else embedder.embed(x, sr)
         def facts():
             x,sr = read()
             return (sr, len(x), x.shape[-1] / sr, *(also(x, sr) if also else ()))
         at = lambda name: None if folder is None else folder/name/digest[:2]/f'{digest}.npy'
         v = _kept(at(f'{key}-{rate or "full"}'), vectors)
         f = _kept(at(f'{also.__name__ if also else "facts"}-1'), facts)
-        return (digest, v, f) if np.isfinite(v).all() else f"{clips.names[i]}: the embedder gave numbers that are not finite"
+        return (digest,
+                v,
+                f) if np.isfinite(v).all() else f"{clips.names[i]}: the embedder gave numbers that are not finite"
     except (AudioError, OSError, ValueError) as e: return str(e)
 
 # %% ../nbs/embedders.ipynb #6ae64ea8
@@ -610,7 +663,8 @@ def follow(
         yield item
         if progress and k < total and time.monotonic() >= due:
             due = time.monotonic() + every
-            print(f'{what}: {k} of {total}, {time.monotonic() - began:.0f} s', file=sys.stderr, flush=True)
+            print(f'{what}: {k} of {total}, {time.monotonic() - began:.0f} s', file=sys.stderr,
+                  flush=True)
 
 # %% ../nbs/embedders.ipynb #2d03c2f3
 def _gather(clips, found, strict, more):
@@ -618,13 +672,18 @@ def _gather(clips, found, strict, more):
     skipped = [(clips.names[i], f) for i,f in enumerate(found) if isinstance(f, str)]
     told = '\n'.join(f for _,f in skipped[:10])
     if skipped and strict: raise TableError(f"{skipped[0][1]} ({len(skipped)} bad clips in all)")
-    if skipped: warnings.warn(f"{clips.source}: {len(skipped)} of {len(clips)} clips left out:\n{told}")
+    if skipped:
+        warnings.warn(f"{clips.source}: {len(skipped)} of {len(clips)} clips left out:\n{told}")
     rows = [i for i,f in enumerate(found) if not isinstance(f, str)]
-    if not rows: raise TableError(f"{clips.source}: none of {len(clips)} clips can be used; first: {skipped[0][1]}")
+    if not rows:
+        raise TableError(f"{clips.source}: none of {len(clips)} clips can be used; first: "
+                         f"{skipped[0][1]}")
     digests,vectors,facts = zip(*(found[i] for i in rows))
     return Embeddings(
-        frames=torch.from_numpy(np.concatenate(vectors)).float(), counts=torch.tensor([len(v) for v in vectors]),
-        labels=np.array([clips.labels[i] for i in rows]), names=[clips.names[i] for i in rows], rows=rows,
+        frames=torch.from_numpy(np.concatenate(vectors)).float(),
+        counts=torch.tensor([len(v) for v in vectors]),
+        labels=np.array([clips.labels[i] for i in rows]), names=[clips.names[i] for i in rows],
+        rows=rows,
         facts=pd.DataFrame(np.array(facts), columns=['rate', 'channels', 'seconds', *more]),
         digests=list(digests), skipped=clips.skipped + skipped)
 
@@ -640,10 +699,13 @@ def embed_clips(
     clips, # `Clips`, or what makes one: folder, csv, `ClipTable`, `Sounds`
     embedder='auto', # see `find_embedder`
     cache=None, # folder; by default below `cache_folder()`; False keeps nothing
-    sample_rate:int=None, # Hz; take away what is above half of it first, as if the clips had this rate
-    n_jobs:int=1, # joblib workers, for instance under `joblib.parallel_config('dask')` on many machines
+    # Hz; take away what is above half of it first, as if the clips had this rate
+    sample_rate:int=None,
+    # joblib workers, for instance under `joblib.parallel_config('dask')` on many machines
+    n_jobs:int=1,
     strict:bool=False, # a bad file is an error
-    also:Callable=None, # waveform (c, t), rate -> NamedTuple of more facts of a clip; `sound_faults` of notebook 12
+    # waveform (c, t), rate -> NamedTuple of more facts of a clip; `sound_faults` of notebook 12
+    also:Callable=None,
     progress:bool=True, # say how far it is where it takes long
 )->Embeddings:
     "Embed each clip, from the cache where the same content was seen before"
@@ -653,7 +715,8 @@ def embed_clips(
     work = ((clips, i, embedder, key, folder, sample_rate, also) for i in range(n))
     if n_jobs != 1:
         import joblib
-        work = joblib.Parallel(n_jobs, return_as='generator')(joblib.delayed(_listen)(*a) for a in work)
+        work = joblib.Parallel(n_jobs,
+                               return_as='generator')(joblib.delayed(_listen)(*a) for a in work)
     else: work = (_listen(*a) for a in work)
     found = list(follow(work, n, f'listening to {Path(clips.source).name}', progress))
     return _gather(clips, found, strict, more)
@@ -695,7 +758,8 @@ class Gaussian(NamedTuple):
     mu:Tensor # mean, (d,), float64
     sigma:Tensor # covariance with n - 1 in the denominator, (d, d), float64
     count:int # embeddings in the cloud
-    root:Tensor = None # centred embeddings over sqrt(n - 1), (d, n), where n <= d: root @ root.T = sigma
+    # centred embeddings over sqrt(n - 1), (d, n), where n <= d: root @ root.T = sigma
+    root:Tensor = None
 
 # %% ../nbs/embedders.ipynb #9c18a6eb
 def read_gt_embedding(
@@ -706,9 +770,11 @@ def read_gt_embedding(
     except ValueError as e: raise ValueError(f"{path}: not a pickle ({e}). Give a gt_embedding.pkl.") from e
     found,key = {},None
     for name,arg in ops:
-        if name == 'SHORT_BINUNICODE' and arg in ('embedding_count', 'embedding_length', 'mu', 'sigma'): key = arg
+        if name == 'SHORT_BINUNICODE' and arg in ('embedding_count', 'embedding_length', 'mu',
+                                                  'sigma'): key = arg
         if 'BINBYTES' in name and key: found[key],key = _proto_feature(arg),None
     missing = {'embedding_count', 'embedding_length', 'mu', 'sigma'} - set(found)
     if missing: raise ValueError(f"{path}: holds no {sorted(missing)}. Give a gt_embedding.pkl.")
     mu,d = torch.from_numpy(found['mu']),int(found['embedding_length'][0])
-    return Gaussian(mu, torch.from_numpy(found['sigma']).view(d, d), int(found['embedding_count'][0]))
+    return Gaussian(mu, torch.from_numpy(found['sigma']).view(d, d),
+                    int(found['embedding_count'][0]))

@@ -30,10 +30,12 @@ __all__ = ['MEASURES', 'SUMMARY', 'FAMILIES', 'LEADERBOARD', 'AGAINST', 'gaussia
 
 # %% ../nbs/12_evaluation.ipynb #12d0b1e6
 #| code-fold: true
-from .audio_features import (AudioError, MelConfig, SamplingError, Sounds, audio_info, fit_length, log_mel, read_audio,
+from .audio_features import (AudioError, MelConfig, SamplingError, Sounds, audio_info,
+                                      fit_length, log_mel, read_audio,
                                       resample, write_audio)
 from .data_sets import open_dataset
-from .embedders import (Clips, Embedder, Embeddings, FunctionEmbedder, Gaussian, embed_clips, find_embedder,
+from .embedders import (Clips, Embedder, Embeddings, FunctionEmbedder, Gaussian,
+                                 embed_clips, find_embedder,
                                  read_gt_embedding, sounds_of)
 from .files import CheckpointError, atomic_folder, write_text
 from .generator import Generator, ItemNoise
@@ -46,7 +48,8 @@ from .vocoders import multi_resolution_stft_loss, stft_magnitude
 # %% ../nbs/12_evaluation.ipynb #c1cee0d4
 def gaussian(
     x, # embeddings, (n, d)
-    dcase2023:bool=False, # round mean and covariance to float32, as the files of that challenge hold them
+    # round mean and covariance to float32, as the files of that challenge hold them
+    dcase2023:bool=False,
 )->Gaussian:
     "Mean and covariance of the rows of `x`, from float64 sums"
     if isinstance(x, Gaussian): return x
@@ -100,8 +103,10 @@ def frechet_distance(
 )->float: # squared length in embedding space, >= 0
     "Fréchet distance of two clouds (Heusel 2017; for audio Kilgour 2019)"
     a,b = gaussian(x),gaussian(y)
-    if a.mu.shape != b.mu.shape: raise ValueError(f"embeddings of {len(a.mu)} and of {len(b.mu)} dimensions")
-    return _frechet(a.mu, a.sigma.trace(), b.mu, b.sigma.trace(), _trace_root(_root(a).T @ _root(b)))
+    if a.mu.shape != b.mu.shape:
+        raise ValueError(f"embeddings of {len(a.mu)} and of {len(b.mu)} dimensions")
+    return _frechet(a.mu, a.sigma.trace(), b.mu, b.sigma.trace(),
+                    _trace_root(_root(a).T @ _root(b)))
 
 # %% ../nbs/12_evaluation.ipynb #847fd1fd
 class Extrapolation(NamedTuple):
@@ -124,30 +129,36 @@ def frechet_infinity(
 )->Extrapolation:
     "Fréchet distance extrapolated to endlessly many generated clips: the mean of the draws"
     y,n,gen = gaussian(y),len(x),torch.Generator().manual_seed(seed)
-    measure = _frechet_to(x, y) if isinstance(x, Embeddings) else lambda i: frechet_distance(x[i], y)
+    measure = _frechet_to(x, y) if isinstance(x, Embeddings) else lambda i: frechet_distance(x[i],
+        y)
     sizes = np.unique(np.linspace(max(smallest * n, 2), n, n_sizes).round().astype(int))
-    if len(sizes) < 2: raise ValueError(f"{n} clips are too few to draw a line through; give 4 or more")
+    if len(sizes) < 2:
+        raise ValueError(f"{n} clips are too few to draw a line through; give 4 or more")
     drawn = lambda s: torch.randperm(n, generator=gen)[:s]
     values = np.array([[measure(drawn(s)) for s in sizes.tolist()] for _ in range(draws)])
     slopes,ends = np.polyfit(1 / sizes, values.T, 1)
     low,high = np.quantile(ends, [.025, .975])
-    return Extrapolation(value=float(ends.mean()), low=float(low), high=float(high), slope=float(slopes.mean()),
+    return Extrapolation(value=float(ends.mean()), low=float(low), high=float(high),
+                         slope=float(slopes.mean()),
                          sizes=sizes.tolist(), values=values.mean(0).tolist())
 
 # %% ../nbs/12_evaluation.ipynb #1209784b
 def _points(x):
     "float64 rows on the CPU, (n >= 2, d)"
     x = torch.as_tensor(np.asarray(x) if not torch.is_tensor(x) else x).detach().cpu().double()
-    if x.ndim != 2 or len(x) < 2: raise ValueError(f"needs (n >= 2, d) embeddings, not {tuple(x.shape)}")
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"needs (n >= 2, d) embeddings, not {tuple(x.shape)}")
     return x
 
 def _mean_of_pairs(matrix, w=None):
-    "Mean over pairs of different points; `w` says how often each was drawn, and none pairs with itself"
+    """Mean over pairs of different points; `w` says how often each was drawn, and none pairs with
+    itself"""
     w = torch.ones(len(matrix), dtype=matrix.dtype) if w is None else w
     return (w @ matrix @ w - (w * w * matrix.diagonal()).sum()) / (w.sum()**2 - (w * w).sum())
 
 def _mmd(kxx, kyy, kxy, w=None):
-    "Unbiased squared maximum mean discrepancy from three kernel matrices; `w` as above, of the first cloud"
+    """Unbiased squared maximum mean discrepancy from three kernel matrices; `w` as above, of the
+    first cloud"""
     w = torch.ones(len(kxx), dtype=kxx.dtype) if w is None else w
     return _mean_of_pairs(kxx, w) + _mean_of_pairs(kyy) - 2 * w @ kxy.mean(1) / w.sum()
 
@@ -216,7 +227,8 @@ def inception_score(
 )->MeanStd:
     "Inception score (Salimans 2016) as SpecVQGAN and torch-fidelity compute it"
     logits = _points(logits)
-    if len(logits) < splits: raise ValueError(f"{len(logits)} clips cannot be cut into {splits} splits")
+    if len(logits) < splits:
+        raise ValueError(f"{len(logits)} clips cannot be cut into {splits} splits")
     if shuffle: logits = logits[np.random.RandomState(seed).permutation(len(logits))]
     p,logp = logits.softmax(1),logits.log_softmax(1)
     cuts = [len(p) * i // splits for i in range(splits + 1)]
@@ -250,13 +262,16 @@ def clip_key(
     path, # of a generated or a real clip
     labels=None, # class names in order, for the folders `cls_0`, `cls_1`, … of VAS samples
 )->str:
-    "What a clip is a take of: its name without `_mel`, `_sample_3` and suffix, below its class if that is known"
+    """What a clip is a take of: its name without `_mel`, `_sample_3` and suffix, below its class
+    if that is known"""
     path = Path(path)
     stem = re.sub(r'_mel$', '', re.sub(r'_sample_\d+$', '', path.stem))
     if not labels: return stem
     number = re.fullmatch(r'cls_(\d+)', path.parent.name)
-    label = labels[int(number[1])] if number else next((p for p in reversed(path.parts[:-1]) if p in labels), None)
-    if label is None: raise ValueError(f"{path}: no folder on the way names a class of {list(labels)}")
+    label = labels[int(number[1])] if number else next((p for p in reversed(path.parts[:-1])
+                                                        if p in labels), None)
+    if label is None:
+        raise ValueError(f"{path}: no folder on the way names a class of {list(labels)}")
     return f'{label}/{stem}'
 
 # %% ../nbs/12_evaluation.ipynb #275790b6
@@ -268,10 +283,12 @@ def pair_clips(
     "Match generated clips with their own originals; raises when any has none"
     at = {}
     for i,p in enumerate(reference):
-        if key(p) in at: raise ValueError(f"{p}: a second reference for {key(p)!r}; pairs need one each")
+        if key(p) in at:
+            raise ValueError(f"{p}: a second reference for {key(p)!r}; pairs need one each")
         at[key(p)] = i
     alone = [str(p) for p in generated if key(p) not in at]
-    if alone: raise ValueError(f"{len(alone)} of {len(generated)} generated clips have no reference: "
+    if alone:
+        raise ValueError(f"{len(alone)} of {len(generated)} generated clips have no reference: "
                                f"{', '.join(alone[:3])}. Name them alike or evaluate unpaired.")
     return [at[key(p)] for p in generated]
 
@@ -285,7 +302,8 @@ def mean_kl(
     "MKL: divergence of a generated clip's class distribution from its original's, lower is better"
     real = _points(logits_reference).log_softmax(1)
     fake = _points(logits_generated).softmax(1)
-    if real.shape != fake.shape: raise ValueError(f"{tuple(fake.shape)} logits against {tuple(real.shape)}")
+    if real.shape != fake.shape:
+        raise ValueError(f"{tuple(fake.shape)} logits against {tuple(real.shape)}")
     kl = (real.exp() * (real - (fake + eps).log())).sum(1)
     return float(kl.mean()) if reduce else kl
 
@@ -304,7 +322,8 @@ def classification(
     logits, # (n, classes)
     targets, # true class indices, (n,)
 )->Classification:
-    "Accuracy, mean average precision, area under the curve and d'; classes without clips stay out of the averages"
+    """Accuracy, mean average precision, area under the curve and d'; classes without clips stay
+    out of the averages"""
     from sklearn.metrics import average_precision_score, roc_auc_score
     logits,targets = _points(logits),torch.as_tensor(targets)
     n,p = logits.shape[1],logits.softmax(1).numpy()
@@ -315,8 +334,10 @@ def classification(
     some = [c for c in range(n) if 0 < true[:, c].sum() < len(true)]
     ap = np.mean([average_precision_score(true[:, c], p[:, c]) for c in some]) if some else math.nan
     auc = np.mean([roc_auc_score(true[:, c], p[:, c]) for c in some]) if some else math.nan
-    return Classification(float(top[:, 0].double().mean()), float(top.any(1).double().mean()), float(ap), float(auc),
-                          math.sqrt(2) * float(torch.special.ndtri(torch.tensor(auc).double())), confusion)
+    return Classification(float(top[:, 0].double().mean()), float(top.any(1).double().mean()),
+                          float(ap), float(auc),
+                          math.sqrt(2) * float(torch.special.ndtri(torch.tensor(auc).double())),
+                          confusion)
 
 # %% ../nbs/12_evaluation.ipynb #552f09ec
 class DensityCoverage(NamedTuple):
@@ -335,12 +356,15 @@ def density_coverage(
 
 def _inside(x, y, k):
     "Which generated point lies in the ball around which real one, (n, m)"
-    if len(y) <= k: raise ValueError(f"{len(y)} reference clips are too few for {k} neighbours; give a smaller k")
+    if len(y) <= k:
+        raise ValueError(f"{len(y)} reference clips are too few for {k} neighbours; give a "
+                         f"smaller k")
     return torch.cdist(y, x) < torch.cdist(y, y).kthvalue(k + 1, dim=1).values[:, None]
 
 def _reached(inside, k):
     "Density and coverage, once it is known what lies where"
-    return DensityCoverage(float(inside.sum() / (k * inside.shape[1])), float(inside.any(1).double().mean()))
+    return DensityCoverage(float(inside.sum() / (k * inside.shape[1])),
+                           float(inside.any(1).double().mean()))
 
 # %% ../nbs/12_evaluation.ipynb #4a29e84f
 def diversity(
@@ -367,7 +391,8 @@ def nearest_clips(
 )->NearestClips:
     "Nearest training clip, and whether it is suspiciously near"
     x,train = torch.as_tensor(x).double(),_points(train)
-    own = torch.cdist(train, train, compute_mode='donot_use_mm_for_euclid_dist').fill_diagonal_(math.inf).amin(1)
+    own = torch.cdist(train, train,
+                      compute_mode='donot_use_mm_for_euclid_dist').fill_diagonal_(math.inf).amin(1)
     threshold = factor * float(own[own > 0].quantile(quantile)) if (own > 0).any() else 0.
     distance,index = torch.cdist(x, train, compute_mode='donot_use_mm_for_euclid_dist').min(1)
     return NearestClips(index, distance, threshold, distance < max(threshold, 1e-9))
@@ -401,7 +426,8 @@ def bootstrap(
 class Reconstruction(NamedTuple):
     "Distances of one pair; 0 for equal sounds"
     mel:float # mean absolute difference of log-mels, natural logarithm
-    stft:float # spectral convergence + mean log-magnitude difference, averaged over three resolutions
+    # spectral convergence + mean log-magnitude difference, averaged over three resolutions
+    stft:float
     log_spectral:float # dB
 
 # %% ../nbs/12_evaluation.ipynb #90f43616
@@ -410,14 +436,17 @@ def reconstruction_distances(
     y:Tensor, # original, same shape or a little longer or shorter
     sample_rate:int, # Hz, of both
 )->Reconstruction:
-    "Mel, multi-resolution STFT and log-spectral distance of one pair; compared over the shorter length"
+    """Mel, multi-resolution STFT and log-spectral distance of one pair; compared over the shorter
+    length"""
     x,y = (torch.as_tensor(a).float().reshape(-1, a.shape[-1]).mean(0) for a in (x, y))
     n = min(len(x), len(y))
     if n < 2048: raise ValueError(f"{n} samples in common; these distances need 2048 or more")
     if abs(len(x) - len(y)) > .05 * max(len(x), len(y)):
-        raise ValueError(f"{len(x)} samples against {len(y)}: not a pair. Cut both to the same part.")
+        raise ValueError(f"{len(x)} samples against {len(y)}: not a pair. Cut both to the same "
+                         f"part.")
     x,y = x[:n],y[:n]
-    mel = MelConfig(sample_rate=sample_rate, n_fft=1024, hop_length=256, n_mels=80, f_max=None, center=True)
+    mel = MelConfig(sample_rate=sample_rate, n_fft=1024, hop_length=256, n_mels=80, f_max=None,
+                    center=True)
     a,b = (20 * stft_magnitude(v[None], 2048, 512, 2048).log10() for v in (x, y)) # dB
     return Reconstruction(mel=float((log_mel(x, mel) - log_mel(y, mel)).abs().mean()),
                           stft=float(multi_resolution_stft_loss(x[None], y[None])),
@@ -460,7 +489,9 @@ def sound_faults(
     x = torch.as_tensor(x).float().reshape(-1, x.shape[-1])
     mono = x.mean(0)
     padded = F.pad(x, (0, max(0, math.ceil(.4 * sample_rate) - x.shape[-1])))
-    level = float(loudness(padded, sample_rate).nan_to_num(-70., neginf=-70.).clamp_min(-70)) if x.any() else -70.
+    level = float(loudness(padded,
+                           sample_rate).nan_to_num(-70.,
+                                                   neginf=-70.).clamp_min(-70)) if x.any() else -70.
     quiet = _runs((mono.abs() <= 1e-4).numpy(), math.ceil(.05 * sample_rate)).sum() / len(mono)
     clipped = sum(len(_runs((c.abs() >= .999).numpy(), 3)) for c in x)
     return Faults(level, float(quiet), count_clicks(mono, sample_rate), clipped, float(mono.mean()))
@@ -487,7 +518,8 @@ def _cloud_measures(emb, ref, k):
 def _probe_measures(probe, emb):
     "Accuracy and the scores of p(y|x); accuracy counts clips of unknown labels as wrong"
     logits = probe.logits(emb.clips)
-    right = torch.from_numpy(np.asarray([probe.labels[j] for j in logits.argmax(1)]) == emb.labels).double()
+    right = torch.from_numpy(np.asarray([probe.labels[j]
+                                         for j in logits.argmax(1)]) == emb.labels).double()
     return dict(accuracy=lambda i: float(right[i].mean()),
                 inception=lambda i: inception_score(logits[i], splits=1, shuffle=False).mean,
                 mis=lambda i: modified_inception_score(logits[i]),
@@ -556,7 +588,8 @@ class Probe(NamedTuple):
 # %% ../nbs/12_evaluation.ipynb #3c27a019
 def fit_probe(
     fit:Embeddings, # training set, or reference
-    real:Embeddings=None, # other real clips for its accuracy; without them five-fold cross-validation
+    # other real clips for its accuracy; without them five-fold cross-validation
+    real:Embeddings=None,
     seed:int=0, # of the folds
 )->Probe: # None with a single class
     "Logistic regression on standardised clip embeddings"
@@ -578,18 +611,27 @@ def fit_probe(
 def _doubts(emb, ref, width, compared):
     "Sentences on what is uneven between two sets or too small"
     notes,g,r = [],emb.facts,ref.facts
-    few = [f"{len(e.frames)} {what}" for what,e in (('generated', emb), ('reference', ref)) if len(e.frames) <= width]
-    if few: notes.append(f"{' and '.join(few)} vectors for {width} dimensions: the Fréchet distance is too large by an unknown "
-                         "amount. Compare only equal numbers of clips, or read frechet_inf and kernel.")
+    few = [f"{len(e.frames)} {what}" for what,
+           e in (('generated', emb), ('reference', ref)) if len(e.frames) <= width]
+    if few:
+        notes.append(f"{' and '.join(few)} vectors for {width} dimensions: the Fréchet distance "
+                     f"is too large by an unknown "
+                         "amount. Compare only equal numbers of clips, or read frechet_inf and "
+                         "kernel.")
     for what,e in (('generated', emb), ('reference', ref)):
         rates,low = sorted(e.facts.rate.astype(int).unique().tolist()),int((e.facts.rate < compared).sum())
         if len(rates) > 1: notes.append(f"{what}: mixed sample rates {rates}")
-        if low: notes.append(f"{what}: {low} clips below {compared} Hz lack the highest bands of the others")
-        if e.facts.channels.nunique() > 1: notes.append(f"{what}: mono and stereo clips; all were mixed to mono")
+        if low:
+            notes.append(f"{what}: {low} clips below {compared} Hz lack the highest bands of the "
+                         f"others")
+        if e.facts.channels.nunique() > 1:
+            notes.append(f"{what}: mono and stereo clips; all were mixed to mono")
         if e.skipped: notes.append(f"{what}: {len(e.skipped)} files could not be used")
-    if g.rate.min() != r.rate.min(): notes.append(f"rates differ; both sets were compared as if at {compared} Hz")
+    if g.rate.min() != r.rate.min():
+        notes.append(f"rates differ; both sets were compared as if at {compared} Hz")
     if not .8 < g.seconds.median() / r.seconds.median() < 1.25: notes.append(
-        f"clips of {g.seconds.median():.2f} s against {r.seconds.median():.2f} s: length alone moves the scores")
+        f"clips of {g.seconds.median():.2f} s against {r.seconds.median():.2f} s: length alone "
+        f"moves the scores")
     strange = sorted(set(emb.labels) - set(ref.labels))
     if strange: notes.append(f"no reference for {strange}: these count only overall")
     return notes
@@ -598,15 +640,19 @@ def _versions():
     "What computed the scores"
     import platform, torchaudio
     from foleybook import __version__
-    return dict(foleybook=__version__, torch=torch.__version__, torchaudio=torchaudio.__version__, numpy=np.__version__,
+    return dict(foleybook=__version__, torch=torch.__version__, torchaudio=torchaudio.__version__,
+                numpy=np.__version__,
                 python=platform.python_version(), machine=platform.machine())
 
 def _recordings(gen, ref, train, probe, k, seed):
-    "What recordings score in the generated clips' place: how that was found, how many there were, measure -> value"
+    """What recordings score in the generated clips' place: how that was found, how many there
+    were, measure -> value"""
     rng,known = np.random.default_rng(seed),set(ref.digests)
-    pool = np.array([i for i,d in enumerate(train.digests) if d not in known] if train is not None else [], dtype=int)
+    pool = np.array([i for i,d in enumerate(train.digests) if d not in known] if train is not None
+                    else [], dtype=int)
     picked = [i for label,n in zip(*np.unique(gen.labels, return_counts=True))
-              for i in rng.permutation(pool[train.labels[pool] == label] if len(pool) else pool)[:n]]
+              for i in rng.permutation(pool[train.labels[pool] == label] if len(pool)
+                                       else pool)[:n]]
     if len(picked) > 1: stand,rest,how = train.subset(sorted(picked)),ref,'training recordings against the same reference'
     else:
         order = np.argsort(ref.labels, kind='stable')
@@ -616,7 +662,8 @@ def _recordings(gen, ref, train, probe, k, seed):
     if probe: scores['accuracy'] = probe.accuracy
     if train is not None and len(train) > 1:
         fresh = [i for i,d in enumerate(ref.digests) if d not in set(train.digests)]
-        if fresh: scores['copies'] = float(nearest_clips(ref.clips[fresh], train.clips).copies.double().mean())
+        if fresh: scores['copies'] = float(nearest_clips(ref.clips[fresh],
+                                                         train.clips).copies.double().mean())
     return dict(how=how, clips=len(stand), scores=scores)
 
 # %% ../nbs/12_evaluation.ipynb #6b0dca3d
@@ -632,7 +679,9 @@ class Evaluation:
     def __getitem__(self, measure)->Interval:
         "A score of all clips"
         row = self.table[(self.table.label == 'all') & (self.table.measure == measure)]
-        if not len(row): raise KeyError(f"{measure!r} was not measured; there are {self.table.measure.unique().tolist()}")
+        if not len(row):
+            raise KeyError(f"{measure!r} was not measured; there are "
+                           f"{self.table.measure.unique().tolist()}")
         return Interval(*row[['value', 'low', 'high']].iloc[0])
 
     def __repr__(self):
@@ -643,7 +692,8 @@ class Evaluation:
 
     def _repr_html_(self):
         notes = ''.join(f'<li>{escape(n)}</li>' for n in self.record['notes'])
-        return self.summary().to_html() + self.wide().T.to_html() + (f'<ul>{notes}</ul>' if notes else '')
+        return self.summary().to_html() + self.wide().T.to_html() + (f'<ul>{notes}</ul>' if notes
+            else '')
 
     def in_words(self)->list: # one sentence for each row of `summary`, then the notes
         "The summary for a terminal"
@@ -662,8 +712,10 @@ SUMMARY = dict( # what people ask first: measure, how it is written, why it may 
     faults=('faulty', '{:.0%}', ''))
 
 @patch
-def summary(self:Evaluation)->pd.DataFrame: # one row a question: says, generated, recordings, better
-    "Five numbers, each beside what recordings score; of pairs the distances, where a perfect copy scores 0"
+# one row a question: says, generated, recordings, better
+def summary(self:Evaluation)->pd.DataFrame:
+    """Five numbers, each beside what recordings score; of pairs the distances, where a perfect
+    copy scores 0"""
     paired,rows = self.record['mode'] == 'paired',{}
     asked = {m: (m, '{:.3g}', '') for m in self.table.measure.unique()} if paired else SUMMARY
     real = {} if paired else self.record['recordings']['scores']
@@ -671,7 +723,8 @@ def summary(self:Evaluation)->pd.DataFrame: # one row a question: says, generate
     for question,(m,form,why) in asked.items():
         value = form.format(self[m].value) if m in has else f'not measured: {why}'
         beside = form.format(real[m]) if m in real and math.isfinite(real[m]) else ''
-        rows[question] = dict(says=MEASURES[m].says, generated=value, recordings=beside, better=MEASURES[m].better)
+        rows[question] = dict(says=MEASURES[m].says, generated=value, recordings=beside,
+                              better=MEASURES[m].better)
     return pd.DataFrame(rows).T
 
 # %% ../nbs/12_evaluation.ipynb #9bb2631c
@@ -679,7 +732,8 @@ def summary(self:Evaluation)->pd.DataFrame: # one row a question: says, generate
 def wide(self:Evaluation)->pd.DataFrame: # of text
     "One row a label, one column a measure, each with its interval"
     t = self.table
-    text = [f'{v:.3g}' + (f' [{l:.3g}, {h:.3g}]' if h - l > 0 else '') for v,l,h in zip(t.value, t.low, t.high)]
+    text = [f'{v:.3g}' + (f' [{l:.3g}, {h:.3g}]' if h - l > 0 else '') for v,l,
+            h in zip(t.value, t.low, t.high)]
     wide = t.assign(text=text).pivot(index='label', columns='measure', values='text').fillna('')
     order = sorted(wide.index, key=lambda l: (l != 'all', l))
     return wide.loc[order, [m for m in MEASURES if m in wide]]
@@ -689,7 +743,8 @@ def wide(self:Evaluation)->pd.DataFrame: # of text
 def save(self:Evaluation,
     folder, # is made; files of the same names are replaced
 )->Path: # the folder
-    "Write scores.csv, evaluation.json and, where there was a training set, nearest.csv: all or none"
+    """Write scores.csv, evaluation.json and, where there was a training set, nearest.csv: all or
+    none"""
     with atomic_folder(Path(folder), merge=True) as work:
         self.table.to_csv(work/'scores.csv', index=False)
         if self.nearest is not None: self.nearest.to_csv(work/'nearest.csv', index=False)
@@ -704,12 +759,14 @@ def _rows(groups, times, seed):
         for name,f in measures.items():
             value = f if isinstance(f, Interval) else bootstrap(f, n, times, seed=seed)
             low,high = np.clip(value[1:], MEASURES[name].low, MEASURES[name].high)
-            yield dict(label=label, measure=name, value=value.value, low=low, high=high, better=MEASURES[name].better,
+            yield dict(label=label, measure=name, value=value.value, low=low, high=high,
+                       better=MEASURES[name].better,
                        n_generated=n, n_reference=n_ref)
 
 def _unpaired(emb, ref, train, probe, k, times, seed):
     "Rows, nearest clips and confusion of two sets"
-    near,groups = (nearest_clips(emb.clips, train.clips) if train is not None and len(train) > 1 else None),[]
+    near,groups = (nearest_clips(emb.clips, train.clips) if train is not None and len(train) > 1
+                   else None),[]
     labels = ['all', *sorted(set(emb.labels) & set(ref.labels))]
     for label in labels if len(labels) > 2 else labels[:1]:
         own = np.ones(len(emb), bool) if label == 'all' else emb.labels == label
@@ -719,12 +776,15 @@ def _unpaired(emb, ref, train, probe, k, times, seed):
         if label == 'all' and len(e) >= 16:
             line = frechet_infinity(e, r.frames, 8, draws=max(times // 10, 2), seed=seed)
             found['frechet_inf'] = Interval(line.value, line.low, line.high)
-        elif label != 'all': found = {m: f for m,f in found.items() if m not in ('inception', 'mis', 'am')}
+        elif label != 'all': found = {m: f for m,
+                                      f in found.items() if m not in ('inception', 'mis', 'am')}
         groups.append((label, len(e), len(r), found))
     table = pd.DataFrame(_rows(groups, times, seed))
     if near is not None:
-        near = pd.DataFrame(dict(generated=range(len(emb)), train=near.index, distance=near.distance, copy=near.copies))
-        near = near.sort_values('distance', kind='stable').assign(name=lambda d: [emb.names[i] for i in d.generated],
+        near = pd.DataFrame(dict(generated=range(len(emb)), train=near.index,
+                                 distance=near.distance, copy=near.copies))
+        near = near.sort_values('distance', kind='stable').assign(name=lambda d: [emb.names[i]
+            for i in d.generated],
                                                                  train_name=lambda d: [train.names[i] for i in d.train])
     if probe is None: return table,near,None
     heard = [probe.labels[j] for j in probe.logits(emb.clips).argmax(1)]
@@ -736,24 +796,30 @@ def _paired(gen_clips, emb, ref_clips, ref, probe, rate, times, seed):
     key = lambda name: re.sub(r'(_mel)?(_sample_\d+)?$', '', str(Path(name).with_suffix('')))
     at,found = pair_clips(emb.names, ref.names, key),[]
     for i,j in enumerate(at):
-        x,y = (resample(c.read(e.rows[k])[0], c.read(e.rows[k])[1], rate) for c,e,k in ((gen_clips, emb, i), (ref_clips, ref, j)))
+        x,y = (resample(c.read(e.rows[k])[0], c.read(e.rows[k])[1], rate) for c,e,
+               k in ((gen_clips, emb, i), (ref_clips, ref, j)))
         found.append(reconstruction_distances(x, y, rate))
     columns = {n: torch.tensor([f[c] for f in found]) for c,n in enumerate(Reconstruction._fields)}
-    if probe: columns['mkl'] = mean_kl(probe.logits(emb.clips), probe.logits(ref.clips[at]), reduce=False)
+    if probe: columns['mkl'] = mean_kl(probe.logits(emb.clips), probe.logits(ref.clips[at]),
+                                       reduce=False)
     labels,groups = np.array([ref.labels[j] for j in at]),[]
     for label in ['all', *sorted(set(labels))] if len(set(labels)) > 1 else ['all']:
         own = torch.from_numpy((labels == label) | (label == 'all'))
-        groups.append((label, int(own.sum()), int(own.sum()), {n: lambda i, v=v[own]: float(v[i].mean()) for n,v in columns.items()}))
+        groups.append((label, int(own.sum()), int(own.sum()),
+                       {n: lambda i, v=v[own]: float(v[i].mean()) for n,v in columns.items()}))
     return pd.DataFrame(_rows(groups, times, seed))
 
 # %% ../nbs/12_evaluation.ipynb #c1b80acd
 def evaluate(
     generated, # folder, csv, `ClipTable`, `Sounds`: clips of a model
     reference, # the same: real clips that the model has not seen
-    train=None, # the same: real clips that the model was trained on; for the probe and to find copies
+    # the same: real clips that the model was trained on; for the probe and to find copies
+    train=None,
     paired:bool=False, # each generated clip is a take of the reference clip of the same name
     embedder='auto', # see `find_embedder`
-    sample_rate:int=None, # Hz at which all are compared; by default the lowest rate in both sets, but for a stray clip in twenty
+    # Hz at which all are compared; by default the lowest rate in both sets, but for a stray clip in
+    # twenty
+    sample_rate:int=None,
     out=None, # folder for scores.csv and evaluation.json; `reports.save_report` adds the page
     k:int=5, # neighbours for density and coverage
     times:int=100, # bootstrap resamplings; 0 leaves the intervals out
@@ -766,24 +832,33 @@ def evaluate(
 )->Evaluation:
     "Judge generated clips; raises when there are none, or in paired mode when a partner is missing"
     began,embedder = time.time(),find_embedder(embedder, device)
-    sources = {n: Clips(s) for n,s in (('generated', generated), ('reference', reference), ('train', train)) if s is not None}
+    sources = {n: Clips(s) for n,s in (('generated', generated), ('reference', reference),
+                                       ('train', train)) if s is not None}
     if sample_rate is None: sample_rate = min(_rate(c) for n,c in sources.items() if n != 'train')
     band = sample_rate if sample_rate < embedder.sample_rate else None
-    emb = {n: embed_clips(c, embedder, cache, band, n_jobs, strict, sound_faults, progress) for n,c in sources.items()}
+    emb = {n: embed_clips(c, embedder, cache, band, n_jobs, strict, sound_faults, progress) for n,
+           c in sources.items()}
     g,r,t = (emb.get(n) for n in ('generated', 'reference', 'train'))
     probe = fit_probe(t, r, seed) if t is not None else fit_probe(r, seed=seed)
     near = confusion = real = None
-    if paired: table = _paired(sources['generated'], g, sources['reference'], r, probe, sample_rate, times, seed)
+    if paired: table = _paired(sources['generated'], g, sources['reference'], r, probe, sample_rate,
+                               times, seed)
     else: table,near,confusion = _unpaired(g, r, t, probe, k, times, seed)
     if not paired: real = _recordings(g, r, t, probe, k, seed)
     notes = [] if paired else _doubts(g, r, g.frames.shape[1], sample_rate)
     for n in notes: warnings.warn(n)
-    record = dict(mode='paired' if paired else 'unpaired', embedder=dict(name=embedder.name, hash=embedder.hash,
-        source=embedder.source, sample_rate=embedder.sample_rate, peak_normalised=embedder.peak), compared_at=sample_rate,
-        resampler='torchaudio.functional.resample, windowed sinc, width 6, rolloff 0.99', seed=seed, resamplings=times, neighbours=k,
-        sets={n: dict(source=sources[n].source, clips=len(e), vectors=len(e.frames), hash=e.hash, skipped=e.skipped,
-        rates=sorted(e.facts.rate.unique().tolist()), seconds=float(e.facts.seconds.sum())) for n,e in emb.items()},
-        probe_accuracy_on_real=probe and probe.accuracy, recordings=real, notes=notes, versions=_versions())
+    record = dict(mode='paired' if paired else 'unpaired',
+                  embedder=dict(name=embedder.name, hash=embedder.hash,
+        source=embedder.source, sample_rate=embedder.sample_rate, peak_normalised=embedder.peak),
+        compared_at=sample_rate,
+        resampler='torchaudio.functional.resample, windowed sinc, width 6, rolloff 0.99', seed=seed,
+        resamplings=times, neighbours=k,
+        sets={n: dict(source=sources[n].source, clips=len(e), vectors=len(e.frames), hash=e.hash,
+                      skipped=e.skipped,
+        rates=sorted(e.facts.rate.unique().tolist()), seconds=float(e.facts.seconds.sum())) for n,
+        e in emb.items()},
+        probe_accuracy_on_real=probe and probe.accuracy, recordings=real, notes=notes,
+        versions=_versions())
     result = Evaluation(table, record, {n: (sources[n], emb[n]) for n in emb}, near, confusion)
     record['seconds'] = round(time.time() - began, 1)
     if out is not None: result.save(out)
@@ -811,34 +886,41 @@ def dcase_scores(
     if not files: raise FileNotFoundError(f"{reference}: holds no CLASS/gt_embedding.pkl")
     emb = embed_clips(generated, embedder, cache, n_jobs=n_jobs)
     facts = emb.facts
-    odd = ((facts.seconds * facts.rate).round() != 88200) | (facts.rate != 22050) | (facts.channels != 1)
+    odd = ((facts.seconds
+            * facts.rate).round() != 88200) | (facts.rate != 22050) | (facts.channels != 1)
     told = 'clips are not 88,200 mono samples at 22,050 Hz: the challenge refuses them'
     if odd.any(): warnings.warn(f"{odd.sum()} of {len(emb)} {told}")
     rows = []
     for label,file in files.items():
         own = emb.subset(emb.labels == label)
-        if len(own) != 100: warnings.warn(f"{label}: {len(own)} clips instead of 100; no published score compares")
+        if len(own) != 100:
+            warnings.warn(f"{label}: {len(own)} clips instead of 100; no published score compares")
         enough,cloud = len(own.frames) > 1,lambda: gaussian(own.frames, dcase2023=True)
         d = frechet_distance(cloud(), read_gt_embedding(file)) if enough else math.nan
         rows.append(dict(label=label, frechet=d, clips=len(own)))
-    rows.append(dict(label='average', frechet=float(np.mean([r['frechet'] for r in rows])), clips=len(emb)))
+    rows.append(dict(label='average', frechet=float(np.mean([r['frechet'] for r in rows])),
+                     clips=len(emb)))
     return pd.DataFrame(rows)
 
 # %% ../nbs/12_evaluation.ipynb #02ea0cde
 def damaged(
     sounds:Sounds, # good ones
-    damage:str, # 'clean', '10dB' (white noise that far below each sound), 'low-pass' (at 4 kHz), 'wrong labels'
+    # 'clean', '10dB' (white noise that far below each sound), 'low-pass' (at 4 kHz), 'wrong labels'
+    damage:str,
     seed:int=0, # of the noise
 )->Sounds:
     "The same sounds made worse in a known way, to see whether a judge hears it"
     x,rate,labels = sounds.audio,sounds.sample_rate,list(sounds.labels)
     if damage.endswith('dB'):
-        noise = torch.stack([torch.randn(c.shape, generator=torch.Generator().manual_seed(seed + i)) for i,c in enumerate(x)])
+        noise = torch.stack([torch.randn(c.shape, generator=torch.Generator().manual_seed(seed + i))
+                             for i,c in enumerate(x)])
         x = x + x.std((1, 2), keepdim=True) * 10**(-int(damage[:-2]) / 20) * noise
     elif damage == 'low-pass': x = resample(resample(x, rate, 8000), 8000, rate)[..., :x.shape[-1]]
     elif damage == 'wrong labels': labels = labels[2:] + labels[:2]
-    elif damage != 'clean': raise ValueError(f"damage={damage!r}: use 'clean', '10dB', 'low-pass' or 'wrong labels'")
-    return Sounds(x / x.abs().amax((1, 2), keepdim=True).clamp_min(1), rate, sounds.seeds, labels, sounds.meta)
+    elif damage != 'clean':
+        raise ValueError(f"damage={damage!r}: use 'clean', '10dB', 'low-pass' or 'wrong labels'")
+    return Sounds(x / x.abs().amax((1, 2), keepdim=True).clamp_min(1), rate, sounds.seeds, labels,
+                  sounds.meta)
 
 # %% ../nbs/12_evaluation.ipynb #d867c99c
 @dataclass
@@ -869,19 +951,24 @@ class ShapedNoise(Generator):
         "Mean magnitude spectrum and mean RMS curve of each class, by reading the clips once"
         c,n = self.config,round(self.config.seconds * self.config.sample_rate)
         for k,label in enumerate(self.labels):
-            x = torch.stack([fit_length(read_audio(f, c.sample_rate)[0][0], n) for f in table.filter(label=label).files()])
-            spec = torch.stft(x, c.n_fft, window=torch.hann_window(c.n_fft), return_complex=True).abs().square().mean((0, 2))
+            x = torch.stack([fit_length(read_audio(f, c.sample_rate)[0][0], n)
+                             for f in table.filter(label=label).files()])
+            spec = torch.stft(x, c.n_fft, window=torch.hann_window(c.n_fft),
+                              return_complex=True).abs().square().mean((0, 2))
             self.spectrum[k] = (spec / spec.mean().clamp_min(1e-12)).sqrt()
-            self.curve[k] = x[:, :n // c.steps * c.steps].view(len(x), c.steps, -1).square().mean((0, 2)).sqrt()
+            self.curve[k] = x[:, :n // c.steps * c.steps].view(len(x), c.steps,
+                -1).square().mean((0, 2)).sqrt()
         return self
 
     def _sample(self, cond, n, seeds, seconds=None):
         "(n, 1, t)"
-        t,f,at = round((seconds or self.config.seconds) * self.config.sample_rate),self.config.n_fft,self.spectrum.device
+        t,f,at = round((seconds or self.config.seconds)
+                       * self.config.sample_rate),self.config.n_fft,self.spectrum.device
         window,weights = torch.hann_window(f, device=at),cond.class_shares(len(self.labels)).to(at)
         noise = torch.stft(ItemNoise(seeds, at).randn(t + f), f, window=window, return_complex=True)
         x = torch.istft(noise * (weights @ self.spectrum)[..., None], f, window=window, length=t)
-        curve = F.interpolate((weights @ self.curve)[:, None], t, mode='linear', align_corners=False)[:, 0]
+        curve = F.interpolate((weights @ self.curve)[:, None], t, mode='linear',
+                              align_corners=False)[:, 0]
         return (x * curve).clamp(-1, 1)[:, None]
 
 # %% ../nbs/12_evaluation.ipynb #870dc0db
@@ -894,16 +981,19 @@ class ShapedNoiseRecipe(Recipe):
     def _train(self, data, out, resume, progress):
         "Fit and save"
         table = data if isinstance(data, ClipTable) else open_dataset(data)
-        model = ShapedNoise(ShapedNoiseConfig(**vars(self.model) | dict(labels=tuple(table.labels)))).fit(table)
+        model = ShapedNoise(ShapedNoiseConfig(**vars(self.model)
+                                              | dict(labels=tuple(table.labels)))).fit(table)
         model.save_pretrained(out, self.card(table))
         return model.eval()
 
 # %% ../nbs/12_evaluation.ipynb #b11f2801
 FAMILIES = dict( # name: (module, quick recipe)
     shaped_noise=('evaluation', 'shaped-noise'), unigram=('codebooks', 'unigram-cascade'),
-    pixelsnail=('pixelsnail', 'quick-cascade'), spectrogram_vqgan=('spectrogram_vqgan', 'quick-vqgan-cascade'),
+    pixelsnail=('pixelsnail', 'quick-cascade'),
+    spectrogram_vqgan=('spectrogram_vqgan', 'quick-vqgan-cascade'),
     transformer=('transformer', 'quick-transformer'), diffwave=('diffwave', 'quick-diffwave'),
-    sashimi=('sashimi', 'quick-sashimi'), spectrogram_diffusion=('spectrogram_diffusion', 'quick-diffusion'),
+    sashimi=('sashimi', 'quick-sashimi'),
+    spectrogram_diffusion=('spectrogram_diffusion', 'quick-diffusion'),
     multitier_rnn=('multitier_rnn', 'quick-pops'))
 
 LEADERBOARD = ('frechet', 'kernel', 'coverage', 'accuracy', 'copies')
@@ -916,7 +1006,8 @@ def _processor_seconds():
     return sum(os.times()[:4])
 
 def _folder_names(names):
-    "name -> a name for its folder: distinct, and never a way out of the folder above, whatever a label is called"
+    """name -> a name for its folder: distinct, and never a way out of the folder above, whatever a
+    label is called"""
     made = {}
     for name in map(str, names):
         safe = re.sub(r'[^\w .+#-]', '_', name).strip(' .')[:60]
@@ -942,7 +1033,8 @@ def _family(what):
 
 # %% ../nbs/12_evaluation.ipynb #1523480c
 class _Entry(NamedTuple):
-    "A competitor: its model, its training seconds, how it came about, and whether it is there at all"
+    """A competitor: its model, its training seconds, how it came about, and whether it is there at
+    all"""
     model:Any
     seconds:float
     status:str
@@ -952,7 +1044,8 @@ def _competitor(what, train, folder, overrides, device, say):
     "Load a model, or train it"
     stamp = (Path(what) if isinstance(what, (str, Path)) else folder)/'trained_in.json'
     known = json.loads(stamp.read_text())['seconds'] if stamp.exists() else math.nan
-    if isinstance(what, (str, Path)): return _Entry(Generator.from_pretrained(what, device), known, 'loaded')
+    if isinstance(what, (str, Path)): return _Entry(Generator.from_pretrained(what, device), known,
+                                                    'loaded')
     if stamp.exists(): return _Entry(Generator.from_pretrained(folder, device), known, 'loaded')
     recipe,why = _family(what)
     if recipe is None: return _Entry(None, math.nan, why, True)
@@ -964,7 +1057,10 @@ def _competitor(what, train, folder, overrides, device, say):
     except (TrainingError, CheckpointError, ValueError, OSError) as e:
         return _Entry(None, math.nan, f'training failed: {e}'.replace(f'{train.root}/', ''))
     if not isinstance(model, Generator):
-        return _Entry(None, math.nan, f'recipe {what[1]} makes a {type(model).__name__}, which is no generator', True)
+        return _Entry(None,
+                      math.nan,
+                      f'recipe {what[1]} makes a {type(model).__name__}, which is no generator',
+                      True)
     # of a run that was taken up again only a part is known
     spent = math.nan if begun else _processor_seconds() - began
     write_text(stamp, json.dumps(dict(seconds=spent)))
@@ -981,13 +1077,15 @@ def _sample_for(model, labels, n, seconds, seed, folder):
             for i in range(len(sounds)):
                 path = f'{names[label]}/{i:03d}.wav'
                 write_audio(work/path, sounds.audio[i], sounds.sample_rate)
-                rows.append(dict(path=path, label=label, seed=sounds.seeds[i], licence=str(sounds.meta.get('licence', ''))))
+                rows.append(dict(path=path, label=label, seed=sounds.seeds[i],
+                                 licence=str(sounds.meta.get('licence', ''))))
         pd.DataFrame(rows).to_csv(work/'clips.csv', index=False)
     return spent / (n * len(labels))
 
 def _cut(table, seconds):
     "The same clips, none longer than that"
-    df = table.df.assign(start=table.df.start.fillna(0.), seconds=table.df.seconds.fillna(seconds).clip(upper=seconds))
+    df = table.df.assign(start=table.df.start.fillna(0.),
+                         seconds=table.df.seconds.fillna(seconds).clip(upper=seconds))
     return ClipTable(df, table.root)
 
 # %% ../nbs/12_evaluation.ipynb #534834c3
@@ -995,9 +1093,11 @@ def leaderboard(
     train:ClipTable, # clips to train on
     reference:ClipTable, # held-out clips to judge against, of the same labels
     out, # folder: a subfolder for each family, leaderboard.csv and leaderboard.json
-    families:dict=None, # name -> (module, recipe preset), or the folder of a trained model; by default `FAMILIES`
+    # name -> (module, recipe preset), or the folder of a trained model; by default `FAMILIES`
+    families:dict=None,
     n:int=10, # clips of each label
-    seconds:float=4., # length of each clip; longer recordings are judged by their first so many seconds
+    # length of each clip; longer recordings are judged by their first so many seconds
+    seconds:float=4.,
     seed:int=0, # of the samples
     overrides:dict=None, # recipe fields to change where a recipe has them, such as dict(steps=200)
     device='cpu', # where models train and sample
@@ -1011,11 +1111,13 @@ def leaderboard(
     out,records,began = Path(out),{},time.time()
     seen,held = _cut(train, seconds),_cut(reference, seconds)
     def say(name, what):
-        if progress: print(f'{time.time() - began:6.0f} s  {name}: {what}', file=sys.stderr, flush=True)
+        if progress: print(f'{time.time() - began:6.0f} s  {name}: {what}', file=sys.stderr,
+                           flush=True)
     def judge(clips, against):
         result = evaluate(clips, against, train=seen, seed=seed, progress=progress, **options)
         records[row['family']] = result.record
-        return {m: result[m].value for m in LEADERBOARD} | {f'{m}_interval': tuple(result[m][1:]) for m in LEADERBOARD}
+        return {m: result[m].value for m in LEADERBOARD} | {f'{m}_interval': tuple(result[m][1:])
+                                                            for m in LEADERBOARD}
     row = dict(family='held-out recordings', status='real', absent=False, folder='')
     say(row['family'], 'judging')
     rows = [row | judge(held.subset(range(0, len(held), 2)), held.subset(range(1, len(held), 2)))]
@@ -1029,10 +1131,12 @@ def leaderboard(
             if model is not None:
                 row['parameters'] = sum(p.numel() for p in model.parameters())
                 say(name, 'sampling')
-                row['seconds_per_clip'] = _sample_for(model, held.labels, n, seconds, seed, out/names[name]/'samples')
+                row['seconds_per_clip'] = _sample_for(model, held.labels, n, seconds, seed,
+                                                      out/names[name]/'samples')
                 say(name, 'judging')
                 row |= judge(open_dataset(out/names[name]/'samples/clips.csv'), held)
-        except (SamplingError, CheckpointError, ValueError) as e: row |= dict(status=f'failed: {e}', absent=False)
+        except (SamplingError, CheckpointError, ValueError) as e: row |= dict(status=f'failed: {e}',
+            absent=False)
         rows.append(row)
     table = pd.DataFrame(rows)
     with atomic_folder(out, merge=True) as work:
@@ -1042,8 +1146,10 @@ def leaderboard(
 
 def _check_folder(name, what):
     "Raise before anything is trained if the folder of a trained model is none"
-    if isinstance(what, (str, Path)) and not any((Path(what)/f).is_file() for f in ('config.json', 'pipeline.json')):
-        raise ValueError(f"{what}: holds no trained model for {name!r}. Give a folder that `train` wrote.")
+    if isinstance(what, (str, Path)) and not any((Path(what)/f).is_file()
+                                                 for f in ('config.json', 'pipeline.json')):
+        raise ValueError(f"{what}: holds no trained model for {name!r}. Give a folder that "
+                         f"`train` wrote.")
 
 # %% ../nbs/12_evaluation.ipynb #72da6294
 def draw_leaderboard(
@@ -1061,10 +1167,13 @@ def draw_leaderboard(
         x,y = max(r[against], 1e-3),r[measure]
         low,high = r[f'{measure}_interval']
         ax.errorbar(x, y, [[max(0, y - low)], [max(0, high - y)]], fmt='o', capsize=3)
-        ax.annotate(r['family'].replace('_', ' '), (x, y), xytext=(5, 4), textcoords='offset points', fontsize=8)
+        ax.annotate(r['family'].replace('_', ' '), (x, y), xytext=(5, 4),
+                    textcoords='offset points', fontsize=8)
     real = table[table.status == 'real']
-    if len(real): ax.axhline(real[measure].iloc[0], color='grey', ls='--', label='held-out recordings')
-    ax.set(xscale='log', xlabel=AGAINST[against], ylabel=f'{measure} ({MEASURES[measure].better} is better)')
+    if len(real): ax.axhline(real[measure].iloc[0], color='grey', ls='--',
+                             label='held-out recordings')
+    ax.set(xscale='log', xlabel=AGAINST[against],
+           ylabel=f'{measure} ({MEASURES[measure].better} is better)')
     ax.margins(x=.25)
     if len(real): ax.legend(fontsize=8)
     return ax
@@ -1074,7 +1183,8 @@ def leaderboard_table(
     table:pd.DataFrame, # from `leaderboard`
     absent:bool=False, # with the families that are not there, which say why
 )->pd.DataFrame: # of strings
-    "For readers: a value with its interval in one field, times in processor seconds, parameters in millions"
+    """For readers: a value with its interval in one field, times in processor seconds, parameters
+    in millions"""
     show = lambda v, f: '' if pd.isna(v) else f.format(v)
     rows = []
     for r in table.to_dict('records'):

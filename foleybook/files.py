@@ -20,7 +20,8 @@ from torch import nn, Tensor
 
 # %% ../nbs/files.ipynb #3e08fad5
 class CheckpointError(RuntimeError):
-    "A checkpoint or a model folder cannot be read or written; the message names the file and the remedy"
+    """A checkpoint or a model folder cannot be read or written; the message names the file and the
+    remedy"""
 
 # %% ../nbs/files.ipynb #dd23b3e3
 def _sync(path):
@@ -59,7 +60,8 @@ def atomic_folder(
     folder:Path, # what shall appear, or be renewed, in one go
     merge:bool=False, # replace only the files written, keep the others of an existing folder
 ):
-    "Yields a temporary folder beside `folder`; it takes the place of `folder` when the block ends without an error"
+    """Yields a temporary folder beside `folder`; it takes the place of `folder` when the block
+    ends without an error"""
     folder = Path(folder)
     work, old = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp'), folder.with_name(f'.{folder.name}.old.tmp')
     try:
@@ -76,7 +78,8 @@ def atomic_folder(
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as e:
         if old.exists() and not folder.exists(): os.replace(old, folder)
-        raise CheckpointError(f"{folder}: could not be written ({e}). Free some space or choose another folder; "
+        raise CheckpointError(f"{folder}: could not be written ({e}). Free some space or choose "
+                              f"another folder; "
                               "what was saved before is untouched.") from e
     finally: shutil.rmtree(work, ignore_errors=True)
 
@@ -85,20 +88,24 @@ def read_safetensors(
     path:Path, # a .safetensors file
 ) -> dict: # name -> Tensor on the CPU
     "All tensors of a file; a missing, cut or foreign file is a `CheckpointError`"
-    if not Path(path).is_file(): raise CheckpointError(f"{path}: not found. Was the folder written by save_pretrained?")
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: not found. Was the folder written by save_pretrained?")
     try: return load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
-        raise CheckpointError(f"{path}: damaged or cut ({e}). Copy it again, or use an earlier checkpoint.") from None
+        raise CheckpointError(f"{path}: damaged or cut ({e}). Copy it again, or use an earlier "
+                              f"checkpoint.") from None
 
 # %% ../nbs/files.ipynb #6e13335c
 def read_json(
     path:Path, # a .json file
 ):
     "The value of a JSON file; a missing or cut file is a `CheckpointError`"
-    if not Path(path).is_file(): raise CheckpointError(f"{path}: not found. Was the folder written by save_pretrained?")
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: not found. Was the folder written by save_pretrained?")
     try: return json.loads(Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as e:
-        raise CheckpointError(f"{path}: damaged or cut ({e}). Copy it again, or use an earlier checkpoint.") from None
+        raise CheckpointError(f"{path}: damaged or cut ({e}). Copy it again, or use an earlier "
+                              f"checkpoint.") from None
 
 # %% ../nbs/files.ipynb #43b9139c
 def write_safetensors(
@@ -137,51 +144,69 @@ def load_strict(
     "Load weights; every missing, surplus or misshapen one is listed in a `CheckpointError`"
     own = model.state_dict() if only is None else only
     missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [f'{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}' for k in own.keys() & state.keys()
+    shapes = [f'{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}'
+              for k in own.keys() & state.keys()
               if own[k].shape != state[k].shape]
     kinds = [f'{k} {state[k].dtype}' for k in own.keys() & state.keys()
              if own[k].is_floating_point() != state[k].is_floating_point()]
     problems = [f'{what}: {", ".join(names)}' for what, names in
-                [('missing', missing), ('surplus', surplus), ('other shape', sorted(shapes)), ('other kind', sorted(kinds))] if names]
-    if problems: raise CheckpointError(f"{where}: does not fit {type(model).__name__}; {'; '.join(problems)}.")
+                [('missing', missing), ('surplus', surplus), ('other shape', sorted(shapes)),
+                 ('other kind', sorted(kinds))] if names]
+    if problems:
+        raise CheckpointError(f"{where}: does not fit {type(model).__name__}; "
+                              f"{'; '.join(problems)}.")
     model.load_state_dict(state, strict=only is None)
 
 # %% ../nbs/files.ipynb #36fbcf6b
-_PLAIN = [argparse.Namespace, np.dtype, np.ndarray, (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
-          (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'), np._core.multiarray.scalar,
-          np._core.multiarray._reconstruct, *(type(np.dtype(k)) for k in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'b1'))]
+_PLAIN = [argparse.Namespace, np.dtype, np.ndarray,
+          (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+          (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
+          np._core.multiarray.scalar,
+          np._core.multiarray._reconstruct,
+          *(type(np.dtype(k)) for k in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'b1'))]
 
 # %% ../nbs/files.ipynb #707b63f1
 def read_published(
     source, # file (.safetensors, or anything torch.save wrote), or what it holds
 ) -> dict: # what it holds; the entries of a list by their numbers
-    "The content of a published file, without running code from it; what cannot be read so is a `CheckpointError`"
+    """The content of a published file, without running code from it; what cannot be read so is a
+    `CheckpointError`"""
     if isinstance(source, dict): return source
     path = Path(source)
-    if not path.is_file(): raise CheckpointError(f"{path}: no such file. Give the file that the original project wrote.")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file. Give the file that the original project "
+                              f"wrote.")
     if path.suffix == '.safetensors': return read_safetensors(path)
     try:
-        with torch.serialization.safe_globals(_PLAIN): held = torch.load(path, map_location='cpu', weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN): held = torch.load(path, map_location='cpu',
+            weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(f"{path}: holds pickled code, which is not run, or is no checkpoint "
-                              f"({str(e).splitlines()[0][:160]}). Have its owner save the state dict alone.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as e:
+                              f"({str(e).splitlines()[0][:160]}). Have its owner save the state "
+                              f"dict alone.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError,
+            zipfile.BadZipFile) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0][:160]
         raise CheckpointError(f"{path}: damaged or cut ({why}). Download it again.") from None
     if isinstance(held, (list, tuple)): held = dict(enumerate(held))
     if isinstance(held, dict): return held
-    raise CheckpointError(f"{path}: holds a {type(held).__name__}, not a table of weights. Is this the right file?")
+    raise CheckpointError(f"{path}: holds a {type(held).__name__}, not a table of weights. Is "
+                          f"this the right file?")
 
 # %% ../nbs/files.ipynb #517e658e
 def published_weights(
     source, # file, or what it holds
-    *parts, # names under which trainers put the weights, tried from the outside in; absent ones are passed over
+    # names under which trainers put the weights, tried from the outside in; absent ones are passed
+    # over
+    *parts,
 ) -> dict: # name -> Tensor
     "The weights in a published file, by their original names"
     state, where = read_published(source), 'the dict' if isinstance(source, dict) else source
     for name in parts:
         if isinstance(state.get(name), dict): state = state[name]
-    state = {k: v for k, v in state.items() if not isinstance(v, (bool, int, float, str, type(None)))}    # flags
+    # flags
+    state = {k: v for k,
+             v in state.items() if not isinstance(v, (bool, int, float, str, type(None)))}
     bad = [k for k, v in state.items() if not torch.is_tensor(v)] or ([] if state else ['nothing'])
     if bad:
         raise CheckpointError(f"{where}: no weights under {' or '.join(parts) or 'the top'}; found "

@@ -24,7 +24,8 @@ from torch import nn, Tensor
 # %% ../nbs/generator.ipynb #91db3b7a
 from . import __version__
 from .audio_features import SamplingError, Sounds, fit_length, read_audio, resample, unclipped
-from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json, read_safetensors,
+from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json,
+                             read_safetensors,
                              write_safetensors)
 from .settings import SettingsError, config_hash, from_plain, near, to_plain
 
@@ -33,7 +34,8 @@ def mix_seed(
     *parts, # numbers and strings
 ) -> int:
     "A 63-bit seed out of any numbers and strings"
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), 'little') >> 1
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(),
+                          'little') >> 1
 
 # %% ../nbs/generator.ipynb #4d2b29b1
 def seed_everything(
@@ -48,7 +50,8 @@ def rng_state(
 ) -> dict: # plain numbers and tensors, as a checkpoint can hold them
     "The states of all generators of this process"
     kind, keys, pos, has_gauss, gauss = np.random.get_state()
-    state = dict(python=random.getstate(), numpy=(kind, torch.from_numpy(keys.astype(np.int64)), pos, has_gauss, gauss),
+    state = dict(python=random.getstate(),
+                 numpy=(kind, torch.from_numpy(keys.astype(np.int64)), pos, has_gauss, gauss),
                  torch=torch.get_rng_state())
     if cuda and torch.cuda.is_initialized(): state['cuda'] = torch.cuda.get_rng_state_all()
     return state
@@ -63,7 +66,8 @@ def set_rng_state(
     kind, keys, pos, has_gauss, cached = state['numpy']
     np.random.set_state((kind, np.asarray(keys).astype(np.uint32), pos, has_gauss, cached))
     torch.set_rng_state(torch.as_tensor(state['torch']).cpu())
-    if 'cuda' in state and torch.cuda.device_count() == len(state['cuda']): torch.cuda.set_rng_state_all(state['cuda'])
+    if 'cuda' in state and torch.cuda.device_count() == len(state['cuda']):
+        torch.cuda.set_rng_state_all(state['cuda'])
 
 # %% ../nbs/generator.ipynb #3021816b
 @contextmanager
@@ -79,7 +83,8 @@ def preserve_rng(
 
 # %% ../nbs/generator.ipynb #87a5cc86
 class ItemNoise:
-    "One generator per item, so that item k of seed s is the same alone, in a batch of 8, and on any device"
+    """One generator per item, so that item k of seed s is the same alone, in a batch of 8, and on
+    any device"""
     def __init__(self,
         seeds:list, # one number per item, n of them
         device='cpu', # where the drawn tensors go
@@ -89,11 +94,13 @@ class ItemNoise:
 
     def randn(self, *shape) -> Tensor: # (n, *shape)
         "Standard normal numbers"
-        return torch.stack([torch.randn(*shape, generator=g) for g in self.generators]).to(self.device)
+        return torch.stack([torch.randn(*shape, generator=g)
+                            for g in self.generators]).to(self.device)
 
     def rand(self, *shape) -> Tensor: # (n, *shape)
         "Uniform numbers in [0, 1)"
-        return torch.stack([torch.rand(*shape, generator=g) for g in self.generators]).to(self.device)
+        return torch.stack([torch.rand(*shape, generator=g)
+                            for g in self.generators]).to(self.device)
 
     def choice(self, probs:Tensor) -> Tensor: # (n, ...) indices
         "One draw from each row of `probs` (n, ..., k); rows need not sum to one"
@@ -105,7 +112,8 @@ class ItemNoise:
 _FIELDS = dict(label=1, shares=2, features=3, text=3)   # name -> number of axes
 
 class Conditions:
-    "What n sounds are asked by: any of classes, shares of classes, features, text, control tracks, or nothing"
+    """What n sounds are asked by: any of classes, shares of classes, features, text, control
+    tracks, or nothing"""
     def __init__(self,
         n:int|None=None, # number of sounds; None: as the fields have it
         label=None, # class numbers, (n,) int64; -1: no class
@@ -114,17 +122,23 @@ class Conditions:
         text=None, # encoded text, (n, l, d)
         controls:dict|None=None, # name -> values over time, (n, l)
         names:list|None=None, # n texts to show
-        feature_rate:float|None=None, # rows of `features` per second; None: stretched over the sound
-        control_rate:float|None=None, # values of `controls` per second; None: stretched over the sound
+        # rows of `features` per second; None: stretched over the sound
+        feature_rate:float|None=None,
+        # values of `controls` per second; None: stretched over the sound
+        control_rate:float|None=None,
     ):
         given = dict(label=label, shares=shares, features=features, text=text)
-        self.fields = {k: _field(k, v, d) for (k, d), v in zip(_FIELDS.items(), given.values()) if v is not None}
-        self.fields |= {f'controls.{k}': _field(f'controls.{k}', v, 2) for k, v in (controls or {}).items()}
+        self.fields = {k: _field(k, v, d) for (k, d),
+                       v in zip(_FIELDS.items(), given.values()) if v is not None}
+        self.fields |= {f'controls.{k}': _field(f'controls.{k}', v, 2) for k,
+                        v in (controls or {}).items()}
         self.feature_rate, self.control_rate = feature_rate, control_rate
-        sizes = {k: len(v) for k, v in self.fields.items()} | ({} if names is None else dict(names=len(names)))
+        sizes = {k: len(v) for k,
+                 v in self.fields.items()} | ({} if names is None else dict(names=len(names)))
         n = next(iter(sizes.values()), 0) if n is None else n
         if wrong := {k: s for k, s in sizes.items() if s != n}:
-            raise ValueError(f"conditions for {n} sounds, but {wrong} rows. Give one row for each sound.")
+            raise ValueError(f"conditions for {n} sounds, but {wrong} rows. Give one row for each "
+                             f"sound.")
         self.n, self.names = n, [''] * n if names is None else [str(s) for s in names]
 
     def __len__(self): return self.n
@@ -140,7 +154,8 @@ def _field(name, value, axes):
     x = x.long() if name == 'label' else x.float()
     if name == 'text' and x.ndim == 2: x = x.unsqueeze(1)
     if x.ndim == axes and torch.isfinite(x).all(): return x
-    raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give finite numbers with {axes} axes, "
+    raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give finite numbers with "
+                     f"{axes} axes, "
                      "the first one for the sounds.")
 
 # %% ../nbs/generator.ipynb #c387e8b9
@@ -168,7 +183,8 @@ def __getitem__(self:Conditions,
 ) -> Conditions:
     "Some of the sounds"
     rows = torch.arange(self.n)[index].reshape(-1)
-    return _like(self, len(rows), [self.names[i] for i in rows.tolist()], {k: v[rows.to(v.device)] for k, v in self.fields.items()})
+    return _like(self, len(rows), [self.names[i] for i in rows.tolist()],
+                 {k: v[rows.to(v.device)] for k, v in self.fields.items()})
 
 @patch
 def to(self:Conditions,
@@ -187,7 +203,8 @@ def null(self:Conditions) -> Conditions:
 def drop(self:Conditions,
     mask:Tensor, # bool, (n,)
 ) -> Conditions:
-    "Where the mask is set nothing is asked: label -1, everything else 0 (condition dropout, Ho and Salimans 2022)"
+    """Where the mask is set nothing is asked: label -1, everything else 0 (condition dropout, Ho
+    and Salimans 2022)"""
     gone = lambda v: mask.to(v.device).view(-1, *[1] * (v.ndim - 1))
     fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0) for k, v in self.fields.items()}
     return _like(self, self.n, self.names, fields)
@@ -208,7 +225,8 @@ def cat(cls:Conditions,
 ) -> Conditions:
     "One after the other"
     if len({tuple(sorted(p.fields)) for p in parts}) > 1:
-        raise ValueError(f"cannot join conditions of different kinds: {', '.join(map(repr, parts))}.")
+        raise ValueError(f"cannot join conditions of different kinds: "
+                         f"{', '.join(map(repr, parts))}.")
     fields = {k: torch.cat([p.fields[k] for p in parts]) for k in parts[0].fields}
     return _like(parts[0], sum(map(len, parts)), sum((p.names for p in parts), []), fields)
 
@@ -249,10 +267,12 @@ def class_numbers(
     "The classes asked for, for models that know classes only"
     label = cond.label if isinstance(cond, Conditions) else cond
     if label is None: return torch.full((n,), none)
-    return torch.where(label < 0, none, label) if isinstance(cond, Conditions) else torch.as_tensor(label).long()
+    return torch.where(label < 0, none, label) if isinstance(cond,
+        Conditions) else torch.as_tensor(label).long()
 
 # %% ../nbs/generator.ipynb #201ccbb9
-class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook', tags=['audio', 'foley']):
+class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook',
+                 tags=['audio', 'foley']):
     "A module with a `config` dataclass that is saved to a folder and loaded from it"
     card:dict = {}
 
@@ -286,15 +306,19 @@ def save_pretrained(self:Pretrained,
     card:dict|None=None, # data, licence, metrics, limits, steps ... for the model card
     **hub, # what `push_to_hub` passes on; not needed
 ) -> Path:
-    "Write config, weights and model card; a folder that cannot be written leaves the earlier one as it was"
+    """Write config, weights and model card; a folder that cannot be written leaves the earlier one
+    as it was"""
     self.card = {**self.card, **(card or {})}
-    config = dict(format=1, foleybook=__version__, module=type(self).__module__, model=type(self).__name__,
-                  config=to_plain(self.config), config_hash=self.config_hash, card=to_plain(self.card))
+    config = dict(format=1, foleybook=__version__, module=type(self).__module__,
+                  model=type(self).__name__,
+                  config=to_plain(self.config), config_hash=self.config_hash,
+                  card=to_plain(self.card))
     with atomic_folder(folder, merge=True) as work:
         write_safetensors(work/'model.safetensors', self.state_dict())
         (work/'README.md').write_text(self.model_card())
         (work/'config.json').write_text(json.dumps(config, indent=1, sort_keys=True) + '\n')
-    (Path(folder)/'pipeline.json').unlink(missing_ok=True)  # an earlier pipeline in this folder is no more
+    # an earlier pipeline in this folder is no more
+    (Path(folder)/'pipeline.json').unlink(missing_ok=True)
     return Path(folder)
 
 # %% ../nbs/generator.ipynb #931bf427
@@ -304,12 +328,18 @@ def model_card(self:Pretrained) -> str: # markdown
     name, size = type(self).__name__, sum(p.numel() for p in self.parameters())
     told = {k: v for k, v in self.card.items() if k not in ('metrics', 'licence')}
     simple = self.licence.replace('-', '').replace('.', '').isalnum()
-    lines = ['---', f"license: {self.licence.lower() if simple else 'other'}", 'library_name: foleybook',
-             'tags: [audio, foley]', '---', f'# {name}', '', f'{size:,} parameters, config {self.config_hash}.', '',
-             f'- **licence**: {self.licence}', *(f'- **{key}**: {value}' for key, value in told.items())]
-    numbers = {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in self.card.get('metrics', {}).items()}
-    if numbers: lines += ['', '| metric | value |', '|---|---|', *(f'| {k} | {v} |' for k, v in numbers.items())]
-    lines += ['', '```python', 'import foleybook as fb', "model = fb.load('this folder')", '```', '']
+    lines = ['---', f"license: {self.licence.lower() if simple else 'other'}",
+             'library_name: foleybook',
+             'tags: [audio, foley]', '---', f'# {name}', '',
+             f'{size:,} parameters, config {self.config_hash}.', '',
+             f'- **licence**: {self.licence}',
+             *(f'- **{key}**: {value}' for key, value in told.items())]
+    numbers = {k: f'{v:.4g}' if isinstance(v, float) else v for k,
+               v in self.card.get('metrics', {}).items()}
+    if numbers: lines += ['', '| metric | value |', '|---|---|',
+                          *(f'| {k} | {v} |' for k, v in numbers.items())]
+    lines += ['', '```python', 'import foleybook as fb', "model = fb.load('this folder')", '```',
+              '']
     return '\n'.join(lines)
 
 # %% ../nbs/generator.ipynb #a8ee1e8d
@@ -318,12 +348,16 @@ def _folder(where, hub=False, **options):
     name = str(where).removeprefix('hf://')
     if name == str(where) and not hub:
         if Path(where).is_dir(): return Path(where)
-        raise CheckpointError(f"{where}: no such folder. Give what save_pretrained wrote, or hf://OWNER/NAME for a model on the hub.")
-    if name.count('/') != 1: raise CheckpointError(f"{where}: no name of a hub repository. Write hf://OWNER/NAME.")
+        raise CheckpointError(f"{where}: no such folder. Give what save_pretrained wrote, or "
+                              f"hf://OWNER/NAME for a model on the hub.")
+    if name.count('/') != 1:
+        raise CheckpointError(f"{where}: no name of a hub repository. Write hf://OWNER/NAME.")
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(name, allow_patterns=['*.json', '*.safetensors', '*.md'], **options))
+    try: return Path(snapshot_download(name, allow_patterns=['*.json', '*.safetensors', '*.md'],
+                                       **options))
     except (OSError, ValueError) as e:
-        raise CheckpointError(f"{where}: the hub gave nothing ({type(e).__name__}: {e}). Check the name and the network.") from None
+        raise CheckpointError(f"{where}: the hub gave nothing ({type(e).__name__}: {e}). Check "
+                              f"the name and the network.") from None
 
 # %% ../nbs/generator.ipynb #27a3e714
 def model_class(
@@ -332,10 +366,12 @@ def model_class(
 ) -> type:
     "The class a config.json speaks of; only modules of this book are imported for it"
     module, name = str(config.get('module', 'foleybook.codebooks')), str(config.get('model', ''))
-    if module not in sys.modules and module.split('.')[0] == 'foleybook': importlib.import_module(module)
+    if module not in sys.modules and module.split('.')[0] == 'foleybook':
+        importlib.import_module(module)
     found = getattr(sys.modules.get(module), name, None)
     if isinstance(found, type) and issubclass(found, Pretrained): return found
-    raise CheckpointError(f"{where}: {module}.{name} is no model known here. Import the module that defines it first.")
+    raise CheckpointError(f"{where}: {module}.{name} is no model known here. Import the module "
+                          f"that defines it first.")
 
 # %% ../nbs/generator.ipynb #d13e3c41
 def _load_weights(model, file, own=None):
@@ -343,7 +379,8 @@ def _load_weights(model, file, own=None):
     state = read_safetensors(file)
     load_strict(model, state, file, own)
     if bad := [k for k, v in state.items() if not torch.isfinite(v).all()]:
-        raise CheckpointError(f"{file}: {bad[0]} holds NaN or infinity. Use an earlier checkpoint, or train again.")
+        raise CheckpointError(f"{file}: {bad[0]} holds NaN or infinity. Use an earlier "
+                              f"checkpoint, or train again.")
     return model
 
 @patch(cls_method=True)
@@ -369,7 +406,8 @@ def from_pretrained(cls:Pretrained,
         raise CheckpointError(f"{where}: has no entry 'config'. Was it written by save_pretrained?")
     found = model_class(about, where)
     if not issubclass(found, cls):
-        raise CheckpointError(f"{folder}: holds a {found.__name__}, not a {cls.__name__}. Load it by {found.__name__}.")
+        raise CheckpointError(f"{folder}: holds a {found.__name__}, not a {cls.__name__}. Load it "
+                              f"by {found.__name__}.")
     try: model = found._from_folder(folder, about, device)
     except SettingsError as e: raise CheckpointError(f"{where}: {e}") from None
     model.card = about.get('card', {})
@@ -395,12 +433,14 @@ class Generator(Pretrained):
 
 # %% ../nbs/generator.ipynb #3c1e37dd
 _ALIASES = dict(num_inference_steps='steps', guidance_scale='guidance', generator='seed')
-_DEFAULTS = dict(seconds=None, steps=None, guidance=None, sampler=None, temperature=1., top_k=None, top_p=None, init=None,
+_DEFAULTS = dict(seconds=None, steps=None, guidance=None, sampler=None, temperature=1., top_k=None,
+                 top_p=None, init=None,
                  strength=None, mask=None, loop=False, on_step=None)
 _RULES = dict(seconds=(lambda v: v > 0, 'a length in seconds above 0'),
               steps=(lambda v: v >= 1 and v == int(v), 'a whole number from 1 on'),
               guidance=(lambda v: v >= 0, 'a number from 0 on'),
-              temperature=(lambda v: v > 0, 'a number above 0 (top_k=1 always takes the likeliest)'),
+              temperature=(lambda v: v > 0,
+                           'a number above 0 (top_k=1 always takes the likeliest)'),
               top_k=(lambda v: v >= 1 and v == int(v), 'a whole number from 1 on'),
               top_p=(lambda v: 0 < v <= 1, 'a number above 0 and up to 1'),
               strength=(lambda v: 0 <= v <= 1, 'a number from 0 (keep init) to 1 (forget it)'))
@@ -408,11 +448,13 @@ _RULES = dict(seconds=(lambda v: v > 0, 'a length in seconds above 0'),
 # %% ../nbs/generator.ipynb #d065066e
 def _check(name, value, ok, allowed):
     "Raise unless the value is a finite number that is allowed"
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value,
+        bool)
     if not (number and math.isfinite(value) and ok(value)):
         raise ValueError(f"{name}={value!r} is not allowed. Give {allowed}.")
 
-def _same(value, default): return value is default or (isinstance(value, (int, float, bool)) and value == default)
+def _same(value, default): return value is default or (isinstance(value, (int, float, bool))
+                                                       and value == default)
 
 # %% ../nbs/generator.ipynb #ea1d68b6
 @patch
@@ -423,7 +465,8 @@ def check_arguments(self:Generator,
     "Raise a `ValueError` for everything out of range, or beyond this family"
     args = dict(given)
     for name, value in aliases.items():
-        if name not in _ALIASES: raise TypeError(f"sample has no argument {name!r}. {near(name, [*args, *_ALIASES])}")
+        if name not in _ALIASES:
+            raise TypeError(f"sample has no argument {name!r}. {near(name, [*args, *_ALIASES])}")
         if value is None: continue
         if args[_ALIASES[name]] is not None:
             raise ValueError(f"{name} is another name of {_ALIASES[name]}. Give only one.")
@@ -431,13 +474,18 @@ def check_arguments(self:Generator,
     for name, value in args.items():
         if name not in {'seed', *self.honours} and not _same(value, _DEFAULTS[name]):
             known = ', '.join(sorted({'seed', *self.honours} - {'progress'}))
-            raise ValueError(f"{type(self).__name__} cannot honour {name}={value!r}. It honours {known}.")
+            raise ValueError(f"{type(self).__name__} cannot honour {name}={value!r}. It honours "
+                             f"{known}.")
         if name in _RULES and value is not None: _check(name, value, *_RULES[name])
-    if args['loop'] not in (True, False): raise ValueError(f"loop={args['loop']!r} is not allowed. Give True or False.")
+    if args['loop'] not in (True,
+                            False):
+        raise ValueError(f"loop={args['loop']!r} is not allowed. Give True or False.")
     for name in ('strength', 'mask'):
-        if args['init'] is None and args[name] is not None: raise ValueError(f"{name} needs init. Give a sound.")
+        if args['init'] is None and args[name] is not None:
+            raise ValueError(f"{name} needs init. Give a sound.")
     usual = {k: v for k, v in self.defaults.items() if args.get(k) is None and k in self.honours}
-    return {k: int(v) if k in ('steps', 'top_k') and v is not None else v for k, v in (args | usual).items()}
+    return {k: int(v) if k in ('steps', 'top_k') and v is not None else v for k,
+            v in (args | usual).items()}
 
 # %% ../nbs/generator.ipynb #f63973d6
 @patch
@@ -446,10 +494,13 @@ def class_number(self:Generator,
 ) -> int:
     "The number of a class; an unknown one is a `ValueError` with near matches"
     if isinstance(c, str):
-        if c not in self.labels: raise ValueError(f"cond={c!r} is no label of this model. {near(c, self.labels)}")
+        if c not in self.labels:
+            raise ValueError(f"cond={c!r} is no label of this model. {near(c, self.labels)}")
         return self.labels.index(c)
-    if isinstance(c, bool) or not isinstance(c, (int, np.integer, Tensor)) or not 0 <= int(c) < len(self.labels):
-        raise ValueError(f"cond={c!r} is not allowed. Give a label or its number, 0 to {len(self.labels)-1}.")
+    if isinstance(c, bool) or not isinstance(c, (int, np.integer,
+                                                 Tensor)) or not 0 <= int(c) < len(self.labels):
+        raise ValueError(f"cond={c!r} is not allowed. Give a label or its number, 0 to "
+                         f"{len(self.labels)-1}.")
     return int(c)
 
 # %% ../nbs/generator.ipynb #d3ffedd5
@@ -477,28 +528,37 @@ def encode_text(self:Generator,
     sentences:list, # of text
 ) -> Tensor: # (n, l, d)
     "How a family that is asked by text reads it; those that do override this"
-    raise ValueError(f"{type(self).__name__} reads no sentences. Give encoded text, a tensor (n, l, d).")
+    raise ValueError(f"{type(self).__name__} reads no sentences. Give encoded text, a tensor (n, "
+                     f"l, d).")
 
 # %% ../nbs/generator.ipynb #57c0d994
 @patch
 def conditions(self:Generator,
-    cond=None, # Conditions, a label, its number, a mixture {label: share}, or a list with one entry for each sound
+    # Conditions, a label, its number, a mixture {label: share}, or a list with one entry for each
+    # sound
+    cond=None,
     n:int=1, # number of sounds; 1 with several entries means one for each
     features=None, # (l, d) for all sounds, or (n, l, d)
     text=None, # sentence or sentences, or encoded text (n, l, d)
     controls:dict|None=None, # name -> a number, points over the sound (l,), or (n, l)
 ) -> Conditions|None: # of n sounds; None when nothing was asked
     "What `sample` was asked by, checked and brought to one row for each sound"
-    if isinstance(cond, np.ndarray) or torch.is_tensor(cond): cond = cond.tolist() if cond.ndim else cond.item()
-    if isinstance(cond, (list, tuple)) and not cond: raise ValueError("cond=[] asks for nothing. Give a class, or None.")
+    if isinstance(cond,
+                  np.ndarray) or torch.is_tensor(cond):
+        cond = cond.tolist() if cond.ndim else cond.item()
+    if isinstance(cond, (list,
+                         tuple)) and not cond:
+        raise ValueError("cond=[] asks for nothing. Give a class, or None.")
     entries = list(cond) if isinstance(cond, (list, tuple)) else [] if cond is None else [cond]
     if entries and not isinstance(cond, Conditions): cond = self._of_classes(entries)
     parts = [] if cond is None else [cond]
     if features is not None: parts.append(Conditions(features=_rows(features, 3)))
-    if isinstance(text, (str, list)): text = self.encode_text([text] if isinstance(text, str) else text)
+    if isinstance(text,
+                  (str, list)): text = self.encode_text([text] if isinstance(text, str) else text)
     if text is not None: parts.append(Conditions(text=_rows(text, 3)))
     if unknown := set(controls or {}) - set(self.control_names or controls or {}):
-        raise ValueError(f"no control {sorted(unknown)[0]!r}. {near(sorted(unknown)[0], self.control_names)}")
+        raise ValueError(f"no control {sorted(unknown)[0]!r}. "
+                         f"{near(sorted(unknown)[0], self.control_names)}")
     parts += [Conditions(controls={k: _rows(v, 2)}) for k, v in (controls or {}).items()]
     return self._joined(parts, n) if parts else None
 
@@ -513,14 +573,16 @@ def _joined(self:Generator, parts, n):
     "One object out of what a family was asked by, with as many rows as sounds"
     lengths = {len(p) for p in parts} - {1}
     n = max(lengths, default=1) if n == 1 else n
-    if lengths - {n}: raise ValueError(f"conditions for {sorted(lengths)} sounds and n={n}. Give as many.")
+    if lengths - {n}:
+        raise ValueError(f"conditions for {sorted(lengths)} sounds and n={n}. Give as many.")
     kinds = frozenset().union(*(p.kinds for p in parts))
     allowed = self.asks if self.labels else self.asks - {'label', 'shares'}
     if wrong := kinds - allowed:
         raise ValueError(f"{type(self).__name__} cannot be asked by {sorted(wrong)[0]}. "
                          f"It understands {', '.join(sorted(allowed)) or 'nothing'}.")
     parts = [p if len(p) == n else p.repeat(n) for p in parts]
-    rates = {k: next((r for p in parts if (r := getattr(p, k))), None) for k in ('feature_rate', 'control_rate')}
+    rates = {k: next((r for p in parts if (r := getattr(p, k))), None)
+             for k in ('feature_rate', 'control_rate')}
     whole = Conditions(n, names=next((p.names for p in parts if any(p.names)), None), **rates)
     whole.fields = {k: v for p in parts for k, v in p.fields.items()}
     return whole
@@ -530,20 +592,25 @@ def _joined(self:Generator, parts, n):
 def default_cond(self:Generator,
     seeds:list, # one number per sound
 ) -> Conditions: # of as many
-    "What is asked when nothing is: a class drawn from each seed; override it where nothing means unconditional"
+    """What is asked when nothing is: a class drawn from each seed; override it where nothing means
+    unconditional"""
     if not self.labels: return Conditions(len(seeds))
     return self._of_classes([random.Random(s).randrange(len(self.labels)) for s in seeds])
 
 # %% ../nbs/generator.ipynb #ab7007c4
 def _audio_of(init, sample_rate):
-    "A waveform (n, c, t) from a path, `Sounds` or a tensor that already has the model's sample rate"
+    """A waveform (n, c, t) from a path, `Sounds` or a tensor that already has the model's sample
+    rate"""
     if isinstance(init, (str, Path)): return read_audio(init, sample_rate)[0][None]
     if isinstance(init, Sounds):
-        return init.audio if init.sample_rate == sample_rate else resample(init.audio, init.sample_rate, sample_rate)
-    if not torch.is_tensor(init): raise ValueError(f"init={init!r} is not allowed. Give a path, Sounds or a waveform.")
+        return init.audio if init.sample_rate == sample_rate else resample(init.audio,
+            init.sample_rate, sample_rate)
+    if not torch.is_tensor(init):
+        raise ValueError(f"init={init!r} is not allowed. Give a path, Sounds or a waveform.")
     x = init.detach().float().cpu()
     if not 1 <= x.ndim <= 3 or not x.numel() or not torch.isfinite(x).all():
-        raise ValueError(f"init of shape {tuple(init.shape)} is not allowed. Give a finite one, (c, t) or (n, c, t).")
+        raise ValueError(f"init of shape {tuple(init.shape)} is not allowed. Give a finite one, "
+                         f"(c, t) or (n, c, t).")
     return x.reshape((1,) * (3 - x.ndim) + x.shape)
 
 # %% ../nbs/generator.ipynb #81e63e54
@@ -556,18 +623,24 @@ def mask_samples(
     if torch.is_tensor(mask) or isinstance(mask, np.ndarray):
         mask = torch.as_tensor(mask)
         if mask.dtype != torch.bool or tuple(mask.shape) != (samples,):
-            raise ValueError(f"mask of shape {tuple(mask.shape)}, {mask.dtype}: give bool ({samples},), or regions in seconds.")
+            raise ValueError(f"mask of shape {tuple(mask.shape)}, {mask.dtype}: give bool "
+                             f"({samples},), or regions in seconds.")
         out = mask.clone()
     else:
-        try: regions = [(float(a), float(b)) for a, b in ([mask] if isinstance(mask[0], (int, float)) else mask)]
+        try: regions = [(float(a), float(b)) for a,
+                        b in ([mask] if isinstance(mask[0], (int, float)) else mask)]
         except (TypeError, ValueError, IndexError, KeyError):
-            raise ValueError(f"mask={mask!r} is not allowed. Give (start, end) in seconds, or a list of such.") from None
+            raise ValueError(f"mask={mask!r} is not allowed. Give (start, end) in seconds, or a "
+                             f"list of such.") from None
         out, seconds = torch.zeros(samples, dtype=torch.bool), samples / sample_rate
         for start, end in regions:
             if not 0 <= start < end <= seconds + 1 / sample_rate:
-                raise ValueError(f"mask region ({start:g}, {end:g}) is not within the sound, 0 to {seconds:.3f} s.")
+                raise ValueError(f"mask region ({start:g}, {end:g}) is not within the sound, 0 to "
+                                 f"{seconds:.3f} s.")
             out[round(start * sample_rate):round(end * sample_rate)] = True
-    if not out.any(): raise ValueError("mask leaves nothing to make anew. Say which part, as mask=(start, end) in seconds.")
+    if not out.any():
+        raise ValueError("mask leaves nothing to make anew. Say which part, as mask=(start, end) "
+                         "in seconds.")
     return out
 
 # %% ../nbs/generator.ipynb #9dd1a199
@@ -577,23 +650,32 @@ def _length(self:Generator, seconds, init, masked):
     if seconds is None and init is not None and masked: seconds = init.shape[-1] / self.sample_rate
     seconds = self.default_seconds if seconds is None else seconds
     if seconds is None: return None
-    if round(seconds * self.sample_rate) < 1: raise ValueError(f"seconds={seconds:g} is less than one sample. Ask for more.")
+    if round(seconds
+             * self.sample_rate) < 1:
+        raise ValueError(f"seconds={seconds:g} is less than one sample. Ask for more.")
     if self.longest_seconds is not None and seconds > self.longest_seconds + .5 / self.sample_rate:
-        raise ValueError(f"seconds={seconds:g} is longer than this model can make, {self.longest_seconds:.3f} s. Ask for less.")
+        raise ValueError(f"seconds={seconds:g} is longer than this model can make, "
+                         f"{self.longest_seconds:.3f} s. Ask for less.")
     return seconds
 
 # %% ../nbs/generator.ipynb #74be799e
 @patch
 def _start(self:Generator, init, mask, strength, seconds, n):
-    "`init` as (n, c, samples) and the mask on its grid; without mask and strength the sound is continued"
+    """`init` as (n, c, samples) and the mask on its grid; without mask and strength the sound is
+    continued"""
     if init is None: return None, None
-    if len(init) not in (1, n): raise ValueError(f"init holds {len(init)} sounds for n={n}. Give one, or as many.")
+    if len(init) not in (1,
+                         n):
+        raise ValueError(f"init holds {len(init)} sounds for n={n}. Give one, or as many.")
     samples = init.shape[-1] if seconds is None else round(seconds * self.sample_rate)
     if mask is not None: mask = mask_samples(mask, samples, self.sample_rate)
     elif strength is None:
         mask = torch.arange(samples) >= init.shape[-1]
-        if not mask.any(): raise ValueError(f"init is {init.shape[-1] / self.sample_rate:.3f} s long, as long as the sound asked "
-                                            "for. Give mask=(start, end), strength, or a longer seconds.")
+        if not mask.any():
+            raise ValueError(f"init is {init.shape[-1] / self.sample_rate:.3f} s long, as long as "
+                             f"the sound asked "
+                                            "for. Give mask=(start, end), strength, or a longer "
+                                            "seconds.")
     return fit_length(init, samples, 'pad').expand(n, -1, -1), mask
 
 # %% ../nbs/generator.ipynb #41369058
@@ -601,12 +683,14 @@ def _seeds(seed, n):
     "The seeds of n items; a torch generator stands for its initial seed"
     plain = lambda s: s.initial_seed() % 2**62 if isinstance(s, torch.Generator) else s
     if isinstance(seed, (list, tuple)):
-        if len(seed) != n: raise ValueError(f"seed has {len(seed)} entries for n={n} sounds. Give as many.")
+        if len(seed) != n:
+            raise ValueError(f"seed has {len(seed)} entries for n={n} sounds. Give as many.")
         seeds = [plain(s) for s in seed]
     else:
         _check('seed', plain(seed), lambda v: v == int(v), 'a whole number from 0 on')
         seeds = [int(plain(seed)) + k for k in range(n)]
-    for s in seeds: _check('seed', s, lambda v: 0 <= v < 2**63 and v == int(v), 'a whole number from 0 on')
+    for s in seeds: _check('seed', s, lambda v: 0 <= v < 2**63 and v == int(v),
+                           'a whole number from 0 on')
     return [int(s) for s in seeds]
 
 # %% ../nbs/generator.ipynb #b06cd856
@@ -630,20 +714,26 @@ def _request(self:Generator, cond, n, features, text, controls, aliases, progres
     n, seed = int(n) if cond is None else len(cond), args.pop('seed')
     seeds = _seeds(secrets.randbelow(2**31) if seed is None else seed, n)
     told = {k: v for k, v in args.items() if isinstance(v, _TOLD) and not _same(v, _DEFAULTS[k])}
-    if args['mask'] is not None and not torch.is_tensor(args['mask']): told['mask'] = str(args['mask'])
-    if args['init'] is not None: told['init'] = str(args['init']) if isinstance(args['init'], (str, Path)) else 'a sound'
+    if args['mask'] is not None and not torch.is_tensor(args['mask']):
+        told['mask'] = str(args['mask'])
+    if args['init'] is not None: told['init'] = str(args['init']) if isinstance(args['init'],
+        (str, Path)) else 'a sound'
     init = None if args['init'] is None else _audio_of(args['init'], self.sample_rate)
     masked = args['mask'] is not None or args['strength'] is not None
     args['seconds'] = self._length(args['seconds'], init, masked)
-    args['init'], args['mask'] = self._start(init, args['mask'], args['strength'], args['seconds'], n)
+    args['init'], args['mask'] = self._start(init, args['mask'], args['strength'], args['seconds'],
+                                             n)
     used = {k: v for k, v in args.items() if k in self.honours}
     if 'progress' in self.honours: used['progress'] = progress
-    return Request(self.default_cond(seeds) if cond is None else cond, seeds, args['seconds'], used, told)
+    return Request(self.default_cond(seeds) if cond is None else cond, seeds, args['seconds'], used,
+                   told)
 
 # %% ../nbs/generator.ipynb #038cc842
 @patch
 def sample(self:Generator,
-    cond=None, # class: label, number, mixture {label: share}, a list of such, or Conditions; None draws from each seed
+    # class: label, number, mixture {label: share}, a list of such, or Conditions; None draws from
+    # each seed
+    cond=None,
     n:int=1, # number of sounds
     seconds:float|None=None, # length of each, s; None: what the model was trained on
     steps:int|None=None, # sampler steps (alias num_inference_steps)
@@ -652,10 +742,12 @@ def sample(self:Generator,
     temperature:float=1., # above 1 bolder, below 1 safer
     top_k:int|None=None, # draw among the k likeliest codes
     top_p:float|None=None, # draw among the likeliest codes that make up this share
-    seed:int|None=None, # item k has seed + k, or one number each (alias generator); None draws one and records it
+    # item k has seed + k, or one number each (alias generator); None draws one and records it
+    seed:int|None=None,
     init=None, # start from this sound: path, `Sounds` or waveform (c, t)
     strength:float|None=None, # how far to leave `init`, 0 to 1
-    mask=None, # where to make new sound within `init`: (start, end) in s, a list of such, or bool (t,)
+    # where to make new sound within `init`: (start, end) in s, a list of such, or bool (t,)
+    mask=None,
     loop:bool=False, # the end joins the start
     on_step=None, # f(step, steps, x): called while an iterative sampler works
     progress:bool=True, # show a bar
@@ -666,10 +758,13 @@ def sample(self:Generator,
     **aliases, # num_inference_steps, guidance_scale, generator
 ) -> Sounds: # n sounds; an argument that the family cannot honour is a ValueError
     "Make n sounds"
-    given = dict(seconds=seconds, steps=steps, guidance=guidance, sampler=sampler, temperature=temperature, top_k=top_k,
-                 top_p=top_p, init=init, strength=strength, mask=mask, loop=loop, on_step=on_step, seed=seed)
+    given = dict(seconds=seconds, steps=steps, guidance=guidance, sampler=sampler,
+                 temperature=temperature, top_k=top_k,
+                 top_p=top_p, init=init, strength=strength, mask=mask, loop=loop, on_step=on_step,
+                 seed=seed)
     asked = self._request(cond, n, features, text, controls, aliases, progress, given)
-    with self._sampling(asked.seeds[0]): audio = self._sample(asked.cond, len(asked.seeds), asked.seeds, **asked.used)
+    with self._sampling(asked.seeds[0]): audio = self._sample(asked.cond, len(asked.seeds),
+        asked.seeds, **asked.used)
     return self.as_sounds(audio, asked)
 
 # %% ../nbs/generator.ipynb #ccd3eb14
@@ -693,12 +788,15 @@ def as_sounds(self:Generator,
     "Check shape and length, scale down what exceeds ±1, and record where the sounds come from"
     audio, name, seeds = audio.detach().float().cpu(), type(self).__name__, asked.seeds
     if audio.ndim != 3 or len(audio) != len(seeds):
-        raise SamplingError(f"{name} gave audio of shape {tuple(audio.shape)} for {len(seeds)} sounds, not (n, c, t).")
+        raise SamplingError(f"{name} gave audio of shape {tuple(audio.shape)} for {len(seeds)} "
+                            f"sounds, not (n, c, t).")
     if whole and asked.seconds is not None:
         length = round(asked.seconds * self.sample_rate)
-        if audio.shape[-1] < length: raise SamplingError(f"{name} gave {audio.shape[-1]} samples, {length} were asked for.")
+        if audio.shape[-1] < length:
+            raise SamplingError(f"{name} gave {audio.shape[-1]} samples, {length} were asked for.")
         audio = audio[..., :length]
-    meta = dict(model=name, config_hash=self.config_hash, steps=self.card.get('steps'), seeds=list(seeds),
+    meta = dict(model=name, config_hash=self.config_hash, steps=self.card.get('steps'),
+                seeds=list(seeds),
                 licence=self.licence, arguments=asked.told, foleybook=__version__)
     audio = unclipped(audio) if whole else audio.clamp(-1, 1)
     return Sounds(audio, self.sample_rate, seeds=list(seeds), labels=asked.cond.names, meta=meta)
@@ -712,7 +810,8 @@ def _sample(self:Generator,
     **honoured, # exactly the arguments in `honours`; `init` as (n, c, t) and `mask` as bool (t,)
 ) -> Tensor: # (n, c, t)
     "What a family writes"
-    raise TypeError(f"{type(self).__name__} has no _sample: a generator must define how it makes sound.")
+    raise TypeError(f"{type(self).__name__} has no _sample: a generator must define how it makes "
+                    f"sound.")
 
 # %% ../nbs/generator.ipynb #bfe2c1fe
 @patch
@@ -727,7 +826,8 @@ def stream(self:Generator,
 ): # yields `Sounds` of `block` seconds; together they are what `sample` gives
     "Make sound block by block, where a family can (it writes `_stream`)"
     if type(self)._stream is Generator._stream:
-        raise ValueError(f"{type(self).__name__} cannot stream: it makes a sound as a whole. Use sample.")
+        raise ValueError(f"{type(self).__name__} cannot stream: it makes a sound as a whole. Use "
+                         f"sample.")
     _check('block', block, lambda v: v > 0, 'a length in seconds above 0')
     given = {**_DEFAULTS, 'seed': None}
     aliases = {k: arguments.pop(k) for k in list(arguments) if k not in given}
@@ -751,7 +851,8 @@ def _stream(self:Generator,
 @patch
 def _blocks(self:Generator, asked, block):
     "Blocks as sounds; what runs between them does not see the generator's seeds"
-    blocks, kept = self._stream(asked.cond, len(asked.seeds), asked.seeds, block, **asked.used), None
+    blocks, kept = self._stream(asked.cond, len(asked.seeds), asked.seeds, block,
+                                **asked.used), None
     while True:
         with self._sampling(asked.seeds[0]):
             if kept is not None: set_rng_state(kept)
@@ -762,7 +863,8 @@ def _blocks(self:Generator, asked, block):
 
 # %% ../nbs/generator.ipynb #e4242309
 class Pipeline(Generator):
-    "A generator whose attributes named in `part_names` are models; it may have weights of its own besides"
+    """A generator whose attributes named in `part_names` are models; it may have weights of its
+    own besides"""
     part_names:tuple = ()   # attributes that are saved, in this order
 
     def parts(self) -> dict: # name -> Pretrained
@@ -772,7 +874,8 @@ class Pipeline(Generator):
 
     def own_weights(self) -> dict: # name -> Tensor
         "The weights that belong to no part"
-        return {k: v for k, v in self.state_dict().items() if k.partition('.')[0] not in self.part_names}
+        return {k: v for k,
+                v in self.state_dict().items() if k.partition('.')[0] not in self.part_names}
 
     @property
     def licence(self) -> str:
@@ -798,14 +901,18 @@ def save_pretrained(self:Pipeline,
     "One folder per part, the weights of its own, then `pipeline.json`"
     folder, self.card = Path(folder), {**self.card, **(card or {})}
     for name, part in self.parts().items(): part.save_pretrained(folder/name)
-    hashes, own = {name: file_digest(folder/name/'model.safetensors') for name in self.parts()}, self.own_weights()
-    about = dict(format=2, foleybook=__version__, module=type(self).__module__, model=type(self).__name__, parts=hashes,
-                 config=to_plain(self.config), config_hash=self.config_hash, card=to_plain(self.card))
+    hashes, own = {name: file_digest(folder/name/'model.safetensors')
+                   for name in self.parts()}, self.own_weights()
+    about = dict(format=2, foleybook=__version__, module=type(self).__module__,
+                 model=type(self).__name__, parts=hashes,
+                 config=to_plain(self.config), config_hash=self.config_hash,
+                 card=to_plain(self.card))
     with atomic_folder(folder, merge=True) as work:
         if own: write_safetensors(work/'model.safetensors', own)
         (work/'README.md').write_text(self.model_card())
         (work/'pipeline.json').write_text(json.dumps(about, indent=1, sort_keys=True) + '\n')
-    for name in ['config.json'] + ['model.safetensors'] * (not own): (folder/name).unlink(missing_ok=True)
+    for name in ['config.json'] + ['model.safetensors'] * (not own):
+        (folder/name).unlink(missing_ok=True)
     return folder
 
 # %% ../nbs/generator.ipynb #7eacb8b9
@@ -815,18 +922,22 @@ def _from_folder(cls:Pipeline, folder, about, device):
     hashes = about.get('parts', [])
     for name, digest in hashes.items() if isinstance(hashes, dict) else ():
         if file_digest(folder/name/'model.safetensors') != digest: raise CheckpointError(
-            f"{folder/name}: is not the part that pipeline.json speaks of. Train or copy the folder as a whole.")
+            f"{folder/name}: is not the part that pipeline.json speaks of. Train or copy the "
+            f"folder as a whole.")
     parts = {name: Pretrained.from_pretrained(folder/name, device) for name in hashes}
     config = from_plain(cls.config_type(), about['config'], f"{folder/'pipeline.json'}")
     model = cls.from_parts(parts, config)
-    return _load_weights(model, folder/'model.safetensors', own) if (own := model.own_weights()) else model
+    return _load_weights(model, folder/'model.safetensors',
+                         own) if (own := model.own_weights()) else model
 
 # %% ../nbs/generator.ipynb #9422b4ea
 @patch
 def model_card(self:Pipeline) -> str: # markdown
     "The card of the whole, and a line for each part"
-    rows = [f'| {name} | {type(p).__name__} | {p.licence} | {p.card.get("data", "unknown")} |' for name, p in self.parts().items()]
-    table = ['', '## Parts', '', '| part | model | licence | data |', '|---|---|---|---|', *rows, '']
+    rows = [f'| {name} | {type(p).__name__} | {p.licence} | {p.card.get("data", "unknown")} |'
+            for name, p in self.parts().items()]
+    table = ['', '## Parts', '', '| part | model | licence | data |', '|---|---|---|---|', *rows,
+             '']
     return Pretrained.model_card(self) + '\n'.join(table)
 
 # %% ../nbs/generator.ipynb #b1f42224
@@ -844,16 +955,22 @@ def _knobs(model):
     "A widget for everything the model can be asked by or honours, by the name of the argument"
     import ipywidgets as w
     wide = dict(style={'description_width': '6rem'})
-    knobs = dict(cond=w.Dropdown(options=model.labels, description='class', **wide)) if model.labels and 'label' in model.asks else {}
+    knobs = dict(cond=w.Dropdown(options=model.labels, description='class',
+                                 **wide)) if model.labels and 'label' in model.asks else {}
     if 'controls' in model.asks:
-        knobs |= {f'controls.{k}': w.FloatSlider(.5, min=0, max=1, step=.01, description=k, **wide) for k in model.control_names}
+        knobs |= {f'controls.{k}': w.FloatSlider(.5, min=0, max=1, step=.01, description=k, **wide)
+                  for k in model.control_names}
     longest = model.longest_seconds or 4 * (model.default_seconds or 1.)
-    usual = dict(temperature=1., guidance=1., top_p=1., seconds=model.default_seconds or 1.) | model.defaults
-    sliders = dict(seconds=(.1, longest, .1), temperature=(.1, 2., .05), guidance=(0., 8., .25), top_p=(.05, 1., .05))
+    usual = dict(temperature=1., guidance=1., top_p=1.,
+                 seconds=model.default_seconds or 1.) | model.defaults
+    sliders = dict(seconds=(.1, longest, .1), temperature=(.1, 2., .05), guidance=(0., 8., .25),
+                   top_p=(.05, 1., .05))
     for name, (low, high, step) in sliders.items():
         if name in model.honours:
-            knobs[name] = w.FloatSlider(min(high, usual[name]), min=low, max=high, step=step, description=name, **wide)
-    if 'steps' in model.honours: knobs['steps'] = w.IntSlider(usual.get('steps', 20), min=1, max=200, description='steps', **wide)
+            knobs[name] = w.FloatSlider(min(high, usual[name]), min=low, max=high, step=step,
+                                        description=name, **wide)
+    if 'steps' in model.honours: knobs['steps'] = w.IntSlider(usual.get('steps', 20), min=1,
+        max=200, description='steps', **wide)
     return knobs | dict(seed=w.IntSlider(0, min=0, max=99, description='seed', **wide))
 
 # %% ../nbs/generator.ipynb #eaba4ea0
@@ -865,7 +982,8 @@ def playground(
     "Knobs for all that the model honours, a button, and the sound they make"
     import ipywidgets as w
     from IPython.display import display
-    knobs, button, out = _knobs(model), w.Button(description='Make', button_style='primary'), w.Output()
+    knobs, button, out = _knobs(model), w.Button(description='Make',
+                                                 button_style='primary'), w.Output()
 
     def press(_=None):
         asked = {k: v.value for k, v in knobs.items() if '.' not in k}
@@ -873,7 +991,8 @@ def playground(
         button.disabled = True
         with out:
             out.clear_output(wait=True)
-            try: display(model.sample(**fixed, **asked, **(dict(controls=tracks) if tracks else {}), progress=False))
+            try: display(model.sample(**fixed, **asked, **(dict(controls=tracks) if tracks else {}),
+                                      progress=False))
             except (ValueError, SamplingError) as e: print(e)
         button.disabled = False
     button.on_click(press)

@@ -60,10 +60,13 @@ class Recipe:
 # %% ../nbs/recipes.ipynb #6949ef7f
 @patch
 def check(self:Recipe) -> Recipe: # itself
-    "Raise a `SettingsError` that names the field, its value and what is allowed; recipes in fields are checked too"
-    if not 0 <= self.seed < 2**63: raise SettingsError(f"seed={self.seed} is not allowed. Give a number from 0 on.")
+    """Raise a `SettingsError` that names the field, its value and what is allowed; recipes in
+    fields are checked too"""
+    if not 0 <= self.seed < 2**63:
+        raise SettingsError(f"seed={self.seed} is not allowed. Give a number from 0 on.")
     try: self.torch_device
-    except RuntimeError: raise SettingsError(f"device={self.device!r} is not known. Give auto, cpu, cuda or cuda:1.") from None
+    except RuntimeError: raise SettingsError(f"device={self.device!r} is not known. Give auto, "
+                                             f"cpu, cuda or cuda:1.") from None
     for name, remedy in self.unused().items():
         if (value := getattr(self, name)) != getattr(self.baseline, name):
             raise SettingsError(f"{name}={value!r} would not be used. {remedy}")
@@ -81,14 +84,19 @@ def override(self:Recipe,
 ) -> Recipe: # a changed copy
     "Change fields, nested ones by dotted names; unknown and unused ones are an error with a hint"
     changes = {**(changes or {}), **more}
-    parts = {f.name: part for f in dataclasses.fields(self) if isinstance(part := getattr(self, f.name), Recipe)}
+    parts = {f.name: part for f in dataclasses.fields(self)
+             if isinstance(part := getattr(self, f.name), Recipe)}
     for name in (k for k in changes if not hasattr(self, k)):
-        found = [f'{k}.{name}' for k, part in parts.items() if '.' not in name and hasattr(part, name)]
-        if found: raise SettingsError(f"no field {name!r}: it belongs to a stage. Did you mean {' or '.join(found)}?")
+        found = [f'{k}.{name}' for k,
+                 part in parts.items() if '.' not in name and hasattr(part, name)]
+        if found:
+            raise SettingsError(f"no field {name!r}: it belongs to a stage. Did you mean "
+                                f"{' or '.join(found)}?")
     return _named_as(self, changed(self, changes, self), changes).check()
 
 def _named_as(old, new, changes):
-    "A changed copy keeps the name of its preset, and so do the recipes in its fields, unless they were exchanged"
+    """A changed copy keeps the name of its preset, and so do the recipes in its fields, unless
+    they were exchanged"""
     new.name = old.name
     for f in dataclasses.fields(new):
         a, b = getattr(old, f.name), getattr(new, f.name)
@@ -99,7 +107,8 @@ def _named_as(old, new, changes):
 def _known(base):
     "Name of a preset -> the recipe classes that have it"
     def below(cls): return [cls] + [c for s in cls.__subclasses__() for c in below(s)]
-    classes = {(c.__module__, c.__qualname__): c for c in below(base)}     # defined again: the newer one
+    # defined again: the newer one
+    classes = {(c.__module__, c.__qualname__): c for c in below(base)}
     here = {name for module, name in classes if module == '__main__'}
     found = {}
     for (module, qualname), cls in classes.items():
@@ -148,7 +157,8 @@ def to_dict(self:Recipe) -> dict: # JSON value
     "For `recipe.json`"
     parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     settings = {k: v.to_dict() if isinstance(v, Recipe) else to_plain(v) for k, v in parts.items()}
-    return dict(recipe=type(self).__name__, module=type(self).__module__, preset=self.name, settings=settings)
+    return dict(recipe=type(self).__name__, module=type(self).__module__, preset=self.name,
+                settings=settings)
 
 # %% ../nbs/recipes.ipynb #dcebac5f
 @patch(cls_method=True)
@@ -157,11 +167,13 @@ def from_dict(cls:Recipe,
 ) -> Recipe:
     "The recipe again; its class must be imported, or be part of this book"
     module, name = str(value.get('module')), str(value.get('recipe'))
-    if module not in sys.modules and module.split('.')[0] == 'foleybook': importlib.import_module(module)
+    if module not in sys.modules and module.split('.')[0] == 'foleybook':
+        importlib.import_module(module)
     found = getattr(sys.modules.get(module), name, None)
     if not (isinstance(found, type) and issubclass(found, cls)):
         raise SettingsError(f"{module}.{name} is no {cls.__name__} known here. Import it first.")
-    inner = lambda v: Recipe.from_dict(v) if isinstance(v, dict) and {'recipe', 'settings'} <= v.keys() else v
+    inner = lambda v: Recipe.from_dict(v) if isinstance(v, dict) and {'recipe',
+        'settings'} <= v.keys() else v
     recipe = from_plain(found, {k: inner(v) for k, v in value['settings'].items()}, name)
     recipe.name = value.get('preset', '')
     return recipe.check()
@@ -170,7 +182,8 @@ def from_dict(cls:Recipe,
 @patch(as_prop=True)
 def hash(self:Recipe) -> str: # 12 hexadecimal digits
     "Hash of everything that changes the result; `free` fields do not"
-    parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in self.free}
+    parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+             if f.name not in self.free}
     settings = {k: v.hash if isinstance(v, Recipe) else to_plain(v) for k, v in parts.items()}
     return config_hash([type(self).__name__, settings])
 
@@ -183,7 +196,8 @@ def licence_of(
     known = [str(l).strip() for l in column if isinstance(l, str) and l.strip()]
     missing = len(table.df) - len(known)
     if not known: return 'unknown'
-    return ', '.join(sorted(set(known))) + (f', unknown for {missing} of {len(table.df)} clips' if missing else '')
+    return ', '.join(sorted(set(known))) + (f', unknown for {missing} of {len(table.df)} clips'
+                                            if missing else '')
 
 # %% ../nbs/recipes.ipynb #f08c326a
 def licence_of_parts(
@@ -191,18 +205,22 @@ def licence_of_parts(
 ) -> str: # 'codebook: CC0-1.0; vocoder: unknown'
     "One licence where all parts agree, else that of each part"
     told = {k: v for k, v in parts.items() if v is not None}
-    return '; '.join(f'{k}: {v}' for k, v in told.items()) if len(set(told.values())) != 1 else [*told.values()][0]
+    return '; '.join(f'{k}: {v}' for k,
+                     v in told.items()) if len(set(told.values())) != 1 else [*told.values()][0]
 
 # %% ../nbs/recipes.ipynb #ff2b443d
 @patch
 def card(self:Recipe,
     data, # what was trained on
 ) -> dict: # for the model card
-    "Data, licence and limits; a table of clips tells its own, a cache or a table of codes that of its clips"
+    """Data, licence and limits; a table of clips tells its own, a cache or a table of codes that
+    of its clips"""
     told, table = {}, data if hasattr(data, 'df') else getattr(data, 'index', None)
     if hasattr(table, 'df'):
-        told = dict(data=f"{len(table.df)} clips: {', '.join(table.labels)}", licence=licence_of(table))
-    else: told = dict(data=str(data) if isinstance(data, (str, Path)) else type(data).__name__, licence='unknown')
+        told = dict(data=f"{len(table.df)} clips: {', '.join(table.labels)}",
+                    licence=licence_of(table))
+    else: told = dict(data=str(data) if isinstance(data, (str, Path)) else type(data).__name__,
+                      licence='unknown')
     return dict(told, limits='not evaluated')
 
 # %% ../nbs/recipes.ipynb #fe999bad
@@ -224,7 +242,8 @@ def train(self:Recipe,
 
     self.check()
     model = self._train(data, Path(out), resume, progress)
-    if not rank_distrib(): write_text(Path(out)/'recipe.json', json.dumps(self.to_dict(), indent=1) + '\n')
+    if not rank_distrib(): write_text(Path(out)/'recipe.json',
+                                      json.dumps(self.to_dict(), indent=1) + '\n')
     return model
 
 # %% ../nbs/recipes.ipynb #73cb5cb9
@@ -239,7 +258,8 @@ class LoopRecipe(Recipe):
     lr_decay:float = .999       # exponential: factor per epoch
     warmup:float = .05          # warmup_cosine: share of the run spent rising
     optimizer:str = 'adamw'     # adamw, adam, sgd
-    betas:tuple[float, float] = (.9, .99) # memory of the two means; one_cycle moves the first from .95 to .85 and back
+    # memory of the two means; one_cycle moves the first from .95 to .85 and back
+    betas:tuple[float, float] = (.9, .99)
     weight_decay:float = 0.     # pull of the weights towards 0
     precision:str = 'float32'   # float32, bf16, fp16, or auto: what a trial finds fastest here
     ema:float = 0.              # decay of the averaged weights; 0: none
@@ -251,8 +271,10 @@ class LoopRecipe(Recipe):
     audio_every:int = 0         # steps between sounds in samples/; 0: none
     workers:int = 0             # loader processes
 
-    unused_parameters:ClassVar[bool] = False # a step may leave weights without a gradient (for several processes)
-    free:ClassVar[tuple] = ('device', 'keep', 'checkpoint_steps', 'log_every', 'audio_every', 'workers')
+    # a step may leave weights without a gradient (for several processes)
+    unused_parameters:ClassVar[bool] = False
+    free:ClassVar[tuple] = ('device', 'keep', 'checkpoint_steps', 'log_every', 'audio_every',
+                            'workers')
 
     @property
     def plan(self) -> tuple: # (epochs, steps per epoch)
@@ -266,7 +288,8 @@ def dataloaders(self:LoopRecipe,
     data, # a path, table or cache
 ): # fastai `DataLoaders`, training first, in batches of `batch_size`
     "How data become batches: written by the family"
-    raise TypeError(f"{type(self).__name__} has no dataloaders: a recipe must say how data become batches.")
+    raise TypeError(f"{type(self).__name__} has no dataloaders: a recipe must say how data become "
+                    f"batches.")
 
 # %% ../nbs/recipes.ipynb #29245376
 @patch
@@ -297,8 +320,10 @@ def callbacks(self:LoopRecipe) -> list:
 # %% ../nbs/recipes.ipynb #3034c9b9
 SCHEDULES = ('one_cycle', 'constant', 'exponential', 'warmup_cosine')
 _LIMITS = {name: (low, math.inf) for low, names in (
-    (1, ('steps', 'epoch_steps', 'batch_size', 'accumulate', 'log_every', 'keep')), (1e-12, ('lr',)),
-    (0, ('weight_decay', 'clip_norm', 'checkpoint_steps', 'audio_every', 'workers'))) for name in names}
+    (1, ('steps', 'epoch_steps', 'batch_size', 'accumulate', 'log_every', 'keep')),
+    (1e-12, ('lr',)),
+    (0, ('weight_decay', 'clip_norm', 'checkpoint_steps', 'audio_every', 'workers')))
+    for name in names}
 _LIMITS |= dict.fromkeys(('ema', 'warmup', 'lr_decay'), (0, 1))
 
 # %% ../nbs/recipes.ipynb #b6b0170a
@@ -309,11 +334,14 @@ def check(self:LoopRecipe) -> LoopRecipe: # itself
 
     for name, (low, high) in _LIMITS.items():
         if not low <= getattr(self, name) <= high:
-            raise SettingsError(f"{name}={getattr(self, name)!r} is not allowed. Give a number from {low} to {high}.")
-    words = dict(schedule=SCHEDULES, optimizer=('adamw', 'adam', 'sgd'), precision=(*PRECISIONS, 'auto'))
+            raise SettingsError(f"{name}={getattr(self, name)!r} is not allowed. Give a number "
+                                f"from {low} to {high}.")
+    words = dict(schedule=SCHEDULES, optimizer=('adamw', 'adam', 'sgd'),
+                 precision=(*PRECISIONS, 'auto'))
     for name, known in words.items():
         if getattr(self, name) not in known:
-            raise SettingsError(f"{name}={getattr(self, name)!r} is not known. {near(getattr(self, name), known)}")
+            raise SettingsError(f"{name}={getattr(self, name)!r} is not known. "
+                                f"{near(getattr(self, name), known)}")
     return Recipe.check(self)
 
 # %% ../nbs/recipes.ipynb #eaca78e7
@@ -321,8 +349,10 @@ def check(self:LoopRecipe) -> LoopRecipe: # itself
 def unused(self:LoopRecipe) -> dict: # name of a field -> what would have to be set for it to matter
     "What belongs to another schedule or optimiser"
     told, usual = {}, self.baseline
-    if self.schedule != 'exponential': told['lr_decay'] = "Set schedule=exponential, or leave it out."
-    if self.schedule != 'warmup_cosine': told['warmup'] = "Set schedule=warmup_cosine, or leave it out."
+    if self.schedule != 'exponential':
+        told['lr_decay'] = "Set schedule=exponential, or leave it out."
+    if self.schedule != 'warmup_cosine':
+        told['warmup'] = "Set schedule=warmup_cosine, or leave it out."
     if self.schedule == 'one_cycle' and self.betas[0] != usual.betas[0]:
         told['betas'] = "schedule=one_cycle moves the first of them itself. Choose another schedule, or leave it as it is."
     if self.optimizer == 'sgd' and self.betas[1] != usual.betas[1]:
@@ -336,7 +366,8 @@ def opt_func(self:LoopRecipe): # f(parameters, lr) -> fastai optimizer
     from fastai.optimizer import OptimWrapper
 
     given = dict(weight_decay=self.weight_decay, fused=self.torch_device.type in ('cpu', 'cuda'))
-    if self.optimizer == 'sgd': return partial(OptimWrapper, opt=torch.optim.SGD, momentum=self.betas[0], **given)
+    if self.optimizer == 'sgd': return partial(OptimWrapper, opt=torch.optim.SGD,
+                                               momentum=self.betas[0], **given)
     opt = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam)[self.optimizer]
     return partial(OptimWrapper, opt=opt, betas=tuple(self.betas), **given)
 
@@ -346,7 +377,8 @@ def lr_at(self:LoopRecipe,
     pct:float, # share of the run done, 0 to 1
 ) -> float:
     "Learning rate of the schedules that are not fastai's own"
-    if self.schedule == 'exponential': return self.lr * self.lr_decay ** int(pct * self.plan[0] + 1e-6)
+    if self.schedule == 'exponential': return self.lr * self.lr_decay ** int(pct * self.plan[0]
+        + 1e-6)
     if self.schedule == 'constant': return self.lr
     if pct < self.warmup: return self.lr * max(pct / self.warmup, 1e-3)
     return self.lr * (1 + math.cos(math.pi * (pct - self.warmup) / max(1 - self.warmup, 1e-9))) / 2
@@ -377,17 +409,22 @@ def learner(self:LoopRecipe,
     self.check()
     seed_everything(self.seed)
     dls = copy.copy(data if isinstance(data, DataLoaders) else self.dataloaders(data))
-    dls.loaders = [StepDL(dls.train, self.plan[1], self.seed, self.workers or None), *dls.loaders[1:]]
+    dls.loaders = [StepDL(dls.train, self.plan[1], self.seed, self.workers or None),
+                   *dls.loaders[1:]]
     dls.to(self.torch_device)
     seed_everything(self.seed)
     model = self.build_model(dls)
-    cbs = [StepEpochs(self.seed), AutoPrecision() if self.precision == 'auto' else MixedPrecision(self.precision)]
+    cbs = [StepEpochs(self.seed),
+           AutoPrecision() if self.precision == 'auto' else MixedPrecision(self.precision)]
     if self.accumulate > 1: cbs.append(GradientAccumulation(self.accumulate))
     if self.clip_norm: cbs.append(GradientClip(self.clip_norm))
     if self.ema: cbs.append(EMA(self.ema))
-    learn = StepLearner(dls, model, self.loss_func(), opt_func=self.opt_func(), lr=self.lr, metrics=self.metrics(),
+    learn = StepLearner(dls, model, self.loss_func(), opt_func=self.opt_func(), lr=self.lr,
+                        metrics=self.metrics(),
                         cbs=[*cbs, *self.callbacks()])
-    if not (IN_NOTEBOOK or sys.stdout.isatty()): learn.remove_cbs(ProgressCallback); learn.logger = LineLogger(learn)
+    if not (IN_NOTEBOOK
+            or sys.stdout.isatty()):
+        learn.remove_cbs(ProgressCallback); learn.logger = LineLogger(learn)
     return learn
 
 # %% ../nbs/recipes.ipynb #01548a43
@@ -409,14 +446,17 @@ def check_listen(self:LoopRecipe,
     from foleybook.training import unwrap
 
     model = unwrap(learn.model)
-    if type(self).listen is LoopRecipe.listen and not isinstance(model, Generator): raise SettingsError(
-        f"audio_every={self.audio_every}: a {type(model).__name__} makes no sound. Leave audio_every at 0.")
+    if type(self).listen is LoopRecipe.listen and not isinstance(model,
+        Generator): raise SettingsError(
+        f"audio_every={self.audio_every}: a {type(model).__name__} makes no sound. Leave "
+        f"audio_every at 0.")
 
 # %% ../nbs/recipes.ipynb #35f1d987
 def set_aside(
     out:Path, # folder of a run
 ):
-    "Move the checkpoints and the history of an earlier run to `earlier_1`, `earlier_2` ...; nothing is deleted"
+    """Move the checkpoints and the history of an earlier run to `earlier_1`, `earlier_2` ...;
+    nothing is deleted"""
     from fastai.torch_core import num_distrib, rank_distrib
 
     out = Path(out)
@@ -437,15 +477,18 @@ def _train(self:LoopRecipe, data, out, resume, progress):
     learn = self.learner(data)
     if not progress: learn.remove_cbs(ProgressCallback); learn.logger = lambda *_: None
     learn.add_cbs([History(out, self.log_every),
-                   Checkpoint(out/'checkpoints', self.checkpoint_steps, self.keep, about=self.hash)])
+                   Checkpoint(out/'checkpoints', self.checkpoint_steps, self.keep,
+                              about=self.hash)])
     if self.audio_every:
         self.check_listen(learn)
-        learn.add_cb(AudioLogger(out/'samples', self.audio_every, sampler=lambda model: self.listen(learn)))
+        learn.add_cb(AudioLogger(out/'samples', self.audio_every,
+                                 sampler=lambda model: self.listen(learn)))
     try:
         with distributed(learn, unused=self.unused_parameters):
             if not resume: set_aside(out)
             self.fit(learn)
-    except (CheckpointError, TrainingError, SettingsError) as e:  # without the prefix fastai puts before it
+    # without the prefix fastai puts before it
+    except (CheckpointError, TrainingError, SettingsError) as e:
         raise type(e)(str(e).split(':\n\t', 1)[-1]) from None
     return self.finish(learn, data, out, progress)
 
@@ -469,7 +512,8 @@ def finish(self:LoopRecipe,
     if rank_distrib(): return model.eval()
     tables = [t for name in ('cache', 'table') if (t := getattr(learn.dls, name, None)) is not None]
     used = next(cb.precision for cb in learn.cbs if isinstance(cb, MixedPrecision))
-    told = dict(self.card((tables or [data])[0]), steps=learn.train_iter, precision=used, metrics=measured)
+    told = dict(self.card((tables or [data])[0]), steps=learn.train_iter, precision=used,
+                metrics=measured)
     if isinstance(model, Pretrained): model.save_pretrained(out, told)
     if progress:
         gpu = f', GPU {peak_memory_mb(self.torch_device):.0f} MB' if self.torch_device.type == 'cuda' else ''

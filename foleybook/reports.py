@@ -25,7 +25,8 @@ from torch import Tensor
 #| code-fold: true
 from .audio_features import AudioError, audio_data_uri, mel_data_uri
 from .embedders import Clips
-from .evaluation import (AGAINST, MEASURES, SUMMARY, Evaluation, Interval, bootstrap, draw_leaderboard,
+from .evaluation import (AGAINST, MEASURES, SUMMARY, Evaluation, Interval, bootstrap,
+                                  draw_leaderboard,
                                   leaderboard_table)
 from .files import atomic_folder, write_text
 
@@ -127,7 +128,8 @@ def clip_player(
 def environment():
     "The templates above, with everything escaped that is put into them"
     from jinja2 import DictLoader, Environment, StrictUndefined
-    return Environment(loader=DictLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return Environment(loader=DictLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+                       trim_blocks=True)
 
 # %% ../nbs/reports.ipynb #4c5337ca
 def page(
@@ -159,7 +161,8 @@ def gallery_page(
     made,classes = Clips(sounds),[]
     there = None if real is None else Clips(real)
     for label in dict.fromkeys(made.labels):
-        groups = [('generated', [clip_player(made, i) for i,l in enumerate(made.labels) if l == label])]
+        groups = [('generated',
+                   [clip_player(made, i) for i,l in enumerate(made.labels) if l == label])]
         own = [i for i,l in enumerate(there.labels) if l == label] if there else []
         if own: groups.append(('recordings', [clip_player(there, i) for i in own[:real_per_class]]))
         classes.append((label, [(kind, [p for p in players if p]) for kind,players in groups]))
@@ -204,7 +207,8 @@ def _number(measure, value):
 def _classes(result):
     "Names of the columns, and one row a class: the five numbers, or the distances of pairs"
     t = result.table[result.table.label != 'all']
-    shown = [m for m,_,_ in SUMMARY.values() if m in set(t.measure)] or list(dict.fromkeys(t.measure))
+    shown = [m for m,_,
+             _ in SUMMARY.values() if m in set(t.measure)] or list(dict.fromkeys(t.measure))
     names = {m: q for q,(m,_,_) in SUMMARY.items()}
     rows = []
     for label,own in t.groupby('label'):
@@ -224,18 +228,25 @@ def _confusion(result):
 def _sections(result, players):
     "Headings with rows of players: some of each class, nearest training clips, most faults"
     (g,e),found = result.clips['generated'],[]
-    first = [e.rows[np.flatnonzero(e.labels == label)[0]] for label in sorted(set(e.labels))[:4 * players]]
-    found.append(('Listen', 'The first clip of each class.', [[clip_player(g, i, name=g.labels[i]) for i in first]]))
+    first = [e.rows[np.flatnonzero(e.labels == label)[0]]
+             for label in sorted(set(e.labels))[:4 * players]]
+    found.append(('Listen', 'The first clip of each class.',
+                  [[clip_player(g, i, name=g.labels[i]) for i in first]]))
     if result.nearest is not None:
         t,te = result.clips['train']
         rows = [[clip_player(g, e.rows[r.generated], 'suspected copy' if r.copy else 'generated'),
-                 clip_player(t, te.rows[r.train], 'training clip')] for r in result.nearest.head(players).itertuples()]
-        found.append(('Nearest training clips', 'Left the generated clip, right the training clip that is most like it.', rows))
+                 clip_player(t, te.rows[r.train], 'training clip')]
+                 for r in result.nearest.head(players).itertuples()]
+        found.append(('Nearest training clips',
+                      'Left the generated clip, right the training clip that is most like it.',
+                      rows))
     f = e.facts.reset_index(drop=True)
-    worst = (f.clicks + f.clipped + 5 * (f.silence > .5)).sort_values(ascending=False, kind='stable')
+    worst = (f.clicks + f.clipped + 5 * (f.silence > .5)).sort_values(ascending=False,
+        kind='stable')
     worst = worst[worst > 0].index[:2 * players]
     said = lambda r: f'{r.clicks:.0f} clicks, {r.clipped:.0f} clipped runs, {r.silence:.0%} silent'
-    if len(worst): found.append(('Most faults', '', [[clip_player(g, e.rows[i], said(f.loc[i])) for i in worst]]))
+    if len(worst): found.append(('Most faults', '',
+                                 [[clip_player(g, e.rows[i], said(f.loc[i])) for i in worst]]))
     return [(h, a, [[p for p in row if p] for row in rows]) for h,a,rows in found]
 
 # %% ../nbs/reports.ipynb #af7e5876
@@ -243,7 +254,8 @@ def report_page(
     result:Evaluation, # what `evaluate` returned
     players:int=5, # rows of players in each section
 )->str: # a whole page without outside references
-    "Five numbers in words, each class, confusion, nearest training clips, faults, and how all was measured"
+    """Five numbers in words, each class, confusion, nearest training clips, faults, and how all
+    was measured"""
     r,real = result.record,result.record.get('recordings')
     of = lambda s: '' if s['source'] == 'Sounds' else f" of {Path(s['source']).name or s['source']}"
     sets = {n: f"{s['clips']} clips{of(s)}" for n,s in r['sets'].items()}
@@ -257,7 +269,8 @@ def report_page(
     source = r['sets']['generated']['source']
     title = 'Evaluation of generated sounds' if source == 'Sounds' else f"Evaluation of {Path(source).name or source}"
     return page('report.html', title, about=about, beside=beside,
-        summary=list(result.summary().iterrows()), notes=r['notes'], classes=classes, class_columns=columns,
+        summary=list(result.summary().iterrows()), notes=r['notes'], classes=classes,
+        class_columns=columns,
         class_heading='The same numbers for each class; in brackets which way is better',
         heard=heard, confusion=confusion, sections=_sections(result, players),
         everything=[(m, list(v)) for m,v in wide.iterrows()], labels=list(wide.columns),
@@ -301,7 +314,8 @@ def leaderboard_page(
     shown = leaderboard_table(table, absent)
     columns = [f'{c} ({MEASURES[c].better})' if c in MEASURES else c for c in shown.columns[1:]]
     there,families,plots = table[table.kernel.notna()],[],[]
-    for m,against in (('accuracy', 'seconds_per_clip'), ('frechet', 'seconds_per_clip'), ('accuracy', 'parameters'),
+    for m,against in (('accuracy', 'seconds_per_clip'), ('frechet', 'seconds_per_clip'),
+                      ('accuracy', 'parameters'),
                       ('accuracy', 'training_seconds')):
         if not (there.get(against, pd.Series(dtype=float)) > 0).any(): continue
         drawn = _plot_uri(lambda ax: draw_leaderboard(there, m, against, ax), 5.5, 3.2)
@@ -315,8 +329,10 @@ def leaderboard_page(
         families.append((r['family'].replace('_', ' '), players))
     return page('leaderboard.html', 'Leaderboard', columns=columns, plots=plots, families=families,
         rows=[(r[0], list(r[1:])) for r in shown.itertuples(index=False)],
-        about='Every family learnt from the same clips, was asked for the same sounds, and is judged by the same held-out '
-              'recordings. The first row are recordings, judged as if a model had made them. Times are processor seconds.')
+        about='Every family learnt from the same clips, was asked for the same sounds, and is '
+              'judged by the same held-out '
+              'recordings. The first row are recordings, judged as if a model had made them. '
+              'Times are processor seconds.')
 
 # %% ../nbs/reports.ipynb #598d8bb8
 def save_leaderboard(
@@ -325,7 +341,8 @@ def save_leaderboard(
     absent:bool=False, # with the families that are not there
 )->Path: # the page
     "Write leaderboard.html beside the table"
-    return write_text(Path(folder)/'leaderboard.html', leaderboard_page(table, folder, absent=absent))
+    return write_text(Path(folder)/'leaderboard.html',
+                      leaderboard_page(table, folder, absent=absent))
 
 # %% ../nbs/reports.ipynb #976b1304
 TEMPLATES['listening.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player %}
@@ -383,7 +400,8 @@ def listening_page(
         key.append(dict(clip=clip, system=name, label=label, file=clips.names[i]))
         items.append((clip, label, heard))
     with atomic_folder(Path(out), merge=True) as work:
-        (work/'listen.html').write_text(page('listening.html', 'Listening test', items=items), encoding='utf-8')
+        (work/'listen.html').write_text(page('listening.html', 'Listening test', items=items),
+                                        encoding='utf-8')
         pd.DataFrame(key).to_csv(work/'key.csv', index=False)
     return Path(out)/'listen.html'
 

@@ -35,7 +35,8 @@ import torch.nn.functional as F
 # %% ../nbs/02_training.ipynb #d4a8af34
 #| code-fold: true
 from .audio_features import SamplingError, Sounds
-from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json, read_safetensors,
+from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json,
+                             read_safetensors,
                              write_safetensors)
 from .generator import (mix_seed, peak_memory_mb, preserve_rng, rng_state, seed_everything,
                                  set_rng_state)
@@ -48,7 +49,8 @@ class TrainingError(RuntimeError):
 
 # %% ../nbs/02_training.ipynb #549b78f3
 class StepDL(DataLoader):
-    "`steps` batches an epoch out of endless reshuffled passes; batch k is the same however a run was stopped or split"
+    """`steps` batches an epoch out of endless reshuffled passes; batch k is the same however a run
+    was stopped or split"""
     _default = 'dl'
     def __init__(self,
         dl:DataLoader, # any indexed fastai loader
@@ -56,16 +58,21 @@ class StepDL(DataLoader):
         seed:int=0, # of the order, and of what happens to an item
         workers:int|None=None, # loader processes; None: as many as `dl` has
     ):
-        if dl.bs is None or not dl.indexed: raise TrainingError("A training loader needs a batch size and an index.")
+        if dl.bs is None or not dl.indexed:
+            raise TrainingError("A training loader needs a batch size and an index.")
         self.dl, self.steps, self.seed, self.epoch, self.start, self.rank, self.world = dl, steps, seed, 0, 0, 0, 1
-        self.passes = isinstance(dl, CacheLoader)   # it draws another crop in each pass, so it wants to know the pass
+        # it draws another crop in each pass, so it wants to know the pass
+        self.passes = isinstance(dl, CacheLoader)
         self.items = len(dl.dataset) if self.passes or dl.n is None else dl.n
-        if not self.items: raise TrainingError("The training set is empty. Check the folder or the split.")
-        for name in ('bs', 'drop_last', 'dataset', 'num_workers', 'offs', 'pin_memory', 'shuffle', 'timeout'):
+        if not self.items:
+            raise TrainingError("The training set is empty. Check the folder or the split.")
+        for name in ('bs', 'drop_last', 'dataset', 'num_workers', 'offs', 'pin_memory', 'shuffle',
+                     'timeout'):
             setattr(self, name, getattr(dl, name))
         self.rng, self.n, self._device, self.indexed, old = random.Random(0), None, dl.device, True, dl.fake_l
         workers = old.num_workers if workers is None else workers
-        self.fake_l = _FakeLoader(self, old.pin_memory, workers, old.timeout, False, old.pin_memory_device)
+        self.fake_l = _FakeLoader(self, old.pin_memory, workers, old.timeout, False,
+                                  old.pin_memory_device)
 
     def __len__(self): return self.steps
     def to(self, device): self._device = device; self.dl.to(device)
@@ -74,7 +81,8 @@ class StepDL(DataLoader):
     def after_iter(self): self.dl.after_iter()
 
     def after_batch(self, b):
-        with preserve_rng(mix_seed(self.seed, 'batch', self._next * self.world + self.rank)): out = self.dl.after_batch(b)
+        with preserve_rng(mix_seed(self.seed, 'batch', self._next * self.world
+                                   + self.rank)): out = self.dl.after_batch(b)
         self._next += 1
         return out
 
@@ -96,7 +104,9 @@ def index(self:StepDL,
     turn, k = divmod(position, self.items)
     if self.shuffle:
         if getattr(self, '_turn', None) != turn:
-            order = torch.randperm(self.items, generator=torch.Generator().manual_seed(mix_seed(self.seed, 'pass', turn)))
+            order = torch.randperm(self.items,
+                                   generator=torch.Generator().manual_seed(mix_seed(self.seed,
+                                       'pass', turn)))
             self._turn, self._order = turn, order.tolist()
         k = self._order[k]
     return turn * self.items + k if self.passes else k
@@ -143,14 +153,16 @@ class _SmoothLoss(AvgSmoothLoss):
         self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
 
 class StepLearner(Learner):
-    "A `Learner` that can begin at any step of any epoch, and asks the device for nothing between two rows of the log"
+    """A `Learner` that can begin at any step of any epoch, and asks the device for nothing between
+    two rows of the log"""
     first_epoch, fitting = 0, True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.recorder.smooth_loss = _SmoothLoss(self.recorder.smooth_loss.beta)
 
-    def __enter__(self): self.fitting = False; return super().__enter__()   # `validate` and `get_preds` come this way
+    # `validate` and `get_preds` come this way
+    def __enter__(self): self.fitting = False; return super().__enter__()
     def __exit__(self, *error): super().__exit__(*error); self.fitting = True
 
     def _do_fit(self):
@@ -160,7 +172,8 @@ class StepLearner(Learner):
 
     def all_batches(self):
         self.n_iter = len(self.dl)
-        for o in enumerate(self.dl, getattr(self.dl, 'start', 0) if self.training else 0): self.one_batch(*o)
+        for o in enumerate(self.dl,
+                           getattr(self.dl, 'start', 0) if self.training else 0): self.one_batch(*o)
 
     def _do_grad_opt(self):
         super()._do_grad_opt()
@@ -184,7 +197,8 @@ class StepEpochs(Callback):
     def after_train(self):
         if isinstance(self.dl, StepDL): self.dl.start = 0
         losses = self.recorder.losses
-        losses[-self.n_iter:] = [l.cpu() for l in losses[-self.n_iter:]]    # a tensor each would fill a GPU in the end
+        # a tensor each would fill a GPU in the end
+        losses[-self.n_iter:] = [l.cpu() for l in losses[-self.n_iter:]]
 
     def before_validate(self):
         self.kept = rng_state()
@@ -210,14 +224,16 @@ def _grad_norm(params):
 PRECISIONS = dict(float32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
 class MixedPrecision(Callback):
-    "Forward in `precision` on the learner's device, weights in float32; a step with gradients not finite is skipped"
+    """Forward in `precision` on the learner's device, weights in float32; a step with gradients
+    not finite is skipped"""
     order = 10
     def __init__(self,
         precision:str='bf16', # 'float32', 'bf16' or 'fp16'
         patience:int=50, # so many skipped steps in a row are an error
         **scaler, # of `torch.amp.GradScaler`: init_scale, growth_interval ...
     ):
-        if precision not in PRECISIONS: raise SettingsError(f"precision={precision!r}: {near(precision, PRECISIONS)}")
+        if precision not in PRECISIONS:
+            raise SettingsError(f"precision={precision!r}: {near(precision, PRECISIONS)}")
         self.precision, self.patience, self.options, self.ask = precision, patience, scaler, None
         self.skipped, self.in_a_row, self.judged, self.inside = 0, 0, 0, None
 
@@ -225,10 +241,12 @@ class MixedPrecision(Callback):
         self.kind = torch.device(getattr(self.dls, 'device', None) or 'cpu').type
         if self.precision == 'bf16' and self.kind == 'cuda' and not torch.cuda.is_bf16_supported():
             raise TrainingError("This GPU has no bfloat16. Use precision=fp16 or float32.")
-        self.learn.scaler = torch.amp.GradScaler(self.kind, enabled=self.precision == 'fp16', **self.options)
+        self.learn.scaler = torch.amp.GradScaler(self.kind, enabled=self.precision == 'fp16',
+                                                 **self.options)
 
     def before_batch(self):
-        self.inside = torch.autocast(self.kind, PRECISIONS[self.precision], enabled=self.precision != 'float32')
+        self.inside = torch.autocast(self.kind, PRECISIONS[self.precision],
+                                     enabled=self.precision != 'float32')
         self.inside.__enter__()
 
     def leave(self):
@@ -243,7 +261,8 @@ class MixedPrecision(Callback):
     def after_step(self): self.scaler.update(); forget_verdict(self.opt)
 
     @property
-    def param_groups(self): return self.opt.param_groups    # stands in for the optimiser before the scaler
+    # stands in for the optimiser before the scaler
+    def param_groups(self): return self.opt.param_groups
 
 # %% ../nbs/02_training.ipynb #5e61a70e
 def must_skip(
@@ -253,7 +272,8 @@ def must_skip(
 ): # 1 or 0: must the step be skipped?; a tensor where nobody waits, and then the optimiser skips it
     "The verdict on a step"
     inner = getattr(opt, 'opt', opt)
-    quiet = getattr(inner, 'defaults', {}).get('fused') and (norm.device.type != 'cpu' if ask is None else not ask)
+    quiet = getattr(inner, 'defaults',
+                    {}).get('fused') and (norm.device.type != 'cpu' if ask is None else not ask)
     if not quiet: return int(not torch.isfinite(norm))
     inner.found_inf = (~torch.isfinite(norm)).float()
     return inner.found_inf.int()
@@ -274,14 +294,17 @@ def judge(self:MixedPrecision):
     self.skipped, self.in_a_row = self.skipped + bad, (self.in_a_row + 1) * bad
     asked = isinstance(bad, int)
     if (asked or self.judged % self.patience == 0) and self.in_a_row >= self.patience:
-        raise TrainingError(f"step {self.train_iter}: gradients were not finite {int(self.in_a_row)} times in a row "
-                            f"(loss {self.loss.item():.4g}). Lower lr, set clip_norm, or use precision=float32.")
+        raise TrainingError(f"step {self.train_iter}: gradients were not finite "
+                            f"{int(self.in_a_row)} times in a row "
+                            f"(loss {self.loss.item():.4g}). Lower lr, set clip_norm, or use "
+                            f"precision=float32.")
     if asked and bad: raise CancelStepException()
 
 @patch
 def checkpoint_state(self:MixedPrecision) -> dict:
     "Loss scale and counts"
-    return dict(scaler=self.scaler.state_dict(), skipped=int(self.skipped), in_a_row=int(self.in_a_row))
+    return dict(scaler=self.scaler.state_dict(), skipped=int(self.skipped),
+                in_a_row=int(self.in_a_row))
 
 @patch
 def restore_state(self:MixedPrecision,
@@ -338,7 +361,8 @@ class AutoPrecision(MixedPrecision):
             for k, m in state.items():
                 if torch.is_tensor(m) and m.shape == p.shape: state[k] = laid_out_as(p, m)
 
-    def checkpoint_state(self): return dict(super().checkpoint_state(), precision=self.precision, last=self.last)
+    def checkpoint_state(self): return dict(super().checkpoint_state(), precision=self.precision,
+                                            last=self.last)
 
     def restore_state(self, state):
         super().restore_state(state)
@@ -359,7 +383,8 @@ def choose(self:AutoPrecision):
     best = min(self.seconds, key=self.seconds.get)
     if self.seconds[best] * self.gain > self.seconds['float32', False]: best = ways[0]
     told = torch.tensor(ways.index(best))
-    if num_distrib() > 1 and torch.distributed.is_initialized(): torch.distributed.broadcast(told, 0)
+    if num_distrib() > 1 and torch.distributed.is_initialized(): torch.distributed.broadcast(told,
+        0)
     self.use(*ways[int(told)])
 
 # %% ../nbs/02_training.ipynb #87d05aea
@@ -370,7 +395,8 @@ class GradientAccumulation(Callback):
 
     def before_batch(self):
         if isinstance(self.model, nn.parallel.DistributedDataParallel):
-            self.model.require_backward_grad_sync = self.count + 1 >= self.n    # talk to the others once a step
+            # talk to the others once a step
+            self.model.require_backward_grad_sync = self.count + 1 >= self.n
 
     def after_loss(self): self.learn.loss_grad = self.loss_grad / self.n
 
@@ -381,7 +407,8 @@ class GradientAccumulation(Callback):
 
     def checkpoint_state(self):
         named = unwrap(self.model).named_parameters()
-        return dict(count=self.count, grads={k: p.grad for k, p in named if p.grad is not None} if self.count else {})
+        return dict(count=self.count,
+                    grads={k: p.grad for k, p in named if p.grad is not None} if self.count else {})
 
     def restore_state(self, state):
         self.count = state['count']
@@ -394,7 +421,8 @@ class GradientClip(Callback):
     order, run_valid = 11, False
     def __init__(self, max_norm:float=1.): self.max_norm, self.norm = max_norm, None
     def before_step(self):
-        judge = next((cb for cb in self.learn.cbs if isinstance(cb, MixedPrecision)), None)     # it has measured them
+        # it has measured them
+        judge = next((cb for cb in self.learn.cbs if isinstance(cb, MixedPrecision)), None)
         self.norm = judge.norm if judge else _grad_norm(self.model.parameters())
         nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_norm, self.norm)
         if not judge and not torch.isfinite(self.norm): raise CancelStepException()
@@ -405,24 +433,29 @@ class EMA(Callback):
     order, run_valid = 20, True
     def __init__(self,
         decay:float=.999, # share of the old average kept in a step
-        warmup:bool=True, # start with min(decay, (1 + n) / (10 + n)), so that the first weights fade
+        # start with min(decay, (1 + n) / (10 + n)), so that the first weights fade
+        warmup:bool=True,
     ): self.decay, self.warmup, self.n, self.average, self.swapped = decay, warmup, 0, None, False
 
     def state(self): return unwrap(self.model).state_dict()
 
     def before_fit(self):
         model = unwrap(self.model)
-        if self.average is None: self.average = {k: v.detach().clone() for k, v in self.state().items()}
+        if self.average is None: self.average = {k: v.detach().clone() for k,
+                                                 v in self.state().items()}
         self.trained = {k: p for k, p in model.named_parameters() if p.is_floating_point()}
         rest = [k.rpartition('.') for k in self.average if k not in self.trained]
-        self.rest = {f'{path}{dot}{name}': (model.get_submodule(path), name) for path, dot, name in rest}
+        self.rest = {f'{path}{dot}{name}': (model.get_submodule(path), name) for path, dot,
+                     name in rest}
 
     @torch.no_grad()
     def after_step(self):
         decay = min(self.decay, (1 + self.n) / (10 + self.n)) if self.warmup else self.decay
         self.n += 1
-        torch._foreach_lerp_([self.average[k] for k in self.trained], [*self.trained.values()], 1 - decay)
-        for k, (module, name) in self.rest.items():     # counters, codebooks, running means: they remember by themselves
+        torch._foreach_lerp_([self.average[k] for k in self.trained], [*self.trained.values()],
+                             1 - decay)
+        # counters, codebooks, running means: they remember by themselves
+        for k, (module, name) in self.rest.items():
             self.average[k].copy_(getattr(module, name))
 
     def swap(self):
@@ -461,7 +494,8 @@ class LineLogger:
     def __call__(self, values):
         names = list(self.learn.recorder.metric_names)
         if list(values) == names: return
-        pairs = [(n, f'{v:.4f}' if isinstance(v, float) else v) for n, v in zip(names[1:], values[1:]) if v is not None]
+        pairs = [(n, f'{v:.4f}' if isinstance(v, float) else v) for n,
+                 v in zip(names[1:], values[1:]) if v is not None]
         told = '  '.join(f'{n} {v}' for n, v in pairs)
         print(f'epoch {values[0] + 1}/{self.learn.n_epoch}  step {self.learn.train_iter}  {told}  '
               f'peak {peak_memory_mb():.0f} MB', flush=True)
@@ -479,7 +513,8 @@ def reduce_mean(
 
 # %% ../nbs/02_training.ipynb #0355e4ec
 class History(Callback):
-    "Writes `history.csv`: the loss of every `log_every`-th step, and after each epoch validation loss and metrics"
+    """Writes `history.csv`: the loss of every `log_every`-th step, and after each epoch validation
+    loss and metrics"""
     order = 95
     def __init__(self,
         folder:Path, # where history.csv goes
@@ -491,7 +526,8 @@ class History(Callback):
         if self.run: self.began, self.pending, self.names, self.written = time.time(), [], [], 0
 
     def row(self, **values):
-        self.pending.append(dict(step=self.train_iter, epoch=self.epoch, **values, lr=float(self.opt.hypers[-1]['lr']),
+        self.pending.append(dict(step=self.train_iter, epoch=self.epoch, **values,
+                                 lr=float(self.opt.hypers[-1]['lr']),
                                  seconds=round(time.time() - self.began, 2)))
 
     def after_batch(self):
@@ -501,7 +537,8 @@ class History(Callback):
 
     def after_epoch(self):
         values = dict(zip(list(self.recorder.metric_names)[1:], self.recorder.log[1:]))
-        self.row(**{k: float(v) for k, v in values.items() if isinstance(v, (int, float)) or torch.is_tensor(v)})
+        self.row(**{k: float(v) for k,
+                    v in values.items() if isinstance(v, (int, float)) or torch.is_tensor(v)})
         self.flush()
 
     def checkpoint_state(self): self.flush(); return dict(rows=self.written)
@@ -530,7 +567,8 @@ def write(self:History,
             table = csv.DictWriter(f, self.names)
             if mode == 'w': table.writeheader()
             table.writerows(rows)
-    except OSError as e: warnings.warn(f"{self.file}: not written ({e}). Free some space; training goes on.")
+    except OSError as e: warnings.warn(f"{self.file}: not written ({e}). Free some space; "
+                                       f"training goes on.")
 
 @patch
 def flush(self:History):
@@ -560,7 +598,9 @@ def pack_state(
         named = all(isinstance(k, str) and k[:1] != '#' for k in state)
         if named: return tensors, {k: pack(v, k) for k, v in state.items()}
         return tensors, {'#items': [[pack(k, 'key'), pack(v, k)] for k, v in state.items()]}
-    if not hasattr(state, '__iter__'): raise CheckpointError(f"{key}: a {type(state).__name__} cannot be stored.")
+    if not hasattr(state,
+                   '__iter__'):
+        raise CheckpointError(f"{key}: a {type(state).__name__} cannot be stored.")
     packed = [pack(v, i) for i, v in enumerate(state)]
     return tensors, {'#tuple': packed} if isinstance(state, tuple) else packed
 
@@ -574,7 +614,8 @@ def unpack_state(
     if not isinstance(plain, dict): return plain
     if '#tensor' in plain: return tensors[plain['#tensor']]
     if '#tuple' in plain: return tuple(unpack_state(tensors, v) for v in plain['#tuple'])
-    if '#items' in plain: return {unpack_state(tensors, k): unpack_state(tensors, v) for k, v in plain['#items']}
+    if '#items' in plain: return {unpack_state(tensors, k): unpack_state(tensors, v) for k,
+                                  v in plain['#items']}
     return {k: unpack_state(tensors, v) for k, v in plain.items()}
 
 # %% ../nbs/02_training.ipynb #f14a0237
@@ -584,7 +625,8 @@ def write_checkpoint(
     state, # everything else, for `pack_state`
     **notes, # step, valid_loss ...
 ) -> Path:
-    "`model.safetensors`, `state.safetensors` and `state.json` with their checksums, in one atomic step"
+    """`model.safetensors`, `state.safetensors` and `state.json` with their checksums, in one
+    atomic step"""
     tensors, plain = pack_state(state)
     with atomic_folder(folder) as work:
         write_safetensors(work/'model.safetensors', model)
@@ -611,7 +653,8 @@ def laid_out_as(
     weight:Tensor, # such as a parameter that is a permuted view
     value:Tensor, # of the same shape: a moment, a gradient
 ) -> Tensor: # equal to `value`
-    "On the device and in the memory layout of `weight`: fused optimisers walk through both as they lie in memory"
+    """On the device and in the memory layout of `weight`: fused optimisers walk through both as
+    they lie in memory"""
     return torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
 
 # %% ../nbs/02_training.ipynb #bd63f1e4
@@ -635,7 +678,8 @@ def load_optimizer(
 
 # %% ../nbs/02_training.ipynb #4647d823
 class Checkpoint(Callback):
-    "Saves the whole state at the end of each epoch and every `every` steps, and resumes from the newest whole one"
+    """Saves the whole state at the end of each epoch and every `every` steps, and resumes from the
+    newest whole one"""
     order = 100
     def __init__(self,
         folder:Path, # holds one folder per checkpoint
@@ -644,7 +688,8 @@ class Checkpoint(Callback):
         about:str='', # hash of the settings; another run's checkpoints are refused
     ): self.folder, self.every, self.keep, self.about = Path(folder), every, keep, about
 
-    def found(self): return sorted(p for p in self.folder.glob('step_*') if p.suffix != '.damaged' and p.is_dir())
+    def found(self): return sorted(p for p in self.folder.glob('step_*') if p.suffix != '.damaged'
+                                   and p.is_dir())
 
     def before_fit(self):
         self.run = getattr(self.learn, 'fitting', True) and not hasattr(self.learn, 'lr_finder')
@@ -677,7 +722,8 @@ class Checkpoint(Callback):
 def _items(self:Checkpoint):
     "Size of the training set, items per step over all processes, seed of the order"
     dl = self.learn.dls.train
-    return [getattr(dl, 'items', 0), getattr(dl, 'bs', 0) * getattr(dl, 'world', 1), getattr(dl, 'seed', 0)]
+    return [getattr(dl, 'items', 0), getattr(dl, 'bs', 0) * getattr(dl, 'world', 1),
+            getattr(dl, 'seed', 0)]
 
 @patch
 def _stateful(self:Checkpoint):
@@ -694,12 +740,16 @@ def state(self:Checkpoint,
     if num_distrib() > 1 and torch.distributed.is_initialized():
         rngs = [None] * num_distrib()
         torch.distributed.all_gather_object(rngs, rng_state())
-    losses = torch.stack([torch.as_tensor(l).float().cpu() for l in rec.losses]) if rec.losses else torch.zeros(0)
+    losses = torch.stack([torch.as_tensor(l).float().cpu()
+                          for l in rec.losses]) if rec.losses else torch.zeros(0)
     log = dict(losses=losses, lrs=torch.tensor(rec.lrs, dtype=torch.float64), iters=list(rec.iters),
-               values=[list(v) for v in rec.values], smooth=rec.smooth_loss.val, count=rec.smooth_loss.count)
-    return dict(epoch=epoch, start=start, pct_train=learn.pct_train, train_iter=learn.train_iter, rng=rngs,
+               values=[list(v) for v in rec.values], smooth=rec.smooth_loss.val,
+               count=rec.smooth_loss.count)
+    return dict(epoch=epoch, start=start, pct_train=learn.pct_train, train_iter=learn.train_iter,
+                rng=rngs,
                 optimizer=learn.opt.state_dict(), recorder=log, valid_losses=[*self.losses.items()],
-                items=self._items(), callbacks={name: cb.checkpoint_state() for name, cb in self._stateful().items()})
+                items=self._items(),
+                callbacks={name: cb.checkpoint_state() for name, cb in self._stateful().items()})
 
 # %% ../nbs/02_training.ipynb #308b93f9
 @patch
@@ -712,7 +762,8 @@ def save(self:Checkpoint,
     state, step = self.state(epoch, start), self.learn.train_iter
     if rank_distrib(): return
     notes = dict(step=step, valid_loss=valid_loss, about=self.about, n_epoch=self.learn.n_epoch)
-    try: write_checkpoint(self.folder/f'step_{step:08d}', unwrap(self.learn.model).state_dict(), state, **notes)
+    try: write_checkpoint(self.folder/f'step_{step:08d}', unwrap(self.learn.model).state_dict(),
+                          state, **notes)
     except CheckpointError as e:
         newest = self.found()[-1].name if self.found() else 'missing'
         warnings.warn(f"{e} Training goes on; the newest checkpoint is {newest}.")
@@ -741,7 +792,8 @@ def load_newest(self:Checkpoint):
         try: loaded = read_checkpoint(folder)
         except CheckpointError as e:
             warnings.warn(f"{e} It is set aside; falling back to the checkpoint before it.")
-            if not rank_distrib(): os.replace(folder, folder.with_name(f'{folder.name}.{secrets.token_hex(3)}.damaged'))
+            if not rank_distrib(): os.replace(folder,
+                                              folder.with_name(f'{folder.name}.{secrets.token_hex(3)}.damaged'))
             continue
         return self.restore(folder, *loaded)
 
@@ -756,14 +808,17 @@ def restore(self:Checkpoint,
     "Put everything back as it was"
     learn, dl, rec, log = self.learn, self.learn.dls.train, self.learn.recorder, state['recorder']
     if self.about and notes['about'] != self.about:
-        raise CheckpointError(f"{folder}: is from a run with other settings. Choose another folder, or use those.")
+        raise CheckpointError(f"{folder}: is from a run with other settings. Choose another "
+                              f"folder, or use those.")
     if state['items'] != self._items():
-        raise CheckpointError(f"{folder}: items, items a step and seed were {state['items']}, now {self._items()}. "
+        raise CheckpointError(f"{folder}: items, items a step and seed were {state['items']}, now "
+                              f"{self._items()}. "
                               "Use the same data, batch size times processes, and seed.")
     load_strict(unwrap(learn.model), model, folder/'model.safetensors')
     load_optimizer(learn.opt, state['optimizer'])
     for name, cb in self._stateful().items():
-        if name not in state['callbacks']: raise CheckpointError(f"{folder}: has no {name}. Use the same callbacks.")
+        if name not in state['callbacks']:
+            raise CheckpointError(f"{folder}: has no {name}. Use the same callbacks.")
         cb.restore_state(state['callbacks'][name])
     rec.losses, rec.lrs, rec.iters, rec.values = list(log['losses']), log['lrs'].tolist(), log['iters'], log['values']
     rec.smooth_loss.val, rec.smooth_loss.count = log['smooth'], log['count']
@@ -781,7 +836,9 @@ def average_gradients(
         if p.grad is None: p.grad = torch.zeros_like(p)
     flat = torch.cat([p.grad.flatten() for p in params])
     torch.distributed.all_reduce(flat)
-    for p, g in zip(params, flat.div_(num_distrib()).split([p.numel() for p in params])): p.grad.copy_(g.view_as(p))
+    for p, g in zip(params, flat.div_(num_distrib()).split([p.numel()
+                                                            for p in params])):
+        p.grad.copy_(g.view_as(p))
 
 # %% ../nbs/02_training.ipynb #5e9af0b4
 @patch
@@ -810,7 +867,8 @@ def distributed(
     unused:bool=False, # a step may leave some weights without a gradient
     **accelerator, # of `accelerate.Accelerator`
 ):
-    "Train in all processes that `torchrun` or `accelerate launch` started; with one process nothing changes"
+    """Train in all processes that `torchrun` or `accelerate launch` started; with one process
+    nothing changes"""
     if num_distrib() <= 1: yield learn; return
     device = torch.device(getattr(learn.dls, 'device', None) or 'cpu')
     cpu = device.type == 'cpu' if cpu is None else cpu
@@ -824,12 +882,15 @@ def distributed(
 
 # %% ../nbs/02_training.ipynb #57a72e3e
 class AdversarialTraining(Callback):
-    "A discriminator with its own optimiser: in each step first it learns, then the generator's loss gets terms from it"
+    """A discriminator with its own optimiser: in each step first it learns, then the generator's
+    loss gets terms from it"""
     order, run_valid = 5, False
     def __init__(self,
         discriminator:nn.Module, # takes one of what `pair` gives, returns outputs of any structure
-        discriminator_loss, # f(real_out, fake_out) -> Tensor, or a dict of named Tensors that are summed
-        generator_losses:dict, # name -> (weight, f(real_out, fake_out) -> Tensor); the weight may be f(learn, term)
+        # f(real_out, fake_out) -> Tensor, or a dict of named Tensors that are summed
+        discriminator_loss,
+        # name -> (weight, f(real_out, fake_out) -> Tensor); the weight may be f(learn, term)
+        generator_losses:dict,
         pair=None, # f(learn) -> (real, fake); None: the target and the prediction
         opt_func=None, # None: the learner's
         lr_ratio:float=1., # of the learner's momentary learning rate
@@ -837,19 +898,22 @@ class AdversarialTraining(Callback):
         clip_norm:float=0., # of the discriminator's gradients; 0: none
     ):
         self.discriminator, self.discriminator_loss = discriminator, discriminator_loss
-        self.generator_losses, self.pair = generator_losses, pair or (lambda learn: (learn.yb[0], learn.pred))
+        self.generator_losses, self.pair = generator_losses, pair or (lambda learn: (learn.yb[0],
+            learn.pred))
         self.opt_func, self.lr_ratio, self.start, self.clip_norm = opt_func, lr_ratio, start, clip_norm
         self.optimizer, self.skipped, self.ask = None, 0, None
 
     def before_fit(self):
         d, others = self.discriminator, self.learn.cbs
-        self.kind = d.to(getattr(self.dls, 'device', None) or 'cpu').train() and next(d.parameters()).device.type
+        self.kind = d.to(getattr(self.dls, 'device', None)
+                         or 'cpu').train() and next(d.parameters()).device.type
         if self.optimizer is None:
             self.trained = [p for p in d.parameters() if p.requires_grad]
             self.optimizer = (self.opt_func or self.learn.opt_func)(self.trained, lr=self.learn.lr)
         half = any(isinstance(cb, MixedPrecision) and cb.precision == 'fp16' for cb in others)
         self.d_scaler = torch.amp.GradScaler(self.kind, enabled=half)
-        self.accumulate = max([cb.n for cb in others if isinstance(cb, GradientAccumulation)], default=1)
+        self.accumulate = max([cb.n for cb in others if isinstance(cb, GradientAccumulation)],
+                              default=1)
         self.count, self.learn.parts = 0, {}
         if num_distrib() > 1 and torch.distributed.is_initialized():
             for t in d.state_dict().values():
@@ -858,10 +922,12 @@ class AdversarialTraining(Callback):
                 t.copy_(whole)
 
     def after_pred(self):
-        if self.training and self.train_iter >= self.start: self.discriminator_step(*self.pair(self.learn))
+        if self.training and self.train_iter >= self.start:
+            self.discriminator_step(*self.pair(self.learn))
 
     def after_loss(self):
-        if self.training and self.train_iter >= self.start: self.generator_terms(*self.pair(self.learn))
+        if self.training and self.train_iter >= self.start:
+            self.generator_terms(*self.pair(self.learn))
 
 # %% ../nbs/02_training.ipynb #97eabee9
 @patch
@@ -871,7 +937,8 @@ def discriminator_step(self:AdversarialTraining,
 ):
     "One step of the discriminator on both"
     for p in self.trained: p.requires_grad_(True)
-    parts = self.discriminator_loss(self.discriminator(real), self.discriminator(_float(fake).detach()))
+    parts = self.discriminator_loss(self.discriminator(real),
+                                    self.discriminator(_float(fake).detach()))
     parts = parts if isinstance(parts, dict) else {'discriminator': parts}
     self.learn.parts = {k: v.detach() for k, v in parts.items()}
     with torch.autocast(self.kind, enabled=False):
@@ -885,7 +952,8 @@ def update(self:AdversarialTraining):
     "Average the gradients over the processes, step unless they are not finite"
     average_gradients(self.trained)
     self.d_scaler.unscale_(self.optimizer)
-    bad = must_skip(self.optimizer, nn.utils.clip_grad_norm_(self.trained, self.clip_norm or math.inf), self.ask)
+    bad = must_skip(self.optimizer,
+                    nn.utils.clip_grad_norm_(self.trained, self.clip_norm or math.inf), self.ask)
     if torch.is_tensor(bad) or not bad:
         self.optimizer.set_hyper('lr', float(self.learn.opt.hypers[-1]['lr']) * self.lr_ratio)
         self.optimizer.step()
@@ -908,14 +976,16 @@ def generator_terms(self:AdversarialTraining,
     for name, (weight, f) in self.generator_losses.items():
         term = f(real_out, fake_out)
         self.learn.parts[name] = term.detach()
-        self.learn.loss_grad = self.learn.loss_grad + (weight(self.learn, term) if callable(weight) else weight) * term
+        self.learn.loss_grad = self.learn.loss_grad + (weight(self.learn, term) if callable(weight)
+                                                       else weight) * term
     self.learn.loss = self.learn.loss_grad.detach().clone()
 
 # %% ../nbs/02_training.ipynb #658d8029
 @patch
 def checkpoint_state(self:AdversarialTraining) -> dict:
     "The discriminator and all that belongs to it"
-    return dict(weights=dict(self.discriminator.state_dict()), optimizer=self.optimizer.state_dict(), count=self.count,
+    return dict(weights=dict(self.discriminator.state_dict()),
+                optimizer=self.optimizer.state_dict(), count=self.count,
                 scaler=self.d_scaler.state_dict(), skipped=int(self.skipped),
                 grads=[p.grad for p in self.trained] if self.count else [])
 
@@ -926,7 +996,8 @@ def restore_state(self:AdversarialTraining,
     "Go on with it"
     load_strict(self.discriminator, state['weights'], 'discriminator')
     load_optimizer(self.optimizer, state['optimizer'])
-    if state['scaler'] and self.d_scaler.is_enabled(): self.d_scaler.load_state_dict(state['scaler'])
+    if state['scaler'] and self.d_scaler.is_enabled():
+        self.d_scaler.load_state_dict(state['scaler'])
     self.count, self.skipped = state['count'], state['skipped']
     for p, g in zip(self.trained, state['grads']): p.grad = None if g is None else laid_out_as(p, g)
 
@@ -943,7 +1014,8 @@ def spectrogram_picture(
 
 # %% ../nbs/02_training.ipynb #a53fb2fc
 class AudioLogger(Callback):
-    "Every `every` steps: sounds and spectrograms into a folder, and into TensorBoard and W&B where they are installed"
+    """Every `every` steps: sounds and spectrograms into a folder, and into TensorBoard and W&B
+    where they are installed"""
     order = 90
     def __init__(self,
         folder:Path, # one folder per visit goes here
@@ -962,11 +1034,13 @@ class AudioLogger(Callback):
         if self.writer is not None: self.writer.close(); self.writer = None
 
     def visit(self):
-        model, average = unwrap(self.model), next((cb for cb in self.learn.cbs if isinstance(cb, EMA)), None)
+        model, average = unwrap(self.model), next((cb for cb in self.learn.cbs
+                                                   if isinstance(cb, EMA)), None)
         if average is not None: average.swap()
         try:
             with preserve_rng(0), torch.no_grad(): self.write(self.sampler(model.eval()))
-        except SamplingError as e: warnings.warn(f"step {self.train_iter}: nothing to hear yet ({e})")
+        except SamplingError as e: warnings.warn(f"step {self.train_iter}: nothing to hear yet "
+                                                 f"({e})")
         finally:
             model.train()
             if average is not None: average.swap()
@@ -979,10 +1053,12 @@ def write(self:AudioLogger,
     "To disk, and to what else listens"
     step = self.train_iter
     try: sounds.save(self.folder/f'step_{step:08d}')
-    except OSError as e: warnings.warn(f"{self.folder}: not written ({e}). Free some space; training goes on.")
+    except OSError as e: warnings.warn(f"{self.folder}: not written ({e}). Free some space; "
+                                       f"training goes on.")
     pictures = [spectrogram_picture(x, sounds.sample_rate) for x in sounds.audio]
     names = [f'{k} {label}'.strip() for k, label in enumerate(sounds.labels)]
-    if self.tensorboard and importlib.util.find_spec('tensorboard'): self.to_tensorboard(sounds, pictures, names, step)
+    if self.tensorboard and importlib.util.find_spec('tensorboard'): self.to_tensorboard(sounds,
+        pictures, names, step)
     if getattr(sys.modules.get('wandb'), 'run', None): self.to_wandb(sounds, pictures, names, step)
 
 # %% ../nbs/02_training.ipynb #f8bdf0d9
@@ -1011,6 +1087,8 @@ def to_wandb(self:AudioLogger,
 ):
     "Audio and images into the W&B run that is open"
     import wandb
-    heard = {n: wandb.Audio(x.mean(0).numpy(), sample_rate=sounds.sample_rate) for n, x in zip(names, sounds.audio)}
-    seen = {f'{n} spectrogram': wandb.Image(p.permute(1, 2, 0).numpy()) for n, p in zip(names, pictures)}
+    heard = {n: wandb.Audio(x.mean(0).numpy(), sample_rate=sounds.sample_rate) for n,
+             x in zip(names, sounds.audio)}
+    seen = {f'{n} spectrogram': wandb.Image(p.permute(1, 2, 0).numpy()) for n,
+            p in zip(names, pictures)}
     wandb.log({**heard, **seen, 'step': step})

@@ -1342,12 +1342,15 @@ class VocoderRecipe(LoopRecipe):
 
         rate = self.model.mel.sample_rate
         if not isinstance(data, (ClipTable, WaveCache)): data = open_dataset(data)
-        return wave_dls(data, rate, self.segment / rate, self.batch_size, clip_seconds=self.clip_seconds,
+        return wave_dls(data, rate, self.segment / rate, self.batch_size,
+                        clip_seconds=self.clip_seconds,
                         seed=self.seed)
 
     def started(self, model):
         "The fresh model, or the same with the weights in `start_from`"
-        if self.start_from: load_strict(model, Pretrained.from_pretrained(self.start_from).state_dict(), self.start_from)
+        if self.start_from: load_strict(model,
+                                        Pretrained.from_pretrained(self.start_from).state_dict(),
+                                        self.start_from)
         return model
 
     def remaker(self):
@@ -1413,7 +1416,8 @@ class ISTFTRecipe(VocoderRecipe):
 
     def callbacks(self):
         "Two answers to every mel, with different noise"
-        return [wave_to_mel(self.model.mel, (self.peak_low, self.peak_high), self.model.noise_frames, self.remaker())]
+        return [wave_to_mel(self.model.mel, (self.peak_low, self.peak_high),
+                            self.model.noise_frames, self.remaker())]
 
 # %% ../nbs/03_vocoders.ipynb #7bc9d310
 class Jury(nn.Module):
@@ -1435,7 +1439,8 @@ class Jury(nn.Module):
 # %% ../nbs/03_vocoders.ipynb #e51571b6
 @dataclass
 class AdversarialRecipe(VocoderRecipe):
-    "What the published recipes share: discriminators, and L1 of log-mels up to half the sample rate"
+    """What the published recipes share: discriminators, and L1 of log-mels up to half the sample
+    rate"""
     batch_size: int = 16
     steps: int = 2_500_000
     epoch_steps: int = 800 # one pass over LJSpeech
@@ -1471,19 +1476,24 @@ class AdversarialRecipe(VocoderRecipe):
         from foleybook.training import AdversarialTraining
 
         game = AdversarialTraining(self.discriminators(), start=self.start,
-            discriminator_loss=lambda real, fake: discriminator_loss(real.logits, fake.logits, self.adversarial),
-            generator_losses=dict(adversarial=(1., lambda real, fake: generator_loss(fake.logits, self.adversarial)),
-                features=(self.feature_weight, lambda real, fake: feature_matching_loss(real.features, fake.features))))
+            discriminator_loss=lambda real,
+            fake: discriminator_loss(real.logits, fake.logits, self.adversarial),
+            generator_losses=dict(adversarial=(1., lambda real,
+                                               fake: generator_loss(fake.logits, self.adversarial)),
+                features=(self.feature_weight, lambda real,
+                          fake: feature_matching_loss(real.features, fake.features))))
         return [*super().callbacks(), game]
 
 # %% ../nbs/03_vocoders.ipynb #7ef4e735
 @dataclass
 class HiFiGANRecipe(AdversarialRecipe):
-    "As published: AdamW 2e-4, 0.999 per pass over the data, 45 x mel + 2 x features + least squares"
+    """As published: AdamW 2e-4, 0.999 per pass over the data, 45 x mel + 2 x features + least
+    squares"""
     model: HiFiGANConfig = field(default_factory=HiFiGANConfig)
     presets = {'hifigan-v1': {}, 'hifigan-v2': dict(model=HiFiGANConfig.v2()),
         'hifigan-v3': dict(model=HiFiGANConfig.v3()),
-        'quick-hifigan-v2': dict(model=HiFiGANConfig.v2(mel=MelConfig.preset('dcase2023')), steps=600, epoch_steps=100,
+        'quick-hifigan-v2': dict(model=HiFiGANConfig.v2(mel=MelConfig.preset('dcase2023')),
+                                 steps=600, epoch_steps=100,
             batch_size=8, d_width=.25)}
 
     def build_model(self, dls):
@@ -1518,7 +1528,8 @@ class MelGANRecipe(AdversarialRecipe):
 
     def unused(self):
         "Its discriminators have one size"
-        return super().unused() | dict(d_width="The discriminators of MelGAN have one size. Leave it out.")
+        return super().unused() | dict(d_width="The discriminators of MelGAN have one size. Leave "
+                                               "it out.")
 
 # %% ../nbs/03_vocoders.ipynb #2a095f19
 @dataclass
@@ -1531,7 +1542,8 @@ class BigVGANRecipe(AdversarialRecipe):
     lr: float = 1e-4
     lr_decay: float = .9999996**1000
     clip_norm: float = 1000.
-    presets = {f'bigvgan-{name}': dict(model=BigVGANConfig.preset(name), segment=65536 if name[:2] == 'v2' else 8192,
+    presets = {f'bigvgan-{name}': dict(model=BigVGANConfig.preset(name),
+                                       segment=65536 if name[:2] == 'v2' else 8192,
         clip_norm=500. if name[:2] == 'v2' else 1000.) for name in BigVGANConfig.presets()}
 
     def build_model(self, dls):
@@ -1540,7 +1552,8 @@ class BigVGANRecipe(AdversarialRecipe):
 
     def discriminators(self):
         "MPD, and MRD on spectra"
-        return Jury(mpd=MultiPeriodDiscriminator(widths=[round(w * self.d_width) for w in MPD_WIDTHS]),
+        return Jury(mpd=MultiPeriodDiscriminator(widths=[round(w * self.d_width)
+                                                         for w in MPD_WIDTHS]),
                     mrd=MultiResolutionDiscriminator(width=round(32 * self.d_width)))
 
 # %% ../nbs/03_vocoders.ipynb #d7a1e78e
@@ -1622,7 +1635,8 @@ class MelGenerator(Pipeline):
         **honoured, # the other arguments that the family honours
     )->Tensor: # log-mel, (n, m, f) or longer
         "What a family writes"
-        raise TypeError(f"{type(self).__name__} has no sample_mel: a painter must say how it paints.")
+        raise TypeError(f"{type(self).__name__} has no sample_mel: a painter must say how it "
+                        f"paints.")
 
 # %% ../nbs/03_vocoders.ipynb #27ecaa80
 @patch
@@ -1636,13 +1650,15 @@ def _sample(self:MelGenerator,
     loop:bool=False, # the end joins the start
     **honoured, # for `sample_mel`
 )->Tensor: # waveform, (n, 1, t)
-    "Seconds to frames, sound to mel, mel to sound, item by item, so that an item is the same in any batch"
+    """Seconds to frames, sound to mel, mel to sound, item by item, so that an item is the same in
+    any batch"""
     mel, samples = self.mel, round(seconds * self.sample_rate)
     frames = -(-samples // mel.hop_length)
     if loop: honoured['loop'] = True
     if init is not None:
         honoured['init'] = log_mel(fit_length(init.mean(1), mel.samples(frames)), mel)[..., :frames]
-        if mask is not None: honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(), frames)[0].bool()
+        if mask is not None: honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(),
+            frames)[0].bool()
     painted = self.sample_mel(cond, n, seeds, frames, **honoured)
     made = torch.cat([self.play(m, samples, seed, loop) for m,seed in zip(painted.split(1), seeds)])
     return made if mask is None else self.paste(unclipped(made), init.mean(1, keepdim=True), mask)
@@ -1664,8 +1680,10 @@ def play(self:MelGenerator,
     if not loop: return fit_length(sound.float().cpu(), samples)
     sound, at = sound.float().cpu(), around * hop       # where the loop begins
     width = min(at, samples, round(5 * self.fade * self.sample_rate))
-    share = torch.linspace(0, math.pi / 2, width)       # at the end goes over into what comes before the beginning
-    end = share.cos() * sound[..., at + samples - width:at + samples] + share.sin() * sound[..., at - width:at]
+    # at the end goes over into what comes before the beginning
+    share = torch.linspace(0, math.pi / 2, width)
+    end = share.cos() * sound[..., at + samples - width:at + samples] + share.sin() * sound[...,
+        at - width:at]
     return torch.cat([sound[..., at:at + samples - width], end], -1)
 
 # %% ../nbs/03_vocoders.ipynb #8c65ed1b
@@ -1677,14 +1695,16 @@ def paste(self:MelGenerator,
 )->Tensor: # waveform, (n, 1, t)
     "`kept` outside the mask, `made` inside, each edge faded within the mask"
     width = 2 * round(self.fade * self.sample_rate / 2) + 1
-    inner = -F.max_pool1d(-mask[None].float(), width, 1, width // 2)        # the mask, shrunk by half a fade
+    # the mask, shrunk by half a fade
+    inner = -F.max_pool1d(-mask[None].float(), width, 1, width // 2)
     share = F.avg_pool1d(inner, width, 1, width // 2, count_include_pad=False)
     return kept + share * (made - kept) * mask
 
 # %% ../nbs/03_vocoders.ipynb #cf1597fc
 @patch
 def with_vocoder(self:MelGenerator,
-    vocoder, # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into (b, 1, t)
+    # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into (b, 1, t)
+    vocoder,
 )->MelGenerator: # shares all else with this one
     "The same generator heard through another vocoder; another front end raises `MelMismatch`"
     vocoder = find_vocoder(vocoder) if isinstance(vocoder, (str, Path)) else vocoder
@@ -1707,7 +1727,8 @@ def _stream(self:MelGenerator,
     "Paint the spectrogram, then give the sound away while the vocoder renders it"
     if init is not None or loop: raise ValueError("init and loop need the whole sound. Use sample.")
     if not isinstance(self.vocoder, Vocoder): raise ValueError(
-        f"{type(self.vocoder).__name__} works on a whole sound. Give a trained vocoder (with_vocoder), or use sample.")
+        f"{type(self.vocoder).__name__} works on a whole sound. Give a trained vocoder "
+        f"(with_vocoder), or use sample.")
     left, held, hop = round(seconds * self.sample_rate), None, self.mel.hop_length
     painted = self.sample_mel(cond, n, seeds, -(-left // hop), **honoured)
     for piece in self.vocoder.stream(painted, chunk=max(1, block // hop)):
