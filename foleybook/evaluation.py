@@ -813,13 +813,10 @@ def _paired(gen_clips, emb, ref_clips, ref, probe, rate, times, seed):
 def evaluate(
     generated, # folder, csv, `ClipTable`, `Sounds`: clips of a model
     reference, # the same: real clips that the model has not seen
-    # the same: real clips that the model was trained on; for the probe and to find copies
-    train=None,
+    train=None, # the same: real clips that the model was trained on; for the probe and to find copies
     paired:bool=False, # each generated clip is a take of the reference clip of the same name
     embedder='auto', # see `find_embedder`
-    # Hz at which all are compared; by default the lowest rate in both sets, but for a stray clip in
-    # twenty
-    sample_rate:int=None,
+    sample_rate:int=None, # Hz at which all are compared; by default the lowest rate in both sets, but for a stray clip in twenty
     out=None, # folder for scores.csv and evaluation.json; `reports.save_report` adds the page
     k:int=5, # neighbours for density and coverage
     times:int=100, # bootstrap resamplings; 0 leaves the intervals out
@@ -832,33 +829,24 @@ def evaluate(
 )->Evaluation:
     "Judge generated clips; raises when there are none, or in paired mode when a partner is missing"
     began,embedder = time.time(),find_embedder(embedder, device)
-    sources = {n: Clips(s) for n,s in (('generated', generated), ('reference', reference),
-                                       ('train', train)) if s is not None}
+    sources = {n: Clips(s) for n,s in (('generated', generated), ('reference', reference), ('train', train)) if s is not None}
     if sample_rate is None: sample_rate = min(_rate(c) for n,c in sources.items() if n != 'train')
     band = sample_rate if sample_rate < embedder.sample_rate else None
-    emb = {n: embed_clips(c, embedder, cache, band, n_jobs, strict, sound_faults, progress) for n,
-           c in sources.items()}
+    emb = {n: embed_clips(c, embedder, cache, band, n_jobs, strict, sound_faults, progress) for n,c in sources.items()}
     g,r,t = (emb.get(n) for n in ('generated', 'reference', 'train'))
     probe = fit_probe(t, r, seed) if t is not None else fit_probe(r, seed=seed)
     near = confusion = real = None
-    if paired: table = _paired(sources['generated'], g, sources['reference'], r, probe, sample_rate,
-                               times, seed)
+    if paired: table = _paired(sources['generated'], g, sources['reference'], r, probe, sample_rate, times, seed)
     else: table,near,confusion = _unpaired(g, r, t, probe, k, times, seed)
     if not paired: real = _recordings(g, r, t, probe, k, seed)
     notes = [] if paired else _doubts(g, r, g.frames.shape[1], sample_rate)
     for n in notes: warnings.warn(n)
-    record = dict(mode='paired' if paired else 'unpaired',
-                  embedder=dict(name=embedder.name, hash=embedder.hash,
-        source=embedder.source, sample_rate=embedder.sample_rate, peak_normalised=embedder.peak),
-        compared_at=sample_rate,
-        resampler='torchaudio.functional.resample, windowed sinc, width 6, rolloff 0.99', seed=seed,
-        resamplings=times, neighbours=k,
-        sets={n: dict(source=sources[n].source, clips=len(e), vectors=len(e.frames), hash=e.hash,
-                      skipped=e.skipped,
-        rates=sorted(e.facts.rate.unique().tolist()), seconds=float(e.facts.seconds.sum())) for n,
-        e in emb.items()},
-        probe_accuracy_on_real=probe and probe.accuracy, recordings=real, notes=notes,
-        versions=_versions())
+    record = dict(mode='paired' if paired else 'unpaired', embedder=dict(name=embedder.name, hash=embedder.hash,
+        source=embedder.source, sample_rate=embedder.sample_rate, peak_normalised=embedder.peak), compared_at=sample_rate,
+        resampler='torchaudio.functional.resample, windowed sinc, width 6, rolloff 0.99', seed=seed, resamplings=times, neighbours=k,
+        sets={n: dict(source=sources[n].source, clips=len(e), vectors=len(e.frames), hash=e.hash, skipped=e.skipped,
+        rates=sorted(e.facts.rate.unique().tolist()), seconds=float(e.facts.seconds.sum())) for n,e in emb.items()},
+        probe_accuracy_on_real=probe and probe.accuracy, recordings=real, notes=notes, versions=_versions())
     result = Evaluation(table, record, {n: (sources[n], emb[n]) for n in emb}, near, confusion)
     record['seconds'] = round(time.time() - began, 1)
     if out is not None: result.save(out)
@@ -1093,11 +1081,9 @@ def leaderboard(
     train:ClipTable, # clips to train on
     reference:ClipTable, # held-out clips to judge against, of the same labels
     out, # folder: a subfolder for each family, leaderboard.csv and leaderboard.json
-    # name -> (module, recipe preset), or the folder of a trained model; by default `FAMILIES`
-    families:dict=None,
+    families:dict=None, # name -> (module, recipe preset), or the folder of a trained model; by default `FAMILIES`
     n:int=10, # clips of each label
-    # length of each clip; longer recordings are judged by their first so many seconds
-    seconds:float=4.,
+    seconds:float=4., # length of each clip; longer recordings are judged by their first so many seconds
     seed:int=0, # of the samples
     overrides:dict=None, # recipe fields to change where a recipe has them, such as dict(steps=200)
     device='cpu', # where models train and sample
@@ -1111,13 +1097,11 @@ def leaderboard(
     out,records,began = Path(out),{},time.time()
     seen,held = _cut(train, seconds),_cut(reference, seconds)
     def say(name, what):
-        if progress: print(f'{time.time() - began:6.0f} s  {name}: {what}', file=sys.stderr,
-                           flush=True)
+        if progress: print(f'{time.time() - began:6.0f} s  {name}: {what}', file=sys.stderr, flush=True)
     def judge(clips, against):
         result = evaluate(clips, against, train=seen, seed=seed, progress=progress, **options)
         records[row['family']] = result.record
-        return {m: result[m].value for m in LEADERBOARD} | {f'{m}_interval': tuple(result[m][1:])
-                                                            for m in LEADERBOARD}
+        return {m: result[m].value for m in LEADERBOARD} | {f'{m}_interval': tuple(result[m][1:]) for m in LEADERBOARD}
     row = dict(family='held-out recordings', status='real', absent=False, folder='')
     say(row['family'], 'judging')
     rows = [row | judge(held.subset(range(0, len(held), 2)), held.subset(range(1, len(held), 2)))]
@@ -1131,12 +1115,10 @@ def leaderboard(
             if model is not None:
                 row['parameters'] = sum(p.numel() for p in model.parameters())
                 say(name, 'sampling')
-                row['seconds_per_clip'] = _sample_for(model, held.labels, n, seconds, seed,
-                                                      out/names[name]/'samples')
+                row['seconds_per_clip'] = _sample_for(model, held.labels, n, seconds, seed, out/names[name]/'samples')
                 say(name, 'judging')
                 row |= judge(open_dataset(out/names[name]/'samples/clips.csv'), held)
-        except (SamplingError, CheckpointError, ValueError) as e: row |= dict(status=f'failed: {e}',
-            absent=False)
+        except (SamplingError, CheckpointError, ValueError) as e: row |= dict(status=f'failed: {e}', absent=False)
         rows.append(row)
     table = pd.DataFrame(rows)
     with atomic_folder(out, merge=True) as work:
@@ -1146,10 +1128,8 @@ def leaderboard(
 
 def _check_folder(name, what):
     "Raise before anything is trained if the folder of a trained model is none"
-    if isinstance(what, (str, Path)) and not any((Path(what)/f).is_file()
-                                                 for f in ('config.json', 'pipeline.json')):
-        raise ValueError(f"{what}: holds no trained model for {name!r}. Give a folder that "
-                         f"`train` wrote.")
+    if isinstance(what, (str, Path)) and not any((Path(what)/f).is_file() for f in ('config.json', 'pipeline.json')):
+        raise ValueError(f"{what}: holds no trained model for {name!r}. Give a folder that `train` wrote.")
 
 # %% ../nbs/12_evaluation.ipynb #72da6294
 def draw_leaderboard(

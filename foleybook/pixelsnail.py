@@ -1500,23 +1500,18 @@ def held_out_bits(
 @dataclass
 class PixelSNAILRecipe(LoopRecipe):
     "Train a `PixelSNAIL` on the code maps of a set of clips"
-    # map, codebook and classes are taken from the data
-    model:PixelSNAILConfig = field(default_factory=PixelSNAILConfig)
+    model:PixelSNAILConfig = field(default_factory=PixelSNAILConfig)  # map, codebook and classes are taken from the data
     turn:bool = True  # turn every map in time by a random number of columns, anew each time
     noise:float = 0.  # share of read codes replaced by random ones
-    # folder of the codebook: codes are heard through it every `audio_every` steps
-    codebook:str|None = None
+    codebook:str|None = None  # folder of the codebook: codes are heard through it every `audio_every` steps
     vocoder:str|None = None  # and then through this vocoder (see `find_vocoder`); None: Griffin-Lim
     free = (*LoopRecipe.free, 'codebook', 'vocoder')
 
     def table(self, data)->CodeTable:
         "A `CodeTable`, or that in a folder"
-        if isinstance(data, (str,
-                             Path)) and (Path(data)/'codes.json').is_file():
-            data = CodeTable.load(data)
+        if isinstance(data, (str, Path)) and (Path(data)/'codes.json').is_file(): data = CodeTable.load(data)
         if not isinstance(data, CodeTable): raise SettingsError(
-            f"{data}: a prior learns from codes. Give a CodeTable or its folder (`encode_table`), "
-            f"or train a cascade recipe.")
+            f"{data}: a prior learns from codes. Give a CodeTable or its folder (`encode_table`), or train a cascade recipe.")
         return data
 
     def dataloaders(self, data):
@@ -1531,30 +1526,25 @@ class PixelSNAILRecipe(LoopRecipe):
     def build_model(self, dls)->PixelSNAIL:
         "A fresh model that fits its codes"
         t = dls.table
-        return PixelSNAIL(replace(self.model, code_shape=t.code_shape, n_codes=t.n_codes,
-                                  n_classes=len(t.labels), codebook_hash=t.codebook_hash))
+        return PixelSNAIL(replace(self.model, code_shape=t.code_shape, n_codes=t.n_codes, n_classes=len(t.labels), codebook_hash=t.codebook_hash))
 
     def loss_func(self): return nn.CrossEntropyLoss()
     def metrics(self)->list: return [code_bits]
-    def callbacks(self)->list: return [augment_codes(self.turn,
-                                                     self.noise)] if self.turn or self.noise else []
+    def callbacks(self)->list: return [augment_codes(self.turn, self.noise)] if self.turn or self.noise else []
 
     def unused(self)->dict:
         "Codebook and vocoder are for previews only"
         remedy = "A prior is heard through it every `audio_every` steps. Set audio_every, or leave it out."
-        return super().unused() | ({} if self.audio_every
-                                   else dict(codebook=remedy, vocoder=remedy))
+        return super().unused() | ({} if self.audio_every else dict(codebook=remedy, vocoder=remedy))
 
     def cascade(self, learn)->Cascade:
         "The prior in training, and what makes its codes audible"
         from foleybook.training import unwrap
 
         if not self.codebook: raise SettingsError(
-            f"audio_every={self.audio_every}: codes alone make no sound. Set codebook=FOLDER, or "
-            f"leave audio_every at 0.")
+            f"audio_every={self.audio_every}: codes alone make no sound. Set codebook=FOLDER, or leave audio_every at 0.")
         book, table = Pretrained.from_pretrained(self.codebook, self.torch_device), learn.dls.table
-        vocoder = find_vocoder(self.vocoder,
-                               self.torch_device) if self.vocoder else GriffinLim(book.mel, 32)
+        vocoder = find_vocoder(self.vocoder, self.torch_device) if self.vocoder else GriffinLim(book.mel, 32)
         return Cascade(unwrap(learn.model), book, vocoder, table.labels, table.seconds)
 
     def check_listen(self, learn):
@@ -1604,30 +1594,25 @@ def opened(data):
 # %% ../nbs/05_pixelsnail.ipynb #8d033441
 @dataclass
 class FoleyRecipe(CascadeRecipe):
-    """The DCASE 2023 Foley baseline from recordings to evaluation set: vocoder, codebook, codes,
-    prior, sounds"""
+    "The DCASE 2023 Foley baseline from recordings to evaluation set: vocoder, codebook, codes, prior, sounds"
     codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('foley-vqvae'))
     prior:Recipe = field(default_factory=lambda: PixelSNAILRecipe.preset('foley-pixelsnail'))
-    # not used if `vocoder` names a folder
-    vocoder_recipe:LoopRecipe = field(default_factory=lambda: ISTFTRecipe.preset('esc10-vocoder'))
+    vocoder_recipe:LoopRecipe = field(default_factory=lambda: ISTFTRecipe.preset('esc10-vocoder'))  # not used if `vocoder` names a folder
     vocoder_data:str|None = None  # recordings for the vocoder; None: the same as for the rest
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
     top_p:float|None = .9  # how the finished model draws where it is not told otherwise
     guidance:float|None = 3.  # as above
     presets = {
         'dcase-foley': {},
-        'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail',
-                                      vocoder_recipe='hifigan-v1', top_p=None, guidance=None)}
+        'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail', vocoder_recipe='hifigan-v1', top_p=None, guidance=None)}
 
     def unused(self)->dict:
         "With a vocoder that is there already, none is trained"
         remedy = "`vocoder` names a finished one. Leave this out, or leave out vocoder."
-        return super().unused() | (dict(vocoder_recipe=remedy, vocoder_data=remedy) if self.vocoder
-                                   else {})
+        return super().unused() | (dict(vocoder_recipe=remedy, vocoder_data=remedy) if self.vocoder else {})
 
     def _train(self, data, out, resume, progress)->Cascade:
-        """All stages, one after the other: `out` gets first_vocoder/, all of a cascade, and
-        evaluation_set/"""
+        "All stages, one after the other: `out` gets first_vocoder/, all of a cascade, and evaluation_set/"
         from fastai.torch_core import rank_distrib
         from foleybook.sound_data import WaveCache
 
@@ -1635,9 +1620,7 @@ class FoleyRecipe(CascadeRecipe):
         clips, folder = opened(data), self.vocoder or str(out/'first_vocoder')
         if not self.vocoder:
             recipe = self.vocoder_recipe.override(seed=self.seed, device=self.device)
-            heard = WaveCache.build(opened(self.vocoder_data
-                                           or clips), recipe.model.mel.sample_rate,
-                                           recipe.clip_seconds, progress=progress)
+            heard = WaveCache.build(opened(self.vocoder_data or clips), recipe.model.mel.sample_rate, recipe.clip_seconds, progress=progress)
             say(f'vocoder: {recipe.steps} steps on {len(heard)} recordings')
             train_stage(recipe, heard, heard.path.name, Path(folder), resume, progress, say)
         cascade = CascadeRecipe._train(replace(self, vocoder=folder), clips, out, resume, progress)
@@ -1646,29 +1629,22 @@ class FoleyRecipe(CascadeRecipe):
 
     def sample_set(self,
         cascade:Cascade, # the finished model
-        # its folder; gets evaluation_set/CLASS/000.wav ...; a set of an earlier model is set aside
-        out:Path,
+        out:Path, # its folder; gets evaluation_set/CLASS/000.wav ...; a set of an earlier model is set aside
         say=print, # told of every class
         batch:int=10, # sounds made at once
     ):
-        """As the challenge wants them: for each class `per_class` files of exactly the training
-        length, names in lower case"""
-        folder, stages = out/'evaluation_set', [out/part/'finished.json'
-                                                for part in ('first_vocoder', 'codebook', 'prior')]
-        about = dict(stages=[read_json(f) for f in stages if f.is_file()], vocoder=self.vocoder,
-                     top_p=self.top_p, guidance=self.guidance)
+        "As the challenge wants them: for each class `per_class` files of exactly the training length, names in lower case"
+        folder, stages = out/'evaluation_set', [out/part/'finished.json' for part in ('first_vocoder', 'codebook', 'prior')]
+        about = dict(stages=[read_json(f) for f in stages if f.is_file()], vocoder=self.vocoder, top_p=self.top_p, guidance=self.guidance)
         mark, listing = folder/'made_by.json', folder/'metadata.jsonl'
         if folder.exists() and (not mark.is_file() or read_json(mark) != about):
-            os.replace(folder, next(f for k in count(1)
-                                    if not (f := out/f'evaluation_set_earlier_{k}').exists()))
+            os.replace(folder, next(f for k in count(1) if not (f := out/f'evaluation_set_earlier_{k}').exists()))
         write_text(mark, json.dumps(about))
-        made = Counter(json.loads(l)['label']
-                       for l in listing.read_text().splitlines()) if listing.exists() else Counter()
+        made = Counter(json.loads(l)['label'] for l in listing.read_text().splitlines()) if listing.exists() else Counter()
         for label in cascade.labels:
             for i in range(made[label], self.per_class, batch):
                 seeds = list(range(i, min(i + batch, self.per_class)))
-                cascade.sample([label] * len(seeds), seed=seeds, progress=False).save(folder,
-                    append=True, by_class=True)
+                cascade.sample([label] * len(seeds), seed=seeds, progress=False).save(folder, append=True, by_class=True)
             say(f'{label}: {self.per_class} sounds in {folder}')
 
 # %% ../nbs/05_pixelsnail.ipynb #ce233d48
