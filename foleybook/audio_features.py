@@ -260,9 +260,8 @@ def recordings(
     home = os.environ.get('FOLEYBOOK_DATA')
     if home and (Path(home)/name).is_dir(): return Path(home)/name
     remedy = (f"Left out: this cell needs the recordings of {name}. In the folder of the book, "
-              f"python "
-              f"data_scripts/{name}.py --to data/{name} fetches them; then start Jupyter with "
-              "FOLEYBOOK_DATA=$PWD/data.")
+              f"python data_scripts/{name}.py --to data/{name} fetches them; then start Jupyter "
+              "with FOLEYBOOK_DATA=$PWD/data.")
 
     def leave_out(cell):
         "The lines that Jupyter runs for a cell"

@@ -40,15 +40,15 @@ def explain(
     import errno
 
     if isinstance(err, OSError) and err.errno is not None:
-        remedy = {errno.ENOSPC: "The disk is full: free some space and run the same command "
-                                "again; nothing already written is lost.",
+        remedy = {errno.ENOSPC: "The disk is full: free some space and run the same command again; "
+                                "nothing already written is lost.",
                   errno.EFBIG: "The file may not grow further (quota or limit): free space or "
                                "raise the limit, then run again.",
                   errno.EACCES: "No permission: choose another folder with --out.",
                   errno.ENOENT: "No such file or folder: check the path."}.get(err.errno, "")
         return f"{err.filename or ''}: {err.strerror}. {remedy}".strip(": ")
-    if isinstance(err,
-                  KeyError): return f"no such name: {err.args[0]!r}" if err.args else "no such name"
+    if isinstance(err, KeyError):
+        return f"no such name: {err.args[0]!r}" if err.args else "no such name"
     return f"{err}" if str(err) else type(err).__name__
 
 # %% ../nbs/cli.ipynb #f62eb5e9
@@ -61,8 +61,8 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
     from warnings import formatwarning
     ours = issubclass(category, UserWarning) and "foleybook" in filename
     if ours: print(f"note: {message}", file=sys.stderr, flush=True)
-    elif os.environ.get("FOLEYBOOK_DEBUG"): sys.stderr.write(formatwarning(message, category,
-        filename, lineno))
+    elif os.environ.get("FOLEYBOOK_DEBUG"):
+        sys.stderr.write(formatwarning(message, category, filename, lineno))
 
 # %% ../nbs/cli.ipynb #26eb0c14
 def rooms() -> list:  # the imported modules
@@ -83,16 +83,13 @@ def find_data(
     for p in tried:
         if p.exists(): return p
     raise FileNotFoundError(f"{name}: no such data. Looked for {', '.join(map(str, tried))}. Give "
-                            f"a folder of sounds with "
-                            "one subfolder per class, a clip table (.csv), or set FOLEYBOOK_DATA.")
+                            "a folder of sounds with one subfolder per class, a clip table (.csv), "
+                            "or set FOLEYBOOK_DATA.")
 
 # %% ../nbs/cli.ipynb #64c401ff
 def _pairs(options, sign='='):
     "NAME=VALUE options as a dict"
-    if bad := [o
-               for o in options
-               or []
-               if sign not in o]:
+    if bad := [o for o in options or [] if sign not in o]:
         raise ValueError(f"{bad[0]!r} says nothing. Write NAME{sign}VALUE.")
     return dict(o.split(sign, 1) for o in options or [])
 
@@ -160,8 +157,9 @@ def prepare(
             table = make_procedural(out / "sounds", n=per_class, seconds=seconds,
                                     sample_rate=config.sample_rate, seed=seed,
                                     n_jobs=jobs, progress=_bar(quiet))
-        else: table = without(open_dataset(find_data(data)), hold_out).check(strict=strict,
-            n_jobs=jobs)
+        else:
+            table = without(open_dataset(find_data(data)),
+                            hold_out).check(strict=strict, n_jobs=jobs)
         path = table.save(out / "clips.csv")
         cache = MelCache.build(table, config, seconds, n_jobs=jobs, strict=strict,
                                progress=_bar(quiet))
@@ -194,8 +192,9 @@ def train(
     from foleybook.recipes import all_recipes, find_recipe
     from foleybook.settings import parse_overrides
 
-    if list_: return print("\n".join(f"{name:22} {inspect.getdoc(cls).splitlines()[0]}" for name,
-                                     cls in sorted(all_recipes().items())))
+    if list_:
+        return print("\n".join(f"{name:22} {inspect.getdoc(cls).splitlines()[0]}"
+                               for name, cls in sorted(all_recipes().items())))
     if not recipe or not data:
         raise ValueError("train needs a recipe and --data, as in: foleybook train quick-cascade "
                          "--data sounds/")
@@ -204,8 +203,8 @@ def train(
     path, start, out = find_data(data), time.time(), Path(out)
     coded = (path / "codes.json").exists()
     if coded and hold_out:
-        raise ValueError("--hold-out: these are codes already. Hold the clips out when you "
-                         "prepare them.")
+        raise ValueError("--hold-out: these are codes already. Hold the clips out when you prepare "
+                         "them.")
     table = path if coded else without(open_dataset(path), hold_out)
     if strict and not coded: table.check(strict=True)
     model = chosen.train(table, out, resume=not fresh, progress=not quiet)
@@ -236,16 +235,16 @@ def load_generator(
     model = load(folder, vocoder, codebook, _device(device))
     if not hasattr(model, "sample"):
         raise ValueError(f"{folder}: holds a {type(model).__name__}, which makes no sound by "
-                         f"itself. Give a generator; "
-                         "for a prior, add --codebook.")
+                         "itself. Give a generator; for a prior, add --codebook.")
     return model
 
 # %% ../nbs/cli.ipynb #96211a97
 def _regions(texts):
     "START:END in seconds, several of them"
     try: return [tuple(float(t) for t in text.split(":")) for text in texts or []] or None
-    except ValueError: raise ValueError(f"--mask {' '.join(texts)}: write START:END in seconds, "
-                                        f"as in 1:2.5") from None
+    except ValueError:
+        given = ' '.join(texts)
+        raise ValueError(f"--mask {given}: write START:END in seconds, as in 1:2.5") from None
 
 def _tracks(pairs):
     "NAME=VALUE or NAME=V1,V2,... as control tracks"
@@ -271,7 +270,7 @@ def sample(
     batch: int = None,
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     top_k: int = None,  # draw from the k likeliest codes only
-    top_p: float = None,  # draw among the likeliest with this probability
+    top_p: float = None,  # draw from the likeliest codes with this probability (default: its own)
     steps: int = None,  # steps of an iterative sampler
     sampler: str = None,  # name of the sampler
     guidance: float = None,  # strength of classifier-free guidance (default: the model's own)
@@ -287,8 +286,8 @@ def sample(
     "Make sounds with a trained model and save them as wav files"
     from foleybook.files import write_text
 
-    say, out, generator, start = _say(quiet), Path(out), load_generator(model, vocoder, codebook,
-        device), time.time()
+    say, out, generator, start = (_say(quiet), Path(out),
+                                  load_generator(model, vocoder, codebook, device), time.time())
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps,
                  sampler=sampler, guidance=guidance,
                  init=init, strength=strength, mask=_regions(mask), loop=loop, text=text,
@@ -308,8 +307,8 @@ def sample(
     report = dict(model=str(model), data=data, seed=seed, per_class=per_class,
                   wall_seconds=round(spent, 2), **asked)
     write_text(out / "sampling.json", json.dumps(report, indent=1))
-    say(f"{len(files)} sounds of {made.audio.shape[-1] / made.sample_rate:.2f} s in {spent:.1f} "
-        f"s; peak memory {_peak():.0f} MB; {out}")
+    say(f"{len(files)} sounds of {made.audio.shape[-1] / made.sample_rate:.2f} s in {spent:.1f} s; "
+        f"peak memory {_peak():.0f} MB; {out}")
     return files
 
 # %% ../nbs/cli.ipynb #bb4b0ca8
@@ -339,8 +338,8 @@ def edit(
                             steps=steps, guidance=guidance, progress=_bar(quiet))
     names = [out] if n == 1 else [out.with_stem(f"{out.stem}_{k}") for k in range(n)]
     files = [write_audio(f, x, made.sample_rate) for f, x in zip(names, made.audio)]
-    _say(quiet)("\n".join(f"{f}: {made.audio.shape[-1] / made.sample_rate:.2f} s, {label}" for f,
-                          label in zip(files, made.labels)))
+    _say(quiet)("\n".join(f"{f}: {made.audio.shape[-1] / made.sample_rate:.2f} s, {label}"
+                          for f, label in zip(files, made.labels)))
     return files
 
 # %% ../nbs/cli.ipynb #ab847638
@@ -361,8 +360,8 @@ def gallery(
     report = json.loads(report.read_text()) if report.exists() else {}
     source = data or report.get("data") or ""
     real = open_dataset(find_data(source)) if data or (source and Path(source).exists()) else None
-    about = f"By {report.get('model', folder)}" + (f", beside recordings from {source}." if real
-                                                   else ".")
+    about = (f"By {report.get('model', folder)}"
+             + (f", beside recordings from {source}." if real else "."))
     page = gallery_page(folder, real, f"Sounds of {Path(folder).name}", about, real_per_class)
     path = write_text(Path(out or Path(folder) / "index.html"), page)
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
@@ -424,8 +423,7 @@ def evaluate(
     strict: bool = False,  # a bad file is an error
     quiet: bool = False,  # print only errors
 ):
-    """Judge generated sounds against recordings: distances, accuracy, diversity, copies and
-    faults, with intervals"""
+    "Judge generated sounds against recordings: distances, accuracy, variety, copies and faults"
     import warnings
     from foleybook.evaluation import evaluate as judge
     from foleybook.reports import save_report
@@ -468,8 +466,7 @@ def leaderboard(
     device: str = "auto",  # where models train and sample: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
-    """Train or load every family of the book, let it make the same sounds, judge them all, and
-    write a page"""
+    "Train or load every family, let each make the same sounds, judge them all, and write a page"
     from foleybook.evaluation import FAMILIES, leaderboard as compete, leaderboard_table
     from foleybook.reports import save_leaderboard
     from foleybook.data_sets import open_dataset
@@ -477,14 +474,14 @@ def leaderboard(
 
     if unknown := [f for f in families or [] if f not in FAMILIES]:
         raise ValueError(f"no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
-    if bad := [m for m in models or []
-               if "=" not in m]: raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
-    chosen = {k: v for k, v in FAMILIES.items() if not families
-              or k in families} | dict(m.split("=", 1) for m in models or [])
+    if bad := [m for m in models or [] if "=" not in m]:
+        raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
+    chosen = ({k: v for k, v in FAMILIES.items() if not families or k in families}
+              | dict(m.split("=", 1) for m in models or []))
     table = open_dataset(find_data(data)).check()
     rest, held_out = split_by_fold(table, fold)
-    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class, seconds,
-                    seed,
+    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class,
+                    seconds, seed,
                     embedder=embedder, times=times, device=_device(device), progress=not quiet)
     say, page = _say(quiet), save_leaderboard(board, out, all_)
     say(leaderboard_table(board, all_).to_string(index=False))
@@ -505,7 +502,8 @@ def matched(
 ) -> str:  # empty when well, else what is wrong and what to type
     "Whether torch, torchaudio and torchvision belong together"
     torch, audio, vision = (versions.get(p) for p in ("torch", "torchaudio", "torchvision"))
-    remedy = "Remedy: pip install -c constraints.txt torch torchaudio torchvision (the matched set is torch 2.11, torchaudio 2.11, torchvision 0.26)."
+    remedy = ("Remedy: pip install -c constraints.txt torch torchaudio torchvision (the matched "
+              "set is torch 2.11, torchaudio 2.11, torchvision 0.26).")
     if not torch or not audio:
         return f"{'torch' if not torch else 'torchaudio'} is not installed. {remedy}"
     minor = lambda v: v.split("+")[0].split(".")[:2]
@@ -519,8 +517,7 @@ def matched(
 
 # %% ../nbs/cli.ipynb #3fb9430e
 def doctor():
-    """Print versions, devices, extras, data sets and mel presets; exit code 1 when torch's
-    packages do not match"""
+    "Print versions, devices, extras, data sets and mels; exit code 1 when torch's packages clash"
     import platform
 
     core = ["torch", "torchaudio", "torchvision", "fastai", "fastcore", "nbdev", "librosa",
@@ -541,8 +538,8 @@ def doctor():
               + "".join(f", cuda {g}" for g in gpu))
         print("mels:     " + ", ".join(MelConfig.presets()))
     home = os.environ.get("FOLEYBOOK_DATA")
-    sets = [p.name for p in sorted(Path(home).iterdir())
-            if p.is_dir()] if home and Path(home).is_dir() else []
+    sets = ([p.name for p in sorted(Path(home).iterdir()) if p.is_dir()]
+            if home and Path(home).is_dir() else [])
     print(f"data:     {home or 'FOLEYBOOK_DATA is not set'}"
           + (f" holds {', '.join(sets)}" if sets else ""))
     print(f"verdict:  {wrong or 'well'}")
@@ -573,18 +570,16 @@ def _timed(f):
 
 # %% ../nbs/cli.ipynb #e8574953
 _FEATURES = set("avx avx2 fma avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile "
-                "amx_int8 amx_bf16 "
-                # of processors, those that matter to products and loops
-                "asimd asimdhp bf16 i8mm sve sve2".split())
+                "amx_int8 amx_bf16 asimd asimdhp bf16 i8mm sve "
+                "sve2".split())  # of processors, those that matter to products and loops
 
 def _machine():
-    """What the rows of `bench` were measured with: found by asking the processor, for what it can
-    do counts and not its name"""
+    "What the rows of `bench` were measured with: what the processor says that it can do"
     import torch
 
     info = Path("/proc/cpuinfo")
-    lines = [line.partition(":")[::2]
-             for line in info.read_text().splitlines()] if info.exists() else []
+    lines = ([line.partition(":")[::2] for line in info.read_text().splitlines()]
+             if info.exists() else [])
     told = {k.strip().lower(): v.strip() for k, v in lines}
     found = _FEATURES & set((told.get("flags") or told.get("features") or "").split())
     capability = torch.backends.cpu.get_cpu_capability()
@@ -600,11 +595,10 @@ def _bench_head(
 ):
     "Two lines: on what machine, and what it can do"
     gain = ceiling["gflops_bf16"] / ceiling["gflops"]
-    return (f"{machine['cores']} cores, {machine['threads']} thread used, torch "
-            f"{machine['torch']} ({machine['torch_kernels']}), "
-            f"has {' '.join(machine['features'])}\n"
-            f"ceiling of the thread: {ceiling['gflops']:.0f} GFLOP/s in float32, "
-            f"{ceiling['gflops_bf16']:.0f} in bf16 "
+    return (f"{machine['cores']} cores, {machine['threads']} thread used, torch {machine['torch']} "
+            f"({machine['torch_kernels']}), has {' '.join(machine['features'])}\nceiling of the "
+            f"thread: {ceiling['gflops']:.0f} GFLOP/s in float32, {ceiling['gflops_bf16']:.0f} in "
+            "bf16 "
             f"({f'{gain:.1f} times faster' if gain >= 1 else f'{1 / gain:.1f} times slower'}), "
             f"{ceiling['gbytes_per_s']:.1f} GB/s")
 
@@ -620,8 +614,8 @@ def _bench_table(
                       told(r["ratio"], ".4g"),
                       told(r["share"], ".1%"), r["exactness"] or "-", r["reference"] or "-"))
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ["  ".join(f"{v:{'>' if 1 <= k <= 5 and k != 3 else '<'}{w}}" for k,
-                       (v, w) in enumerate(zip(c, widths))) for c in cells]
+    lines = ["  ".join(f"{v:{'>' if 1 <= k <= 5 and k != 3 else '<'}{w}}"
+                       for k, (v, w) in enumerate(zip(c, widths))) for c in cells]
     return "\n".join(line.rstrip() for line in lines)
 
 # %% ../nbs/cli.ipynb #4a94b9f9
@@ -653,8 +647,8 @@ def bench(
     "Measure ours against the reference in one run, and print a table"
     from foleybook.files import write_text
 
-    files, asked = {f.stem: f for f in sorted(Path(folder).glob("[!_]*.py"))}, [n.strip()
-        for n in name.split(",") if n.strip()]
+    files, asked = ({f.stem: f for f in sorted(Path(folder).glob("[!_]*.py"))},
+                    [n.strip() for n in name.split(",") if n.strip()])
     absent = [n for n in asked if n not in files]
     if absent or not files:
         there = f"It holds {', '.join(files)}" if files else "Run from a checkout, or give --folder"
@@ -665,8 +659,10 @@ def bench(
         found = _bench_rows(files[room])
         print(f"\n{room}\n{_bench_table(found)}", flush=True)
         rows += found
-        if out: write_text(Path(out), json.dumps(dict(machine=machine, ceiling=ceiling, rows=rows),
-                                                 indent=1) + "\n")
+        if out:
+            write_text(Path(out),
+                       json.dumps(dict(machine=machine, ceiling=ceiling, rows=rows),
+                                  indent=1) + "\n")
     print(f"\npeak memory {_peak():.0f} MB")
     return rows
 
@@ -690,8 +686,8 @@ def demo(
     sample(str(out / "model"), out=str(out / "sounds"), per_class=4, seed=seed, quiet=quiet)
     say("4/4 writing the page")
     page = gallery(str(out / "sounds"), data=str(data / "clips.csv"), quiet=True)
-    say(f"done in {time.time() - start:.0f} s. Listen: open {page.resolve()} in a browser; the "
-        f"wav files are in {out / 'sounds'}")
+    say(f"done in {time.time() - start:.0f} s. Listen: open {page.resolve()} in a browser; the wav "
+        f"files are in {out / 'sounds'}")
 
 # %% ../nbs/cli.ipynb #1fde9b68
 VERBS = dict(prepare=prepare, train=train, sample=sample, edit=edit, gallery=gallery, vocode=vocode,

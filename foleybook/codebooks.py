@@ -35,8 +35,7 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/04_codebooks.ipynb #00fca3bb
 class CodeError(ValueError):
-    """Codes, maps or codebooks that do not fit together; the message says which, the value and the
-    remedy"""
+    "Codes, maps or codebooks that do not fit together; says which, the value and the remedy"
 
 # %% ../nbs/04_codebooks.ipynb #31327ba1
 class Quantized(NamedTuple):
@@ -69,8 +68,8 @@ def check_codes(
         raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0..{n_codes - 1}.")
     low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
     if not 0 <= low <= high < n_codes: raise CodeError(
-        f"codes run from {low} to {high}, the codebook has rows 0..{n_codes - 1}. Use the "
-        f"codebook that made them.")
+        f"codes run from {low} to {high}, the codebook has rows 0..{n_codes - 1}. Use the codebook "
+        "that made them.")
     return codes.long()
 
 # %% ../nbs/04_codebooks.ipynb #087023f4
@@ -112,8 +111,7 @@ def kmeans(
     iters:int=10, # Lloyd iterations
     seed:int=0, # chooses the vectors to start from
 )->Tensor: # centroids, (n, d)
-    """Lloyd's algorithm from randomly chosen vectors; a centroid that attracts nothing stays where
-    it is"""
+    "Lloyd's algorithm from randomly chosen vectors; a centroid without any stays where it is"
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     centroids = x[order[torch.arange(n) % len(x)].to(x.device)].clone()
     for _ in range(iters):
@@ -139,11 +137,11 @@ class VectorQuantizer(nn.Module):
         restart_below:float=.03, # restart a row used less than this share of the mean; 0: never
     ):
         super().__init__()
-        if update not in ('ema',
-                          'gradient'):
+        if update not in ('ema', 'gradient'):
             raise ValueError(f"update is {update!r}; use 'ema' or 'gradient'")
         self.n_codes, self.dim, self.update, self.commitment = n_codes, dim, update, commitment
-        self.decay, self.laplace, self.kmeans_iters, self.restart_below = decay, laplace, kmeans_iters, restart_below
+        self.decay, self.laplace = decay, laplace
+        self.kmeans_iters, self.restart_below = kmeans_iters, restart_below
         rows = torch.randn(n_codes, dim)
         if update == 'ema': self.register_buffer('codebook', rows)
         else: self.codebook = nn.Parameter(rows)
@@ -155,7 +153,8 @@ class VectorQuantizer(nn.Module):
         "Rows of the codebook: (b, ...) -> (b, d, ...)"
         return F.embedding(check_codes(codes, self.n_codes), self.codebook.float()).movedim(-1, 1)
 
-    def extra_repr(self)->str: return f"n_codes={self.n_codes}, dim={self.dim}, update={self.update!r}"
+    def extra_repr(self)->str:
+        return f"n_codes={self.n_codes}, dim={self.dim}, update={self.update!r}"
 
 # %% ../nbs/04_codebooks.ipynb #4d5db969
 @patch
@@ -164,8 +163,8 @@ def _start(self:VectorQuantizer,
     z:Tensor, # vectors, (l, d), float32
 ):
     "Put the codebook on the k-means of the first batch (of all processes)"
-    most, order = 64 * self.n_codes, torch.randperm(len(z),
-                                                    generator=torch.Generator().manual_seed(0))
+    most, order = (64 * self.n_codes,
+                   torch.randperm(len(z), generator=torch.Generator().manual_seed(0)))
     z = _gather(z[order[:most]] if len(z) > most else z)
     if not z.isfinite().all(): return
     self.codebook.copy_(kmeans(z, self.n_codes, self.kmeans_iters))
@@ -203,8 +202,7 @@ def _restart(self:VectorQuantizer,
     z:Tensor, # vectors, (l, d), float32
     finite:Tensor, # bool scalar: no restart from a broken batch
 ):
-    """Put rows that are hardly used on random vectors of the batch (rank 0 chooses), with a tenth
-    of the mean count"""
+    "Put rows hardly used on vectors of the batch (rank 0 chooses), with a tenth of the mean count"
     mean = self.count.mean()
     dead = (self.count < self.restart_below * mean) & finite
     picks = z[torch.randint(len(z), (self.n_codes,), device=z.device)]
@@ -229,16 +227,15 @@ def forward(self:VectorQuantizer,
         commitment = F.mse_loss(flat, q.detach())
         loss = self.commitment * commitment
         if self.update == 'gradient': loss = loss + F.mse_loss(q, flat.detach())
-        count = self._update(rows, codes) if self.training else torch.bincount(codes,
-            minlength=self.n_codes)
+        count = (self._update(rows, codes) if self.training
+                 else torch.bincount(codes, minlength=self.n_codes))
         perplexity = torch.special.entr(count / count.sum()).sum().exp()
         z_q = rearrange(flat + (q - flat).detach(), 'b ... d -> b d ...').to(z.dtype)
     return Quantized(z_q, codes.view(shape), loss, commitment.detach(), perplexity)
 
 # %% ../nbs/04_codebooks.ipynb #48f2bc8f
 class ResidualVQ(nn.Module):
-    """Quantise, then quantise what is left, k times; the result is the sum (SoundStream, section
-    III-C)"""
+    "Quantise, then what is left, k times; the result is the sum (SoundStream, section III-C)"
     def __init__(self,
         n_codes:int=512, # rows of each codebook
         dim:int=64, # width of a row
@@ -248,7 +245,8 @@ class ResidualVQ(nn.Module):
         **kwargs, # for each `VectorQuantizer`
     ):
         super().__init__()
-        self.n_codes, self.dim, self.n_quantizers, self.dropout = n_codes, dim, n_quantizers, dropout
+        self.n_codes, self.dim = n_codes, dim
+        self.n_quantizers, self.dropout = n_quantizers, dropout
         self.stages = nn.ModuleList(VectorQuantizer(n_codes, dim, **kwargs)
                                     for _ in range(n_quantizers))
 
@@ -273,16 +271,16 @@ def forward(self:ResidualVQ,
     n_quantizers:int|None=None, # stages to use; None: all (training: as `dropout` says)
 )->Quantized: # codes (b, k', ...); loss and perplexity are means over stages
     "Quantise stage by stage; each stage sees the residual of those before it"
-    depth = n_quantizers or (self._depth(z.device) if self.training and self.dropout
-                             else self.n_quantizers)
+    depth = (n_quantizers
+             or (self._depth(z.device) if self.training and self.dropout else self.n_quantizers))
     with torch.autocast(z.device.type, enabled=False):
         residual, total, outs = z.float(), 0., []
         for stage in self.stages[:depth]:
             outs.append(out := stage(residual))
             residual, total = residual - out.z_q.detach(), total + out.z_q.detach()
         loss = torch.stack([o.loss for o in outs]).mean()
-        if self.training: loss = loss + sum(p.sum() for s in self.stages[depth:]
-                                            for p in s.parameters()) * 0.
+        if self.training:
+            loss = loss + sum(p.sum() for s in self.stages[depth:] for p in s.parameters()) * 0.
         z_q = (z.float() + (total - z.float()).detach()).to(z.dtype)
     mean = lambda name: torch.stack([getattr(o, name) for o in outs]).mean()
     return Quantized(z_q, torch.stack([o.codes for o in outs], 1), loss, mean('commitment'),
@@ -290,16 +288,15 @@ def forward(self:ResidualVQ,
 
 # %% ../nbs/04_codebooks.ipynb #ae417cb1
 class FSQ(nn.Module):
-    """Round each of a few bounded channels to a fixed number of levels: a codebook that needs no
-    learning (Mentzer 2023)"""
+    "Round a few bounded channels to fixed levels: nothing to learn (Mentzer et al. 2023)"
     def __init__(self,
         levels:tuple=(8, 8, 8), # steps of each channel; their product is the number of codes
         # width of the vectors, joined by two linear maps; None: the number of levels, no maps
         dim:int|None=None,
     ):
         super().__init__()
-        if min(levels,
-               default=0) < 2: raise ValueError(f"levels are {levels}; each must be at least 2")
+        if min(levels, default=0) < 2:
+            raise ValueError(f"levels are {levels}; each must be at least 2")
         self.levels, self.n_codes, self.dim = tuple(levels), math.prod(levels), dim or len(levels)
         self.project_in = nn.Linear(dim, len(levels)) if dim else nn.Identity()
         self.project_out = nn.Linear(len(levels), dim) if dim else nn.Identity()
@@ -365,8 +362,7 @@ def _window(
     size = tuple(kernel if s > 1 else 3 for s in strides)
     if any(k < s or (k - s) % 2 for k, s in zip(size, strides)):
         raise ValueError(f"a kernel of {kernel} does not fit stride {max(strides)}: it must be as "
-                         f"wide, "
-                         "and both even or both odd")
+                         "wide, and both even or both odd")
     return dict(kernel_size=size, stride=tuple(strides),
                 padding=tuple((k - s) // 2 for k, s in zip(size, strides)))
 
@@ -383,8 +379,8 @@ class EncoderBranch(nn.Module):
         relu_skip:bool, # see `ResBlock2d`
     ):
         super().__init__()
-        widths = [in_channels] + [width // 2] * (len(strides) > 1) + [width] * max(1,
-            len(strides) - 1)
+        widths = ([in_channels] + [width // 2] * (len(strides) > 1)
+                  + [width] * max(1, len(strides) - 1))
         self.down = nn.ModuleList(nn.Conv2d(a, b, **_window(kernel, s))
                                   for a, b, s in zip(widths, widths[1:], strides))
         self.conv = nn.Conv2d(width, width, 3, padding=1)
@@ -399,8 +395,7 @@ class EncoderBranch(nn.Module):
 
 # %% ../nbs/04_codebooks.ipynb #6137d8e9
 class MapEncoder(nn.Module):
-    """Parallel branches that differ in kernel width, added up, then projected to the width of the
-    codes"""
+    "Parallel branches of different kernel width, added up, then projected to the width of a code"
     def __init__(self,
         dim:int, # width of a code, d
         kernels:tuple=(4, 2, 6, 8), # one branch each
@@ -423,8 +418,7 @@ class MapEncoder(nn.Module):
 
 # %% ../nbs/04_codebooks.ipynb #e45763d8
 class MapDecoder(nn.Module):
-    """One 3x3 convolution, residual blocks, then transposed convolutions back to the size of the
-    spectrogram"""
+    "A 3x3 convolution, residual blocks, transposed convolutions back to the spectrogram's size"
     def __init__(self,
         dim:int, # width of a code, d
         out_channels:int=1, # spectrogram channels
@@ -435,8 +429,8 @@ class MapDecoder(nn.Module):
         relu_skip:bool=False, # see `EncoderBranch`
     ):
         super().__init__()
-        widths = [width] * max(1, len(strides)
-                               - 1) + [width // 2] * (len(strides) > 1) + [out_channels]
+        widths = ([width] * max(1, len(strides) - 1) + [width // 2] * (len(strides) > 1)
+                  + [out_channels])
         self.conv = nn.Conv2d(dim, width, 3, padding=1)
         self.res = nn.ModuleList(ResBlock2d(width, res_width, relu_skip) for _ in range(res_blocks))
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, **_window(2 * max(s), s))
@@ -461,8 +455,7 @@ from .recipes import licence_of_parts, LoopRecipe, Recipe
 # %% ../nbs/04_codebooks.ipynb #92bcf095
 @dataclass
 class VQVAEConfig:
-    """A VQ-VAE over log-mels; the fields below the line are there to load and to repeat the
-    published ones"""
+    "A VQ-VAE over log-mels; fields below the line are there to load and repeat the published ones"
     mel:MelConfig = field(default_factory=lambda: MelConfig.preset('dcase2023'))
     mel_mean:float = 0.  # subtracted from the log-mel before the encoder, added after the decoder
     mel_std:float = 1.  # divided by, multiplied with
@@ -573,7 +566,8 @@ def code_shape(self:VQVAE,
 @patch(as_prop=True)
 def tokens_per_second(self:VQVAE)->float:
     "Codes for one second of sound"
-    return math.prod(self.code_shape(1)) * self.mel.sample_rate / self.mel.hop_length / self.time_stride
+    return (math.prod(self.code_shape(1)) * self.mel.sample_rate / self.mel.hop_length
+            / self.time_stride)
 
 @patch(as_prop=True)
 def bits_per_second(self:VQVAE)->float:
@@ -583,8 +577,7 @@ def bits_per_second(self:VQVAE)->float:
 # %% ../nbs/04_codebooks.ipynb #56f68806
 @patch(as_prop=True)
 def codebook_hash(self:VQVAE)->str:
-    """Twelve hex digits that change when codes would come to mean something else (quantiser or
-    decoder changed)"""
+    "Twelve hex digits that change when codes would mean something else"
     digest = hashlib.sha256(repr((self.config.freq_strides, self.config.time_strides,
                                   self.n_codes)).encode())
     for name, part in (('q', self.quantizer), ('d', self.decoder)):
@@ -599,13 +592,12 @@ def codebook_hash(self:VQVAE)->str:
 def latent(self:VQVAE,
     log_mel:Tensor, # (b, m, f)
 )->Tensor: # (b, d, H, W)
-    """Encoder output before quantisation; a length that the strides do not divide is padded by its
-    last frame"""
+    "Encoder output before quantisation; lengths between strides are padded by the last frame"
     if log_mel.ndim == 3: log_mel = log_mel.unsqueeze(1)
     if log_mel.ndim != 4 or log_mel.shape[1:3] != (self.config.channels, self.mel.n_mels):
         raise CodeError(f"log-mel has shape {tuple(log_mel.shape)}, expected (batch, "
-                        f"{self.mel.n_mels}, frames). "
-                        f"Compute it with this codebook's own MelConfig ({self.mel.hash}).")
+                        f"{self.mel.n_mels}, frames). Compute it with this codebook's own "
+                        f"MelConfig ({self.mel.hash}).")
     x = F.pad(log_mel, (0, -log_mel.shape[-1] % self.time_stride, 0, 0), mode='replicate')
     return self.encoder((x - self.config.mel_mean) / self.config.mel_std)
 
@@ -618,8 +610,9 @@ def forward(self:VQVAE,
     log_mel = log_mel.as_subclass(Tensor)
     quantized = self.quantizer(self.latent(log_mel))
     recon = self.decoder(quantized.z_q)[..., :log_mel.shape[-1]].float()
-    error = F.mse_loss(recon, ((log_mel - self.config.mel_mean)
-                               / self.config.mel_std).float().view_as(recon))
+    error = F.mse_loss(recon,
+                       ((log_mel - self.config.mel_mean)
+                        / self.config.mel_std).float().view_as(recon))
     recon = recon.view_as(log_mel) * self.config.mel_std + self.config.mel_mean
     distance = mel_distance(recon.detach(), log_mel, self.mel)
     return VQVAEOutput(recon, error + quantized.loss, error, distance, quantized.codes,
@@ -649,15 +642,14 @@ def decode(self:VQVAE,
     if codes.ndim != 1 + len(shape) or codes.shape[-2] != shape[-2]:
         raise CodeError(f"code map has shape {tuple(codes.shape)}, expected (batch, "
                         f"{', '.join(map(str, shape[:-1]))}, columns). Use the codebook that made "
-                        f"it.")
+                        "it.")
     z_q = self.quantizer.lookup(codes).to(self.decoder.conv.weight.dtype)
     log_mel = self.decoder(z_q)[..., :frames].float() * self.config.mel_std + self.config.mel_mean
     return log_mel.squeeze(1) if self.config.channels == 1 else log_mel
 
 # %% ../nbs/04_codebooks.ipynb #9b3ee973
 def _indices(sd:dict, pattern:str)->int:
-    """One more than the highest index that `pattern` (a regular expression with one group) finds
-    among the keys"""
+    "One more than the highest index that the one group of `pattern` finds among the keys"
     return 1 + max((int(m[1]) for k in sd if (m := re.match(pattern, k))), default=-1)
 
 # %% ../nbs/04_codebooks.ipynb #a9cf67e7
@@ -674,8 +666,8 @@ def _baseline_names(sd:dict)->dict:
         stacks.append((old, 5, new))
     names |= {f'{old}.{first + r}.conv.{2 * j - 1}': f'{new}.res.{r}.conv{j}'
               for old, first, new in stacks for r in range(res) for j in (1, 2)}
-    keys = {f'{old}.{part}': f'{new}.{part}' for old,
-            new in names.items() for part in ('weight', 'bias')}
+    keys = {f'{old}.{part}': f'{new}.{part}' for old, new in names.items()
+            for part in ('weight', 'bias')}
     return keys | {'quantize_b.embed': 'quantizer.codebook',
                    'quantize_b.embed_avg': 'quantizer.total',
                    'quantize_b.cluster_size': 'quantizer.count'}
@@ -689,13 +681,13 @@ def _audyn_names(sd:dict)->dict:
     stacks = [('decoder', 'decoder')]
     for i in range(_indices(sd, r'encoder\.backbone\.(\d+)\.')):
         old, new = f'encoder.backbone.{i}', f'encoder.branches.{i}'
-        names |= {f'{old}.conv2d_{j + 1}': f'{new}.{part}' for j,
-                  part in enumerate(('down.0', 'down.1', 'conv'))}
+        names |= {f'{old}.conv2d_{j + 1}': f'{new}.{part}'
+                  for j, part in enumerate(('down.0', 'down.1', 'conv'))}
         stacks.append((old, new))
     names |= {f'{old}.res_blocks.{r}.conv2d_{j}': f'{new}.res.{r}.conv{j}' for old, new in stacks
               for r in range(_indices(sd, r'decoder\.res_blocks\.(\d+)\.')) for j in (1, 2)}
-    keys = {f'{old}.{part}': f'{new}.{part}' for old,
-            new in names.items() for part in ('weight', 'bias')}
+    keys = {f'{old}.{part}': f'{new}.{part}' for old, new in names.items()
+            for part in ('weight', 'bias')}
     if not (stages := _indices(sd, r'vector_quantizer\.codebooks\.(\d+)\.')):
         return keys | {'vector_quantizer.codebook.weight': 'quantizer.codebook'}
     return keys | {f'vector_quantizer.codebooks.{i}.weight': f'quantizer.stages.{i}.codebook'
@@ -706,8 +698,7 @@ def published_keys(
     sd:dict, # state dict of the DCASE 2023 baseline's VQ-VAE, Audyn's VQ-VAE or RVQ-VAE
     name:str='state dict', # for messages
 )->dict: # original key -> key of `VQVAE`
-    """Where each published tensor belongs; raises `CheckpointError` that lists keys missing or
-    surplus"""
+    "Where each published tensor belongs; `CheckpointError` lists keys missing or surplus"
     baseline = any(k.startswith(('enc_b.', 'quantize_b.', 'dec.')) for k in sd)
     keys = _baseline_names(sd) if baseline else _audyn_names(sd)
     missing = [k for k in keys if k not in sd]
@@ -732,10 +723,10 @@ def _published_config(
     baseline:bool, # of the DCASE 2023 baseline, not of Audyn
 )->dict: # fields of `VQVAEConfig`
     "Sizes as the shapes tell them, quirks as the project has them"
-    stages, branches = _indices(ours, r'quantizer\.stages\.(\d+)'), _indices(ours,
-        r'encoder\.branches\.(\d+)')
-    book, res_blocks = ours[f"quantizer{'.stages.0' * bool(stages)}.codebook"], _indices(ours,
-        r'decoder\.res\.(\d+)')
+    stages, branches = (_indices(ours, r'quantizer\.stages\.(\d+)'),
+                        _indices(ours, r'encoder\.branches\.(\d+)'))
+    book, res_blocks = (ours[f"quantizer{'.stages.0' * bool(stages)}.codebook"],
+                        _indices(ours, r'decoder\.res\.(\d+)'))
     sizes = dict(
         width=len(ours['decoder.conv.weight']), channels=ours['decoder.up.1.weight'].shape[1],
         res_blocks=res_blocks,
@@ -747,8 +738,7 @@ def _published_config(
 
 # %% ../nbs/04_codebooks.ipynb #849d7dc3
 def _load_published(model:nn.Module, ours:dict, names:dict, source:str)->nn.Module:
-    """Copy weights into the model; what the original keeps elsewhere (running counts) starts from
-    the codebook"""
+    "Copy weights into the model; running counts kept elsewhere start from the codebook"
     state = model.state_dict()
     for key, value in ours.items():
         if value.shape != state[key].shape: raise CheckpointError(
@@ -766,8 +756,8 @@ def from_original(cls:VQVAE,
     **overrides, # fields of `VQVAEConfig`
 )->VQVAE:
     "Load a published VQ-VAE or RVQ-VAE; sizes are read from the shapes, quirks are switched on"
-    sd, name = published_weights(source, 'model'), 'state dict' if isinstance(source,
-        dict) else str(source)
+    sd, name = (published_weights(source, 'model'), 'state dict' if isinstance(source, dict)
+                else str(source))
     keys, baseline = published_keys(sd, name), 'quantize_b.embed' in sd
     ours = {new: sd[old].float() for old, new in keys.items()}
     for key in ('quantizer.codebook', 'quantizer.total') * baseline: ours[key] = ours[key].t()
@@ -789,8 +779,8 @@ class CodeTable:
         source:str='', # name of the cache that was encoded
         conditions:Conditions|None=None, # what each map is asked by; None: its label
     ):
-        self.codes, self.df, self.n_codes = check_codes(codes,
-                                                        n_codes), df.reset_index(drop=True), n_codes
+        self.codes, self.df, self.n_codes = (check_codes(codes, n_codes),
+                                             df.reset_index(drop=True), n_codes)
         if len(codes) != len(df): raise CodeError(f"{len(codes)} code maps for {len(df)} rows")
         self.codebook_hash, self.seconds, self.source = codebook_hash, seconds, source
         self.labels = list(labels) if labels is not None else sorted(self.df.label.unique())
@@ -804,7 +794,8 @@ class CodeTable:
 
     def __len__(self): return len(self.codes)
     def __repr__(self):
-        return f"CodeTable({len(self)} maps {self.code_shape} of {self.n_codes} codes, {len(self.labels)} classes)"
+        return (f"CodeTable({len(self)} maps {self.code_shape} of {self.n_codes} codes, "
+                f"{len(self.labels)} classes)")
 
     @property
     def code_shape(self)->tuple:
@@ -849,12 +840,11 @@ def load(cls:CodeTable,
     about = read_json(Path(folder)/'codes.json')
     if codebook is not None and codebook.codebook_hash != about['codebook_hash']:
         raise CodeError(f"{folder}: codes of codebook {about['codebook_hash']}, given is "
-                        f"{codebook.codebook_hash}. "
-                        "Encode the clips again with `encode_table`.")
+                        f"{codebook.codebook_hash}. Encode the clips again with `encode_table`.")
     about.pop('code_shape')
     held, names = read_safetensors(Path(folder)/'codes.safetensors'), about.pop('names', None)
-    asked = {k.removeprefix('conditions.'): v for k,
-             v in held.items() if k.startswith('conditions.')}
+    asked = {k.removeprefix('conditions.'): v for k, v in held.items()
+             if k.startswith('conditions.')}
     conditions = Conditions.of(asked, names, len(held['codes'])) if names else None
     return cls(held['codes'], pd.read_csv(Path(folder)/'clips.csv', keep_default_na=False), **about,
                conditions=conditions)
@@ -876,13 +866,13 @@ def encode_table(
     from foleybook.sound_data import MelCache, split_table
 
     cache = data
-    if not isinstance(data, MelCache): cache = MelCache.build(data, codebook.mel, seconds,
-        cache_dir, progress=progress)
+    if not isinstance(data, MelCache):
+        cache = MelCache.build(data, codebook.mel, seconds, cache_dir, progress=progress)
     codebook.mel.require(cache.mel, f'the cache {cache.path}')
     if folder and (Path(folder)/'codes.json').is_file():
         kept = CodeTable.load(folder)
-        if (kept.codebook_hash, kept.source) == (codebook.codebook_hash,
-                                                 cache.path.name): return kept
+        if (kept.codebook_hash, kept.source) == (codebook.codebook_hash, cache.path.name):
+            return kept
     codebook.eval()
     codes = [codebook.encode(torch.from_numpy(np.array(cache.mels[i:i
         + bs])).float().to(codebook.device)).cpu()
@@ -943,7 +933,7 @@ class CodePrior(Pretrained):
     )->Tensor: # int64, (n, H, W)
         "Draw code maps"
         raise TypeError(f"{type(self).__name__} has no sample_codes: a prior must define how it "
-                        f"draws codes.")
+                        "draws codes.")
 
 # %% ../nbs/04_codebooks.ipynb #42605922
 def prior_arguments(
@@ -965,15 +955,15 @@ def prior_arguments(
         raise CodeError("mask needs init, the codes that stay where it is False")
     if init is None: return cond, None, None
     init = check_codes(torch.as_tensor(init).cpu(), config.n_codes)
-    mask = torch.ones(shape,
-                      dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool().cpu()
-    if tuple(mask.shape) in (shape[1:],
-                             (n, *shape[1:])) and len(shape) == 3 and tuple(mask.shape) != shape:
+    mask = (torch.ones(shape, dtype=torch.bool) if mask is None
+            else torch.as_tensor(mask).bool().cpu())
+    if (tuple(mask.shape) in (shape[1:], (n, *shape[1:])) and len(shape) == 3
+        and tuple(mask.shape) != shape):
         mask = mask.unsqueeze(-3).expand(*mask.shape[:-2], *shape)  # one mask for all stages
     for name, x in dict(init=init, mask=mask).items():
         if tuple(x.shape[-len(shape):]) != shape or x.ndim > 1 + len(shape): raise CodeError(
-            f"{name} has shape {tuple(x.shape)}, the prior draws maps {shape}. Use the codebook "
-            f"it was trained on.")
+            f"{name} has shape {tuple(x.shape)}, the prior draws maps {shape}. Use the codebook it "
+            "was trained on.")
     return cond, init.expand(n, *shape), mask.expand(n, *shape)
 
 # %% ../nbs/04_codebooks.ipynb #e76e7800
@@ -996,8 +986,7 @@ def filter_logits(
 
 # %% ../nbs/04_codebooks.ipynb #6472cfe7
 class UnigramPrior(CodePrior):
-    """Each position by itself: the code frequencies of its class and row. The floor that any real
-    prior must beat"""
+    "Each position by itself: code frequencies of class and row. The floor any real prior must beat"
     def __init__(self,
         config:PriorConfig, # map, codebook, classes
     ):
@@ -1020,13 +1009,13 @@ def fit(self:UnigramPrior,
     smooth:float=.1,
 )->UnigramPrior:
     "Count"
-    codes, index = table.codes[table.train_idx], class_numbers(table.conditions,
-        len(table))[table.train_idx]
+    codes, index = (table.codes[table.train_idx],
+                    class_numbers(table.conditions, len(table))[table.train_idx])
     share = torch.bincount(codes.flatten(), minlength=self.config.n_codes).float()
     self.counts.copy_(((share + .01) / share.sum() * smooth
                        * self.config.n_codes).expand_as(self.counts))
-    where = (index[:, None, None] * self.rows
-             + torch.arange(self.rows)[None, :, None]) * self.config.n_codes
+    where = ((index[:, None, None] * self.rows + torch.arange(self.rows)[None, :, None])
+             * self.config.n_codes)
     flat = (where + codes.reshape(len(codes), self.rows, -1)).flatten()
     self.counts.view(-1).index_add_(0, flat, torch.ones(len(flat)))
     return self
@@ -1076,13 +1065,14 @@ class Cascade(MelGenerator):
         guidance:float|None=None, # as above
     ):
         super().__init__()
-        self.prior, self.codebook, self.vocoder = prior, codebook, vocoder or GriffinLim(codebook.mel)
+        self.prior, self.codebook, self.vocoder = (prior, codebook, vocoder
+                                                   or GriffinLim(codebook.mel))
         self.check_parts()
-        self.labels = [str(i)
-                       for i in range(prior.config.n_classes)] if labels is None else list(labels)
+        self.labels = ([str(i) for i in range(prior.config.n_classes)] if labels is None
+                       else list(labels))
         if len(self.labels) != prior.config.n_classes:
             raise CodeError(f"{len(self.labels)} labels for a prior of {prior.config.n_classes} "
-                            f"classes")
+                            "classes")
         self.asks, self.takes = prior.asks, set(inspect.signature(prior.sample_codes).parameters)
         self.honours = frozenset({'seconds'} | self.takes & {
             'temperature', 'top_k', 'top_p', 'guidance', 'steps', 'init', 'mask', 'progress'})
@@ -1090,8 +1080,8 @@ class Cascade(MelGenerator):
             codebook.codebook_hash, prior.config_hash, getattr(self.vocoder, 'n_iter', 60),
             type(self.vocoder).__name__, top_p, guidance)
         self.default_seconds = self.config.seconds
-        self.longest_seconds = None if 'shape' in self.takes else max(self.config.seconds,
-            self.map_seconds)
+        self.longest_seconds = (None if 'shape' in self.takes
+                                else max(self.config.seconds, self.map_seconds))
         self.defaults = {k: v for k, v in dict(top_p=top_p, guidance=guidance).items()
                          if v is not None and k in self.takes}
 
@@ -1107,8 +1097,8 @@ class Cascade(MelGenerator):
     def map_seconds(self)->float:
         "Length of sound in one code map, s"
         mel = self.codebook.mel
-        return mel.samples(self.prior.config.code_shape[-1]
-                           * self.codebook.time_stride) / mel.sample_rate
+        return (mel.samples(self.prior.config.code_shape[-1] * self.codebook.time_stride)
+                / mel.sample_rate)
 
 # %% ../nbs/04_codebooks.ipynb #cfe0e6bf
 @patch
@@ -1120,9 +1110,8 @@ def check_parts(self:Cascade):
         "Join it with the codebook it was trained on, or train it again on the codes of this one.")
     expected = c.code_shape(p.code_shape[-1] * c.time_stride)
     if tuple(p.code_shape) != tuple(expected) or p.n_codes != c.n_codes: raise CodeError(
-        f"the prior draws maps {tuple(p.code_shape)} of {p.n_codes} codes, the codebook reads "
-        f"maps {tuple(expected)} "
-        f"of {c.n_codes} codes. Join it with the codebook it was trained on.")
+        f"the prior draws maps {tuple(p.code_shape)} of {p.n_codes} codes, the codebook reads maps "
+        f"{tuple(expected)} of {c.n_codes} codes. Join it with the codebook it was trained on.")
     c.mel.require(self.vocoder.mel, f'the vocoder ({type(self.vocoder).__name__})')
 
 # %% ../nbs/04_codebooks.ipynb #0fa14705
@@ -1175,8 +1164,7 @@ def start_codes(self:Cascade,
     mask:Tensor|None, # bool, (f,): frames to make anew; None: all
     shape:tuple, # of the code map
 )->tuple[Tensor, Tensor]: # codes (n, H, W) and bool mask (H, W), True where codes are drawn
-    """Codes of a spectrogram, and the part of the map to draw again: a column is new as soon as a
-    frame of it is"""
+    "Codes of a spectrogram, and what to draw again: a column is new as soon as one frame of it is"
     frames = shape[-1] * self.codebook.time_stride
     longer = F.pad(init, (0, max(0, frames - init.shape[-1])), mode='replicate')[..., :frames]
     codes = self.codebook.encode(longer.to(self.codebook.device)).cpu()
@@ -1193,8 +1181,7 @@ def from_parts(cls:Cascade,
     "Join the parts of a folder; parts that do not belong together are an error"
     if parts['codebook'].codebook_hash != config.codebook_hash: raise CodeError(
         f"the codebook is {parts['codebook'].codebook_hash}, pipeline.json speaks of "
-        f"{config.codebook_hash}. "
-        "Train or copy the folder as a whole.")
+        f"{config.codebook_hash}. Train or copy the folder as a whole.")
     vocoder = parts.get('vocoder') or GriffinLim(parts['codebook'].mel, config.griffin_lim)
     return cls(parts['prior'], parts['codebook'], vocoder, list(config.labels), config.seconds,
                config.top_p, config.guidance)
@@ -1291,8 +1278,8 @@ def listen(self:VQVAE,
 @patch
 def ear(self:VQVAERecipe)->nn.Module: # turns log-mels into waveforms
     "What the codes are heard through: the vocoder in `vocoder`, or Griffin-Lim"
-    vocoder = find_vocoder(self.vocoder,
-                           self.torch_device) if self.vocoder else GriffinLim(self.model.mel, 32)
+    vocoder = (find_vocoder(self.vocoder, self.torch_device) if self.vocoder
+               else GriffinLim(self.model.mel, 32))
     self.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
     return vocoder
 
@@ -1319,7 +1306,8 @@ def listen(self:VQVAERecipe,
 @patch
 def unused(self:VQVAERecipe)->dict:
     "The vocoder is for previews only"
-    remedy = "The codebook is heard through it every `audio_every` steps. Set audio_every, or leave it out."
+    remedy = ("The codebook is heard through it every `audio_every` steps. Set audio_every, or "
+              "leave it out.")
     return LoopRecipe.unused(self) | ({} if self.audio_every else dict(vocoder=remedy))
 
 # %% ../nbs/04_codebooks.ipynb #69ac9a4d
@@ -1390,8 +1378,7 @@ def train_stage(
 # %% ../nbs/04_codebooks.ipynb #39f248c0
 @dataclass
 class CascadeRecipe(Recipe):
-    """Train a codebook, then a prior on its codes; seed and device hold for both, all else is set
-    per stage"""
+    "Train a codebook, then a prior on its codes; seed and device hold for both"
     codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
     prior:Recipe = field(default_factory=lambda: UnigramRecipe.preset('unigram'))
     # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
@@ -1415,8 +1402,8 @@ class CascadeRecipe(Recipe):
         say = print if progress and not rank_distrib() else lambda *_: None
         codebook, prior = (r.override(seed=self.seed, device=self.device)
                            for r in (self.codebook, self.prior))
-        if getattr(prior, 'audio_every', 0): prior = prior.override(codebook=str(out/'codebook'),
-            vocoder=self.vocoder)
+        if getattr(prior, 'audio_every', 0):
+            prior = prior.override(codebook=str(out/'codebook'), vocoder=self.vocoder)
         if isinstance(data, (str, Path)): data = open_dataset(data).check()
         cache = data if isinstance(data, MelCache) else MelCache.build(
             data, codebook.model.mel, codebook.seconds, codebook.cache_dir, progress=progress)
@@ -1434,8 +1421,8 @@ class CascadeRecipe(Recipe):
         cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds, self.top_p,
                           self.guidance).eval()
         told = dict(codebook=book, prior=model, vocoder=vocoder)
-        licence = licence_of_parts({k: m.card.get('licence', 'unknown') for k,
-                                    m in told.items() if m is not None})
-        if not rank_distrib(): cascade.save_pretrained(out,
-                                                       self.card(cache) | dict(licence=licence))
+        licence = licence_of_parts({k: m.card.get('licence', 'unknown') for k, m in told.items()
+                                    if m is not None})
+        if not rank_distrib():
+            cascade.save_pretrained(out, self.card(cache) | dict(licence=licence))
         return cascade

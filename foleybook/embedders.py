@@ -33,7 +33,8 @@ from .audio_features import (AudioError, MelConfig, Sounds, fit_length, log_mel,
                                       mel_filterbank, read_audio,
                                       resample)
 from .data_sets import open_dataset
-from .files import CheckpointError, atomic_file, load_strict, published_weights, read_published
+from .files import (CheckpointError, atomic_file, load_strict, published_weights,
+                             read_published)
 from .generator import Pretrained
 from .recipes import LoopRecipe
 from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls
@@ -126,8 +127,8 @@ class Aisfx(Embedder):
         super().__init__()
         self.net = _Aisfx()
         weights = _aisfx_weights(_aisfx_file(folder))
-        self.net.load_state_dict({k[14:]: v for k,
-                                  v in weights.items() if k.startswith('embedding_net.')})
+        self.net.load_state_dict({k[14:]: v for k,v in weights.items()
+                                  if k.startswith('embedding_net.')})
         bank = mel_filterbank(MelConfig(sample_rate=44100, n_fft=2048, hop_length=1024,
                                         win_length=2048, n_mels=96,
                                         f_max=None, mel_scale='htk', mel_norm=None)).float()
@@ -139,8 +140,9 @@ class Aisfx(Embedder):
         spec = torch.stft(x, 2048, 1024, window=window, pad_mode='constant', return_complex=True)
         mel = torch.log10(1e4 * self.bank @ spec.abs().square() + 1).T / 9.457798957824707 # (f, 96)
         n = max(1, math.ceil((len(mel) - 100) / 50) + 1)
-        return self.net(F.pad(mel, (0, 0, 0, 50 * (n - 1) + 100 - len(mel))).unfold(0, 100,
-            50).transpose(1, 2))
+        return self.net(F.pad(mel,
+                              (0, 0, 0, 50 * (n - 1) + 100 - len(mel))).unfold(0, 100,
+                                  50).transpose(1, 2))
 
 # %% ../nbs/embedders.ipynb #490e4ebf
 def _aisfx_file(folder=None):
@@ -151,12 +153,12 @@ def _aisfx_file(folder=None):
         found = find_spec('aisfx')
         if found is None:
             raise FileNotFoundError("aisfx is not installed: pip install --no-deps aisfx, "
-                                                  "or give its folder, or use embedder='log-mel'")
+                                    "or give its folder, or use embedder='log-mel'")
         folder = found.submodule_search_locations[0]
     for file in (Path(folder)/'models/checkpoint.pth', Path(folder)/'aisfx/models/checkpoint.pth'):
         if file.exists(): return file
     raise FileNotFoundError(f"{folder}: holds no models/checkpoint.pth; give the folder of the "
-                            f"aisfx package")
+                            "aisfx package")
 
 def _aisfx_weights(file):
     "The state dict out of the pickled pair"
@@ -164,8 +166,7 @@ def _aisfx_weights(file):
 
 # %% ../nbs/embedders.ipynb #5574b5b2
 class VGGish(Embedder):
-    """VGGish embeddings (Hershey 2017) before the last activation: 128 numbers a second, every
-    half second"""
+    "VGGish embeddings (Hershey 2017) before the last activation: 128 numbers every half second"
     name,sample_rate,seconds,width,peak = 'VGGish',16000,1.,128,False
 
     def __init__(self,
@@ -299,8 +300,8 @@ class Melception(Pretrained):
         log_mel:Tensor, # in 0..1, (b, 80, f)
     )->MelceptionOut:
         "Every feature the scores are taken from"
-        x,taps,pool = ((log_mel.as_subclass(Tensor) - self.mean) / self.std)[:,
-            None],{},lambda x: x.mean((2, 3))
+        x,taps,pool = (((log_mel.as_subclass(Tensor) - self.mean) / self.std)[:, None],
+                       {},lambda x: x.mean((2, 3)))
         for name,module in self.net.named_children():
             if name in ('AuxLogits', 'maxpool1', 'maxpool2'): continue
             if name == 'avgpool': break
@@ -334,8 +335,7 @@ def from_original(cls:Melception,
         raise CheckpointError(f"{where}: holds no 'fc.weight'. Give SpecVQGAN's melception file.")
     if isinstance(stats, (str, Path)): stats = np.loadtxt(stats)
     table = np.array([[0, 1]] * 80) if stats is None else np.asarray(stats)
-    if table.shape != (80,
-                       2):
+    if table.shape != (80, 2):
         raise CheckpointError(f"stats: {table.shape}, expected 80 means and deviations.")
     mean,std = (tuple(float(v) for v in c) for c in table.T)
     model = cls(MelceptionConfig(n_classes=len(state['fc.weight']), mean=mean, std=std))
@@ -344,15 +344,14 @@ def from_original(cls:Melception,
 
 # %% ../nbs/embedders.ipynb #237f256f
 class MelEmbedder(Embedder):
-    """Embeddings of a `MelClassifier` or `Melception`; shorter clips are looped, as both were
-    trained"""
+    "Embeddings of a `MelClassifier` or `Melception`; shorter clips are looped, as in training"
     def __init__(self,
         model:nn.Module, # has `.mel`, `.config.seconds` and `.features`
     ):
         super().__init__()
         self.model,self.mel,self.sample_rate = model,model.mel,model.mel.sample_rate
-        self.name,self.window = type(model).__name__,round(model.config.seconds
-                                                           * model.mel.sample_rate)
+        self.name,self.window = (type(model).__name__,
+                                 round(model.config.seconds * model.mel.sample_rate))
         self.source = f"{self.name} {getattr(model, 'config_hash', '')}"
 
     def forward(self, x):
@@ -360,13 +359,13 @@ class MelEmbedder(Embedder):
         if len(x) < self.window: x = x.repeat(-(-self.window // len(x)))[:self.window]
         n = (len(x) - self.window) // (self.window // 2) + 1
         x = torch.stack([x[i * (self.window // 2):][:self.window] for i in range(n)])
-        return self.model.eval().features(log_mel(x, self.mel)[...,
-            :848 if self.name == 'Melception' else None])
+        return self.model.eval().features(log_mel(x,
+                                                  self.mel)[..., :848 if self.name == 'Melception'
+                                                            else None])
 
 # %% ../nbs/embedders.ipynb #21df510c
 class RollAndMask(Callback):
-    """Training batches of log-mels rolled in time, with one stripe of frames and one of bands
-    blanked"""
+    "Training batches rolled in time, with one stripe of frames and one of bands blanked"
     def __init__(self,
         share:float=.2, # of the frames and of the bands, at most
     ): self.share = share
@@ -405,8 +404,9 @@ class ClassifierRecipe(LoopRecipe):
                'classifier-test': dict(steps=4, epoch_steps=2, batch_size=8, seconds=1.)}
 
     def mel(self): return self.model.mel
-    def window(self): return self.model.mel.frames(round(min(self.model.seconds, self.seconds)
-                                                         * self.model.mel.sample_rate))
+    def window(self):
+        return self.model.mel.frames(round(min(self.model.seconds, self.seconds)
+                                           * self.model.mel.sample_rate))
     def loss_func(self): return classification_loss(self.smoothing)
     def metrics(self): return [accuracy]
     def callbacks(self): return [RollAndMask()] if self.augment else []
@@ -414,8 +414,8 @@ class ClassifierRecipe(LoopRecipe):
     def dataloaders(self, data):
         "Random windows of each clip; the official fold is held out where there is one"
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
-        cache = table if isinstance(table, MelCache) else MelCache.build(table, self.mel(),
-            self.seconds, progress=False)
+        cache = (table if isinstance(table, MelCache)
+                 else MelCache.build(table, self.mel(), self.seconds, progress=False))
         # in the table, of each clip in the cache
         rows = np.delete(np.arange(len(cache) + len(cache.skipped)), cache.skipped_rows)
         held = rows[np.flatnonzero(cache.index.df.fold == self.valid_fold)]
@@ -431,8 +431,7 @@ class ClassifierRecipe(LoopRecipe):
 # %% ../nbs/embedders.ipynb #8f0bfa93
 @dataclass
 class MelceptionRecipe(ClassifierRecipe):
-    """Trains Melception; `melception-vggsound` has the published settings (Adam, 3e-4, batch 8,
-    plain cross-entropy)"""
+    "Trains Melception; `melception-vggsound` has the published settings"
     steps:int = 4000
     batch_size:int = 8
     lr:float = 3e-4
@@ -448,12 +447,12 @@ class MelceptionRecipe(ClassifierRecipe):
         clips = torch.from_numpy(np.array(dls.cache.mels[dls.train_rows[::max(1,
             len(dls.train_rows) // 500)]], dtype=np.float32))
         mean,std = clips.mean((0, 2)).tolist(),clips.std(2).mean(0).clamp_min(1e-3).tolist()
-        model = Melception(MelceptionConfig(labels=tuple(dls.vocab),
-                                            mean=tuple(mean), std=tuple(std),
+        model = Melception(MelceptionConfig(labels=tuple(dls.vocab), mean=tuple(mean),
+                                            std=tuple(std),
                                             seconds=min(self.seconds, self.model.seconds)))
         for m in model.modules():
-            if isinstance(m, (nn.Conv2d, nn.Linear)): nn.init.trunc_normal_(m.weight,
-                std=getattr(m, 'stddev', .1), a=-2, b=2)
+            if isinstance(m, (nn.Conv2d, nn.Linear)):
+                nn.init.trunc_normal_(m.weight, std=getattr(m, 'stddev', .1), a=-2, b=2)
         return model
 
 # %% ../nbs/embedders.ipynb #a3b67671
@@ -492,8 +491,8 @@ def find_embedder(
             warnings.warn(f"log-mel statistics stand in for a network: {e}")
             return LogMelStatistics()
     if not (Path(embedder)/'config.json').exists():
-        raise ValueError(f"embedder={embedder!r}: use 'auto', 'aisfx', 'log-mel', an Embedder or "
-                         f"a folder of a trained one")
+        raise ValueError(f"embedder={embedder!r}: use 'auto', 'aisfx', 'log-mel', an Embedder or a "
+                         "folder of a trained one")
     return MelEmbedder(Pretrained.from_pretrained(embedder, device))
 
 # %% ../nbs/embedders.ipynb #4762f06e
@@ -507,8 +506,8 @@ class Clips:
         if self.sounds:
             self.names = [f'{l}/{i}' for i,l in enumerate(source.labels)]
             self.labels,self.files,self.cuts = list(source.labels),None,None
-            self.seeds,self.licences = list(source.seeds),[str(source.meta.get('licence',
-                ''))] * len(source)
+            self.seeds,self.licences = (list(source.seeds),
+                                        [str(source.meta.get('licence', ''))] * len(source))
             return
         table = source if isinstance(source, ClipTable) else _open_clips(Path(source))
         if not len(table): raise TableError(f"{table.root}: no clips. Give a folder of sounds.")
@@ -549,7 +548,7 @@ def _open_clips(folder):
                 for r in rows]
     except (ValueError, KeyError, AttributeError, TypeError) as e:
         raise TableError(f"{listing}: damaged ({type(e).__name__}: {e}). Sample again, or remove "
-                         f"the file.") from None
+                         "the file.") from None
     return ClipTable(pd.DataFrame(rows, columns=['path', 'label', 'seed', 'licence']), folder)
 
 # %% ../nbs/embedders.ipynb #e5cb345e
@@ -584,16 +583,16 @@ class Embeddings:
     def clips(self)->Tensor:
         "One vector a clip, the mean of its own: (clips, d)"
         owner = torch.repeat_interleave(torch.arange(len(self)), self.counts)
-        return torch.zeros(len(self), self.frames.shape[1]).index_add_(0, owner,
-            self.frames) / self.counts[:, None]
+        return (torch.zeros(len(self), self.frames.shape[1]).index_add_(0, owner, self.frames)
+                / self.counts[:, None])
 
     def rows_of(self,
         index:Tensor, # clips, repetitions allowed, (m,)
     )->Tensor: # rows of `frames`
         "The vectors that belong to some clips"
         counts,ends = self.counts[index],self.counts.cumsum(0)[index]
-        return torch.arange(int(counts.sum())) + torch.repeat_interleave(ends - counts.cumsum(0),
-            counts)
+        return (torch.arange(int(counts.sum()))
+                + torch.repeat_interleave(ends - counts.cumsum(0), counts))
 
     def subset(self, keep):
         "Only some clips"
@@ -631,17 +630,16 @@ def _listen(clips, i, embedder, key, folder, rate, also):
             return audio
         def vectors():
             x,sr = read()
-            return embedder.embed(resample(x, sr, rate),
-                                  rate) if rate and rate < sr else embedder.embed(x, sr)
+            return (embedder.embed(resample(x, sr, rate), rate) if rate and rate < sr
+                    else embedder.embed(x, sr))
         def facts():
             x,sr = read()
             return (sr, len(x), x.shape[-1] / sr, *(also(x, sr) if also else ()))
         at = lambda name: None if folder is None else folder/name/digest[:2]/f'{digest}.npy'
         v = _kept(at(f'{key}-{rate or "full"}'), vectors)
         f = _kept(at(f'{also.__name__ if also else "facts"}-1'), facts)
-        return (digest,
-                v,
-                f) if np.isfinite(v).all() else f"{clips.names[i]}: the embedder gave numbers that are not finite"
+        return ((digest, v, f) if np.isfinite(v).all()
+                else f"{clips.names[i]}: the embedder gave numbers that are not finite")
     except (AudioError, OSError, ValueError) as e: return str(e)
 
 # %% ../nbs/embedders.ipynb #6ae64ea8
@@ -767,11 +765,13 @@ def read_gt_embedding(
 )->Gaussian: # 128 dimensions (VGGish)
     "Reference mean and covariance, read without executing the pickle"
     try: ops = [(op.name, arg) for op,arg,_ in pickletools.genops(Path(path).read_bytes())]
-    except ValueError as e: raise ValueError(f"{path}: not a pickle ({e}). Give a gt_embedding.pkl.") from e
+    except ValueError as e:
+        raise ValueError(f"{path}: not a pickle ({e}). Give a gt_embedding.pkl.") from e
     found,key = {},None
     for name,arg in ops:
-        if name == 'SHORT_BINUNICODE' and arg in ('embedding_count', 'embedding_length', 'mu',
-                                                  'sigma'): key = arg
+        if (name == 'SHORT_BINUNICODE'
+            and arg in ('embedding_count', 'embedding_length', 'mu', 'sigma')):
+            key = arg
         if 'BINBYTES' in name and key: found[key],key = _proto_feature(arg),None
     missing = {'embedding_count', 'embedding_length', 'mu', 'sigma'} - set(found)
     if missing: raise ValueError(f"{path}: holds no {sorted(missing)}. Give a gt_embedding.pkl.")

@@ -129,8 +129,8 @@ def frechet_infinity(
 )->Extrapolation:
     "Fréchet distance extrapolated to endlessly many generated clips: the mean of the draws"
     y,n,gen = gaussian(y),len(x),torch.Generator().manual_seed(seed)
-    measure = _frechet_to(x, y) if isinstance(x, Embeddings) else lambda i: frechet_distance(x[i],
-        y)
+    measure = (_frechet_to(x, y) if isinstance(x, Embeddings)
+               else lambda i: frechet_distance(x[i], y))
     sizes = np.unique(np.linspace(max(smallest * n, 2), n, n_sizes).round().astype(int))
     if len(sizes) < 2:
         raise ValueError(f"{n} clips are too few to draw a line through; give 4 or more")
@@ -151,14 +151,12 @@ def _points(x):
     return x
 
 def _mean_of_pairs(matrix, w=None):
-    """Mean over pairs of different points; `w` says how often each was drawn, and none pairs with
-    itself"""
+    "Mean over pairs of different points, drawn `w` times each; none pairs with itself"
     w = torch.ones(len(matrix), dtype=matrix.dtype) if w is None else w
     return (w @ matrix @ w - (w * w * matrix.diagonal()).sum()) / (w.sum()**2 - (w * w).sum())
 
 def _mmd(kxx, kyy, kxy, w=None):
-    """Unbiased squared maximum mean discrepancy from three kernel matrices; `w` as above, of the
-    first cloud"""
+    "Unbiased squared maximum mean discrepancy from three kernel matrices; `w` of the first cloud"
     w = torch.ones(len(kxx), dtype=kxx.dtype) if w is None else w
     return _mean_of_pairs(kxx, w) + _mean_of_pairs(kyy) - 2 * w @ kxy.mean(1) / w.sum()
 
@@ -262,14 +260,13 @@ def clip_key(
     path, # of a generated or a real clip
     labels=None, # class names in order, for the folders `cls_0`, `cls_1`, … of VAS samples
 )->str:
-    """What a clip is a take of: its name without `_mel`, `_sample_3` and suffix, below its class
-    if that is known"""
+    "What a clip is a take of: its name without `_mel`, `_sample_3` and suffix, below its class"
     path = Path(path)
     stem = re.sub(r'_mel$', '', re.sub(r'_sample_\d+$', '', path.stem))
     if not labels: return stem
     number = re.fullmatch(r'cls_(\d+)', path.parent.name)
-    label = labels[int(number[1])] if number else next((p for p in reversed(path.parts[:-1])
-                                                        if p in labels), None)
+    label = (labels[int(number[1])] if number
+             else next((p for p in reversed(path.parts[:-1]) if p in labels), None))
     if label is None:
         raise ValueError(f"{path}: no folder on the way names a class of {list(labels)}")
     return f'{label}/{stem}'
@@ -289,7 +286,7 @@ def pair_clips(
     alone = [str(p) for p in generated if key(p) not in at]
     if alone:
         raise ValueError(f"{len(alone)} of {len(generated)} generated clips have no reference: "
-                               f"{', '.join(alone[:3])}. Name them alike or evaluate unpaired.")
+                         f"{', '.join(alone[:3])}. Name them alike or evaluate unpaired.")
     return [at[key(p)] for p in generated]
 
 # %% ../nbs/12_evaluation.ipynb #27c4507c
@@ -322,8 +319,7 @@ def classification(
     logits, # (n, classes)
     targets, # true class indices, (n,)
 )->Classification:
-    """Accuracy, mean average precision, area under the curve and d'; classes without clips stay
-    out of the averages"""
+    "Accuracy, mean average precision, area under the curve and d'; empty classes are left out"
     from sklearn.metrics import average_precision_score, roc_auc_score
     logits,targets = _points(logits),torch.as_tensor(targets)
     n,p = logits.shape[1],logits.softmax(1).numpy()
@@ -357,8 +353,8 @@ def density_coverage(
 def _inside(x, y, k):
     "Which generated point lies in the ball around which real one, (n, m)"
     if len(y) <= k:
-        raise ValueError(f"{len(y)} reference clips are too few for {k} neighbours; give a "
-                         f"smaller k")
+        raise ValueError(f"{len(y)} reference clips are too few for {k} neighbours; give a smaller "
+                         "k")
     return torch.cdist(y, x) < torch.cdist(y, y).kthvalue(k + 1, dim=1).values[:, None]
 
 def _reached(inside, k):
@@ -436,14 +432,13 @@ def reconstruction_distances(
     y:Tensor, # original, same shape or a little longer or shorter
     sample_rate:int, # Hz, of both
 )->Reconstruction:
-    """Mel, multi-resolution STFT and log-spectral distance of one pair; compared over the shorter
-    length"""
+    "Mel, multi-resolution STFT and log-spectral distance of a pair, over the shorter length"
     x,y = (torch.as_tensor(a).float().reshape(-1, a.shape[-1]).mean(0) for a in (x, y))
     n = min(len(x), len(y))
     if n < 2048: raise ValueError(f"{n} samples in common; these distances need 2048 or more")
     if abs(len(x) - len(y)) > .05 * max(len(x), len(y)):
         raise ValueError(f"{len(x)} samples against {len(y)}: not a pair. Cut both to the same "
-                         f"part.")
+                         "part.")
     x,y = x[:n],y[:n]
     mel = MelConfig(sample_rate=sample_rate, n_fft=1024, hop_length=256, n_mels=80, f_max=None,
                     center=True)
@@ -489,9 +484,8 @@ def sound_faults(
     x = torch.as_tensor(x).float().reshape(-1, x.shape[-1])
     mono = x.mean(0)
     padded = F.pad(x, (0, max(0, math.ceil(.4 * sample_rate) - x.shape[-1])))
-    level = float(loudness(padded,
-                           sample_rate).nan_to_num(-70.,
-                                                   neginf=-70.).clamp_min(-70)) if x.any() else -70.
+    level = (float(loudness(padded, sample_rate).nan_to_num(-70., neginf=-70.).clamp_min(-70))
+             if x.any() else -70.)
     quiet = _runs((mono.abs() <= 1e-4).numpy(), math.ceil(.05 * sample_rate)).sum() / len(mono)
     clipped = sum(len(_runs((c.abs() >= .999).numpy(), 3)) for c in x)
     return Faults(level, float(quiet), count_clicks(mono, sample_rate), clipped, float(mono.mean()))
@@ -611,19 +605,19 @@ def fit_probe(
 def _doubts(emb, ref, width, compared):
     "Sentences on what is uneven between two sets or too small"
     notes,g,r = [],emb.facts,ref.facts
-    few = [f"{len(e.frames)} {what}" for what,
-           e in (('generated', emb), ('reference', ref)) if len(e.frames) <= width]
+    few = [f"{len(e.frames)} {what}" for what,e in (('generated', emb), ('reference', ref))
+           if len(e.frames) <= width]
     if few:
-        notes.append(f"{' and '.join(few)} vectors for {width} dimensions: the Fréchet distance "
-                     f"is too large by an unknown "
-                         "amount. Compare only equal numbers of clips, or read frechet_inf and "
-                         "kernel.")
+        notes.append(f"{' and '.join(few)} vectors for {width} dimensions: the Fréchet distance is "
+                     "too large by an unknown amount. Compare only equal numbers of clips, or read "
+                     "frechet_inf and kernel.")
     for what,e in (('generated', emb), ('reference', ref)):
-        rates,low = sorted(e.facts.rate.astype(int).unique().tolist()),int((e.facts.rate < compared).sum())
+        rates,low = (sorted(e.facts.rate.astype(int).unique().tolist()),
+                     int((e.facts.rate < compared).sum()))
         if len(rates) > 1: notes.append(f"{what}: mixed sample rates {rates}")
         if low:
             notes.append(f"{what}: {low} clips below {compared} Hz lack the highest bands of the "
-                         f"others")
+                         "others")
         if e.facts.channels.nunique() > 1:
             notes.append(f"{what}: mono and stereo clips; all were mixed to mono")
         if e.skipped: notes.append(f"{what}: {len(e.skipped)} files could not be used")
@@ -631,11 +625,12 @@ def _doubts(emb, ref, width, compared):
         notes.append(f"rates differ; both sets were compared as if at {compared} Hz")
     if not .8 < g.seconds.median() / r.seconds.median() < 1.25: notes.append(
         f"clips of {g.seconds.median():.2f} s against {r.seconds.median():.2f} s: length alone "
-        f"moves the scores")
+        "moves the scores")
     strange = sorted(set(emb.labels) - set(ref.labels))
     if strange: notes.append(f"no reference for {strange}: these count only overall")
     return notes
 
+# %% ../nbs/12_evaluation.ipynb #63fe49a1
 def _versions():
     "What computed the scores"
     import platform, torchaudio
@@ -645,25 +640,28 @@ def _versions():
                 python=platform.python_version(), machine=platform.machine())
 
 def _recordings(gen, ref, train, probe, k, seed):
-    """What recordings score in the generated clips' place: how that was found, how many there
-    were, measure -> value"""
+    "What recordings score in the generated clips' place: how found, how many, measure -> value"
     rng,known = np.random.default_rng(seed),set(ref.digests)
     pool = np.array([i for i,d in enumerate(train.digests) if d not in known] if train is not None
                     else [], dtype=int)
     picked = [i for label,n in zip(*np.unique(gen.labels, return_counts=True))
               for i in rng.permutation(pool[train.labels[pool] == label] if len(pool)
                                        else pool)[:n]]
-    if len(picked) > 1: stand,rest,how = train.subset(sorted(picked)),ref,'training recordings against the same reference'
+    if len(picked) > 1:
+        stand,rest,how = (train.subset(sorted(picked)),ref,
+                          'training recordings against the same reference')
     else:
         order = np.argsort(ref.labels, kind='stable')
-        stand,rest,how = ref.subset(order[::2]),ref.subset(order[1::2]),'one half of the reference against the other'
+        stand,rest,how = (ref.subset(order[::2]),ref.subset(order[1::2]),
+                          'one half of the reference against the other')
     everyone = torch.arange(len(stand))
     scores = {m: f(everyone) for m,f in _measures(stand, rest, None, None, k).items()}
     if probe: scores['accuracy'] = probe.accuracy
     if train is not None and len(train) > 1:
         fresh = [i for i,d in enumerate(ref.digests) if d not in set(train.digests)]
-        if fresh: scores['copies'] = float(nearest_clips(ref.clips[fresh],
-                                                         train.clips).copies.double().mean())
+        if fresh:
+            scores['copies'] = float(nearest_clips(ref.clips[fresh],
+                                                   train.clips).copies.double().mean())
     return dict(how=how, clips=len(stand), scores=scores)
 
 # %% ../nbs/12_evaluation.ipynb #6b0dca3d
@@ -692,14 +690,15 @@ class Evaluation:
 
     def _repr_html_(self):
         notes = ''.join(f'<li>{escape(n)}</li>' for n in self.record['notes'])
-        return self.summary().to_html() + self.wide().T.to_html() + (f'<ul>{notes}</ul>' if notes
-            else '')
+        return (self.summary().to_html() + self.wide().T.to_html()
+                + (f'<ul>{notes}</ul>' if notes else ''))
 
     def in_words(self)->list: # one sentence for each row of `summary`, then the notes
         "The summary for a terminal"
         rows = self.summary()
         pad = max(map(len, rows.index))
-        beside = lambda r: f'recordings {r.recordings}; {r.better} is better' if r.recordings else f'{r.better} is better'
+        beside = (lambda r: f'recordings {r.recordings}; {r.better} is better' if r.recordings
+                  else f'{r.better} is better')
         said = [f"{q:{pad}}  {r.generated:>6}  {r.says} ({beside(r)})" for q,r in rows.iterrows()]
         return said + [f'note: {n}' for n in self.record['notes']]
 
@@ -714,8 +713,7 @@ SUMMARY = dict( # what people ask first: measure, how it is written, why it may 
 @patch
 # one row a question: says, generated, recordings, better
 def summary(self:Evaluation)->pd.DataFrame:
-    """Five numbers, each beside what recordings score; of pairs the distances, where a perfect
-    copy scores 0"""
+    "Five numbers beside what recordings score; of pairs the distances, 0 for a perfect copy"
     paired,rows = self.record['mode'] == 'paired',{}
     asked = {m: (m, '{:.3g}', '') for m in self.table.measure.unique()} if paired else SUMMARY
     real = {} if paired else self.record['recordings']['scores']
@@ -732,8 +730,8 @@ def summary(self:Evaluation)->pd.DataFrame:
 def wide(self:Evaluation)->pd.DataFrame: # of text
     "One row a label, one column a measure, each with its interval"
     t = self.table
-    text = [f'{v:.3g}' + (f' [{l:.3g}, {h:.3g}]' if h - l > 0 else '') for v,l,
-            h in zip(t.value, t.low, t.high)]
+    text = [f'{v:.3g}' + (f' [{l:.3g}, {h:.3g}]' if h - l > 0 else '')
+            for v,l,h in zip(t.value, t.low, t.high)]
     wide = t.assign(text=text).pivot(index='label', columns='measure', values='text').fillna('')
     order = sorted(wide.index, key=lambda l: (l != 'all', l))
     return wide.loc[order, [m for m in MEASURES if m in wide]]
@@ -743,8 +741,7 @@ def wide(self:Evaluation)->pd.DataFrame: # of text
 def save(self:Evaluation,
     folder, # is made; files of the same names are replaced
 )->Path: # the folder
-    """Write scores.csv, evaluation.json and, where there was a training set, nearest.csv: all or
-    none"""
+    "Write scores.csv, evaluation.json and, with a training set, nearest.csv: all or none"
     with atomic_folder(Path(folder), merge=True) as work:
         self.table.to_csv(work/'scores.csv', index=False)
         if self.nearest is not None: self.nearest.to_csv(work/'nearest.csv', index=False)
@@ -765,8 +762,8 @@ def _rows(groups, times, seed):
 
 def _unpaired(emb, ref, train, probe, k, times, seed):
     "Rows, nearest clips and confusion of two sets"
-    near,groups = (nearest_clips(emb.clips, train.clips) if train is not None and len(train) > 1
-                   else None),[]
+    known = train is not None and len(train) > 1
+    near,groups = nearest_clips(emb.clips, train.clips) if known else None,[]
     labels = ['all', *sorted(set(emb.labels) & set(ref.labels))]
     for label in labels if len(labels) > 2 else labels[:1]:
         own = np.ones(len(emb), bool) if label == 'all' else emb.labels == label
@@ -776,16 +773,16 @@ def _unpaired(emb, ref, train, probe, k, times, seed):
         if label == 'all' and len(e) >= 16:
             line = frechet_infinity(e, r.frames, 8, draws=max(times // 10, 2), seed=seed)
             found['frechet_inf'] = Interval(line.value, line.low, line.high)
-        elif label != 'all': found = {m: f for m,
-                                      f in found.items() if m not in ('inception', 'mis', 'am')}
+        elif label != 'all':
+            found = {m: f for m,f in found.items() if m not in ('inception', 'mis', 'am')}
         groups.append((label, len(e), len(r), found))
     table = pd.DataFrame(_rows(groups, times, seed))
     if near is not None:
         near = pd.DataFrame(dict(generated=range(len(emb)), train=near.index,
                                  distance=near.distance, copy=near.copies))
-        near = near.sort_values('distance', kind='stable').assign(name=lambda d: [emb.names[i]
-            for i in d.generated],
-                                                                 train_name=lambda d: [train.names[i] for i in d.train])
+        near = near.sort_values('distance', kind='stable')
+        near['name'] = [emb.names[i] for i in near.generated]
+        near['train_name'] = [train.names[i] for i in near.train]
     if probe is None: return table,near,None
     heard = [probe.labels[j] for j in probe.logits(emb.clips).argmax(1)]
     confusion = pd.crosstab(pd.Series(emb.labels, name='label'), pd.Series(heard, name='heard as'))
@@ -796,12 +793,12 @@ def _paired(gen_clips, emb, ref_clips, ref, probe, rate, times, seed):
     key = lambda name: re.sub(r'(_mel)?(_sample_\d+)?$', '', str(Path(name).with_suffix('')))
     at,found = pair_clips(emb.names, ref.names, key),[]
     for i,j in enumerate(at):
-        x,y = (resample(c.read(e.rows[k])[0], c.read(e.rows[k])[1], rate) for c,e,
-               k in ((gen_clips, emb, i), (ref_clips, ref, j)))
+        x,y = (resample(c.read(e.rows[k])[0], c.read(e.rows[k])[1], rate)
+               for c,e,k in ((gen_clips, emb, i), (ref_clips, ref, j)))
         found.append(reconstruction_distances(x, y, rate))
     columns = {n: torch.tensor([f[c] for f in found]) for c,n in enumerate(Reconstruction._fields)}
-    if probe: columns['mkl'] = mean_kl(probe.logits(emb.clips), probe.logits(ref.clips[at]),
-                                       reduce=False)
+    if probe:
+        columns['mkl'] = mean_kl(probe.logits(emb.clips), probe.logits(ref.clips[at]), reduce=False)
     labels,groups = np.array([ref.labels[j] for j in at]),[]
     for label in ['all', *sorted(set(labels))] if len(set(labels)) > 1 else ['all']:
         own = torch.from_numpy((labels == label) | (label == 'all'))
@@ -813,10 +810,13 @@ def _paired(gen_clips, emb, ref_clips, ref, probe, rate, times, seed):
 def evaluate(
     generated, # folder, csv, `ClipTable`, `Sounds`: clips of a model
     reference, # the same: real clips that the model has not seen
-    train=None, # the same: real clips that the model was trained on; for the probe and to find copies
+    # the same: real clips that the model was trained on; for the probe and to find copies
+    train=None,
     paired:bool=False, # each generated clip is a take of the reference clip of the same name
     embedder='auto', # see `find_embedder`
-    sample_rate:int=None, # Hz at which all are compared; by default the lowest rate in both sets, but for a stray clip in twenty
+    # Hz at which all are compared; by default the lowest rate in both sets, but for a stray clip in
+    # twenty
+    sample_rate:int=None,
     out=None, # folder for scores.csv and evaluation.json; `reports.save_report` adds the page
     k:int=5, # neighbours for density and coverage
     times:int=100, # bootstrap resamplings; 0 leaves the intervals out
@@ -829,29 +829,41 @@ def evaluate(
 )->Evaluation:
     "Judge generated clips; raises when there are none, or in paired mode when a partner is missing"
     began,embedder = time.time(),find_embedder(embedder, device)
-    sources = {n: Clips(s) for n,s in (('generated', generated), ('reference', reference), ('train', train)) if s is not None}
+    sources = {n: Clips(s)
+               for n,s in (('generated', generated), ('reference', reference), ('train', train))
+               if s is not None}
     if sample_rate is None: sample_rate = min(_rate(c) for n,c in sources.items() if n != 'train')
     band = sample_rate if sample_rate < embedder.sample_rate else None
-    emb = {n: embed_clips(c, embedder, cache, band, n_jobs, strict, sound_faults, progress) for n,c in sources.items()}
+    emb = {n: embed_clips(c, embedder, cache, band, n_jobs, strict, sound_faults, progress)
+           for n,c in sources.items()}
     g,r,t = (emb.get(n) for n in ('generated', 'reference', 'train'))
     probe = fit_probe(t, r, seed) if t is not None else fit_probe(r, seed=seed)
     near = confusion = real = None
-    if paired: table = _paired(sources['generated'], g, sources['reference'], r, probe, sample_rate, times, seed)
+    if paired:
+        table = _paired(sources['generated'], g, sources['reference'], r, probe, sample_rate,
+                        times, seed)
     else: table,near,confusion = _unpaired(g, r, t, probe, k, times, seed)
     if not paired: real = _recordings(g, r, t, probe, k, seed)
     notes = [] if paired else _doubts(g, r, g.frames.shape[1], sample_rate)
     for n in notes: warnings.warn(n)
-    record = dict(mode='paired' if paired else 'unpaired', embedder=dict(name=embedder.name, hash=embedder.hash,
-        source=embedder.source, sample_rate=embedder.sample_rate, peak_normalised=embedder.peak), compared_at=sample_rate,
-        resampler='torchaudio.functional.resample, windowed sinc, width 6, rolloff 0.99', seed=seed, resamplings=times, neighbours=k,
-        sets={n: dict(source=sources[n].source, clips=len(e), vectors=len(e.frames), hash=e.hash, skipped=e.skipped,
-        rates=sorted(e.facts.rate.unique().tolist()), seconds=float(e.facts.seconds.sum())) for n,e in emb.items()},
-        probe_accuracy_on_real=probe and probe.accuracy, recordings=real, notes=notes, versions=_versions())
+    record = dict(mode='paired' if paired else 'unpaired',
+                  embedder=dict(name=embedder.name, hash=embedder.hash,
+        source=embedder.source, sample_rate=embedder.sample_rate, peak_normalised=embedder.peak),
+        compared_at=sample_rate,
+        resampler='torchaudio.functional.resample, windowed sinc, width 6, rolloff 0.99', seed=seed,
+        resamplings=times, neighbours=k,
+        sets={n: dict(source=sources[n].source, clips=len(e), vectors=len(e.frames), hash=e.hash,
+                      skipped=e.skipped,
+        rates=sorted(e.facts.rate.unique().tolist()), seconds=float(e.facts.seconds.sum()))
+        for n,e in emb.items()},
+        probe_accuracy_on_real=probe and probe.accuracy, recordings=real, notes=notes,
+        versions=_versions())
     result = Evaluation(table, record, {n: (sources[n], emb[n]) for n in emb}, near, confusion)
     record['seconds'] = round(time.time() - began, 1)
     if out is not None: result.save(out)
     return result
 
+# %% ../nbs/12_evaluation.ipynb #fe156b92
 def _rate(clips):
     "The lowest sample rate among all clips but one in twenty, from their headers"
     if clips.sounds: return clips.sounds.sample_rate
@@ -874,8 +886,8 @@ def dcase_scores(
     if not files: raise FileNotFoundError(f"{reference}: holds no CLASS/gt_embedding.pkl")
     emb = embed_clips(generated, embedder, cache, n_jobs=n_jobs)
     facts = emb.facts
-    odd = ((facts.seconds
-            * facts.rate).round() != 88200) | (facts.rate != 22050) | (facts.channels != 1)
+    odd = (((facts.seconds * facts.rate).round() != 88200) | (facts.rate != 22050)
+           | (facts.channels != 1))
     told = 'clips are not 88,200 mono samples at 22,050 Hz: the challenge refuses them'
     if odd.any(): warnings.warn(f"{odd.sum()} of {len(emb)} {told}")
     rows = []
@@ -945,13 +957,13 @@ class ShapedNoise(Generator):
                               return_complex=True).abs().square().mean((0, 2))
             self.spectrum[k] = (spec / spec.mean().clamp_min(1e-12)).sqrt()
             self.curve[k] = x[:, :n // c.steps * c.steps].view(len(x), c.steps,
-                -1).square().mean((0, 2)).sqrt()
+                                                               -1).square().mean((0, 2)).sqrt()
         return self
 
     def _sample(self, cond, n, seeds, seconds=None):
         "(n, 1, t)"
-        t,f,at = round((seconds or self.config.seconds)
-                       * self.config.sample_rate),self.config.n_fft,self.spectrum.device
+        t,f,at = (round((seconds or self.config.seconds) * self.config.sample_rate),
+                  self.config.n_fft,self.spectrum.device)
         window,weights = torch.hann_window(f, device=at),cond.class_shares(len(self.labels)).to(at)
         noise = torch.stft(ItemNoise(seeds, at).randn(t + f), f, window=window, return_complex=True)
         x = torch.istft(noise * (weights @ self.spectrum)[..., None], f, window=window, length=t)
@@ -994,8 +1006,7 @@ def _processor_seconds():
     return sum(os.times()[:4])
 
 def _folder_names(names):
-    """name -> a name for its folder: distinct, and never a way out of the folder above, whatever a
-    label is called"""
+    "name -> a name for its folder: distinct, and never a way out of the folder above"
     made = {}
     for name in map(str, names):
         safe = re.sub(r'[^\w .+#-]', '_', name).strip(' .')[:60]
@@ -1021,8 +1032,7 @@ def _family(what):
 
 # %% ../nbs/12_evaluation.ipynb #1523480c
 class _Entry(NamedTuple):
-    """A competitor: its model, its training seconds, how it came about, and whether it is there at
-    all"""
+    "A competitor: its model, its training seconds, how it came about, whether it is there at all"
     model:Any
     seconds:float
     status:str
@@ -1032,8 +1042,8 @@ def _competitor(what, train, folder, overrides, device, say):
     "Load a model, or train it"
     stamp = (Path(what) if isinstance(what, (str, Path)) else folder)/'trained_in.json'
     known = json.loads(stamp.read_text())['seconds'] if stamp.exists() else math.nan
-    if isinstance(what, (str, Path)): return _Entry(Generator.from_pretrained(what, device), known,
-                                                    'loaded')
+    if isinstance(what, (str, Path)):
+        return _Entry(Generator.from_pretrained(what, device), known, 'loaded')
     if stamp.exists(): return _Entry(Generator.from_pretrained(folder, device), known, 'loaded')
     recipe,why = _family(what)
     if recipe is None: return _Entry(None, math.nan, why, True)
@@ -1045,10 +1055,8 @@ def _competitor(what, train, folder, overrides, device, say):
     except (TrainingError, CheckpointError, ValueError, OSError) as e:
         return _Entry(None, math.nan, f'training failed: {e}'.replace(f'{train.root}/', ''))
     if not isinstance(model, Generator):
-        return _Entry(None,
-                      math.nan,
-                      f'recipe {what[1]} makes a {type(model).__name__}, which is no generator',
-                      True)
+        return _Entry(None, math.nan, f'recipe {what[1]} makes a {type(model).__name__}, which is '
+                                      'no generator', True)
     # of a run that was taken up again only a part is known
     spent = math.nan if begun else _processor_seconds() - began
     write_text(stamp, json.dumps(dict(seconds=spent)))
@@ -1081,9 +1089,11 @@ def leaderboard(
     train:ClipTable, # clips to train on
     reference:ClipTable, # held-out clips to judge against, of the same labels
     out, # folder: a subfolder for each family, leaderboard.csv and leaderboard.json
-    families:dict=None, # name -> (module, recipe preset), or the folder of a trained model; by default `FAMILIES`
+    # name -> (module, recipe preset), or the folder of a trained model; by default `FAMILIES`
+    families:dict=None,
     n:int=10, # clips of each label
-    seconds:float=4., # length of each clip; longer recordings are judged by their first so many seconds
+    # length of each clip; longer recordings are judged by their first so many seconds
+    seconds:float=4.,
     seed:int=0, # of the samples
     overrides:dict=None, # recipe fields to change where a recipe has them, such as dict(steps=200)
     device='cpu', # where models train and sample
@@ -1097,11 +1107,13 @@ def leaderboard(
     out,records,began = Path(out),{},time.time()
     seen,held = _cut(train, seconds),_cut(reference, seconds)
     def say(name, what):
-        if progress: print(f'{time.time() - began:6.0f} s  {name}: {what}', file=sys.stderr, flush=True)
+        if progress:
+            print(f'{time.time() - began:6.0f} s  {name}: {what}', file=sys.stderr, flush=True)
     def judge(clips, against):
         result = evaluate(clips, against, train=seen, seed=seed, progress=progress, **options)
         records[row['family']] = result.record
-        return {m: result[m].value for m in LEADERBOARD} | {f'{m}_interval': tuple(result[m][1:]) for m in LEADERBOARD}
+        return ({m: result[m].value for m in LEADERBOARD}
+                | {f'{m}_interval': tuple(result[m][1:]) for m in LEADERBOARD})
     row = dict(family='held-out recordings', status='real', absent=False, folder='')
     say(row['family'], 'judging')
     rows = [row | judge(held.subset(range(0, len(held), 2)), held.subset(range(1, len(held), 2)))]
@@ -1115,10 +1127,12 @@ def leaderboard(
             if model is not None:
                 row['parameters'] = sum(p.numel() for p in model.parameters())
                 say(name, 'sampling')
-                row['seconds_per_clip'] = _sample_for(model, held.labels, n, seconds, seed, out/names[name]/'samples')
+                row['seconds_per_clip'] = _sample_for(model, held.labels, n, seconds, seed,
+                                                      out/names[name]/'samples')
                 say(name, 'judging')
                 row |= judge(open_dataset(out/names[name]/'samples/clips.csv'), held)
-        except (SamplingError, CheckpointError, ValueError) as e: row |= dict(status=f'failed: {e}', absent=False)
+        except (SamplingError, CheckpointError, ValueError) as e:
+            row |= dict(status=f'failed: {e}', absent=False)
         rows.append(row)
     table = pd.DataFrame(rows)
     with atomic_folder(out, merge=True) as work:
@@ -1126,10 +1140,13 @@ def leaderboard(
         (work/'leaderboard.json').write_text(json.dumps(records, indent=1, default=str) + '\n')
     return table
 
+# %% ../nbs/12_evaluation.ipynb #29b3c536
 def _check_folder(name, what):
     "Raise before anything is trained if the folder of a trained model is none"
-    if isinstance(what, (str, Path)) and not any((Path(what)/f).is_file() for f in ('config.json', 'pipeline.json')):
-        raise ValueError(f"{what}: holds no trained model for {name!r}. Give a folder that `train` wrote.")
+    if (isinstance(what, (str, Path))
+        and not any((Path(what)/f).is_file() for f in ('config.json', 'pipeline.json'))):
+        raise ValueError(f"{what}: holds no trained model for {name!r}. Give a folder that `train` "
+                         "wrote.")
 
 # %% ../nbs/12_evaluation.ipynb #72da6294
 def draw_leaderboard(
@@ -1150,10 +1167,10 @@ def draw_leaderboard(
         ax.annotate(r['family'].replace('_', ' '), (x, y), xytext=(5, 4),
                     textcoords='offset points', fontsize=8)
     real = table[table.status == 'real']
-    if len(real): ax.axhline(real[measure].iloc[0], color='grey', ls='--',
-                             label='held-out recordings')
-    ax.set(xscale='log', xlabel=AGAINST[against],
-           ylabel=f'{measure} ({MEASURES[measure].better} is better)')
+    if len(real):
+        ax.axhline(real[measure].iloc[0], color='grey', ls='--', label='held-out recordings')
+    ax.set(xscale='log', xlabel=AGAINST[against], ylabel=f'{measure} ({MEASURES[measure].better} '
+                                                         'is better)')
     ax.margins(x=.25)
     if len(real): ax.legend(fontsize=8)
     return ax
@@ -1163,8 +1180,7 @@ def leaderboard_table(
     table:pd.DataFrame, # from `leaderboard`
     absent:bool=False, # with the families that are not there, which say why
 )->pd.DataFrame: # of strings
-    """For readers: a value with its interval in one field, times in processor seconds, parameters
-    in millions"""
+    "For readers: values with intervals, times in processor seconds, parameters in millions"
     show = lambda v, f: '' if pd.isna(v) else f.format(v)
     rows = []
     for r in table.to_dict('records'):

@@ -20,8 +20,7 @@ from torch import nn, Tensor
 
 # %% ../nbs/files.ipynb #3e08fad5
 class CheckpointError(RuntimeError):
-    """A checkpoint or a model folder cannot be read or written; the message names the file and the
-    remedy"""
+    "A checkpoint or model folder cannot be read or written; names the file and the remedy"
 
 # %% ../nbs/files.ipynb #dd23b3e3
 def _sync(path):
@@ -60,10 +59,10 @@ def atomic_folder(
     folder:Path, # what shall appear, or be renewed, in one go
     merge:bool=False, # replace only the files written, keep the others of an existing folder
 ):
-    """Yields a temporary folder beside `folder`; it takes the place of `folder` when the block
-    ends without an error"""
+    "Yields a temporary folder that takes the place of `folder` when the block ends well"
     folder = Path(folder)
-    work, old = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp'), folder.with_name(f'.{folder.name}.old.tmp')
+    work, old = (folder.with_name(f'.{folder.name}.{os.getpid()}.tmp'),
+                 folder.with_name(f'.{folder.name}.old.tmp'))
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -79,8 +78,7 @@ def atomic_folder(
     except (OSError, SafetensorError) as e:
         if old.exists() and not folder.exists(): os.replace(old, folder)
         raise CheckpointError(f"{folder}: could not be written ({e}). Free some space or choose "
-                              f"another folder; "
-                              "what was saved before is untouched.") from e
+                              "another folder; what was saved before is untouched.") from e
     finally: shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/files.ipynb #9aeb5112
@@ -93,7 +91,7 @@ def read_safetensors(
     try: return load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
         raise CheckpointError(f"{path}: damaged or cut ({e}). Copy it again, or use an earlier "
-                              f"checkpoint.") from None
+                              "checkpoint.") from None
 
 # %% ../nbs/files.ipynb #6e13335c
 def read_json(
@@ -105,7 +103,7 @@ def read_json(
     try: return json.loads(Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as e:
         raise CheckpointError(f"{path}: damaged or cut ({e}). Copy it again, or use an earlier "
-                              f"checkpoint.") from None
+                              "checkpoint.") from None
 
 # %% ../nbs/files.ipynb #43b9139c
 def write_safetensors(
@@ -150,8 +148,8 @@ def load_strict(
     kinds = [f'{k} {state[k].dtype}' for k in own.keys() & state.keys()
              if own[k].is_floating_point() != state[k].is_floating_point()]
     problems = [f'{what}: {", ".join(names)}' for what, names in
-                [('missing', missing), ('surplus', surplus), ('other shape', sorted(shapes)),
-                 ('other kind', sorted(kinds))] if names]
+                [('missing', missing), ('surplus', surplus),
+                 ('other shape', sorted(shapes)), ('other kind', sorted(kinds))] if names]
     if problems:
         raise CheckpointError(f"{where}: does not fit {type(model).__name__}; "
                               f"{'; '.join(problems)}.")
@@ -169,29 +167,28 @@ _PLAIN = [argparse.Namespace, np.dtype, np.ndarray,
 def read_published(
     source, # file (.safetensors, or anything torch.save wrote), or what it holds
 ) -> dict: # what it holds; the entries of a list by their numbers
-    """The content of a published file, without running code from it; what cannot be read so is a
-    `CheckpointError`"""
+    "The content of a published file, without running its code; otherwise a `CheckpointError`"
     if isinstance(source, dict): return source
     path = Path(source)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Give the file that the original project "
-                              f"wrote.")
+                              "wrote.")
     if path.suffix == '.safetensors': return read_safetensors(path)
     try:
-        with torch.serialization.safe_globals(_PLAIN): held = torch.load(path, map_location='cpu',
-            weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN):
+            held = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(f"{path}: holds pickled code, which is not run, or is no checkpoint "
                               f"({str(e).splitlines()[0][:160]}). Have its owner save the state "
-                              f"dict alone.") from None
+                              "dict alone.") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError,
             zipfile.BadZipFile) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0][:160]
         raise CheckpointError(f"{path}: damaged or cut ({why}). Download it again.") from None
     if isinstance(held, (list, tuple)): held = dict(enumerate(held))
     if isinstance(held, dict): return held
-    raise CheckpointError(f"{path}: holds a {type(held).__name__}, not a table of weights. Is "
-                          f"this the right file?")
+    raise CheckpointError(f"{path}: holds a {type(held).__name__}, not a table of weights. Is this "
+                          "the right file?")
 
 # %% ../nbs/files.ipynb #517e658e
 def published_weights(
@@ -205,8 +202,8 @@ def published_weights(
     for name in parts:
         if isinstance(state.get(name), dict): state = state[name]
     # flags
-    state = {k: v for k,
-             v in state.items() if not isinstance(v, (bool, int, float, str, type(None)))}
+    state = {k: v for k, v in state.items()
+             if not isinstance(v, (bool, int, float, str, type(None)))}
     bad = [k for k, v in state.items() if not torch.is_tensor(v)] or ([] if state else ['nothing'])
     if bad:
         raise CheckpointError(f"{where}: no weights under {' or '.join(parts) or 'the top'}; found "

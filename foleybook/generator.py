@@ -23,7 +23,8 @@ from torch import nn, Tensor
 
 # %% ../nbs/generator.ipynb #91db3b7a
 from . import __version__
-from .audio_features import SamplingError, Sounds, fit_length, read_audio, resample, unclipped
+from .audio_features import (SamplingError, Sounds, fit_length, read_audio, resample,
+                                      unclipped)
 from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json,
                              read_safetensors,
                              write_safetensors)
@@ -83,8 +84,7 @@ def preserve_rng(
 
 # %% ../nbs/generator.ipynb #87a5cc86
 class ItemNoise:
-    """One generator per item, so that item k of seed s is the same alone, in a batch of 8, and on
-    any device"""
+    "One generator per item: item k of seed s is the same alone, in a batch, on any device"
     def __init__(self,
         seeds:list, # one number per item, n of them
         device='cpu', # where the drawn tensors go
@@ -112,8 +112,7 @@ class ItemNoise:
 _FIELDS = dict(label=1, shares=2, features=3, text=3)   # name -> number of axes
 
 class Conditions:
-    """What n sounds are asked by: any of classes, shares of classes, features, text, control
-    tracks, or nothing"""
+    "What n sounds are asked by: classes, their shares, features, text, control tracks, or nothing"
     def __init__(self,
         n:int|None=None, # number of sounds; None: as the fields have it
         label=None, # class numbers, (n,) int64; -1: no class
@@ -128,17 +127,17 @@ class Conditions:
         control_rate:float|None=None,
     ):
         given = dict(label=label, shares=shares, features=features, text=text)
-        self.fields = {k: _field(k, v, d) for (k, d),
-                       v in zip(_FIELDS.items(), given.values()) if v is not None}
-        self.fields |= {f'controls.{k}': _field(f'controls.{k}', v, 2) for k,
-                        v in (controls or {}).items()}
+        self.fields = {k: _field(k, v, d) for (k, d), v in zip(_FIELDS.items(), given.values())
+                       if v is not None}
+        self.fields |= {f'controls.{k}': _field(f'controls.{k}', v, 2)
+                        for k, v in (controls or {}).items()}
         self.feature_rate, self.control_rate = feature_rate, control_rate
-        sizes = {k: len(v) for k,
-                 v in self.fields.items()} | ({} if names is None else dict(names=len(names)))
+        sizes = ({k: len(v) for k, v in self.fields.items()}
+                 | ({} if names is None else dict(names=len(names))))
         n = next(iter(sizes.values()), 0) if n is None else n
         if wrong := {k: s for k, s in sizes.items() if s != n}:
             raise ValueError(f"conditions for {n} sounds, but {wrong} rows. Give one row for each "
-                             f"sound.")
+                             "sound.")
         self.n, self.names = n, [''] * n if names is None else [str(s) for s in names]
 
     def __len__(self): return self.n
@@ -155,8 +154,7 @@ def _field(name, value, axes):
     if name == 'text' and x.ndim == 2: x = x.unsqueeze(1)
     if x.ndim == axes and torch.isfinite(x).all(): return x
     raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give finite numbers with "
-                     f"{axes} axes, "
-                     "the first one for the sounds.")
+                     f"{axes} axes, the first one for the sounds.")
 
 # %% ../nbs/generator.ipynb #c387e8b9
 @patch(as_prop=True)
@@ -203,8 +201,7 @@ def null(self:Conditions) -> Conditions:
 def drop(self:Conditions,
     mask:Tensor, # bool, (n,)
 ) -> Conditions:
-    """Where the mask is set nothing is asked: label -1, everything else 0 (condition dropout, Ho
-    and Salimans 2022)"""
+    "Ask nothing where the mask is set: label -1, all else 0 (Ho and Salimans 2022)"
     gone = lambda v: mask.to(v.device).view(-1, *[1] * (v.ndim - 1))
     fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0) for k, v in self.fields.items()}
     return _like(self, self.n, self.names, fields)
@@ -225,7 +222,7 @@ def cat(cls:Conditions,
 ) -> Conditions:
     "One after the other"
     if len({tuple(sorted(p.fields)) for p in parts}) > 1:
-        raise ValueError(f"cannot join conditions of different kinds: "
+        raise ValueError("cannot join conditions of different kinds: "
                          f"{', '.join(map(repr, parts))}.")
     fields = {k: torch.cat([p.fields[k] for p in parts]) for k in parts[0].fields}
     return _like(parts[0], sum(map(len, parts)), sum((p.names for p in parts), []), fields)
@@ -253,7 +250,8 @@ def of(cls:Conditions,
     "Conditions again"
     rates = {k: float(v) for k, v in tensors.items() if k.endswith('_rate')}
     fields = {k: v for k, v in tensors.items() if k not in rates}
-    n = n if n is not None else len(names) if names is not None else len(next(iter(fields.values())))
+    n = (n if n is not None else len(names) if names is not None
+         else len(next(iter(fields.values()))))
     new = cls(n, names=names, **rates)
     new.fields = fields
     return new
@@ -267,8 +265,8 @@ def class_numbers(
     "The classes asked for, for models that know classes only"
     label = cond.label if isinstance(cond, Conditions) else cond
     if label is None: return torch.full((n,), none)
-    return torch.where(label < 0, none, label) if isinstance(cond,
-        Conditions) else torch.as_tensor(label).long()
+    return (torch.where(label < 0, none, label) if isinstance(cond, Conditions)
+            else torch.as_tensor(label).long())
 
 # %% ../nbs/generator.ipynb #201ccbb9
 class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook',
@@ -306,8 +304,7 @@ def save_pretrained(self:Pretrained,
     card:dict|None=None, # data, licence, metrics, limits, steps ... for the model card
     **hub, # what `push_to_hub` passes on; not needed
 ) -> Path:
-    """Write config, weights and model card; a folder that cannot be written leaves the earlier one
-    as it was"""
+    "Write config, weights and model card; where that fails, the earlier folder stays as it was"
     self.card = {**self.card, **(card or {})}
     config = dict(format=1, foleybook=__version__, module=type(self).__module__,
                   model=type(self).__name__,
@@ -328,18 +325,19 @@ def model_card(self:Pretrained) -> str: # markdown
     name, size = type(self).__name__, sum(p.numel() for p in self.parameters())
     told = {k: v for k, v in self.card.items() if k not in ('metrics', 'licence')}
     simple = self.licence.replace('-', '').replace('.', '').isalnum()
-    lines = ['---', f"license: {self.licence.lower() if simple else 'other'}",
-             'library_name: foleybook',
-             'tags: [audio, foley]', '---', f'# {name}', '',
-             f'{size:,} parameters, config {self.config_hash}.', '',
+    lines = ['---', f"license: {self.licence.lower() if simple else 'other'}", 'library_name: '
+                                                                               'foleybook',
+             'tags: [audio, foley]', '---', f'# {name}', '', f'{size:,} parameters, config '
+                                                             f'{self.config_hash}.', '',
              f'- **licence**: {self.licence}',
              *(f'- **{key}**: {value}' for key, value in told.items())]
-    numbers = {k: f'{v:.4g}' if isinstance(v, float) else v for k,
-               v in self.card.get('metrics', {}).items()}
-    if numbers: lines += ['', '| metric | value |', '|---|---|',
-                          *(f'| {k} | {v} |' for k, v in numbers.items())]
-    lines += ['', '```python', 'import foleybook as fb', "model = fb.load('this folder')", '```',
-              '']
+    numbers = {k: f'{v:.4g}' if isinstance(v, float) else v
+               for k, v in self.card.get('metrics', {}).items()}
+    if numbers:
+        lines += ['', '| metric | value |', '|---|---|',
+                  *(f'| {k} | {v} |' for k, v in numbers.items())]
+    lines += ['', '```python', 'import foleybook as fb', "model = fb.load('this folder')",
+              '```', '']
     return '\n'.join(lines)
 
 # %% ../nbs/generator.ipynb #a8ee1e8d
@@ -349,15 +347,16 @@ def _folder(where, hub=False, **options):
     if name == str(where) and not hub:
         if Path(where).is_dir(): return Path(where)
         raise CheckpointError(f"{where}: no such folder. Give what save_pretrained wrote, or "
-                              f"hf://OWNER/NAME for a model on the hub.")
+                              "hf://OWNER/NAME for a model on the hub.")
     if name.count('/') != 1:
         raise CheckpointError(f"{where}: no name of a hub repository. Write hf://OWNER/NAME.")
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(name, allow_patterns=['*.json', '*.safetensors', '*.md'],
-                                       **options))
+    try:
+        return Path(snapshot_download(name, allow_patterns=['*.json', '*.safetensors', '*.md'],
+                                      **options))
     except (OSError, ValueError) as e:
-        raise CheckpointError(f"{where}: the hub gave nothing ({type(e).__name__}: {e}). Check "
-                              f"the name and the network.") from None
+        raise CheckpointError(f"{where}: the hub gave nothing ({type(e).__name__}: {e}). Check the "
+                              "name and the network.") from None
 
 # %% ../nbs/generator.ipynb #27a3e714
 def model_class(
@@ -371,7 +370,7 @@ def model_class(
     found = getattr(sys.modules.get(module), name, None)
     if isinstance(found, type) and issubclass(found, Pretrained): return found
     raise CheckpointError(f"{where}: {module}.{name} is no model known here. Import the module "
-                          f"that defines it first.")
+                          "that defines it first.")
 
 # %% ../nbs/generator.ipynb #d13e3c41
 def _load_weights(model, file, own=None):
@@ -379,8 +378,8 @@ def _load_weights(model, file, own=None):
     state = read_safetensors(file)
     load_strict(model, state, file, own)
     if bad := [k for k, v in state.items() if not torch.isfinite(v).all()]:
-        raise CheckpointError(f"{file}: {bad[0]} holds NaN or infinity. Use an earlier "
-                              f"checkpoint, or train again.")
+        raise CheckpointError(f"{file}: {bad[0]} holds NaN or infinity. Use an earlier checkpoint, "
+                              "or train again.")
     return model
 
 @patch(cls_method=True)
@@ -448,13 +447,13 @@ _RULES = dict(seconds=(lambda v: v > 0, 'a length in seconds above 0'),
 # %% ../nbs/generator.ipynb #d065066e
 def _check(name, value, ok, allowed):
     "Raise unless the value is a finite number that is allowed"
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value,
-        bool)
+    number = (isinstance(value, (int, float, np.integer, np.floating))
+              and not isinstance(value, bool))
     if not (number and math.isfinite(value) and ok(value)):
         raise ValueError(f"{name}={value!r} is not allowed. Give {allowed}.")
 
-def _same(value, default): return value is default or (isinstance(value, (int, float, bool))
-                                                       and value == default)
+def _same(value, default):
+    return value is default or (isinstance(value, (int, float, bool)) and value == default)
 
 # %% ../nbs/generator.ipynb #ea1d68b6
 @patch
@@ -477,15 +476,14 @@ def check_arguments(self:Generator,
             raise ValueError(f"{type(self).__name__} cannot honour {name}={value!r}. It honours "
                              f"{known}.")
         if name in _RULES and value is not None: _check(name, value, *_RULES[name])
-    if args['loop'] not in (True,
-                            False):
+    if args['loop'] not in (True, False):
         raise ValueError(f"loop={args['loop']!r} is not allowed. Give True or False.")
     for name in ('strength', 'mask'):
         if args['init'] is None and args[name] is not None:
             raise ValueError(f"{name} needs init. Give a sound.")
     usual = {k: v for k, v in self.defaults.items() if args.get(k) is None and k in self.honours}
-    return {k: int(v) if k in ('steps', 'top_k') and v is not None else v for k,
-            v in (args | usual).items()}
+    return {k: int(v) if k in ('steps', 'top_k') and v is not None else v
+            for k, v in (args | usual).items()}
 
 # %% ../nbs/generator.ipynb #f63973d6
 @patch
@@ -497,8 +495,8 @@ def class_number(self:Generator,
         if c not in self.labels:
             raise ValueError(f"cond={c!r} is no label of this model. {near(c, self.labels)}")
         return self.labels.index(c)
-    if isinstance(c, bool) or not isinstance(c, (int, np.integer,
-                                                 Tensor)) or not 0 <= int(c) < len(self.labels):
+    if (isinstance(c, bool) or not isinstance(c, (int, np.integer, Tensor))
+        or not 0 <= int(c) < len(self.labels)):
         raise ValueError(f"cond={c!r} is not allowed. Give a label or its number, 0 to "
                          f"{len(self.labels)-1}.")
     return int(c)
@@ -529,7 +527,7 @@ def encode_text(self:Generator,
 ) -> Tensor: # (n, l, d)
     "How a family that is asked by text reads it; those that do override this"
     raise ValueError(f"{type(self).__name__} reads no sentences. Give encoded text, a tensor (n, "
-                     f"l, d).")
+                     "l, d).")
 
 # %% ../nbs/generator.ipynb #57c0d994
 @patch
@@ -543,18 +541,16 @@ def conditions(self:Generator,
     controls:dict|None=None, # name -> a number, points over the sound (l,), or (n, l)
 ) -> Conditions|None: # of n sounds; None when nothing was asked
     "What `sample` was asked by, checked and brought to one row for each sound"
-    if isinstance(cond,
-                  np.ndarray) or torch.is_tensor(cond):
+    if isinstance(cond, np.ndarray) or torch.is_tensor(cond):
         cond = cond.tolist() if cond.ndim else cond.item()
-    if isinstance(cond, (list,
-                         tuple)) and not cond:
+    if isinstance(cond, (list, tuple)) and not cond:
         raise ValueError("cond=[] asks for nothing. Give a class, or None.")
     entries = list(cond) if isinstance(cond, (list, tuple)) else [] if cond is None else [cond]
     if entries and not isinstance(cond, Conditions): cond = self._of_classes(entries)
     parts = [] if cond is None else [cond]
     if features is not None: parts.append(Conditions(features=_rows(features, 3)))
-    if isinstance(text,
-                  (str, list)): text = self.encode_text([text] if isinstance(text, str) else text)
+    if isinstance(text, (str, list)):
+        text = self.encode_text([text] if isinstance(text, str) else text)
     if text is not None: parts.append(Conditions(text=_rows(text, 3)))
     if unknown := set(controls or {}) - set(self.control_names or controls or {}):
         raise ValueError(f"no control {sorted(unknown)[0]!r}. "
@@ -592,25 +588,23 @@ def _joined(self:Generator, parts, n):
 def default_cond(self:Generator,
     seeds:list, # one number per sound
 ) -> Conditions: # of as many
-    """What is asked when nothing is: a class drawn from each seed; override it where nothing means
-    unconditional"""
+    "Asked when nothing is: a class drawn from each seed; override where it means unconditional"
     if not self.labels: return Conditions(len(seeds))
     return self._of_classes([random.Random(s).randrange(len(self.labels)) for s in seeds])
 
 # %% ../nbs/generator.ipynb #ab7007c4
 def _audio_of(init, sample_rate):
-    """A waveform (n, c, t) from a path, `Sounds` or a tensor that already has the model's sample
-    rate"""
+    "A waveform (n, c, t) from a path, `Sounds`, or a tensor at the model's own sample rate"
     if isinstance(init, (str, Path)): return read_audio(init, sample_rate)[0][None]
     if isinstance(init, Sounds):
-        return init.audio if init.sample_rate == sample_rate else resample(init.audio,
-            init.sample_rate, sample_rate)
+        return (init.audio if init.sample_rate == sample_rate
+                else resample(init.audio, init.sample_rate, sample_rate))
     if not torch.is_tensor(init):
         raise ValueError(f"init={init!r} is not allowed. Give a path, Sounds or a waveform.")
     x = init.detach().float().cpu()
     if not 1 <= x.ndim <= 3 or not x.numel() or not torch.isfinite(x).all():
         raise ValueError(f"init of shape {tuple(init.shape)} is not allowed. Give a finite one, "
-                         f"(c, t) or (n, c, t).")
+                         "(c, t) or (n, c, t).")
     return x.reshape((1,) * (3 - x.ndim) + x.shape)
 
 # %% ../nbs/generator.ipynb #81e63e54
@@ -627,11 +621,12 @@ def mask_samples(
                              f"({samples},), or regions in seconds.")
         out = mask.clone()
     else:
-        try: regions = [(float(a), float(b)) for a,
-                        b in ([mask] if isinstance(mask[0], (int, float)) else mask)]
+        try:
+            regions = [(float(a), float(b))
+                       for a, b in ([mask] if isinstance(mask[0], (int, float)) else mask)]
         except (TypeError, ValueError, IndexError, KeyError):
             raise ValueError(f"mask={mask!r} is not allowed. Give (start, end) in seconds, or a "
-                             f"list of such.") from None
+                             "list of such.") from None
         out, seconds = torch.zeros(samples, dtype=torch.bool), samples / sample_rate
         for start, end in regions:
             if not 0 <= start < end <= seconds + 1 / sample_rate:
@@ -650,8 +645,7 @@ def _length(self:Generator, seconds, init, masked):
     if seconds is None and init is not None and masked: seconds = init.shape[-1] / self.sample_rate
     seconds = self.default_seconds if seconds is None else seconds
     if seconds is None: return None
-    if round(seconds
-             * self.sample_rate) < 1:
+    if round(seconds * self.sample_rate) < 1:
         raise ValueError(f"seconds={seconds:g} is less than one sample. Ask for more.")
     if self.longest_seconds is not None and seconds > self.longest_seconds + .5 / self.sample_rate:
         raise ValueError(f"seconds={seconds:g} is longer than this model can make, "
@@ -661,11 +655,9 @@ def _length(self:Generator, seconds, init, masked):
 # %% ../nbs/generator.ipynb #74be799e
 @patch
 def _start(self:Generator, init, mask, strength, seconds, n):
-    """`init` as (n, c, samples) and the mask on its grid; without mask and strength the sound is
-    continued"""
+    "`init` as (n, c, samples) and its mask; without mask and strength the sound is continued"
     if init is None: return None, None
-    if len(init) not in (1,
-                         n):
+    if len(init) not in (1, n):
         raise ValueError(f"init holds {len(init)} sounds for n={n}. Give one, or as many.")
     samples = init.shape[-1] if seconds is None else round(seconds * self.sample_rate)
     if mask is not None: mask = mask_samples(mask, samples, self.sample_rate)
@@ -673,9 +665,8 @@ def _start(self:Generator, init, mask, strength, seconds, n):
         mask = torch.arange(samples) >= init.shape[-1]
         if not mask.any():
             raise ValueError(f"init is {init.shape[-1] / self.sample_rate:.3f} s long, as long as "
-                             f"the sound asked "
-                                            "for. Give mask=(start, end), strength, or a longer "
-                                            "seconds.")
+                             "the sound asked for. Give mask=(start, end), strength, or a longer "
+                             "seconds.")
     return fit_length(init, samples, 'pad').expand(n, -1, -1), mask
 
 # %% ../nbs/generator.ipynb #41369058
@@ -689,8 +680,8 @@ def _seeds(seed, n):
     else:
         _check('seed', plain(seed), lambda v: v == int(v), 'a whole number from 0 on')
         seeds = [int(plain(seed)) + k for k in range(n)]
-    for s in seeds: _check('seed', s, lambda v: 0 <= v < 2**63 and v == int(v),
-                           'a whole number from 0 on')
+    for s in seeds:
+        _check('seed', s, lambda v: 0 <= v < 2**63 and v == int(v), 'a whole number from 0 on')
     return [int(s) for s in seeds]
 
 # %% ../nbs/generator.ipynb #b06cd856
@@ -716,17 +707,17 @@ def _request(self:Generator, cond, n, features, text, controls, aliases, progres
     told = {k: v for k, v in args.items() if isinstance(v, _TOLD) and not _same(v, _DEFAULTS[k])}
     if args['mask'] is not None and not torch.is_tensor(args['mask']):
         told['mask'] = str(args['mask'])
-    if args['init'] is not None: told['init'] = str(args['init']) if isinstance(args['init'],
-        (str, Path)) else 'a sound'
+    if args['init'] is not None:
+        told['init'] = str(args['init']) if isinstance(args['init'], (str, Path)) else 'a sound'
     init = None if args['init'] is None else _audio_of(args['init'], self.sample_rate)
     masked = args['mask'] is not None or args['strength'] is not None
     args['seconds'] = self._length(args['seconds'], init, masked)
-    args['init'], args['mask'] = self._start(init, args['mask'], args['strength'], args['seconds'],
-                                             n)
+    args['init'], args['mask'] = self._start(init, args['mask'], args['strength'],
+                                             args['seconds'], n)
     used = {k: v for k, v in args.items() if k in self.honours}
     if 'progress' in self.honours: used['progress'] = progress
-    return Request(self.default_cond(seeds) if cond is None else cond, seeds, args['seconds'], used,
-                   told)
+    return Request(self.default_cond(seeds) if cond is None else cond, seeds, args['seconds'],
+                   used, told)
 
 # %% ../nbs/generator.ipynb #038cc842
 @patch
@@ -763,8 +754,8 @@ def sample(self:Generator,
                  top_p=top_p, init=init, strength=strength, mask=mask, loop=loop, on_step=on_step,
                  seed=seed)
     asked = self._request(cond, n, features, text, controls, aliases, progress, given)
-    with self._sampling(asked.seeds[0]): audio = self._sample(asked.cond, len(asked.seeds),
-        asked.seeds, **asked.used)
+    with self._sampling(asked.seeds[0]):
+        audio = self._sample(asked.cond, len(asked.seeds), asked.seeds, **asked.used)
     return self.as_sounds(audio, asked)
 
 # %% ../nbs/generator.ipynb #ccd3eb14
@@ -789,7 +780,7 @@ def as_sounds(self:Generator,
     audio, name, seeds = audio.detach().float().cpu(), type(self).__name__, asked.seeds
     if audio.ndim != 3 or len(audio) != len(seeds):
         raise SamplingError(f"{name} gave audio of shape {tuple(audio.shape)} for {len(seeds)} "
-                            f"sounds, not (n, c, t).")
+                            "sounds, not (n, c, t).")
     if whole and asked.seconds is not None:
         length = round(asked.seconds * self.sample_rate)
         if audio.shape[-1] < length:
@@ -811,7 +802,7 @@ def _sample(self:Generator,
 ) -> Tensor: # (n, c, t)
     "What a family writes"
     raise TypeError(f"{type(self).__name__} has no _sample: a generator must define how it makes "
-                    f"sound.")
+                    "sound.")
 
 # %% ../nbs/generator.ipynb #bfe2c1fe
 @patch
@@ -827,7 +818,7 @@ def stream(self:Generator,
     "Make sound block by block, where a family can (it writes `_stream`)"
     if type(self)._stream is Generator._stream:
         raise ValueError(f"{type(self).__name__} cannot stream: it makes a sound as a whole. Use "
-                         f"sample.")
+                         "sample.")
     _check('block', block, lambda v: v > 0, 'a length in seconds above 0')
     given = {**_DEFAULTS, 'seed': None}
     aliases = {k: arguments.pop(k) for k in list(arguments) if k not in given}
@@ -863,8 +854,7 @@ def _blocks(self:Generator, asked, block):
 
 # %% ../nbs/generator.ipynb #e4242309
 class Pipeline(Generator):
-    """A generator whose attributes named in `part_names` are models; it may have weights of its
-    own besides"""
+    "A generator whose `part_names` are models; it may have weights of its own besides"
     part_names:tuple = ()   # attributes that are saved, in this order
 
     def parts(self) -> dict: # name -> Pretrained
@@ -874,8 +864,8 @@ class Pipeline(Generator):
 
     def own_weights(self) -> dict: # name -> Tensor
         "The weights that belong to no part"
-        return {k: v for k,
-                v in self.state_dict().items() if k.partition('.')[0] not in self.part_names}
+        return {k: v for k, v in self.state_dict().items()
+                if k.partition('.')[0] not in self.part_names}
 
     @property
     def licence(self) -> str:
@@ -901,8 +891,8 @@ def save_pretrained(self:Pipeline,
     "One folder per part, the weights of its own, then `pipeline.json`"
     folder, self.card = Path(folder), {**self.card, **(card or {})}
     for name, part in self.parts().items(): part.save_pretrained(folder/name)
-    hashes, own = {name: file_digest(folder/name/'model.safetensors')
-                   for name in self.parts()}, self.own_weights()
+    hashes, own = ({name: file_digest(folder/name/'model.safetensors') for name in self.parts()},
+                   self.own_weights())
     about = dict(format=2, foleybook=__version__, module=type(self).__module__,
                  model=type(self).__name__, parts=hashes,
                  config=to_plain(self.config), config_hash=self.config_hash,
@@ -923,12 +913,12 @@ def _from_folder(cls:Pipeline, folder, about, device):
     for name, digest in hashes.items() if isinstance(hashes, dict) else ():
         if file_digest(folder/name/'model.safetensors') != digest: raise CheckpointError(
             f"{folder/name}: is not the part that pipeline.json speaks of. Train or copy the "
-            f"folder as a whole.")
+            "folder as a whole.")
     parts = {name: Pretrained.from_pretrained(folder/name, device) for name in hashes}
     config = from_plain(cls.config_type(), about['config'], f"{folder/'pipeline.json'}")
     model = cls.from_parts(parts, config)
-    return _load_weights(model, folder/'model.safetensors',
-                         own) if (own := model.own_weights()) else model
+    return (_load_weights(model, folder/'model.safetensors', own) if (own := model.own_weights())
+            else model)
 
 # %% ../nbs/generator.ipynb #9422b4ea
 @patch
@@ -936,8 +926,8 @@ def model_card(self:Pipeline) -> str: # markdown
     "The card of the whole, and a line for each part"
     rows = [f'| {name} | {type(p).__name__} | {p.licence} | {p.card.get("data", "unknown")} |'
             for name, p in self.parts().items()]
-    table = ['', '## Parts', '', '| part | model | licence | data |', '|---|---|---|---|', *rows,
-             '']
+    table = ['', '## Parts', '', '| part | model | licence | data |', '|---|---|---|---|',
+             *rows, '']
     return Pretrained.model_card(self) + '\n'.join(table)
 
 # %% ../nbs/generator.ipynb #b1f42224
@@ -955,22 +945,23 @@ def _knobs(model):
     "A widget for everything the model can be asked by or honours, by the name of the argument"
     import ipywidgets as w
     wide = dict(style={'description_width': '6rem'})
-    knobs = dict(cond=w.Dropdown(options=model.labels, description='class',
-                                 **wide)) if model.labels and 'label' in model.asks else {}
+    knobs = (dict(cond=w.Dropdown(options=model.labels, description='class', **wide))
+             if model.labels and 'label' in model.asks else {})
     if 'controls' in model.asks:
         knobs |= {f'controls.{k}': w.FloatSlider(.5, min=0, max=1, step=.01, description=k, **wide)
                   for k in model.control_names}
     longest = model.longest_seconds or 4 * (model.default_seconds or 1.)
-    usual = dict(temperature=1., guidance=1., top_p=1.,
-                 seconds=model.default_seconds or 1.) | model.defaults
+    usual = (dict(temperature=1., guidance=1., top_p=1., seconds=model.default_seconds or 1.)
+             | model.defaults)
     sliders = dict(seconds=(.1, longest, .1), temperature=(.1, 2., .05), guidance=(0., 8., .25),
                    top_p=(.05, 1., .05))
     for name, (low, high, step) in sliders.items():
         if name in model.honours:
             knobs[name] = w.FloatSlider(min(high, usual[name]), min=low, max=high, step=step,
                                         description=name, **wide)
-    if 'steps' in model.honours: knobs['steps'] = w.IntSlider(usual.get('steps', 20), min=1,
-        max=200, description='steps', **wide)
+    if 'steps' in model.honours:
+        knobs['steps'] = w.IntSlider(usual.get('steps', 20), min=1, max=200,
+                                     description='steps', **wide)
     return knobs | dict(seed=w.IntSlider(0, min=0, max=99, description='seed', **wide))
 
 # %% ../nbs/generator.ipynb #eaba4ea0
@@ -982,8 +973,8 @@ def playground(
     "Knobs for all that the model honours, a button, and the sound they make"
     import ipywidgets as w
     from IPython.display import display
-    knobs, button, out = _knobs(model), w.Button(description='Make',
-                                                 button_style='primary'), w.Output()
+    knobs, button, out = (_knobs(model), w.Button(description='Make', button_style='primary'),
+                          w.Output())
 
     def press(_=None):
         asked = {k: v.value for k, v in knobs.items() if '.' not in k}
@@ -991,8 +982,9 @@ def playground(
         button.disabled = True
         with out:
             out.clear_output(wait=True)
-            try: display(model.sample(**fixed, **asked, **(dict(controls=tracks) if tracks else {}),
-                                      progress=False))
+            try:
+                display(model.sample(**fixed, **asked, **(dict(controls=tracks) if tracks else {}),
+                                     progress=False))
             except (ValueError, SamplingError) as e: print(e)
         button.disabled = False
     button.on_click(press)

@@ -345,7 +345,7 @@ def _check_config(k):
     k.code_shape = tuple(int(v) for v in k.code_shape)
     if len(k.code_shape) not in (2, 3) or min(k.code_shape) < 1:
         raise ValueError(f"code_shape is {k.code_shape}; give (rows, columns), or stages before "
-                         f"them")
+                         "them")
     for name, allowed in dict(condition=('place', 'linear map', 'embedding map'),
                               key_order=('first', 'last')).items():
         if getattr(k, name) not in allowed:
@@ -1346,8 +1346,7 @@ COMPILED_MB = 64  # measured: beyond, torch's matrix products are as fast
 def compiled(self:PixelSNAIL,
     batch:int=1, # maps at once, with guidance twice as many
 )->bool: # is `CompiledPixelSNAIL` what `sample_codes` draws with?
-    """On a CPU, while weights read times maps at once stay below `COMPILED_MB`: then loops beat
-    torch calls"""
+    "On a CPU, while weights read times maps stay below `COMPILED_MB`: then loops beat torch calls"
     k = self.config
     own = k.kernel_size // 2 * k.n_blocks * k.n_res_blocks * 3 * k.channels * k.res_channels
     points = sum(p.numel() for p in self.parameters() if p.ndim == 3 and p.shape[2] == 1)
@@ -1450,8 +1449,7 @@ def augment_codes(
     turn:bool=True, # by a random number of columns; what leaves on the right enters on the left
     noise:float=0., # share of read codes replaced by random ones; the targets stay as they are
 ): # a fastai callback
-    """Makes few clips go further: training maps are turned in time, some codes that are read
-    replaced"""
+    "Makes few clips go further: maps are turned in time, some of the codes read replaced"
     from fastai.callback.core import Callback
     from foleybook.training import unwrap
 
@@ -1500,18 +1498,22 @@ def held_out_bits(
 @dataclass
 class PixelSNAILRecipe(LoopRecipe):
     "Train a `PixelSNAIL` on the code maps of a set of clips"
-    model:PixelSNAILConfig = field(default_factory=PixelSNAILConfig)  # map, codebook and classes are taken from the data
+    # map, codebook and classes are taken from the data
+    model:PixelSNAILConfig = field(default_factory=PixelSNAILConfig)
     turn:bool = True  # turn every map in time by a random number of columns, anew each time
     noise:float = 0.  # share of read codes replaced by random ones
-    codebook:str|None = None  # folder of the codebook: codes are heard through it every `audio_every` steps
+    # folder of the codebook: codes are heard through it every `audio_every` steps
+    codebook:str|None = None
     vocoder:str|None = None  # and then through this vocoder (see `find_vocoder`); None: Griffin-Lim
     free = (*LoopRecipe.free, 'codebook', 'vocoder')
 
     def table(self, data)->CodeTable:
         "A `CodeTable`, or that in a folder"
-        if isinstance(data, (str, Path)) and (Path(data)/'codes.json').is_file(): data = CodeTable.load(data)
+        if isinstance(data, (str, Path)) and (Path(data)/'codes.json').is_file():
+            data = CodeTable.load(data)
         if not isinstance(data, CodeTable): raise SettingsError(
-            f"{data}: a prior learns from codes. Give a CodeTable or its folder (`encode_table`), or train a cascade recipe.")
+            f"{data}: a prior learns from codes. Give a CodeTable or its folder (`encode_table`), "
+            "or train a cascade recipe.")
         return data
 
     def dataloaders(self, data):
@@ -1526,34 +1528,50 @@ class PixelSNAILRecipe(LoopRecipe):
     def build_model(self, dls)->PixelSNAIL:
         "A fresh model that fits its codes"
         t = dls.table
-        return PixelSNAIL(replace(self.model, code_shape=t.code_shape, n_codes=t.n_codes, n_classes=len(t.labels), codebook_hash=t.codebook_hash))
+        return PixelSNAIL(replace(self.model, code_shape=t.code_shape, n_codes=t.n_codes,
+                                  n_classes=len(t.labels), codebook_hash=t.codebook_hash))
 
     def loss_func(self): return nn.CrossEntropyLoss()
     def metrics(self)->list: return [code_bits]
-    def callbacks(self)->list: return [augment_codes(self.turn, self.noise)] if self.turn or self.noise else []
+    def callbacks(self)->list:
+        return [augment_codes(self.turn, self.noise)] if self.turn or self.noise else []
 
     def unused(self)->dict:
         "Codebook and vocoder are for previews only"
-        remedy = "A prior is heard through it every `audio_every` steps. Set audio_every, or leave it out."
-        return super().unused() | ({} if self.audio_every else dict(codebook=remedy, vocoder=remedy))
+        remedy = ("A prior is heard through it every `audio_every` steps. Set audio_every, or "
+                  "leave it out.")
+        return (super().unused()
+                | ({} if self.audio_every else dict(codebook=remedy, vocoder=remedy)))
 
-    def cascade(self, learn)->Cascade:
-        "The prior in training, and what makes its codes audible"
-        from foleybook.training import unwrap
+# %% ../nbs/05_pixelsnail.ipynb #08f885a2
+@patch
+def cascade(self:PixelSNAILRecipe,
+    learn, # `Learner` in training, or about to train
+)->Cascade:
+    "The prior in training, and what makes its codes audible"
+    from foleybook.training import unwrap
 
-        if not self.codebook: raise SettingsError(
-            f"audio_every={self.audio_every}: codes alone make no sound. Set codebook=FOLDER, or leave audio_every at 0.")
-        book, table = Pretrained.from_pretrained(self.codebook, self.torch_device), learn.dls.table
-        vocoder = find_vocoder(self.vocoder, self.torch_device) if self.vocoder else GriffinLim(book.mel, 32)
-        return Cascade(unwrap(learn.model), book, vocoder, table.labels, table.seconds)
+    if not self.codebook: raise SettingsError(
+        f"audio_every={self.audio_every}: codes alone make no sound. Set codebook=FOLDER, or "
+        "leave audio_every at 0.")
+    book, table = Pretrained.from_pretrained(self.codebook, self.torch_device), learn.dls.table
+    vocoder = (find_vocoder(self.vocoder, self.torch_device) if self.vocoder
+               else GriffinLim(book.mel, 32))
+    return Cascade(unwrap(learn.model), book, vocoder, table.labels, table.seconds)
 
-    def check_listen(self, learn):
-        "Codebook and vocoder must be there and fit"
-        self.cascade(learn)
+@patch
+def check_listen(self:PixelSNAILRecipe,
+    learn, # `Learner` in training, or about to train
+):
+    "Codebook and vocoder must be there and fit"
+    self.cascade(learn)
 
-    def listen(self, learn)->Sounds:
-        "Four maps, drawn from the same seeds each time, as sound"
-        return self.cascade(learn).sample(n=4, seed=0, progress=False)
+@patch
+def listen(self:PixelSNAILRecipe,
+    learn, # `Learner` in training, or about to train
+)->Sounds:
+    "Four maps, drawn from the same seeds each time, as sound"
+    return self.cascade(learn).sample(n=4, seed=0, progress=False)
 
 # %% ../nbs/05_pixelsnail.ipynb #9a64e2a6
 _SMALL = dict(channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3, n_heads=4,
@@ -1594,25 +1612,28 @@ def opened(data):
 # %% ../nbs/05_pixelsnail.ipynb #8d033441
 @dataclass
 class FoleyRecipe(CascadeRecipe):
-    "The DCASE 2023 Foley baseline from recordings to evaluation set: vocoder, codebook, codes, prior, sounds"
+    "The DCASE 2023 Foley baseline: vocoder, codebook, codes, prior, evaluation set"
     codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('foley-vqvae'))
     prior:Recipe = field(default_factory=lambda: PixelSNAILRecipe.preset('foley-pixelsnail'))
-    vocoder_recipe:LoopRecipe = field(default_factory=lambda: ISTFTRecipe.preset('esc10-vocoder'))  # not used if `vocoder` names a folder
+    # not used if `vocoder` names a folder
+    vocoder_recipe:LoopRecipe = field(default_factory=lambda: ISTFTRecipe.preset('esc10-vocoder'))
     vocoder_data:str|None = None  # recordings for the vocoder; None: the same as for the rest
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
     top_p:float|None = .9  # how the finished model draws where it is not told otherwise
     guidance:float|None = 3.  # as above
     presets = {
         'dcase-foley': {},
-        'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail', vocoder_recipe='hifigan-v1', top_p=None, guidance=None)}
+        'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail',
+                                      vocoder_recipe='hifigan-v1', top_p=None, guidance=None)}
 
     def unused(self)->dict:
         "With a vocoder that is there already, none is trained"
         remedy = "`vocoder` names a finished one. Leave this out, or leave out vocoder."
-        return super().unused() | (dict(vocoder_recipe=remedy, vocoder_data=remedy) if self.vocoder else {})
+        return (super().unused()
+                | (dict(vocoder_recipe=remedy, vocoder_data=remedy) if self.vocoder else {}))
 
     def _train(self, data, out, resume, progress)->Cascade:
-        "All stages, one after the other: `out` gets first_vocoder/, all of a cascade, and evaluation_set/"
+        "All stages: `out` gets first_vocoder/, all of a cascade, and evaluation_set/"
         from fastai.torch_core import rank_distrib
         from foleybook.sound_data import WaveCache
 
@@ -1620,32 +1641,44 @@ class FoleyRecipe(CascadeRecipe):
         clips, folder = opened(data), self.vocoder or str(out/'first_vocoder')
         if not self.vocoder:
             recipe = self.vocoder_recipe.override(seed=self.seed, device=self.device)
-            heard = WaveCache.build(opened(self.vocoder_data or clips), recipe.model.mel.sample_rate, recipe.clip_seconds, progress=progress)
+            heard = WaveCache.build(opened(self.vocoder_data or clips),
+                                    recipe.model.mel.sample_rate, recipe.clip_seconds,
+                                    progress=progress)
             say(f'vocoder: {recipe.steps} steps on {len(heard)} recordings')
             train_stage(recipe, heard, heard.path.name, Path(folder), resume, progress, say)
         cascade = CascadeRecipe._train(replace(self, vocoder=folder), clips, out, resume, progress)
         if self.per_class and not rank_distrib(): self.sample_set(cascade, out, say)
         return cascade
 
-    def sample_set(self,
-        cascade:Cascade, # the finished model
-        out:Path, # its folder; gets evaluation_set/CLASS/000.wav ...; a set of an earlier model is set aside
-        say=print, # told of every class
-        batch:int=10, # sounds made at once
-    ):
-        "As the challenge wants them: for each class `per_class` files of exactly the training length, names in lower case"
-        folder, stages = out/'evaluation_set', [out/part/'finished.json' for part in ('first_vocoder', 'codebook', 'prior')]
-        about = dict(stages=[read_json(f) for f in stages if f.is_file()], vocoder=self.vocoder, top_p=self.top_p, guidance=self.guidance)
-        mark, listing = folder/'made_by.json', folder/'metadata.jsonl'
-        if folder.exists() and (not mark.is_file() or read_json(mark) != about):
-            os.replace(folder, next(f for k in count(1) if not (f := out/f'evaluation_set_earlier_{k}').exists()))
-        write_text(mark, json.dumps(about))
-        made = Counter(json.loads(l)['label'] for l in listing.read_text().splitlines()) if listing.exists() else Counter()
-        for label in cascade.labels:
-            for i in range(made[label], self.per_class, batch):
-                seeds = list(range(i, min(i + batch, self.per_class)))
-                cascade.sample([label] * len(seeds), seed=seeds, progress=False).save(folder, append=True, by_class=True)
-            say(f'{label}: {self.per_class} sounds in {folder}')
+# %% ../nbs/05_pixelsnail.ipynb #882302f0
+@patch
+def sample_set(self:FoleyRecipe,
+    cascade:Cascade, # the finished model
+    # its folder; gets evaluation_set/CLASS/000.wav ...; a set of an earlier model is set aside
+    out:Path,
+    say=print, # told of every class
+    batch:int=10, # sounds made at once
+):
+    "As the challenge wants them: `per_class` files a class, of exactly the training length"
+    folder, stages = (out/'evaluation_set',
+                      [out/part/'finished.json'
+                       for part in ('first_vocoder', 'codebook', 'prior')])
+    about = dict(stages=[read_json(f) for f in stages if f.is_file()], vocoder=self.vocoder,
+                 top_p=self.top_p, guidance=self.guidance)
+    mark, listing = folder/'made_by.json', folder/'metadata.jsonl'
+    if folder.exists() and (not mark.is_file() or read_json(mark) != about):
+        os.replace(folder,
+                   next(f for k in count(1)
+                        if not (f := out/f'evaluation_set_earlier_{k}').exists()))
+    write_text(mark, json.dumps(about))
+    made = (Counter(json.loads(l)['label'] for l in listing.read_text().splitlines())
+            if listing.exists() else Counter())
+    for label in cascade.labels:
+        for i in range(made[label], self.per_class, batch):
+            seeds = list(range(i, min(i + batch, self.per_class)))
+            cascade.sample([label] * len(seeds), seed=seeds,
+                           progress=False).save(folder, append=True, by_class=True)
+        say(f'{label}: {self.per_class} sounds in {folder}')
 
 # %% ../nbs/05_pixelsnail.ipynb #ce233d48
 #| code-fold: true

@@ -60,13 +60,13 @@ class Recipe:
 # %% ../nbs/recipes.ipynb #6949ef7f
 @patch
 def check(self:Recipe) -> Recipe: # itself
-    """Raise a `SettingsError` that names the field, its value and what is allowed; recipes in
-    fields are checked too"""
+    "Raise a `SettingsError` that names field, value and what is allowed; recipes in fields too"
     if not 0 <= self.seed < 2**63:
         raise SettingsError(f"seed={self.seed} is not allowed. Give a number from 0 on.")
     try: self.torch_device
-    except RuntimeError: raise SettingsError(f"device={self.device!r} is not known. Give auto, "
-                                             f"cpu, cuda or cuda:1.") from None
+    except RuntimeError:
+        raise SettingsError(
+            f"device={self.device!r} is not known. Give auto, cpu, cuda or cuda:1.") from None
     for name, remedy in self.unused().items():
         if (value := getattr(self, name)) != getattr(self.baseline, name):
             raise SettingsError(f"{name}={value!r} would not be used. {remedy}")
@@ -87,16 +87,15 @@ def override(self:Recipe,
     parts = {f.name: part for f in dataclasses.fields(self)
              if isinstance(part := getattr(self, f.name), Recipe)}
     for name in (k for k in changes if not hasattr(self, k)):
-        found = [f'{k}.{name}' for k,
-                 part in parts.items() if '.' not in name and hasattr(part, name)]
+        found = [f'{k}.{name}' for k, part in parts.items() if '.' not in name
+                 and hasattr(part, name)]
         if found:
             raise SettingsError(f"no field {name!r}: it belongs to a stage. Did you mean "
                                 f"{' or '.join(found)}?")
     return _named_as(self, changed(self, changes, self), changes).check()
 
 def _named_as(old, new, changes):
-    """A changed copy keeps the name of its preset, and so do the recipes in its fields, unless
-    they were exchanged"""
+    "A changed copy keeps the names of its presets, also in its fields, unless exchanged"
     new.name = old.name
     for f in dataclasses.fields(new):
         a, b = getattr(old, f.name), getattr(new, f.name)
@@ -172,8 +171,8 @@ def from_dict(cls:Recipe,
     found = getattr(sys.modules.get(module), name, None)
     if not (isinstance(found, type) and issubclass(found, cls)):
         raise SettingsError(f"{module}.{name} is no {cls.__name__} known here. Import it first.")
-    inner = lambda v: Recipe.from_dict(v) if isinstance(v, dict) and {'recipe',
-        'settings'} <= v.keys() else v
+    inner = (lambda v: Recipe.from_dict(v)
+             if isinstance(v, dict) and {'recipe', 'settings'} <= v.keys() else v)
     recipe = from_plain(found, {k: inner(v) for k, v in value['settings'].items()}, name)
     recipe.name = value.get('preset', '')
     return recipe.check()
@@ -196,8 +195,8 @@ def licence_of(
     known = [str(l).strip() for l in column if isinstance(l, str) and l.strip()]
     missing = len(table.df) - len(known)
     if not known: return 'unknown'
-    return ', '.join(sorted(set(known))) + (f', unknown for {missing} of {len(table.df)} clips'
-                                            if missing else '')
+    return (', '.join(sorted(set(known)))
+            + (f', unknown for {missing} of {len(table.df)} clips' if missing else ''))
 
 # %% ../nbs/recipes.ipynb #f08c326a
 def licence_of_parts(
@@ -205,29 +204,30 @@ def licence_of_parts(
 ) -> str: # 'codebook: CC0-1.0; vocoder: unknown'
     "One licence where all parts agree, else that of each part"
     told = {k: v for k, v in parts.items() if v is not None}
-    return '; '.join(f'{k}: {v}' for k,
-                     v in told.items()) if len(set(told.values())) != 1 else [*told.values()][0]
+    return ('; '.join(f'{k}: {v}' for k, v in told.items()) if len(set(told.values())) != 1
+            else [*told.values()][0])
 
 # %% ../nbs/recipes.ipynb #ff2b443d
 @patch
 def card(self:Recipe,
     data, # what was trained on
 ) -> dict: # for the model card
-    """Data, licence and limits; a table of clips tells its own, a cache or a table of codes that
-    of its clips"""
+    "Data, licence and limits; tables, caches and tables of codes tell those of their clips"
     told, table = {}, data if hasattr(data, 'df') else getattr(data, 'index', None)
     if hasattr(table, 'df'):
         told = dict(data=f"{len(table.df)} clips: {', '.join(table.labels)}",
                     licence=licence_of(table))
-    else: told = dict(data=str(data) if isinstance(data, (str, Path)) else type(data).__name__,
-                      licence='unknown')
+    else:
+        told = dict(data=str(data) if isinstance(data, (str, Path)) else type(data).__name__,
+                    licence='unknown')
     return dict(told, limits='not evaluated')
 
 # %% ../nbs/recipes.ipynb #fe999bad
 @patch
 def _train(self:Recipe, data, out, resume, progress):
     "Make the model and save it to `out`: what a family writes, unless it is a `LoopRecipe`"
-    raise TypeError(f"{type(self).__name__} has no _train: a recipe must say how its model is made.")
+    raise TypeError(f"{type(self).__name__} has no _train: a recipe must say how its model is "
+                    "made.")
 
 # %% ../nbs/recipes.ipynb #3669553c
 @patch
@@ -242,8 +242,8 @@ def train(self:Recipe,
 
     self.check()
     model = self._train(data, Path(out), resume, progress)
-    if not rank_distrib(): write_text(Path(out)/'recipe.json',
-                                      json.dumps(self.to_dict(), indent=1) + '\n')
+    if not rank_distrib():
+        write_text(Path(out)/'recipe.json', json.dumps(self.to_dict(), indent=1) + '\n')
     return model
 
 # %% ../nbs/recipes.ipynb #73cb5cb9
@@ -289,7 +289,7 @@ def dataloaders(self:LoopRecipe,
 ): # fastai `DataLoaders`, training first, in batches of `batch_size`
     "How data become batches: written by the family"
     raise TypeError(f"{type(self).__name__} has no dataloaders: a recipe must say how data become "
-                    f"batches.")
+                    "batches.")
 
 # %% ../nbs/recipes.ipynb #29245376
 @patch
@@ -354,9 +354,11 @@ def unused(self:LoopRecipe) -> dict: # name of a field -> what would have to be 
     if self.schedule != 'warmup_cosine':
         told['warmup'] = "Set schedule=warmup_cosine, or leave it out."
     if self.schedule == 'one_cycle' and self.betas[0] != usual.betas[0]:
-        told['betas'] = "schedule=one_cycle moves the first of them itself. Choose another schedule, or leave it as it is."
+        told['betas'] = ("schedule=one_cycle moves the first of them itself. Choose another "
+                         "schedule, or leave it as it is.")
     if self.optimizer == 'sgd' and self.betas[1] != usual.betas[1]:
-        told['betas'] = "optimizer=sgd has no second mean. Choose another optimiser, or leave the second as it is."
+        told['betas'] = ("optimizer=sgd has no second mean. Choose another optimiser, or leave "
+                         "the second as it is.")
     return told
 
 # %% ../nbs/recipes.ipynb #6cb72e40
@@ -366,8 +368,8 @@ def opt_func(self:LoopRecipe): # f(parameters, lr) -> fastai optimizer
     from fastai.optimizer import OptimWrapper
 
     given = dict(weight_decay=self.weight_decay, fused=self.torch_device.type in ('cpu', 'cuda'))
-    if self.optimizer == 'sgd': return partial(OptimWrapper, opt=torch.optim.SGD,
-                                               momentum=self.betas[0], **given)
+    if self.optimizer == 'sgd':
+        return partial(OptimWrapper, opt=torch.optim.SGD, momentum=self.betas[0], **given)
     opt = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam)[self.optimizer]
     return partial(OptimWrapper, opt=opt, betas=tuple(self.betas), **given)
 
@@ -377,8 +379,8 @@ def lr_at(self:LoopRecipe,
     pct:float, # share of the run done, 0 to 1
 ) -> float:
     "Learning rate of the schedules that are not fastai's own"
-    if self.schedule == 'exponential': return self.lr * self.lr_decay ** int(pct * self.plan[0]
-        + 1e-6)
+    if self.schedule == 'exponential':
+        return self.lr * self.lr_decay ** int(pct * self.plan[0] + 1e-6)
     if self.schedule == 'constant': return self.lr
     if pct < self.warmup: return self.lr * max(pct / self.warmup, 1e-3)
     return self.lr * (1 + math.cos(math.pi * (pct - self.warmup) / max(1 - self.warmup, 1e-9))) / 2
@@ -422,9 +424,9 @@ def learner(self:LoopRecipe,
     learn = StepLearner(dls, model, self.loss_func(), opt_func=self.opt_func(), lr=self.lr,
                         metrics=self.metrics(),
                         cbs=[*cbs, *self.callbacks()])
-    if not (IN_NOTEBOOK
-            or sys.stdout.isatty()):
-        learn.remove_cbs(ProgressCallback); learn.logger = LineLogger(learn)
+    if not (IN_NOTEBOOK or sys.stdout.isatty()):
+        learn.remove_cbs(ProgressCallback)
+        learn.logger = LineLogger(learn)
     return learn
 
 # %% ../nbs/recipes.ipynb #01548a43
@@ -446,17 +448,16 @@ def check_listen(self:LoopRecipe,
     from foleybook.training import unwrap
 
     model = unwrap(learn.model)
-    if type(self).listen is LoopRecipe.listen and not isinstance(model,
-        Generator): raise SettingsError(
+    if type(self).listen is LoopRecipe.listen and not isinstance(model, Generator):
+        raise SettingsError(
         f"audio_every={self.audio_every}: a {type(model).__name__} makes no sound. Leave "
-        f"audio_every at 0.")
+        "audio_every at 0.")
 
 # %% ../nbs/recipes.ipynb #35f1d987
 def set_aside(
     out:Path, # folder of a run
 ):
-    """Move the checkpoints and the history of an earlier run to `earlier_1`, `earlier_2` ...;
-    nothing is deleted"""
+    "Move the checkpoints and history of an earlier run to `earlier_1` ...; nothing is deleted"
     from fastai.torch_core import num_distrib, rank_distrib
 
     out = Path(out)
@@ -516,7 +517,8 @@ def finish(self:LoopRecipe,
                 metrics=measured)
     if isinstance(model, Pretrained): model.save_pretrained(out, told)
     if progress:
-        gpu = f', GPU {peak_memory_mb(self.torch_device):.0f} MB' if self.torch_device.type == 'cuda' else ''
+        gpu = (f', GPU {peak_memory_mb(self.torch_device):.0f} MB'
+               if self.torch_device.type == 'cuda' else '')
         print(f'saved {out}; peak memory {peak_memory_mb():.0f} MB{gpu}')
     return model.eval()
 

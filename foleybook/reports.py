@@ -32,24 +32,36 @@ from .files import atomic_folder, write_text
 
 # %% ../nbs/reports.ipynb #a0604205
 STYLE = """
-:root{color-scheme:light dark;--ink:#1c1c1e;--soft:#5c5c62;--line:#d0d0d6;--card:#f4f4f7;--paper:#fff;--accent:#b0470a;--hue:38 110 190}
-@media(prefers-color-scheme:dark){:root{--ink:#ececf0;--soft:#a6a6ae;--line:#44444c;--card:#25252a;--paper:#18181b;--accent:#ff9d5c;--hue:90 160 250}}
+:root{color-scheme:light dark;--ink:#1c1c1e;--soft:#5c5c62;--line:#d0d0d6;--card:#f4f4f7;
+  --paper:#fff;--accent:#b0470a;--hue:38 110 190}
+@media(prefers-color-scheme:dark){:root{--ink:#ececf0;--soft:#a6a6ae;--line:#44444c;
+  --card:#25252a;--paper:#18181b;--accent:#ff9d5c;--hue:90 160 250}}
 *{box-sizing:border-box}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:76rem;margin:2rem auto;padding:0 1rem}
-h1{line-height:1.2}h2{margin:2.4rem 0 .6rem;padding-bottom:.2rem;border-bottom:1px solid var(--line);font-size:1.25rem}
-h3{font-size:.9rem;color:var(--soft);margin:.9rem 0 .3rem}p.soft,figcaption,caption{color:var(--soft)}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:76rem;
+  margin:2rem auto;padding:0 1rem}
+h1{line-height:1.2}
+h2{margin:2.4rem 0 .6rem;padding-bottom:.2rem;border-bottom:1px solid var(--line);font-size:1.25rem}
+h3{font-size:.9rem;color:var(--soft);margin:.9rem 0 .3rem}
+p.soft,figcaption,caption{color:var(--soft)}
 :focus-visible{outline:3px solid var(--accent);outline-offset:2px}
 .row{display:flex;flex-wrap:wrap;gap:1rem}.wide{overflow-x:auto}
 figure{margin:0;width:15rem}figure img{width:100%;height:5rem;border-radius:.3rem;display:block}
-audio{width:100%;height:2.4rem;display:block;margin:.2rem 0}figcaption{font-size:.8rem;overflow-wrap:anywhere}figcaption b{color:var(--ink)}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;padding:.3rem 0}
-th,td{padding:.25rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}th{font-weight:600}
-th:first-child,td.text{text-align:left}td.text{white-space:normal;min-width:8rem}.plots{margin-top:1.2rem}
+audio{width:100%;height:2.4rem;display:block;margin:.2rem 0}
+figcaption{font-size:.8rem;overflow-wrap:anywhere}figcaption b{color:var(--ink)}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+caption{text-align:left;padding:.3rem 0}
+th,td{padding:.25rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+th{font-weight:600}
+th:first-child,td.text{text-align:left}td.text{white-space:normal;min-width:8rem}
+.plots{margin-top:1.2rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.8rem}
-.card{background:var(--card);border-radius:.6rem;padding:.8rem 1rem}.card h2{border:0;margin:0;font-size:.95rem;color:var(--soft)}
-.card strong{font-size:1.8rem;display:block;line-height:1.3}.card strong.none{font-size:1rem;font-weight:500}.card p{margin:.2rem 0 0;font-size:.85rem}
+.card{background:var(--card);border-radius:.6rem;padding:.8rem 1rem}
+.card h2{border:0;margin:0;font-size:.95rem;color:var(--soft)}
+.card strong{font-size:1.8rem;display:block;line-height:1.3}
+.card strong.none{font-size:1rem;font-weight:500}.card p{margin:.2rem 0 0;font-size:.85rem}
 .plot{background:#fff;border-radius:.4rem;max-width:100%;height:auto}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--card);padding:1rem;border-radius:.4rem;font-size:.8rem}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--card);padding:1rem;
+  border-radius:.4rem;font-size:.8rem}
 """
 
 # %% ../nbs/reports.ipynb #a86f3e1a
@@ -58,7 +70,9 @@ TEMPLATES = {'base.html': """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'{% block policy %}{% endblock %}">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'{% block
+  policy %}{% endblock %}">
 <title>{{ title }}</title>
 <style>{{ style }}{% block style %}{% endblock %}</style>
 </head>
@@ -74,15 +88,20 @@ TEMPLATES = {'base.html': """<!doctype html>
 # %% ../nbs/reports.ipynb #996543e9
 TEMPLATES['parts.html'] = """
 {% macro player(p, picture=True) %}<figure>
-{%- if picture %}<img src="{{ p.picture }}" alt="spectrogram of {{ p.name }}" width="240" height="80">{% endif %}
+{%- if picture %}
+<img src="{{ p.picture }}" alt="spectrogram of {{ p.name }}" width="240" height="80">{% endif %}
 <audio controls preload="none" aria-label="{{ p.name }}" src="{{ p.audio }}"></audio>
-{%- if picture %}<figcaption><b>{{ p.name }}</b><br>{{ p.facts }}{% if p.note %}<br>{{ p.note }}{% endif %}</figcaption>{% endif -%}
+{%- if picture %}<figcaption><b>{{ p.name }}</b><br>{{ p.facts }}{% if p.note %}
+<br>{{ p.note }}{% endif %}</figcaption>{% endif -%}
 </figure>{% endmacro %}
 
-{% macro table(rows, columns, label, heading) %}<div class="wide" tabindex="0" role="region" aria-label="{{ heading }}"><table>
+{% macro table(rows, columns, label, heading) %}
+<div class="wide" tabindex="0" role="region" aria-label="{{ heading }}"><table>
 <caption>{{ heading }}</caption>
-<thead><tr><th scope="col">{{ label }}</th>{% for c in columns %}<th scope="col">{{ c }}</th>{% endfor %}</tr></thead>
-<tbody>{% for name, cells in rows %}<tr><th scope="row">{{ name }}</th>{% for c in cells %}<td{% if columns[loop.index0] == 'status' %} class="text"{% endif %}>{{ c }}</td>{% endfor %}</tr>
+<thead><tr><th scope="col">{{ label }}</th>{% for c in columns %}<th scope="col">{{ c }}</th>
+{% endfor %}</tr></thead>
+<tbody>{% for name, cells in rows %}<tr><th scope="row">{{ name }}</th>{% for c in cells %}
+<td{% if columns[loop.index0] == 'status' %} class="text"{% endif %}>{{ c }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endmacro %}
 """
 
@@ -171,8 +190,10 @@ def gallery_page(
 # %% ../nbs/reports.ipynb #79d0ded4
 TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player, table %}
 {% block style %}
-.confusion th,.confusion td{padding:.15rem .4rem;text-align:center;border:1px solid var(--line);min-width:1.9rem}
-.confusion thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left}.confusion tbody th{text-align:right}
+.confusion th,.confusion td{padding:.15rem .4rem;text-align:center;border:1px solid var(--line);
+  min-width:1.9rem}
+.confusion thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left}
+.confusion tbody th{text-align:right}
 .confusion thead th:first-child{writing-mode:horizontal-tb;transform:none}
 .confusion td{background:rgb(var(--hue) / calc(.8 * var(--share)))}
 .confusion td.dark{color:#fff}
@@ -180,20 +201,31 @@ TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' impo
 {% endblock %}
 {% block body %}<p class="soft">{{ about }}</p>
 <div class="cards">{% for q, r in summary %}<section class="card"><h2>{{ q }}</h2>
-<strong{% if not r.better or 'not measured' in r.generated %} class="none"{% endif %}>{{ r.generated }}</strong>
-<p>{{ r.says }}</p><p class="soft">{% if r.recordings %}recordings score {{ r.recordings }}; {% endif %}{{ r.better }} is better</p>
+<strong{% if not r.better or 'not measured' in r.generated %}
+ class="none"{% endif %}>{{ r.generated }}</strong>
+<p>{{ r.says }}</p><p class="soft">
+{% if r.recordings %}recordings score {{ r.recordings }}; {% endif %}{{ r.better }} is better</p>
 </section>{% endfor %}</div>
 {% if beside %}<p class="soft">{{ beside }}</p>{% endif %}
-{% if notes %}<h2>To be kept in mind</h2><ul>{% for n in notes %}<li>{{ n }}</li>{% endfor %}</ul>{% endif %}
-{% if classes %}<h2>Class by class</h2>{{ table(classes, class_columns, 'class', class_heading) }}{% endif %}
-{% if confusion %}<h2>What a classifier of recordings hears</h2><div class="wide" tabindex="0" role="region" aria-label="confusion matrix">
-<table class="confusion"><caption>Rows: what was asked for. Columns: what was heard. The frames mark what is right.</caption>
-<thead><tr><th scope="col"></th>{% for c in heard %}<th scope="col">{{ c }}</th>{% endfor %}</tr></thead>
+{% if notes %}<h2>To be kept in mind</h2><ul>{% for n in notes %}<li>{{ n }}</li>{% endfor %}</ul>
+{% endif %}
+{% if classes %}
+<h2>Class by class</h2>{{ table(classes, class_columns, 'class', class_heading) }}{% endif %}
+{% if confusion %}<h2>What a classifier of recordings hears</h2>
+<div class="wide" tabindex="0" role="region" aria-label="confusion matrix">
+<table class="confusion">
+<caption>Rows: what was asked for. Columns: what was heard. The frames mark what is right.</caption>
+<thead><tr><th scope="col"></th>{% for c in heard %}<th scope="col">{{ c }}</th>{% endfor %}
+</tr></thead>
 <tbody>{% for label, cells in confusion %}<tr><th scope="row">{{ label }}</th>
-{% for n, share, right in cells %}<td style="--share:{{ share }}" class="{{ 'right ' if right else '' }}{{ 'dark' if share > 0.6 else '' }}">{{ n if n or right else '' }}</td>{% endfor %}</tr>
+{% for n, share, right in cells %}
+<td style="--share:{{ share }}"
+ class="{{ 'right ' if right else '' }}{{ 'dark' if share > 0.6 else '' }}">
+{{- n if n or right else '' }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endif %}
 {% for heading, about, rows in sections %}<h2>{{ heading }}</h2><p class="soft">{{ about }}</p>
-{% for row in rows %}<div class="row">{% for p in row %}{{ player(p) }}{% endfor %}</div>{% endfor %}{% endfor %}
+{% for row in rows %}<div class="row">{% for p in row %}{{ player(p) }}{% endfor %}</div>
+{% endfor %}{% endfor %}
 <h2>Everything measured</h2><details><summary>All measures, with their intervals</summary>
 {{ table(everything, labels, 'measure', 'Value and 95 % interval of each measure') }}</details>
 <details><summary>How this was measured</summary><pre>{{ record }}</pre></details>{% endblock %}"""
@@ -207,8 +239,8 @@ def _number(measure, value):
 def _classes(result):
     "Names of the columns, and one row a class: the five numbers, or the distances of pairs"
     t = result.table[result.table.label != 'all']
-    shown = [m for m,_,
-             _ in SUMMARY.values() if m in set(t.measure)] or list(dict.fromkeys(t.measure))
+    shown = ([m for m,_,_ in SUMMARY.values() if m in set(t.measure)]
+             or list(dict.fromkeys(t.measure)))
     names = {m: q for q,(m,_,_) in SUMMARY.items()}
     rows = []
     for label,own in t.groupby('label'):
@@ -237,16 +269,16 @@ def _sections(result, players):
         rows = [[clip_player(g, e.rows[r.generated], 'suspected copy' if r.copy else 'generated'),
                  clip_player(t, te.rows[r.train], 'training clip')]
                  for r in result.nearest.head(players).itertuples()]
-        found.append(('Nearest training clips',
-                      'Left the generated clip, right the training clip that is most like it.',
-                      rows))
+        found.append(('Nearest training clips', 'Left the generated clip, right the training clip '
+                                                'that is most like it.', rows))
     f = e.facts.reset_index(drop=True)
-    worst = (f.clicks + f.clipped + 5 * (f.silence > .5)).sort_values(ascending=False,
-        kind='stable')
+    worst = (f.clicks + f.clipped
+             + 5 * (f.silence > .5)).sort_values(ascending=False, kind='stable')
     worst = worst[worst > 0].index[:2 * players]
     said = lambda r: f'{r.clicks:.0f} clicks, {r.clipped:.0f} clipped runs, {r.silence:.0%} silent'
-    if len(worst): found.append(('Most faults', '',
-                                 [[clip_player(g, e.rows[i], said(f.loc[i])) for i in worst]]))
+    if len(worst):
+        found.append(('Most faults', '',
+                      [[clip_player(g, e.rows[i], said(f.loc[i])) for i in worst]]))
     return [(h, a, [[p for p in row if p] for row in rows]) for h,a,rows in found]
 
 # %% ../nbs/reports.ipynb #af7e5876
@@ -254,20 +286,21 @@ def report_page(
     result:Evaluation, # what `evaluate` returned
     players:int=5, # rows of players in each section
 )->str: # a whole page without outside references
-    """Five numbers in words, each class, confusion, nearest training clips, faults, and how all
-    was measured"""
+    "Five numbers in words, each class, confusion, nearest clips, faults, and how it was measured"
     r,real = result.record,result.record.get('recordings')
     of = lambda s: '' if s['source'] == 'Sounds' else f" of {Path(s['source']).name or s['source']}"
     sets = {n: f"{s['clips']} clips{of(s)}" for n,s in r['sets'].items()}
     trained = f", trained on {sets['train']}" if 'train' in sets else ''
     by = f"{r['embedder']['name']} at {r['compared_at']} Hz"
     about = f"{sets['generated']} against {sets['reference']}{trained}; heard by {by}."
-    beside = '' if not real else f"The numbers of recordings are those of {real['clips']} clips: {real['how']}."
+    beside = ('' if not real
+              else f"The numbers of recordings are those of {real['clips']} clips: {real['how']}.")
     columns,classes = _classes(result)
     heard,confusion = _confusion(result)
     wide = result.wide().T
     source = r['sets']['generated']['source']
-    title = 'Evaluation of generated sounds' if source == 'Sounds' else f"Evaluation of {Path(source).name or source}"
+    title = ('Evaluation of generated sounds' if source == 'Sounds'
+             else f"Evaluation of {Path(source).name or source}")
     return page('report.html', title, about=about, beside=beside,
         summary=list(result.summary().iterrows()), notes=r['notes'], classes=classes,
         class_columns=columns,
@@ -287,12 +320,16 @@ def save_report(
     return write_text(result.save(folder)/'report.html', text)
 
 # %% ../nbs/reports.ipynb #d2a50d09
-TEMPLATES['leaderboard.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player, table %}
+TEMPLATES['leaderboard.html'] = """{% extends 'base.html' %}
+{% from 'parts.html' import player, table %}
 {% block body %}<p class="soft">{{ about }}</p>
-{{ table(rows, columns, 'family', 'A value, in brackets its 95 % interval; the head says which way is better') }}
-<div class="row plots">{% for text, uri in plots %}<img class="plot" src="{{ uri }}" alt="{{ text }}" width="495" height="288">{% endfor %}</div>
+{{ table(rows, columns, 'family',
+  'A value, in brackets its 95 % interval; the head says which way is better') }}
+<div class="row plots">{% for text, uri in plots %}
+<img class="plot" src="{{ uri }}" alt="{{ text }}" width="495" height="288">{% endfor %}</div>
 <h2>Listen</h2>{% for family, players in families %}<h3>{{ family }}</h3>
-<div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div>{% endfor %}{% endblock %}"""
+<div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div>{% endfor %}
+{% endblock %}"""
 
 # %% ../nbs/reports.ipynb #40538c7a
 def _plot_uri(draw, width, height):
@@ -330,9 +367,8 @@ def leaderboard_page(
     return page('leaderboard.html', 'Leaderboard', columns=columns, plots=plots, families=families,
         rows=[(r[0], list(r[1:])) for r in shown.itertuples(index=False)],
         about='Every family learnt from the same clips, was asked for the same sounds, and is '
-              'judged by the same held-out '
-              'recordings. The first row are recordings, judged as if a model had made them. '
-              'Times are processor seconds.')
+              'judged by the same held-out recordings. The first row are recordings, judged as if '
+              'a model had made them. Times are processor seconds.')
 
 # %% ../nbs/reports.ipynb #598d8bb8
 def save_leaderboard(
@@ -348,28 +384,39 @@ def save_leaderboard(
 TEMPLATES['listening.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player %}
 {% block policy %}; script-src 'unsafe-inline'{% endblock %}
 {% block style %}
-li{margin:1.4rem 0}fieldset{border:0;margin:.3rem 0;padding:0;display:flex;flex-wrap:wrap;gap:.1rem;align-items:center}
-legend{float:left;width:15rem;padding:0}fieldset label{padding:.2rem .55rem;border:1px solid var(--line);border-radius:.3rem;cursor:pointer}
-fieldset input{position:absolute;opacity:0}fieldset label:has(:checked){background:var(--accent);color:var(--paper);font-weight:700}
+li{margin:1.4rem 0}
+fieldset{border:0;margin:.3rem 0;padding:0;display:flex;flex-wrap:wrap;gap:.1rem;align-items:center}
+legend{float:left;width:15rem;padding:0}
+fieldset label{padding:.2rem .55rem;border:1px solid var(--line);border-radius:.3rem;cursor:pointer}
+fieldset input{position:absolute;opacity:0}
+fieldset label:has(:checked){background:var(--accent);color:var(--paper);font-weight:700}
 fieldset label:has(:focus-visible){outline:3px solid var(--accent);outline-offset:2px}
-.done{position:sticky;bottom:0;background:var(--paper);padding:.8rem 0;border-top:1px solid var(--line)}button,#who{font:inherit;padding:.3rem .8rem}
+.done{position:sticky;bottom:0;background:var(--paper);padding:.8rem 0;
+  border-top:1px solid var(--line)}button,#who{font:inherit;padding:.3rem .8rem}
 {% endblock %}
 {% block body %}<p>Use headphones. 1 is worst, 10 is best. Listen as often as you like.</p>
 <p><label>Your name: <input id="who" autocomplete="off"></label></p>
 <ol>{% for clip, label, p in items %}<li>{{ player(p, picture=False) }}
-{% for what, text in (('quality', 'quality'), ('fit', 'how much like ' ~ (label or 'its label'))) %}<fieldset><legend>{{ text }}</legend>
-{% for v in range(1, 11) %}<label><input type="radio" name="{{ clip }}-{{ what }}" value="{{ v }}">{{ v }}</label>{% endfor %}</fieldset>
+{% for what, text in (('quality', 'quality'), ('fit', 'how much like ' ~ (label or 'its label'))) %}
+<fieldset><legend>{{ text }}</legend>
+{% for v in range(1, 11) %}<label>
+<input type="radio" name="{{ clip }}-{{ what }}" value="{{ v }}">{{ v }}</label>{% endfor %}
+</fieldset>
 {% endfor %}</li>{% endfor %}</ol>
-<p class="done"><span id="done" aria-live="polite"></span> <button id="save" type="button">Download scores.csv</button></p>
+<p class="done">
+<span id="done" aria-live="polite"></span> <button id="save"
+ type="button">Download scores.csv</button></p>
 <script>
 const clips = {{ items | map(attribute=0) | list | tojson }};
-const score = (clip, what) => document.querySelector('input[name="' + clip + '-' + what + '"]:checked')?.value ?? '';
+const score = (clip, what) =>
+  document.querySelector('input[name="' + clip + '-' + what + '"]:checked')?.value ?? '';
 const count = () => { const n = clips.filter(c => score(c, 'quality') && score(c, 'fit')).length;
   document.getElementById('done').textContent = n + ' of ' + clips.length + ' clips rated'; };
 document.addEventListener('change', count);
 document.getElementById('save').onclick = () => {
   const who = document.getElementById('who').value.replace(/[",;\\s]+/g, ' ').trim();
-  const rows = clips.map(c => [who, c, score(c, 'quality'), score(c, 'fit')]).filter(r => r[2] || r[3]);
+  const rows = clips.map(c => [who, c, score(c, 'quality'), score(c, 'fit')])
+    .filter(r => r[2] || r[3]);
   const text = 'listener,clip,quality,fit\\n' + rows.map(r => r.join(',') + '\\n').join('');
   const a = document.createElement('a');
   a.href = URL.createObjectURL(new Blob([text], {type: 'text/csv'}));

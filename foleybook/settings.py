@@ -13,8 +13,7 @@ __all__ = ['SettingsError', 'to_plain', 'near', 'from_plain', 'config_hash', 'ch
 
 # %% ../nbs/settings.ipynb #bc6f28a1
 class SettingsError(ValueError):
-    """A setting, a preset or an override is not known or not valid; the message names the field
-    and what is allowed"""
+    "A setting, preset or override is not known or not valid; names the field and what is allowed"
 
 # %% ../nbs/settings.ipynb #279ae162
 def to_plain(
@@ -41,14 +40,14 @@ def near(
 # %% ../nbs/settings.ipynb #d8dc0ceb
 def _number(kind, value, where):
     "An int or a float from a number or its text; an int must be whole"
-    if isinstance(value,
-                  bool):
+    if isinstance(value, bool):
         raise SettingsError(f"{where}: {value!r} is not a number. Give a {kind.__name__}.")
     try: number = int(value) if kind is int and isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         try: number = float(value)
         except (TypeError, ValueError):
-            raise SettingsError(f"{where}: {value!r} is no number. Give a {kind.__name__}.") from None
+            wanted = kind.__name__
+            raise SettingsError(f"{where}: {value!r} is no number. Give a {wanted}.") from None
     if kind is float or isinstance(number, int): return kind(number)
     if not math.isfinite(number) or number != int(number):
         raise SettingsError(f"{where}: {value!r} is not a whole number. Give an int.")
@@ -60,34 +59,34 @@ def from_plain(
     value, # a JSON value, or the text a user typed
     where:str='value', # how an error calls it
 ):
-    """`value` as `kind`: numbers from text, tuples from lists, dataclasses from dicts or from the
-    name of a preset"""
+    "`value` as `kind`: numbers from text, tuples from lists, dataclasses from dicts or presets"
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind in (typing.Any, inspect.Parameter.empty): return value
     if origin in (typing.Union, types.UnionType): return _from_union(args, value, where)
     if is_dataclass(kind): return _from_dataclass(kind, value, where)
-    if list in (kind, origin) or tuple in (kind, origin): return _from_sequence(origin or kind,
-        args, value, where)
+    if list in (kind, origin) or tuple in (kind, origin):
+        return _from_sequence(origin or kind, args, value, where)
     if dict in (kind, origin) and isinstance(value, str): value = _json(value, where)
     if kind in (int, float): return _number(kind, value, where)
     if kind is bool: value = _BOOLS.get(str(value).lower())
     if origin is typing.Literal: fits, wanted = value in args, ' or '.join(map(repr, args))
-    else: fits, wanted = isinstance(value, origin
-                                    or kind), dict(bool='true or false').get(kind.__name__,
-                                        kind.__name__)
+    else:
+        fits, wanted = (isinstance(value, origin or kind),
+                        dict(bool='true or false').get(kind.__name__, kind.__name__))
     if fits: return value
     if kind is Path and isinstance(value, str): return Path(value)
     raise SettingsError(f"{where}: this is not allowed. Give {wanted}." if value is None else
                       f"{where}: {value!r} is not allowed. Give {wanted}.")
 
 # %% ../nbs/settings.ipynb #44e02d10
-_BOOLS = dict(true=True, yes=True, on=True, false=False, no=False, off=False) | {'1': True,
-    '0': False}
+_BOOLS = (dict(true=True, yes=True, on=True, false=False, no=False, off=False)
+          | {'1': True, '0': False})
 
 def _json(text, where):
     "JSON, or an error that names the field"
     try: return json.loads(text)
-    except json.JSONDecodeError as e: raise SettingsError(f"{where}: {text!r} is not JSON ({e}).") from None
+    except json.JSONDecodeError as e:
+        raise SettingsError(f"{where}: {text!r} is not JSON ({e}).") from None
 
 # %% ../nbs/settings.ipynb #5c44215e
 def _from_union(args, value, where):
@@ -105,8 +104,8 @@ def _from_sequence(kind, args, value, where):
     "A list or a tuple from a list, or from text with commas"
     if isinstance(value, str):
         text = value.strip().replace('(', '[').replace(')', ']')
-        value = _json(text, where) if text[:1] == '[' else [v.strip() for v in text.split(',')
-                                                            if v.strip()]
+        value = (_json(text, where) if text[:1] == '['
+                 else [v.strip() for v in text.split(',') if v.strip()])
     if not isinstance(value, (list, tuple)):
         raise SettingsError(f"{where}: {value!r} is no list. Give values with commas.")
     fixed = kind is tuple and args and args[-1] is not Ellipsis
@@ -123,8 +122,7 @@ def _from_dataclass(kind, value, where):
         try: return kind.preset(value)
         except (KeyError, ValueError) as e: raise SettingsError(f"{where}: {e}") from None
     if isinstance(value, str): value = _json(value, where)
-    if not isinstance(value,
-                      dict):
+    if not isinstance(value, dict):
         raise SettingsError(f"{where}: {value!r} is no {kind.__name__}. Give its fields.")
     hints = {f.name: typing.get_type_hints(kind)[f.name] for f in fields(kind) if f.init}
     for name in value.keys() - hints.keys():
@@ -156,11 +154,10 @@ def changed(
     root=None, # the outermost dataclass, for hints; None: this one
     prefix:str='', # how an error calls the place
 ): # a changed copy
-    """A copy of a dataclass with dotted changes; text is read as the type of its field, unknown
-    names are an error with hints"""
+    "A copy with dotted changes; text is read as the field's type, unknown names get hints"
     root = config if root is None else root
-    hints, names, here, below = typing.get_type_hints(type(config)), {f.name
-        for f in fields(config)}, {}, {}
+    hints, names, here, below = (typing.get_type_hints(type(config)),
+                                 {f.name for f in fields(config)}, {}, {})
     for name, value in changes.items():
         head, _, rest = name.partition('.')
         if head not in names:
@@ -174,8 +171,8 @@ def changed(
         here[head] = changed(part, inner, root, f'{prefix}{head}.')
     try: return dataclasses.replace(config, **here)
     except SettingsError: raise
-    except (TypeError,
-            ValueError) as e: raise SettingsError(f"{prefix or type(config).__name__}: {e}") from None
+    except (TypeError, ValueError) as e:
+        raise SettingsError(f"{prefix or type(config).__name__}: {e}") from None
 
 # %% ../nbs/settings.ipynb #f719f46d
 def parse_overrides(

@@ -21,7 +21,8 @@ __all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'St
 #| code-fold: true
 import numpy as np, torch
 from accelerate import DistributedDataParallelKwargs
-from fastai.callback.core import Callback, CancelBatchException, CancelEpochException, CancelStepException
+from fastai.callback.core import (Callback, CancelBatchException, CancelEpochException,
+                                  CancelStepException)
 from fastai.callback.progress import ProgressCallback
 from fastai.data.load import DataLoader, _FakeLoader
 from fastai.distributed import DistributedDL, DistributedTrainer
@@ -49,8 +50,7 @@ class TrainingError(RuntimeError):
 
 # %% ../nbs/02_training.ipynb #549b78f3
 class StepDL(DataLoader):
-    """`steps` batches an epoch out of endless reshuffled passes; batch k is the same however a run
-    was stopped or split"""
+    "Epochs of `steps` batches; batch k is the same however a run was stopped or split"
     _default = 'dl'
     def __init__(self,
         dl:DataLoader, # any indexed fastai loader
@@ -60,7 +60,8 @@ class StepDL(DataLoader):
     ):
         if dl.bs is None or not dl.indexed:
             raise TrainingError("A training loader needs a batch size and an index.")
-        self.dl, self.steps, self.seed, self.epoch, self.start, self.rank, self.world = dl, steps, seed, 0, 0, 0, 1
+        self.dl, self.steps, self.seed = dl, steps, seed
+        self.epoch, self.start, self.rank, self.world = 0, 0, 0, 1
         # it draws another crop in each pass, so it wants to know the pass
         self.passes = isinstance(dl, CacheLoader)
         self.items = len(dl.dataset) if self.passes or dl.n is None else dl.n
@@ -69,7 +70,8 @@ class StepDL(DataLoader):
         for name in ('bs', 'drop_last', 'dataset', 'num_workers', 'offs', 'pin_memory', 'shuffle',
                      'timeout'):
             setattr(self, name, getattr(dl, name))
-        self.rng, self.n, self._device, self.indexed, old = random.Random(0), None, dl.device, True, dl.fake_l
+        self.rng, self.n, self._device, self.indexed, old = (random.Random(0), None, dl.device,
+                                                             True, dl.fake_l)
         workers = old.num_workers if workers is None else workers
         self.fake_l = _FakeLoader(self, old.pin_memory, workers, old.timeout, False,
                                   old.pin_memory_device)
@@ -81,8 +83,8 @@ class StepDL(DataLoader):
     def after_iter(self): self.dl.after_iter()
 
     def after_batch(self, b):
-        with preserve_rng(mix_seed(self.seed, 'batch', self._next * self.world
-                                   + self.rank)): out = self.dl.after_batch(b)
+        with preserve_rng(mix_seed(self.seed, 'batch', self._next * self.world + self.rank)):
+            out = self.dl.after_batch(b)
         self._next += 1
         return out
 
@@ -127,7 +129,9 @@ def create_batches(self:StepDL, samps):
     def seeded(chunk):
         for position, index in chunk:
             seed = mix_seed(self.seed, 'item', position)
-            random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)
             yield index
     chunk = []
     for pair in samps:
@@ -153,8 +157,7 @@ class _SmoothLoss(AvgSmoothLoss):
         self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
 
 class StepLearner(Learner):
-    """A `Learner` that can begin at any step of any epoch, and asks the device for nothing between
-    two rows of the log"""
+    "Begins at any step of any epoch; asks the device nothing between two rows of the log"
     first_epoch, fitting = 0, True
 
     def __init__(self, *args, **kwargs):
@@ -172,8 +175,8 @@ class StepLearner(Learner):
 
     def all_batches(self):
         self.n_iter = len(self.dl)
-        for o in enumerate(self.dl,
-                           getattr(self.dl, 'start', 0) if self.training else 0): self.one_batch(*o)
+        for o in enumerate(self.dl, getattr(self.dl, 'start', 0) if self.training else 0):
+            self.one_batch(*o)
 
     def _do_grad_opt(self):
         super()._do_grad_opt()
@@ -224,8 +227,7 @@ def _grad_norm(params):
 PRECISIONS = dict(float32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
 class MixedPrecision(Callback):
-    """Forward in `precision` on the learner's device, weights in float32; a step with gradients
-    not finite is skipped"""
+    "Forward in `precision`, weights in float32; a step with gradients not finite is skipped"
     order = 10
     def __init__(self,
         precision:str='bf16', # 'float32', 'bf16' or 'fp16'
@@ -272,8 +274,8 @@ def must_skip(
 ): # 1 or 0: must the step be skipped?; a tensor where nobody waits, and then the optimiser skips it
     "The verdict on a step"
     inner = getattr(opt, 'opt', opt)
-    quiet = getattr(inner, 'defaults',
-                    {}).get('fused') and (norm.device.type != 'cpu' if ask is None else not ask)
+    quiet = (getattr(inner, 'defaults', {}).get('fused')
+             and (norm.device.type != 'cpu' if ask is None else not ask))
     if not quiet: return int(not torch.isfinite(norm))
     inner.found_inf = (~torch.isfinite(norm)).float()
     return inner.found_inf.int()
@@ -295,9 +297,8 @@ def judge(self:MixedPrecision):
     asked = isinstance(bad, int)
     if (asked or self.judged % self.patience == 0) and self.in_a_row >= self.patience:
         raise TrainingError(f"step {self.train_iter}: gradients were not finite "
-                            f"{int(self.in_a_row)} times in a row "
-                            f"(loss {self.loss.item():.4g}). Lower lr, set clip_norm, or use "
-                            f"precision=float32.")
+                            f"{int(self.in_a_row)} times in a row (loss {self.loss.item():.4g}). "
+                            "Lower lr, set clip_norm, or use precision=float32.")
     if asked and bad: raise CancelStepException()
 
 @patch
@@ -361,8 +362,8 @@ class AutoPrecision(MixedPrecision):
             for k, m in state.items():
                 if torch.is_tensor(m) and m.shape == p.shape: state[k] = laid_out_as(p, m)
 
-    def checkpoint_state(self): return dict(super().checkpoint_state(), precision=self.precision,
-                                            last=self.last)
+    def checkpoint_state(self):
+        return dict(super().checkpoint_state(), precision=self.precision, last=self.last)
 
     def restore_state(self, state):
         super().restore_state(state)
@@ -372,7 +373,8 @@ class AutoPrecision(MixedPrecision):
 @patch
 def choose(self:AutoPrecision):
     "Time the ways on a copy of the model and the batch at hand; all processes follow the first"
-    model, loss_func, xb, yb = unwrap(self.model), self.learn.loss_func, self.learn.xb, self.learn.yb
+    model, loss_func, xb, yb = (unwrap(self.model), self.learn.loss_func, self.learn.xb,
+                                self.learn.yb)
     def step(twin):
         pred = _float(twin(*xb))
         with torch.autocast(self.kind, enabled=False): loss_func(pred, *yb).backward()
@@ -383,8 +385,8 @@ def choose(self:AutoPrecision):
     best = min(self.seconds, key=self.seconds.get)
     if self.seconds[best] * self.gain > self.seconds['float32', False]: best = ways[0]
     told = torch.tensor(ways.index(best))
-    if num_distrib() > 1 and torch.distributed.is_initialized(): torch.distributed.broadcast(told,
-        0)
+    if num_distrib() > 1 and torch.distributed.is_initialized():
+        torch.distributed.broadcast(told, 0)
     self.use(*ways[int(told)])
 
 # %% ../nbs/02_training.ipynb #87d05aea
@@ -441,12 +443,12 @@ class EMA(Callback):
 
     def before_fit(self):
         model = unwrap(self.model)
-        if self.average is None: self.average = {k: v.detach().clone() for k,
-                                                 v in self.state().items()}
+        if self.average is None:
+            self.average = {k: v.detach().clone() for k, v in self.state().items()}
         self.trained = {k: p for k, p in model.named_parameters() if p.is_floating_point()}
         rest = [k.rpartition('.') for k in self.average if k not in self.trained]
-        self.rest = {f'{path}{dot}{name}': (model.get_submodule(path), name) for path, dot,
-                     name in rest}
+        self.rest = {f'{path}{dot}{name}': (model.get_submodule(path), name)
+                     for path, dot, name in rest}
 
     @torch.no_grad()
     def after_step(self):
@@ -494,8 +496,8 @@ class LineLogger:
     def __call__(self, values):
         names = list(self.learn.recorder.metric_names)
         if list(values) == names: return
-        pairs = [(n, f'{v:.4f}' if isinstance(v, float) else v) for n,
-                 v in zip(names[1:], values[1:]) if v is not None]
+        pairs = [(n, f'{v:.4f}' if isinstance(v, float) else v)
+                 for n, v in zip(names[1:], values[1:]) if v is not None]
         told = '  '.join(f'{n} {v}' for n, v in pairs)
         print(f'epoch {values[0] + 1}/{self.learn.n_epoch}  step {self.learn.train_iter}  {told}  '
               f'peak {peak_memory_mb():.0f} MB', flush=True)
@@ -513,8 +515,7 @@ def reduce_mean(
 
 # %% ../nbs/02_training.ipynb #0355e4ec
 class History(Callback):
-    """Writes `history.csv`: the loss of every `log_every`-th step, and after each epoch validation
-    loss and metrics"""
+    "`history.csv`: the loss of every `log_every`-th step, validation loss and metrics of epochs"
     order = 95
     def __init__(self,
         folder:Path, # where history.csv goes
@@ -537,8 +538,8 @@ class History(Callback):
 
     def after_epoch(self):
         values = dict(zip(list(self.recorder.metric_names)[1:], self.recorder.log[1:]))
-        self.row(**{k: float(v) for k,
-                    v in values.items() if isinstance(v, (int, float)) or torch.is_tensor(v)})
+        self.row(**{k: float(v) for k, v in values.items() if isinstance(v, (int, float))
+                    or torch.is_tensor(v)})
         self.flush()
 
     def checkpoint_state(self): self.flush(); return dict(rows=self.written)
@@ -567,8 +568,8 @@ def write(self:History,
             table = csv.DictWriter(f, self.names)
             if mode == 'w': table.writeheader()
             table.writerows(rows)
-    except OSError as e: warnings.warn(f"{self.file}: not written ({e}). Free some space; "
-                                       f"training goes on.")
+    except OSError as e:
+        warnings.warn(f"{self.file}: not written ({e}). Free some space; training goes on.")
 
 @patch
 def flush(self:History):
@@ -598,8 +599,7 @@ def pack_state(
         named = all(isinstance(k, str) and k[:1] != '#' for k in state)
         if named: return tensors, {k: pack(v, k) for k, v in state.items()}
         return tensors, {'#items': [[pack(k, 'key'), pack(v, k)] for k, v in state.items()]}
-    if not hasattr(state,
-                   '__iter__'):
+    if not hasattr(state, '__iter__'):
         raise CheckpointError(f"{key}: a {type(state).__name__} cannot be stored.")
     packed = [pack(v, i) for i, v in enumerate(state)]
     return tensors, {'#tuple': packed} if isinstance(state, tuple) else packed
@@ -614,8 +614,8 @@ def unpack_state(
     if not isinstance(plain, dict): return plain
     if '#tensor' in plain: return tensors[plain['#tensor']]
     if '#tuple' in plain: return tuple(unpack_state(tensors, v) for v in plain['#tuple'])
-    if '#items' in plain: return {unpack_state(tensors, k): unpack_state(tensors, v) for k,
-                                  v in plain['#items']}
+    if '#items' in plain:
+        return {unpack_state(tensors, k): unpack_state(tensors, v) for k, v in plain['#items']}
     return {k: unpack_state(tensors, v) for k, v in plain.items()}
 
 # %% ../nbs/02_training.ipynb #f14a0237
@@ -625,8 +625,7 @@ def write_checkpoint(
     state, # everything else, for `pack_state`
     **notes, # step, valid_loss ...
 ) -> Path:
-    """`model.safetensors`, `state.safetensors` and `state.json` with their checksums, in one
-    atomic step"""
+    "Weights, state and notes with their checksums, in one atomic step"
     tensors, plain = pack_state(state)
     with atomic_folder(folder) as work:
         write_safetensors(work/'model.safetensors', model)
@@ -653,8 +652,7 @@ def laid_out_as(
     weight:Tensor, # such as a parameter that is a permuted view
     value:Tensor, # of the same shape: a moment, a gradient
 ) -> Tensor: # equal to `value`
-    """On the device and in the memory layout of `weight`: fused optimisers walk through both as
-    they lie in memory"""
+    "In the layout of `weight`: fused optimisers walk through both as they lie in memory"
     return torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
 
 # %% ../nbs/02_training.ipynb #bd63f1e4
@@ -673,13 +671,13 @@ def load_optimizer(
     inner = getattr(opt, 'opt', opt)
     opt.load_state_dict(_to_device(state, inner.param_groups[0]['params'][0].device))
     for weight, kept in inner.state.items():
-        fits = lambda v: torch.is_tensor(v) and v.shape == weight.shape and v.stride() != weight.stride()
+        fits = (lambda v: torch.is_tensor(v) and v.shape == weight.shape
+                and v.stride() != weight.stride())
         kept.update({k: laid_out_as(weight, v) for k, v in kept.items() if fits(v)})
 
 # %% ../nbs/02_training.ipynb #4647d823
 class Checkpoint(Callback):
-    """Saves the whole state at the end of each epoch and every `every` steps, and resumes from the
-    newest whole one"""
+    "Saves all after each epoch and every `every` steps; resumes from the newest whole checkpoint"
     order = 100
     def __init__(self,
         folder:Path, # holds one folder per checkpoint
@@ -688,8 +686,9 @@ class Checkpoint(Callback):
         about:str='', # hash of the settings; another run's checkpoints are refused
     ): self.folder, self.every, self.keep, self.about = Path(folder), every, keep, about
 
-    def found(self): return sorted(p for p in self.folder.glob('step_*') if p.suffix != '.damaged'
-                                   and p.is_dir())
+    def found(self):
+        return sorted(p for p in self.folder.glob('step_*') if p.suffix != '.damaged'
+                      and p.is_dir())
 
     def before_fit(self):
         self.run = getattr(self.learn, 'fitting', True) and not hasattr(self.learn, 'lr_finder')
@@ -740,13 +739,13 @@ def state(self:Checkpoint,
     if num_distrib() > 1 and torch.distributed.is_initialized():
         rngs = [None] * num_distrib()
         torch.distributed.all_gather_object(rngs, rng_state())
-    losses = torch.stack([torch.as_tensor(l).float().cpu()
-                          for l in rec.losses]) if rec.losses else torch.zeros(0)
+    losses = (torch.stack([torch.as_tensor(l).float().cpu() for l in rec.losses]) if rec.losses
+              else torch.zeros(0))
     log = dict(losses=losses, lrs=torch.tensor(rec.lrs, dtype=torch.float64), iters=list(rec.iters),
                values=[list(v) for v in rec.values], smooth=rec.smooth_loss.val,
                count=rec.smooth_loss.count)
-    return dict(epoch=epoch, start=start, pct_train=learn.pct_train, train_iter=learn.train_iter,
-                rng=rngs,
+    return dict(epoch=epoch, start=start, pct_train=learn.pct_train,
+                train_iter=learn.train_iter, rng=rngs,
                 optimizer=learn.opt.state_dict(), recorder=log, valid_losses=[*self.losses.items()],
                 items=self._items(),
                 callbacks={name: cb.checkpoint_state() for name, cb in self._stateful().items()})
@@ -762,8 +761,9 @@ def save(self:Checkpoint,
     state, step = self.state(epoch, start), self.learn.train_iter
     if rank_distrib(): return
     notes = dict(step=step, valid_loss=valid_loss, about=self.about, n_epoch=self.learn.n_epoch)
-    try: write_checkpoint(self.folder/f'step_{step:08d}', unwrap(self.learn.model).state_dict(),
-                          state, **notes)
+    try:
+        write_checkpoint(self.folder/f'step_{step:08d}', unwrap(self.learn.model).state_dict(),
+                         state, **notes)
     except CheckpointError as e:
         newest = self.found()[-1].name if self.found() else 'missing'
         warnings.warn(f"{e} Training goes on; the newest checkpoint is {newest}.")
@@ -792,8 +792,9 @@ def load_newest(self:Checkpoint):
         try: loaded = read_checkpoint(folder)
         except CheckpointError as e:
             warnings.warn(f"{e} It is set aside; falling back to the checkpoint before it.")
-            if not rank_distrib(): os.replace(folder,
-                                              folder.with_name(f'{folder.name}.{secrets.token_hex(3)}.damaged'))
+            if not rank_distrib():
+                os.replace(folder,
+                           folder.with_name(f'{folder.name}.{secrets.token_hex(3)}.damaged'))
             continue
         return self.restore(folder, *loaded)
 
@@ -809,18 +810,19 @@ def restore(self:Checkpoint,
     learn, dl, rec, log = self.learn, self.learn.dls.train, self.learn.recorder, state['recorder']
     if self.about and notes['about'] != self.about:
         raise CheckpointError(f"{folder}: is from a run with other settings. Choose another "
-                              f"folder, or use those.")
+                              "folder, or use those.")
     if state['items'] != self._items():
         raise CheckpointError(f"{folder}: items, items a step and seed were {state['items']}, now "
-                              f"{self._items()}. "
-                              "Use the same data, batch size times processes, and seed.")
+                              f"{self._items()}. Use the same data, batch size times processes, "
+                              "and seed.")
     load_strict(unwrap(learn.model), model, folder/'model.safetensors')
     load_optimizer(learn.opt, state['optimizer'])
     for name, cb in self._stateful().items():
         if name not in state['callbacks']:
             raise CheckpointError(f"{folder}: has no {name}. Use the same callbacks.")
         cb.restore_state(state['callbacks'][name])
-    rec.losses, rec.lrs, rec.iters, rec.values = list(log['losses']), log['lrs'].tolist(), log['iters'], log['values']
+    rec.losses, rec.lrs, rec.iters, rec.values = (list(log['losses']), log['lrs'].tolist(),
+                                                  log['iters'], log['values'])
     rec.smooth_loss.val, rec.smooth_loss.count = log['smooth'], log['count']
     self.losses, self.restored = dict(state['valid_losses']), state
     learn.first_epoch, learn.train_iter = state['epoch'], state['train_iter']
@@ -836,15 +838,15 @@ def average_gradients(
         if p.grad is None: p.grad = torch.zeros_like(p)
     flat = torch.cat([p.grad.flatten() for p in params])
     torch.distributed.all_reduce(flat)
-    for p, g in zip(params, flat.div_(num_distrib()).split([p.numel()
-                                                            for p in params])):
+    for p, g in zip(params, flat.div_(num_distrib()).split([p.numel() for p in params])):
         p.grad.copy_(g.view_as(p))
 
 # %% ../nbs/02_training.ipynb #5e9af0b4
 @patch
 def _broadcast(self:DistributedDL, t, rank):
     "Any backend: tensors where the backend wants them"
-    device = torch.device('cuda') if torch.distributed.get_backend() == 'nccl' else torch.device('cpu')
+    device = (torch.device('cuda') if torch.distributed.get_backend() == 'nccl'
+              else torch.device('cpu'))
     t = torch.as_tensor(t, dtype=torch.long, device=device)
     torch.distributed.broadcast(t, rank)
     return t.cpu().tolist()
@@ -867,8 +869,7 @@ def distributed(
     unused:bool=False, # a step may leave some weights without a gradient
     **accelerator, # of `accelerate.Accelerator`
 ):
-    """Train in all processes that `torchrun` or `accelerate launch` started; with one process
-    nothing changes"""
+    "Train in all processes that a launcher started; with one process nothing changes"
     if num_distrib() <= 1: yield learn; return
     device = torch.device(getattr(learn.dls, 'device', None) or 'cpu')
     cpu = device.type == 'cpu' if cpu is None else cpu
@@ -882,8 +883,7 @@ def distributed(
 
 # %% ../nbs/02_training.ipynb #57a72e3e
 class AdversarialTraining(Callback):
-    """A discriminator with its own optimiser: in each step first it learns, then the generator's
-    loss gets terms from it"""
+    "A discriminator with its own optimiser: it learns, then adds to the generator's loss"
     order, run_valid = 5, False
     def __init__(self,
         discriminator:nn.Module, # takes one of what `pair` gives, returns outputs of any structure
@@ -898,15 +898,16 @@ class AdversarialTraining(Callback):
         clip_norm:float=0., # of the discriminator's gradients; 0: none
     ):
         self.discriminator, self.discriminator_loss = discriminator, discriminator_loss
-        self.generator_losses, self.pair = generator_losses, pair or (lambda learn: (learn.yb[0],
-            learn.pred))
-        self.opt_func, self.lr_ratio, self.start, self.clip_norm = opt_func, lr_ratio, start, clip_norm
+        self.generator_losses, self.pair = (generator_losses, pair
+                                            or (lambda learn: (learn.yb[0], learn.pred)))
+        self.opt_func, self.lr_ratio = opt_func, lr_ratio
+        self.start, self.clip_norm = start, clip_norm
         self.optimizer, self.skipped, self.ask = None, 0, None
 
     def before_fit(self):
         d, others = self.discriminator, self.learn.cbs
-        self.kind = d.to(getattr(self.dls, 'device', None)
-                         or 'cpu').train() and next(d.parameters()).device.type
+        self.kind = (d.to(getattr(self.dls, 'device', None) or 'cpu').train()
+                     and next(d.parameters()).device.type)
         if self.optimizer is None:
             self.trained = [p for p in d.parameters() if p.requires_grad]
             self.optimizer = (self.opt_func or self.learn.opt_func)(self.trained, lr=self.learn.lr)
@@ -976,8 +977,8 @@ def generator_terms(self:AdversarialTraining,
     for name, (weight, f) in self.generator_losses.items():
         term = f(real_out, fake_out)
         self.learn.parts[name] = term.detach()
-        self.learn.loss_grad = self.learn.loss_grad + (weight(self.learn, term) if callable(weight)
-                                                       else weight) * term
+        self.learn.loss_grad = (self.learn.loss_grad
+                                + (weight(self.learn, term) if callable(weight) else weight) * term)
     self.learn.loss = self.learn.loss_grad.detach().clone()
 
 # %% ../nbs/02_training.ipynb #658d8029
@@ -1014,8 +1015,7 @@ def spectrogram_picture(
 
 # %% ../nbs/02_training.ipynb #a53fb2fc
 class AudioLogger(Callback):
-    """Every `every` steps: sounds and spectrograms into a folder, and into TensorBoard and W&B
-    where they are installed"""
+    "Every `every` steps: sounds and spectrograms into a folder, TensorBoard and W&B"
     order = 90
     def __init__(self,
         folder:Path, # one folder per visit goes here
@@ -1024,7 +1024,8 @@ class AudioLogger(Callback):
         sampler=None, # f(model) -> `Sounds`; None: model.sample(n=n, seed=0, progress=False)
         tensorboard:bool=True, # write event files when tensorboard is installed
     ):
-        self.folder, self.every, self.tensorboard, self.writer = Path(folder), every, tensorboard, None
+        self.folder, self.every = Path(folder), every
+        self.tensorboard, self.writer = tensorboard, None
         self.sampler = sampler or (lambda model: model.sample(n=n, seed=0, progress=False))
 
     def after_batch(self):
@@ -1034,13 +1035,13 @@ class AudioLogger(Callback):
         if self.writer is not None: self.writer.close(); self.writer = None
 
     def visit(self):
-        model, average = unwrap(self.model), next((cb for cb in self.learn.cbs
-                                                   if isinstance(cb, EMA)), None)
+        model, average = (unwrap(self.model),
+                          next((cb for cb in self.learn.cbs if isinstance(cb, EMA)), None))
         if average is not None: average.swap()
         try:
             with preserve_rng(0), torch.no_grad(): self.write(self.sampler(model.eval()))
-        except SamplingError as e: warnings.warn(f"step {self.train_iter}: nothing to hear yet "
-                                                 f"({e})")
+        except SamplingError as e:
+            warnings.warn(f"step {self.train_iter}: nothing to hear yet ({e})")
         finally:
             model.train()
             if average is not None: average.swap()
@@ -1053,12 +1054,12 @@ def write(self:AudioLogger,
     "To disk, and to what else listens"
     step = self.train_iter
     try: sounds.save(self.folder/f'step_{step:08d}')
-    except OSError as e: warnings.warn(f"{self.folder}: not written ({e}). Free some space; "
-                                       f"training goes on.")
+    except OSError as e:
+        warnings.warn(f"{self.folder}: not written ({e}). Free some space; training goes on.")
     pictures = [spectrogram_picture(x, sounds.sample_rate) for x in sounds.audio]
     names = [f'{k} {label}'.strip() for k, label in enumerate(sounds.labels)]
-    if self.tensorboard and importlib.util.find_spec('tensorboard'): self.to_tensorboard(sounds,
-        pictures, names, step)
+    if self.tensorboard and importlib.util.find_spec('tensorboard'):
+        self.to_tensorboard(sounds, pictures, names, step)
     if getattr(sys.modules.get('wandb'), 'run', None): self.to_wandb(sounds, pictures, names, step)
 
 # %% ../nbs/02_training.ipynb #f8bdf0d9
@@ -1087,8 +1088,8 @@ def to_wandb(self:AudioLogger,
 ):
     "Audio and images into the W&B run that is open"
     import wandb
-    heard = {n: wandb.Audio(x.mean(0).numpy(), sample_rate=sounds.sample_rate) for n,
-             x in zip(names, sounds.audio)}
-    seen = {f'{n} spectrogram': wandb.Image(p.permute(1, 2, 0).numpy()) for n,
-            p in zip(names, pictures)}
+    heard = {n: wandb.Audio(x.mean(0).numpy(), sample_rate=sounds.sample_rate)
+             for n, x in zip(names, sounds.audio)}
+    seen = {f'{n} spectrogram': wandb.Image(p.permute(1, 2, 0).numpy())
+            for n, p in zip(names, pictures)}
     wandb.log({**heard, **seen, 'step': step})

@@ -1348,9 +1348,9 @@ class VocoderRecipe(LoopRecipe):
 
     def started(self, model):
         "The fresh model, or the same with the weights in `start_from`"
-        if self.start_from: load_strict(model,
-                                        Pretrained.from_pretrained(self.start_from).state_dict(),
-                                        self.start_from)
+        if self.start_from:
+            load_strict(model, Pretrained.from_pretrained(self.start_from).state_dict(),
+                        self.start_from)
         return model
 
     def remaker(self):
@@ -1439,8 +1439,7 @@ class Jury(nn.Module):
 # %% ../nbs/03_vocoders.ipynb #e51571b6
 @dataclass
 class AdversarialRecipe(VocoderRecipe):
-    """What the published recipes share: discriminators, and L1 of log-mels up to half the sample
-    rate"""
+    "What the published recipes share: discriminators, and L1 of log-mels up to the Nyquist rate"
     batch_size: int = 16
     steps: int = 2_500_000
     epoch_steps: int = 800 # one pass over LJSpeech
@@ -1475,20 +1474,24 @@ class AdversarialRecipe(VocoderRecipe):
         "Mels in, discriminators on the waveforms"
         from foleybook.training import AdversarialTraining
 
-        game = AdversarialTraining(self.discriminators(), start=self.start,
-            discriminator_loss=lambda real,
-            fake: discriminator_loss(real.logits, fake.logits, self.adversarial),
-            generator_losses=dict(adversarial=(1., lambda real,
-                                               fake: generator_loss(fake.logits, self.adversarial)),
-                features=(self.feature_weight, lambda real,
-                          fake: feature_matching_loss(real.features, fake.features))))
+        def judged(real, fake):
+            return discriminator_loss(real.logits, fake.logits, self.adversarial)
+
+        def fooled(real, fake):
+            return generator_loss(fake.logits, self.adversarial)
+
+        def alike(real, fake):
+            return feature_matching_loss(real.features, fake.features)
+
+        terms = dict(adversarial=(1., fooled), features=(self.feature_weight, alike))
+        game = AdversarialTraining(self.discriminators(), discriminator_loss=judged,
+                                   generator_losses=terms, start=self.start)
         return [*super().callbacks(), game]
 
 # %% ../nbs/03_vocoders.ipynb #7ef4e735
 @dataclass
 class HiFiGANRecipe(AdversarialRecipe):
-    """As published: AdamW 2e-4, 0.999 per pass over the data, 45 x mel + 2 x features + least
-    squares"""
+    "As published: AdamW 2e-4, 0.999 per pass, 45 x mel + 2 x features + least squares"
     model: HiFiGANConfig = field(default_factory=HiFiGANConfig)
     presets = {'hifigan-v1': {}, 'hifigan-v2': dict(model=HiFiGANConfig.v2()),
         'hifigan-v3': dict(model=HiFiGANConfig.v3()),
@@ -1636,7 +1639,7 @@ class MelGenerator(Pipeline):
     )->Tensor: # log-mel, (n, m, f) or longer
         "What a family writes"
         raise TypeError(f"{type(self).__name__} has no sample_mel: a painter must say how it "
-                        f"paints.")
+                        "paints.")
 
 # %% ../nbs/03_vocoders.ipynb #27ecaa80
 @patch
@@ -1650,15 +1653,14 @@ def _sample(self:MelGenerator,
     loop:bool=False, # the end joins the start
     **honoured, # for `sample_mel`
 )->Tensor: # waveform, (n, 1, t)
-    """Seconds to frames, sound to mel, mel to sound, item by item, so that an item is the same in
-    any batch"""
+    "Seconds to frames, sound to mel, mel to sound; item by item, so the same in any batch"
     mel, samples = self.mel, round(seconds * self.sample_rate)
     frames = -(-samples // mel.hop_length)
     if loop: honoured['loop'] = True
     if init is not None:
         honoured['init'] = log_mel(fit_length(init.mean(1), mel.samples(frames)), mel)[..., :frames]
-        if mask is not None: honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(),
-            frames)[0].bool()
+        if mask is not None:
+            honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(), frames)[0].bool()
     painted = self.sample_mel(cond, n, seeds, frames, **honoured)
     made = torch.cat([self.play(m, samples, seed, loop) for m,seed in zip(painted.split(1), seeds)])
     return made if mask is None else self.paste(unclipped(made), init.mean(1, keepdim=True), mask)
@@ -1682,8 +1684,8 @@ def play(self:MelGenerator,
     width = min(at, samples, round(5 * self.fade * self.sample_rate))
     # at the end goes over into what comes before the beginning
     share = torch.linspace(0, math.pi / 2, width)
-    end = share.cos() * sound[..., at + samples - width:at + samples] + share.sin() * sound[...,
-        at - width:at]
+    end = (share.cos() * sound[..., at + samples - width:at + samples]
+           + share.sin() * sound[..., at - width:at])
     return torch.cat([sound[..., at:at + samples - width], end], -1)
 
 # %% ../nbs/03_vocoders.ipynb #8c65ed1b
@@ -1728,7 +1730,7 @@ def _stream(self:MelGenerator,
     if init is not None or loop: raise ValueError("init and loop need the whole sound. Use sample.")
     if not isinstance(self.vocoder, Vocoder): raise ValueError(
         f"{type(self.vocoder).__name__} works on a whole sound. Give a trained vocoder "
-        f"(with_vocoder), or use sample.")
+        "(with_vocoder), or use sample.")
     left, held, hop = round(seconds * self.sample_rate), None, self.mel.hop_length
     painted = self.sample_mel(cond, n, seeds, -(-left // hop), **honoured)
     for piece in self.vocoder.stream(painted, chunk=max(1, block // hop)):

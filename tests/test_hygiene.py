@@ -22,7 +22,7 @@ MODULES = sorted((ROOT / "foleybook").glob("[!_]*.py"))
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 each_module = pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
 
-MOST_BYTES, MOST_LINES, MOST_IMAGE_BYTES = 600_000, 60, 150_000
+MOST_BYTES, MOST_LINES, MOST_COLUMNS, MOST_IMAGE_BYTES = 600_000, 60, 100, 150_000
 
 # Words that mean "not done", and paths of one machine; put together so that this file does not hold them itself
 FORBIDDEN = ["Not" + "ImplementedError", "TO" + "DO", "FIX" + "ME", "../" + "shared", "/wo" + "rk/"]
@@ -58,6 +58,14 @@ def test_cells_are_short(notebook):
     lines = {i: "".join(c["source"]).count("\n") + 1 for i, c in enumerate(cells) if c["cell_type"] == "code"}
     long = {f"cell {i}": n for i, n in lines.items() if n > MOST_LINES}
     assert not long, f"code cells of more than {MOST_LINES} lines: split them, or build the class up with @patch"
+
+
+@each_notebook
+def test_code_lines_fit_the_page(notebook):
+    "The site cuts what is longer"
+    cells = json.loads(notebook.read_text())["cells"]
+    code = {i: "".join(c["source"]).split("\n") for i, c in enumerate(cells) if c["cell_type"] == "code"}
+    assert not [f"cell {i}: {line}" for i, lines in code.items() for line in lines if len(line) > MOST_COLUMNS]
 
 
 @each_notebook
