@@ -1,6 +1,6 @@
-"Make sound effects with neural networks: `load`, `train` and `evaluate`; everything else is in the modules"
+"Make sound effects with neural networks: `load`, `train`, `evaluate`, `playground`; everything else is in the modules"
 __version__ = "0.1.0"
-__all__ = ["load", "train", "evaluate", "__version__"]
+__all__ = ["load", "train", "evaluate", "playground", "__version__"]
 
 
 def load(
@@ -46,12 +46,13 @@ def train(
 
 
 def __getattr__(name):
-    "`evaluate` is imported when it is first used"
-    if name != "evaluate":
-        raise AttributeError(f"module 'foleybook' has no attribute {name!r}")
-    from .evaluation import evaluate
+    "`evaluate` and `playground` are imported when they are first used"
+    from importlib import import_module
 
-    return evaluate
+    rooms = dict(evaluate="evaluation", playground="generator")
+    if name not in rooms:
+        raise AttributeError(f"module 'foleybook' has no attribute {name!r}")
+    return getattr(import_module(f".{rooms[name]}", __name__), name)
 
 
 def __dir__():

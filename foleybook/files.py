@@ -6,14 +6,16 @@
 from __future__ import annotations
 import argparse, hashlib, json, os, pickle, shutil, zipfile
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CheckpointError', 'atomic_file', 'write_text', 'atomic_folder', 'read_safetensors', 'read_json', 'write_safetensors',
-           'file_digest', 'load_strict', 'read_published', 'published_weights']
+__all__ = ['CheckpointError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'read_safetensors', 'read_json',
+           'write_safetensors', 'file_digest', 'load_strict', 'read_published', 'published_weights']
 
 # %% ../nbs/files.ipynb #1df004f8
 import numpy as np, torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
@@ -81,6 +83,32 @@ def atomic_folder(
                               "another folder; what was saved before is untouched.") from e
     finally: shutil.rmtree(work, ignore_errors=True)
 
+# %% ../nbs/files.ipynb #cdc01276
+@contextmanager
+def held_folder(
+    folder:Path, # is made
+):
+    "One process at a time works in a folder; `CheckpointError` if another does, or none can"
+    folder = Path(folder)
+    lock = FileLock(folder/'.lock', timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(f"{folder}: another process is at work here. Wait for it, or choose "
+                              "another folder with --out.") from None
+    except OSError as e:
+        raise CheckpointError(f"{folder}: cannot be written ({e.strerror or e}). Choose another "
+                              "folder with --out.") from None
+    try:
+        drafts = [*folder.parent.glob(f'.{escape(folder.name)}.*.tmp'), *folder.glob('.*.tmp')]
+        for draft in drafts: # what a kill left
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+        yield folder
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
 # %% ../nbs/files.ipynb #9aeb5112
 def read_safetensors(
     path:Path, # a .safetensors file
@@ -105,7 +133,7 @@ def read_json(
         raise CheckpointError(f"{path}: damaged or cut ({e}). Copy it again, or use an earlier "
                               "checkpoint.") from None
 
-# %% ../nbs/files.ipynb #43b9139c
+# %% ../nbs/files.ipynb #d3d21e11
 def write_safetensors(
     path:Path, # a .safetensors file
     state:dict, # name -> Tensor, on any device, in any layout
@@ -118,8 +146,12 @@ def write_safetensors(
         if t.numel() and t.data_ptr() in seen: t = t.clone()
         seen.add(t.data_ptr())
         out[name] = t
+    path = Path(path)
+    path.touch()
+    mode = path.stat().st_mode   # as of other files; save_file would make it private
     save_file(out, path, metadata={'format': 'pt', **metadata})
-    return Path(path)
+    path.chmod(mode)
+    return path
 
 # %% ../nbs/files.ipynb #551ab3f1
 def file_digest(
