@@ -6,9 +6,9 @@
 __all__ = ['MEL_PRESETS', 'AudioError', 'AudioInfo', 'audio_info', 'resample', 'read_audio', 'write_audio', 'fit_length',
            'unclipped', 'match_loudness', 'recordings', 'audio_data_uri', 'mel_data_uri', 'play_table', 'play',
            'show_wave', 'hz_to_mel', 'mel_to_hz', 'MelConfig', 'MelMismatch', 'mel_centres', 'mel_filterbank',
-           'log_mel', 'show_mel', 'mel_values', 'mel_to_linear', 'GriffinLim', 'mel_to_image', 'image_to_mel',
-           'mu_law_encode', 'mu_law_decode', 'one_hot', 'FrameFeatures', 'frame_features', 'SamplingError', 'Sounds',
-           'safe_name']
+           'log_mel', 'show_mel', 'mel_values', 'mel_to_linear', 'agreeing', 'GriffinLim', 'mel_to_image',
+           'image_to_mel', 'mu_law_encode', 'mu_law_decode', 'one_hot', 'FrameFeatures', 'frame_features',
+           'SamplingError', 'Sounds', 'safe_name', 'listed_sounds']
 
 # %% ../nbs/00_audio_features.ipynb #c8f59a5a
 import hashlib
@@ -165,6 +165,8 @@ def read_audio(
     seconds:float=None, # seconds to read; None: to the end; a shorter file gives what there is
 )->tuple: # waveform (c, t) float32 in -1..1, and its sample rate (Hz)
     "Read a sound, in bounded memory; raises `AudioError`"
+    if not math.isfinite(start) or not math.isfinite(0 if seconds is None else seconds):
+        raise AudioError(path, f"{start=:g}, {seconds=} is no part of a sound", "Give numbers")
     with _opened(path) as f:
         rate = f.samplerate
         first = round(start * rate)
@@ -208,8 +210,9 @@ def write_audio(
         x = x.clamp(-1, 1)
     if subtype == 'PCM_16': x = (x * 2**15).round().clamp_max(2**15 - 1).short()
     if subtype == 'PCM_24': x = (x.double() * 2**23).round().clamp_max(2**23 - 1).int() * 256
-    with atomic_file(path) as work:
-        sf.write(work, x.numpy().T, int(sample_rate), subtype=subtype, format=kind)
+    whole = io.BytesIO()   # libsndfile's own writing calls every full disk a "System error"
+    sf.write(whole, x.numpy().T, int(sample_rate), subtype=subtype, format=kind)
+    with atomic_file(path) as work: work.write_bytes(whole.getbuffer())
     return path
 
 # %% ../nbs/00_audio_features.ipynb #b9215d9d
@@ -794,7 +797,65 @@ def _istft(spec, mel, fe):
     x = _overlap_add(frames, mel.hop_length) / weight.clamp_min(1e-4)
     return x[:, mel.padding:x.shape[1] - mel.padding]
 
-# %% ../nbs/00_audio_features.ipynb #0ceca134
+# %% ../nbs/00_audio_features.ipynb #211faa8b
+@lru_cache(maxsize=1)
+def _kernel_back():
+    "The compiled rounds of Griffin-Lim, or None as `_kernel`"
+    if _kernel() is None: return None
+    from numba import njit
+    return njit(nogil=True, error_model='numpy', cache=True)(_kernel()[1].rounds_of)
+
+def _by_kernel(x, n_fft):
+    "Can the compiled rounds take these spectra?"
+    plain = x.device.type == 'cpu' and x.dtype == torch.float32
+    plain = plain and not torch.compiler.is_compiling()
+    grad = torch.is_grad_enabled() and x.requires_grad
+    return plain and not grad and n_fft >= 8 and n_fft & (n_fft - 1) == 0 and _kernel_back()
+
+@lru_cache(maxsize=16)
+def _back_tables(mel, window, frames, floor):
+    "Tables of the transform, and the turned inverse of the sum of the squared windows"
+    _,kernel = _kernel()
+    w,hop = torch.tensor(window),mel.hop_length
+    turns,order = kernel.fft_tables(len(w) // 2)
+    weight = _overlap_add(w.square().expand(1, frames, -1), hop)[0].clamp_min(floor)
+    columns = frames + -frames % 16 + -(-len(w) // hop)
+    weight = F.pad(1 / weight, (0, columns * hop - len(weight))).view(columns, hop).T.reshape(-1)
+    return (w.numpy(), turns, np.append(order, order[0]),
+            kernel.circle(len(w) // 2 + 1, len(w)), weight.numpy())
+
+# %% ../nbs/00_audio_features.ipynb #614116cb
+def agreeing(
+    mag:Tensor, # magnitudes wanted, (b, f, bins), float32 on the processor
+    spec:tuple, # real and imaginary part of the spectra to begin with, each (b, f, bins)
+    mel:MelConfig, # for hop and padding
+    window:tuple, # samples of the window, n_fft of them
+    rounds:int, # how often
+    momentum:float, # alpha
+    floor:float=1e-4, # least sum of the squared windows
+    refill:bool=True, # fill the padding anew in each round, as the front end does
+)->Tensor: # all samples of the frames, padding included, (b, (f - 1) * hop + n_fft)
+    "Rounds of fast Griffin-Lim, compiled: a sound whose STFT has nearly these magnitudes"
+    b,f,bins = mag.shape
+    full,hop,n = f + -f % 16,mel.hop_length,len(window)
+    window,turns,order,halves,weight = _back_tables(mel, tuple(window), f, floor)
+    length,padding = (f - 1) * hop + n,mel.padding if refill else 0
+
+    def lay(x): # sixteen frames side by side
+        x = F.pad(x.detach(), (0, 0, 0, full - f)).unflatten(1, (-1, 16))
+        return x.transpose(2, 3).flatten(2).contiguous().numpy()
+
+    def one(parts):
+        sound = _kernel_back()(*parts, hop, window, turns, order, halves, weight, length, padding,
+                               mel.pad_mode == 'reflect', momentum, rounds)
+        return torch.from_numpy(sound).view(hop, -1).T.reshape(-1)[:length]
+
+    parts = list(zip(*map(lay, (mag, *spec))))
+    threads = min(len(parts), torch.get_num_threads())
+    if threads < 2: return torch.stack([one(p) for p in parts])
+    with ThreadPoolExecutor(threads) as pool: return torch.stack(list(pool.map(one, parts)))
+
+# %% ../nbs/00_audio_features.ipynb #974cde5b
 class GriffinLim(nn.Module):
     "Log-mel to waveform without a network: fast Griffin-Lim (Perraudin et al. 2013, algorithm 2)"
 
@@ -828,6 +889,11 @@ class GriffinLim(nn.Module):
             mag = mel_to_linear(log_mel, self.mel).transpose(-1, -2).contiguous()   # (b, f, bins)
             fe = _front_end(self.mel, mag.device, mag.dtype)
             spec = torch.polar(mag, 2 * math.pi * self._start(mag.shape, generator).to(mag.device))
+            if _by_kernel(mag, self.mel.n_fft):
+                p = self.mel.padding
+                x = agreeing(mag, (spec.real, spec.imag), self.mel, tuple(fe.window.tolist()),
+                             self.n_iter, self.momentum)
+                return x[:, None, p:x.shape[1] - p]
             before = 0
             for _ in range(self.n_iter):
                 c = _stft(_istft(spec, self.mel, fe), self.mel, fe)
@@ -1054,6 +1120,14 @@ def _free(dir, stem, suffix, first, by_class):
     names = (f"{stem}/{k:03d}" for k in count()) if by_class else (
         f"{stem}_{first}" + (f"-{k}" if k > 1 else '') for k in count(1))
     return next(name for n in names if not (dir/(name := n + suffix)).exists())
+
+# %% ../nbs/00_audio_features.ipynb #3bf5c735
+def listed_sounds(
+    dir:str|Path, # folder that `Sounds.save` wrote, or is to write
+)->list: # dicts with file, label, seed, sample_rate, meta
+    "The sounds that its metadata.jsonl lists and that are there; raises `AudioError`"
+    dir = Path(dir)
+    return [r for r in _listed(dir/'metadata.jsonl') if (dir/r['file']).is_file()]
 
 # %% ../nbs/00_audio_features.ipynb #45e54183
 @patch
