@@ -181,7 +181,7 @@ def read_dcase2023(
         else: other[f.parent.name] = f"{f.parent}: no class of DCASE 2023."
     if rows and other:
         warnings.warn(f"{root}: read as DCASE 2023, which has no {', '.join(other)}: left out. "
-                      "`open_dataset(..., layout='folders')` keeps them.")
+                      "`open_dataset(..., layout='folders')` (--plain) keeps them.")
     return _table(root, rows, "DogBark/*.wav or dev/dog_bark/*.wav", list(other.items()))
 
 # %% ../nbs/data_sets.ipynb #3488fe4d
@@ -461,7 +461,7 @@ def _warn_unlisted(root, table):
         more = f" and {len(new) - 5} more" if len(new) > 5 else ""
         warnings.warn(f"{root/'clips.csv'} lists no clip of {len(new)} folders that hold sounds: "
                       f"{', '.join(new[:5])}{more}. If it is out of date, delete it, or read the "
-                      "folder with `open_dataset(..., layout='folders')`.")
+                      "folder with `open_dataset(..., layout='folders')` (--plain).")
 
 # %% ../nbs/data_sets.ipynb #20f444b1
 def open_dataset(

@@ -7,16 +7,19 @@ __all__ = ['COLUMNS', 'PROCEDURAL', 'POPS_GAIN', 'TableError', 'ClipTable', 'rea
            'interp_linear', 'resample_params', 'resample_track', 'Range', 'shaped_noise', 'formants', 'harmonics',
            'ring', 'room', 'procedural', 'procedural_sound', 'pops', 'dog_bark', 'footstep', 'gunshot', 'keyboard',
            'moving_motor_vehicle', 'rain', 'sneeze_cough', 'make_procedural', 'trim_silence', 'split_by_source',
-           'split_by_fold', 'split_table', 'CacheError', 'ClipCache', 'cache_folder', 'MelCache', 'WaveCache',
+           'split_by_fold', 'split_table', 'onsets', 'CacheError', 'ClipCache', 'cache_folder', 'MelCache', 'WaveCache',
            'MeanStd', 'joblib_workers', 'TensorAudio', 'TensorMel', 'CacheLoader', 'mel_dls', 'wave_dls']
 
 # %% ../nbs/01_sound_data.ipynb #bf7311ab
 #| code-fold: true
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import sys
+import time
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -39,7 +42,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .audio_features import AudioError, GriffinLim, MelConfig, audio_info, fit_length
-from .audio_features import log_mel, play_table, read_audio, show_mel, show_wave
+from .audio_features import LONGEST, log_mel, play_table, read_audio, show_mel, show_wave
 from .audio_features import write_audio
 from .files import atomic_file, file_digest, write_text
 from .generator import Conditions
@@ -84,6 +87,14 @@ class ClipTable:
     def file(self, i): return self.root/self.df.path.iloc[i]
     def files(self): return [self.root/p for p in self.df.path]
 
+# %% ../nbs/01_sound_data.ipynb #fbd6aec1
+@patch(as_prop=True)
+def digest(self:ClipTable)->str: # 16 hexadecimal digits
+    "Hash of what training learns from: names and sizes of the files, parts, labels, splits"
+    told = self.df[[c for c in COLUMNS if c != "licence"]].astype(str).values.tolist()
+    sizes = [f.stat().st_size if f.is_file() else -1 for f in self.files()]
+    return hashlib.sha256(json.dumps([told, sizes]).encode()).hexdigest()[:16]
+
 # %% ../nbs/01_sound_data.ipynb #62b5dc77
 @patch
 def subset(self:ClipTable,
@@ -116,6 +127,20 @@ _FREE = re.compile(r"^(cc0|public domain|cc[- ]by(?:[- ]sa)?(?:[- ][\d.]+)?|gene
 def shippable(self:ClipTable)->ClipTable: # rows that may be given on with attribution
     "Rows under CC0, CC BY, CC BY-SA or generated; what is unknown or non-commercial is left out"
     return self.subset(np.array([bool(_FREE.match(l.strip())) for l in self.df.licence], bool))
+
+# %% ../nbs/01_sound_data.ipynb #ca5691e7
+@patch
+def under_licence(self:ClipTable,
+    *names, # such as 'CC0', 'CC BY'; versions do not count: 'CC BY' means CC BY 4.0, not CC BY-NC
+    )->ClipTable: # rows under one of them
+    "Rows by their licence; none is an error that says what there is"
+    words = lambda t: tuple(w for w in re.findall("[a-z]+0?|[0-9]+", t.lower()) if w[0] > "9")
+    asked = {words(n) for n in names}
+    keep = np.array([words(l) in asked for l in self.df.licence], bool)
+    if keep.any(): return self.subset(keep)
+    there = self.df.licence.replace("", "unknown").value_counts()
+    told = ", ".join(f"{l} ({n})" for l, n in there.items())
+    raise TableError(f"{self.root}: no clip under {', '.join(names)}. There are {told}.")
 
 # %% ../nbs/01_sound_data.ipynb #c0daeb70
 @patch
@@ -152,6 +177,8 @@ def read_frame(
         if not len(wrong): df[c] = number
         elif c in _NUMERIC:
             raise TableError(f"{csv}: column {c!r} holds {wrong.iloc[0]!r}. Use numbers.")
+        if c in _NUMERIC and (odd := df[c][number.isin([np.inf, -np.inf]) | (number < 0)]).size:
+            raise TableError(f"{csv}: column {c!r} holds {odd.iloc[0]}. Use numbers from 0 on.")
     return df
 
 @patch(cls_method=True)
@@ -164,6 +191,17 @@ def read(cls:ClipTable,
 # %% ../nbs/01_sound_data.ipynb #d375e489
 #| code-fold: true
 LOUDEST = 10. # a sample beyond it (full scale is 1) is a fault
+PIECE = 60. # s of a long recording that are held at once
+
+def _pieces(file, start, seconds, sample_rate=None):
+    "The sound of a clip, (1, t) at a time"
+    left = audio_info(file).seconds - start
+    left = left if seconds is None else min(left, seconds)
+    if not left > PIECE:
+        yield read_audio(file, sample_rate, start=start, seconds=seconds)[0]
+    for k in range(int(left//PIECE) + 1 if left > PIECE else 0):
+        if (length := min(PIECE, left - k*PIECE)) >= .001:
+            yield read_audio(file, sample_rate, start=start + k*PIECE, seconds=length)[0]
 
 def _unusable(x, file):
     "Reason why the decoded sound `x` cannot be used, or None"
@@ -178,8 +216,8 @@ def _fault(file, start, seconds, decode):
         if Path(file).suffix == ".npy": np.load(file, mmap_mode="r", allow_pickle=False)
         elif not decode: audio_info(file)
         else:
-            x, _ = read_audio(file, start=_num(start, 0.), seconds=_num(seconds, None))
-            return _unusable(x, file)
+            top = max(p.abs().max() for p in _pieces(file, _num(start, 0.), _num(seconds, None)))
+            return _unusable(top, file)
     except (AudioError, OSError, ValueError) as e: return str(e)
 
 def _num(v, default): return default if v is None or v != v else float(v)
@@ -190,17 +228,41 @@ def _warn_skipped(reasons, total):
     said = [f"{len(reasons)} of {total} clips left out:", *reasons[:10], *more]
     warnings.warn("\n".join(said), stacklevel=3)
 
+# %% ../nbs/01_sound_data.ipynb #7e331b40
+#| code-fold: true
+class _Lines:
+    "Counts like a bar of tqdm, and prints a line now and then"
+    def __init__(self, total, what, done=0):
+        self.total, self.what, self.n, self.last = total, what, done, time.time()
+
+    def update(self, n=1):
+        self.n += n
+        if time.time() - self.last > 10:
+            self.last = time.time()
+            print(f"{self.what} {self.n} of {self.total} clips", file=sys.stderr, flush=True)
+
+@contextmanager
+def counted(total, what, show, done=0):
+    "A counter with `update`; silent unless `show`"
+    if show and not sys.stderr.isatty(): yield _Lines(total, what, done)
+    else:
+        with tqdm(total=total, initial=done, desc=what, unit="clip", leave=False,
+                  disable=None if show else True) as bar: yield bar
+
 # %% ../nbs/01_sound_data.ipynb #c93ae433
 @patch
 def check(self:ClipTable,
     strict:bool=False, # raise at the first bad file
     decode:bool=True, # decode all samples (False: headers only)
     n_jobs:int=-1, # threads
+    progress:bool=False, # tell how far it is
     )->ClipTable: # the good rows; `.skipped` says what was dropped and why
     "Open every file; report and drop those that cannot be used"
     rows = zip(self.files(), self.df.start, self.df.seconds)
-    work = joblib.Parallel(n_jobs, prefer="threads")
-    faults = work(joblib.delayed(_fault)(*r, decode) for r in rows)
+    work = joblib.Parallel(n_jobs, prefer="threads", return_as="generator")
+    found = work(joblib.delayed(_fault)(*r, decode) for r in rows)
+    with counted(len(self), "checked", progress) as bar:
+        faults = [bar.update() or fault for fault in found]
     bad = [(p, f) for p, f in zip(self.df.path, faults) if f]
     if bad and strict: raise TableError(f"{bad[0][1]} ({len(bad)} bad files in all)")
     good = self.subset(np.array([f is None for f in faults], bool))
@@ -722,8 +784,8 @@ def make_procedural(
     work = joblib.Parallel(n_jobs, prefer="threads", return_as="generator")(
         joblib.delayed(_make_clip)(folder, k, i, seconds, sample_rate, seed, own[k])
         for k in kinds for i in range(n))
-    work = tqdm(work, total=n*len(kinds), disable=None if progress else True, unit="clip")
-    table = ClipTable(pd.DataFrame(list(work)), folder)
+    with counted(n*len(kinds), "made", progress) as bar: rows = [bar.update() or r for r in work]
+    table = ClipTable(pd.DataFrame(rows), folder)
     table.save(folder/"clips.csv")
     return table
 
@@ -790,6 +852,63 @@ def split_table(
     rows = np.flatnonzero(split != "test") if (split != "test").any() else np.arange(len(table))
     return tuple(rows[i] for i in split_by_source(table.subset(rows), valid, seed))
 
+# %% ../nbs/01_sound_data.ipynb #8a354942
+def onsets(
+    file, # sound file
+    start:float=0., # s, where to begin
+    seconds:float=None, # length to look at (default: to the end)
+    rise:float=12., # dB
+    gap:float=.15, # s, at least, between two onsets
+    )->np.ndarray: # s from the start of the file, (n,)
+    "Moments at which a sound begins"
+    rate, hop, level = 8000, 80, []
+    for x in _pieces(file, start, seconds, rate):
+        frames = x[0, :x.shape[1]//hop*hop].reshape(-1, hop)
+        level.append(10*torch.log10(frames.square().mean(1) + 1e-10).numpy())
+    level = np.concatenate(level)
+    before = np.min([np.r_[np.full(k, -100.), level[:len(level) - k]] for k in range(1, 6)], 0)
+    rises = np.flatnonzero((level - before > rise) & (level > level.max(initial=-100) - 50))
+    at, last = [], -np.inf
+    for i in rises:
+        if (i - last)*hop/rate >= gap: at.append(i)
+        last = i
+    return start + np.array(at, float)*hop/rate
+
+# %% ../nbs/01_sound_data.ipynb #9a77bfbe
+#| code-fold: true
+def _cuts(begin, end, at, seconds, overlap, file):
+    "(start, seconds) of the clips of one recording"
+    if at == "onsets" and len(found := onsets(file, begin, end - begin)):
+        begins = np.maximum(begin, found - .02)
+        return [(a, min(seconds, b - a)) for a, b in zip(begins, [*begins[1:], end]) if b - a > .05]
+    step = seconds*(1 - overlap)
+    starts = begin + step*np.arange(int((end - begin - seconds)/step + 1e-6) + 1)
+    rest = end - starts[-1] - seconds
+    return [(s, seconds) for s in [*starts, *[end - seconds]*bool(rest > seconds/2)]]
+
+# %% ../nbs/01_sound_data.ipynb #13f4b91a
+@patch
+def sliced(self:ClipTable,
+    seconds:float=4., # length of a clip; a recording up to half as long again stays as it is
+    at:str="fixed", # 'fixed': one behind the other; 'onsets': where sounds begin, else as fixed
+    overlap:float=0., # share of a clip that the next one repeats, below 1; for 'fixed'
+    )->ClipTable: # more rows, with `start`, `seconds` and `source`
+    "Cut long recordings into clips"
+    if at not in ("fixed", "onsets") or not 0 <= overlap < 1 or not seconds > 0:
+        raise TableError(f"sliced: {at=}, {seconds=}, {overlap=}. Use 'fixed' or 'onsets', a "
+                         "length above 0, and an overlap from 0 to below 1.")
+    rows = []
+    for i, row in enumerate(self.df.to_dict("records")):
+        begin, end = _num(row["start"], 0.), audio_info(self.file(i)).seconds
+        end = min(end, begin + _num(row["seconds"], math.inf))
+        row["source"] = row["source"] or row["path"]
+        long = end - begin > 1.5*seconds
+        cuts = _cuts(begin, end, at, seconds, overlap, self.file(i)) if long else []
+        rows += [row | dict(start=a, seconds=b) for a, b in cuts] if long else [row]
+    found = ClipTable(pd.DataFrame(rows), self.root, self.skipped)
+    found.note = self.note
+    return found
+
 # %% ../nbs/01_sound_data.ipynb #c0e60d10
 class CacheError(RuntimeError):
     "A cache that cannot be built or opened: says which, why and what to do"
@@ -835,8 +954,7 @@ def __call__(self:_Feature, file, start, seconds):
     "The feature of one clip, or the reason (str) why there is none"
     try:
         if Path(file).suffix == ".npy": return self._stored(file)
-        part = dict(start=_num(start, 0.), seconds=_num(seconds, None))
-        x, _ = read_audio(file, self.sample_rate, **part)
+        x = self._heard(file, _num(start, 0.), _num(seconds, None))
         if reason := _unusable(x, file): return reason
         if self.trim: x = trim_silence(x, self.sample_rate)
         if not x.shape[1]: return f"{file}: silent. Remove it from the set."
@@ -844,6 +962,20 @@ def __call__(self:_Feature, file, start, seconds):
         if self.mel is None: return (x[0].clamp(-1, 1)*32767).round().numpy().astype(self.dtype)
         return log_mel(x, self.mel)[0].numpy().astype(self.dtype)
     except (AudioError, OSError, ValueError) as e: return str(e)
+
+@patch
+def _heard(self:_Feature, file, start, seconds):
+    "The sound of a clip; of a long one only the piece in which it begins"
+    end = audio_info(file).seconds if seconds is None else start + seconds
+    for x in _pieces(file, start, seconds, self.sample_rate):
+        if not self.trim or end - start <= PIECE: return x
+        loud = (x.abs() > 1e-4).any(0).nonzero()
+        if len(loud):
+            start = max(0., start + loud[0].item()/self.sample_rate - .05)
+            part = dict(start=start, seconds=min(end - start, max(PIECE, 2*self.seconds)))
+            return read_audio(file, self.sample_rate, **part)[0]
+        start += PIECE
+    return x
 
 @patch
 def _stored(self:_Feature, file):
@@ -996,7 +1128,8 @@ def _digests(files, folder, n_jobs):
     if memo.exists():
         try: book = json.loads(memo.read_text())
         except ValueError: pass # only a memory: rebuilt
-        if not isinstance(book, dict): book = {}
+        book = book if isinstance(book, dict) else {}
+        book = {f: v for f, v in book.items() if isinstance(v, list) and len(v) == 2}
     absolute = {f: str(f.absolute()) for f in files}
     stat = {f: [s.st_size, s.st_mtime_ns] for f in absolute if f.is_file() and (s := f.stat())}
     new = [f for f in stat if book.get(absolute[f], [None])[0] != stat[f]]
@@ -1036,7 +1169,7 @@ def _no_room(folder, size, error):
     free = shutil.disk_usage(there).free/2**20
     return CacheError(f"{folder}: cannot write the cache of {size/2**20:.1f} MiB "
                       f"({error.strerror or error}; {free:.0f} MiB are free). "
-                      "Free some room or choose another cache folder.")
+                      "Free some room, or name another cache folder by FOLEYBOOK_CACHE.")
 
 @patch
 def look_up(self:_Store, clips, n_jobs=-1, progress=False, strict=False, damaged=()):
@@ -1053,10 +1186,9 @@ def look_up(self:_Store, clips, n_jobs=-1, progress=False, strict=False, damaged
             known = self.read()
             todo = missing(known)
             rows = {k: v[0] for k, v in known.items() if not isinstance(v, str)}
-            bar = tqdm(total=len(clips), initial=len(clips) - len(todo), unit="clip", leave=False,
-                       disable=None if progress else True)
+            bar = counted(len(clips), "features", progress, len(clips) - len(todo))
             again, end = {k: rows[k] for k in todo if k in rows}, max(rows.values(), default=-1) + 1
-            with bar, _one_thread():
+            with bar as bar, _one_thread():
                 if todo: self.fill(todo, again, end, n_jobs, bar, strict)
             known = self.read()
     reason = lambda k, text: text if text.startswith(str(clips[k][0])) else f"{clips[k][0]}: {text}"
@@ -1067,6 +1199,9 @@ def look_up(self:_Store, clips, n_jobs=-1, progress=False, strict=False, damaged
 #| code-fold: true
 def _build(cls, table, feature, folder, n_jobs, progress, strict):
     "The cache of `feature` over `table`"
+    if not len(table): raise CacheError("no clips to build a cache of. Check the table.")
+    if not (math.isfinite(feature.seconds) and 1 <= feature.samples <= LONGEST):
+        raise CacheError(f"seconds={feature.seconds:g} is no length of clips. Give some seconds.")
     store, size, damaged = _Store(folder/feature.key, feature), len(table)*feature.size, ()
     try:
         folder.mkdir(parents=True, exist_ok=True)
