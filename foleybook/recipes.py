@@ -6,6 +6,7 @@
 #| code-fold: true
 from __future__ import annotations
 import copy, dataclasses, importlib, json, math, os, sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import nn
 # %% ../nbs/recipes.ipynb #de403928
 #| code-fold: true
 from .audio_features import Sounds
-from .files import CheckpointError, write_text
+from .files import CheckpointError, held_folder, write_text
 from .generator import Generator, Pretrained, peak_memory_mb, seed_everything
 from .settings import SettingsError, changed, config_hash, from_plain, near, to_plain
 
@@ -241,9 +242,10 @@ def train(self:Recipe,
     from fastai.torch_core import rank_distrib
 
     self.check()
-    model = self._train(data, Path(out), resume, progress)
-    if not rank_distrib():
-        write_text(Path(out)/'recipe.json', json.dumps(self.to_dict(), indent=1) + '\n')
+    out, first = Path(out), not rank_distrib()
+    with held_folder(out) if first else nullcontext():
+        model = self._train(data, out, resume, progress)
+        if first: write_text(out/'recipe.json', json.dumps(self.to_dict(), indent=1) + '\n')
     return model
 
 # %% ../nbs/recipes.ipynb #73cb5cb9
@@ -461,7 +463,8 @@ def set_aside(
     from fastai.torch_core import num_distrib, rank_distrib
 
     out = Path(out)
-    there = [out/name for name in ('checkpoints', 'history.csv', 'samples') if (out/name).exists()]
+    names = 'checkpoints', 'history.csv', 'samples', 'finished.json'
+    there = [out/name for name in names if (out/name).exists()]
     if there and not rank_distrib():
         k = next(k for k in range(1, 10_000) if not (out/f'earlier_{k}').exists())
         (out/f'earlier_{k}').mkdir()
@@ -469,6 +472,11 @@ def set_aside(
     if num_distrib() > 1 and torch.distributed.is_initialized(): torch.distributed.barrier()
 
 # %% ../nbs/recipes.ipynb #d187d405
+def _learnt_from(dls):
+    "A hash of the clips and labels behind loaders, as far as they tell it"
+    told = (getattr(getattr(dls, name, None), 'digest', '') for name in ('cache', 'table'))
+    return next(filter(None, told), '')
+
 @patch
 def _train(self:LoopRecipe, data, out, resume, progress):
     "Train with checkpoints and history"
@@ -479,7 +487,7 @@ def _train(self:LoopRecipe, data, out, resume, progress):
     if not progress: learn.remove_cbs(ProgressCallback); learn.logger = lambda *_: None
     learn.add_cbs([History(out, self.log_every),
                    Checkpoint(out/'checkpoints', self.checkpoint_steps, self.keep,
-                              about=self.hash)])
+                              about=self.hash, data=_learnt_from(learn.dls))])
     if self.audio_every:
         self.check_listen(learn)
         learn.add_cb(AudioLogger(out/'samples', self.audio_every,

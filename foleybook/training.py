@@ -684,7 +684,10 @@ class Checkpoint(Callback):
         every:int=0, # steps between checkpoints inside an epoch; 0: only at its end
         keep:int=2, # the newest so many are kept, and the best by validation loss
         about:str='', # hash of the settings; another run's checkpoints are refused
-    ): self.folder, self.every, self.keep, self.about = Path(folder), every, keep, about
+        data:str='', # hash of the data; checkpoints of other data are refused
+    ):
+        self.folder, self.every, self.keep = Path(folder), every, keep
+        self.about, self.data = about, data
 
     def found(self):
         return sorted(p for p in self.folder.glob('step_*') if p.suffix != '.damaged'
@@ -760,7 +763,8 @@ def save(self:Checkpoint,
     "Write a checkpoint and drop old ones; when the disk is full, training goes on with a warning"
     state, step = self.state(epoch, start), self.learn.train_iter
     if rank_distrib(): return
-    notes = dict(step=step, valid_loss=valid_loss, about=self.about, n_epoch=self.learn.n_epoch)
+    notes = dict(step=step, valid_loss=valid_loss, about=self.about, data=self.data,
+                 n_epoch=self.learn.n_epoch)
     try:
         write_checkpoint(self.folder/f'step_{step:08d}', unwrap(self.learn.model).state_dict(),
                          state, **notes)
@@ -809,12 +813,15 @@ def restore(self:Checkpoint,
     "Put everything back as it was"
     learn, dl, rec, log = self.learn, self.learn.dls.train, self.learn.recorder, state['recorder']
     if self.about and notes['about'] != self.about:
-        raise CheckpointError(f"{folder}: is from a run with other settings. Choose another "
-                              "folder, or use those.")
+        raise CheckpointError(f"{folder}: is from a run with other settings. Choose another folder "
+                              "with --out, use those, or begin anew with --fresh.")
+    if self.data and notes.get('data', self.data) != self.data:
+        raise CheckpointError(f"{folder}: is from a run on other clips or labels. Choose another "
+                              "folder with --out, use those, or begin anew with --fresh.")
     if state['items'] != self._items():
         raise CheckpointError(f"{folder}: items, items a step and seed were {state['items']}, now "
-                              f"{self._items()}. Use the same data, batch size times processes, "
-                              "and seed.")
+                              f"{self._items()}. Use the same data, batch size times processes "
+                              "and seed, or begin anew with --fresh.")
     load_strict(unwrap(learn.model), model, folder/'model.safetensors')
     load_optimizer(learn.opt, state['optimizer'])
     for name, cb in self._stateful().items():
