@@ -14,7 +14,7 @@ __all__ = ['MPD_WIDTHS', 'MSD_WIDTHS', 'Conv1d', 'ConvTranspose1d', 'Vocoder', '
            'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'copy_synthesis', 'render_file', 'find_vocoder',
            'MelGenerator']
 
-# %% ../nbs/03_vocoders.ipynb #3ab67806
+# %% ../nbs/03_vocoders.ipynb #c786516a
 #| code-fold: true
 import copy,importlib.resources,importlib.util,math,re,time
 from dataclasses import dataclass,field,fields,replace
@@ -29,7 +29,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from fastcore.basics import patch
-from .audio_features import (fit_length, GriffinLim, log_mel, mel_centres, mel_filterbank,
+from .audio_features import (_by_kernel, agreeing, fit_length, GriffinLim, log_mel,
+                                      mel_centres, mel_filterbank,
                                       MelConfig, read_audio, Sounds, unclipped)
 from .files import CheckpointError, load_strict, published_weights, read_json
 from .generator import Conditions, Pipeline, Pretrained
@@ -671,16 +672,19 @@ class BigVGAN(Vocoder):
         "How much each stage has to hold"
         return _layer_sizes(self.config.upsample_initial_channel, self.config.upsample_rates)
 
-# %% ../nbs/03_vocoders.ipynb #1ab6f8e9
+# %% ../nbs/03_vocoders.ipynb #80db082e
 @dataclass
 class ISTFTConfig:
     "Sizes of the ISTFT-head vocoder (after Vocos, Siuzdak 2023)"
-    mel: MelConfig = field(default_factory=lambda: MelConfig.preset('dcase2023'))
+    mel: MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
     width: int = 256 # d
-    hidden: int = 704 # width inside a ConvNeXt block
+    hidden: int = 768 # width inside a ConvNeXt block
     n_layers: int = 6
     kernel_size: int = 7 # frames
-    noise_frames: int = 512 # length of the built-in noise; 0: no noise branch
+    noise_frames: int = 512 # length of the built-in noise
+    fits: int = 2 # times the magnitudes are scaled to the mel; 0: as the head says
+    rounds: int = 4 # of Griffin-Lim; 0: none
+    momentum: float = .99 # alpha
 
 # %% ../nbs/03_vocoders.ipynb #e032c3c0
 class ConvNeXtBlock(nn.Module):
@@ -735,9 +739,9 @@ def _noise_spectrum(mel, frames, seed=0):
 
 def _float32(x): return torch.autocast(x.device.type, enabled=False)
 
-# %% ../nbs/03_vocoders.ipynb #eddffbc1
+# %% ../nbs/03_vocoders.ipynb #eb5e071f
 class ISTFTVocoder(Vocoder):
-    "The book's default: ConvNeXt at frame rate, a head of magnitudes and phases, one inverse STFT"
+    "The book's default: ConvNeXt at frame rate, one head, a few rounds of Griffin-Lim"
 
     def __init__(self,
         config:ISTFTConfig, # sizes and front end
@@ -750,63 +754,69 @@ class ISTFTVocoder(Vocoder):
         block = lambda: ConvNeXtBlock(c.width, c.hidden, c.kernel_size, 1 / c.n_layers)
         self.blocks = nn.ModuleList(block() for _ in range(c.n_layers))
         self.norm_out = nn.LayerNorm(c.width, eps=1e-6)
-        self.head = nn.Linear(c.width, (2 + (c.noise_frames > 0)) * self.bins)
+        self.head = nn.Linear(c.width, 4 * self.bins)
         for m in self.modules():
             if isinstance(m, (nn.Linear, nn.Conv1d)):
                 nn.init.trunc_normal_(m.weight, std=.02)
                 nn.init.zeros_(m.bias)
+        start = torch.tensor([0., 0., -2., -1.])   # at first: mostly noise, wavering a little
+        with torch.no_grad(): self.head.bias.copy_(start.repeat_interleave(self.bins))
         self._make_buffers()
 
     def _make_buffers(self):
         "What follows from the config and is not stored with the weights"
         mel,c = self.mel,self.config
+        noise = torch.view_as_real(_noise_spectrum(mel, c.noise_frames)).permute(2, 0, 1)
         spread,level = _spread(mel)
+        basis = mel_filterbank(mel).float()   # (m, bins)
+        covered = basis.sum(0)
         for name,value in dict(spread=spread, level=level, window=torch.hann_window(mel.n_fft),
-                centre=1. - 2 * (torch.arange(self.bins) % 2)).items():
+                centre=1. - 2 * (torch.arange(self.bins) % 2), noise=noise.contiguous(),
+                noise_level=noise.square().sum(0).clamp_min(1e-6).log() / 2,
+                basis=basis.T.contiguous(), share=basis / covered.clamp_min(1e-12),
+                bare=(covered <= 0).float()).items():
             self.register_buffer(name, value, persistent=False)
-        if c.noise_frames:
-            noise = torch.view_as_real(_noise_spectrum(mel, c.noise_frames))   # (frames, bins, 2)
-            self.register_buffer('noise', noise.permute(2, 0, 1).contiguous(), persistent=False)
 
     @property
     def context(self)->int:
         "Frames to either side that an output sample depends on"
         c = self.config
-        return (c.n_layers + 1) * (c.kernel_size // 2) + -(-c.mel.n_fft // c.mel.hop_length)
+        reach = -(-c.mel.n_fft // c.mel.hop_length)   # of one ISTFT
+        return (c.n_layers + 1) * (c.kernel_size // 2) + (c.rounds + 1) * reach
 
     def layer_sizes(self)->list: # numbers a frame
         "What the head says is the most"
         return [self.head.out_features]
 
-# %% ../nbs/03_vocoders.ipynb #278c9526
+# %% ../nbs/03_vocoders.ipynb #a704e149
 @patch
-def spectrum(self:ISTFTVocoder,
-    log_mel:Tensor, # log-mel, (b, m, f)
-    start=0, # number of the first frame, from where the noise begins; int, (b, 1) or (r, b, 1)
-)->tuple: # real and imaginary part, (b, f, n_fft // 2 + 1), or (r * b, ...)
-    "The STFT of the answer; from the head on in float32, also inside autocast"
-    scale,offset = _mel_affine(self.mel)
-    m = log_mel.float().transpose(1, 2) * scale + offset   # (b, f, m), natural log of magnitudes
-    x = self.norm_in(self.embed((m.transpose(1, 2) + 5) / 3).transpose(1, 2))
-    for block in self.blocks:
-        x = block(x)
-    with _float32(m):
-        parts = self.head(self.norm_out(x.float())).chunk(2 + (self.config.noise_frames > 0), -1)
-        base = (m - self.level) @ self.spread.T   # (b, f, bins)
-    mag = (base + parts[0]).clamp(max=7).exp() * self.centre
-    real,imag = mag * parts[1].cos(),mag * parts[1].sin()
-    if len(parts) == 3:
-        at = torch.arange(m.shape[1], device=m.device) + start   # ((r, b,) f)
-        noise = self.noise[:, at % self.config.noise_frames]
-        mag = (base + parts[2]).clamp(max=7).exp()
-        real,imag = real + mag * noise[0],imag + mag * noise[1]
-    return real.flatten(0, -3), imag.flatten(0, -3)
+def heard(self:ISTFTVocoder,
+    log_mel:Tensor, # natural log of mel magnitudes, (b, f, m)
+)->tuple: # a, phi, q, w, each (b, f, n_fft // 2 + 1); the head is float32, also inside autocast
+    "What the network says of each bin"
+    x = self.norm_in(self.embed((log_mel.transpose(1, 2) + 5) / 3).transpose(1, 2))
+    for block in self.blocks: x = block(x)
+    with _float32(x): return self.head(self.norm_out(x.float())).chunk(4, -1)
 
-# %% ../nbs/03_vocoders.ipynb #2e2d77c8
+# %% ../nbs/03_vocoders.ipynb #60f48ba4
 @patch
-def to_wave(self:ISTFTVocoder,
+def fitted(self:ISTFTVocoder,
+    mag:Tensor, # magnitudes, (b, f, bins)
+    wanted:Tensor, # mel, not its logarithm, (b, f, m)
+)->Tensor: # magnitudes, (b, f, bins)
+    "The magnitudes, nearer to having the mel that is wanted"
+    power = self.mel.power
+    energy = mag if power == 1 else mag ** power
+    for _ in range(self.config.fits):
+        ratio = (wanted / (energy @ self.basis).clamp_min(1e-7)).clamp(1e-3, 1e3)
+        energy = energy * (ratio @ self.share + self.bare)
+    return energy if power == 1 else energy ** (1 / power)
+
+# %% ../nbs/03_vocoders.ipynb #12a6ccc9
+@patch
+def overlapped(self:ISTFTVocoder,
     frames:Tensor, # windowed inverse spectra, (b, f, n_fft)
-)->Tensor: # waveform, (b, 1, f * hop_length)
+)->Tensor: # waveform from the first frame's first sample on, (b, (f + r - 1) * hop)
     "Overlap and add, then divide by the sum of the squared windows"
     b,f,n = frames.shape
     hop = self.mel.hop_length
@@ -814,22 +824,88 @@ def to_wave(self:ISTFTVocoder,
     def add(x):   # (b, f, n) -> (b, (f + r - 1) * hop)
         x = F.pad(x, (0, r * hop - n)).unflatten(-1, (r, hop))
         return sum(F.pad(x[:, :, i], (0, 0, i, r - 1 - i)) for i in range(r)).flatten(1)
-    weight = add(self.window.square().expand(1, f, n))
-    x = add(frames) / weight.clamp_min(1e-3)
-    p = self.mel.padding
-    return F.pad(x, (0, max(0, p + hop - r * hop)))[:, None, p:p + f * hop]
+    return add(frames) / add(self.window.square().expand(1, f, n)).clamp_min(1e-3)
 
-# %% ../nbs/03_vocoders.ipynb #63fb7fe1
+@patch
+def to_wave(self:ISTFTVocoder,
+    frames:Tensor, # windowed inverse spectra, (b, f, n_fft)
+)->Tensor: # waveform, (b, 1, f * hop_length)
+    "The sound of the frames, cut to where the recording was"
+    n,hop,p = frames.shape[-1],self.mel.hop_length,self.mel.padding
+    x = F.pad(self.overlapped(frames), (0, max(0, p + hop - -(-n // hop) * hop)))
+    return x[:, None, p:p + frames.shape[1] * hop]
+
+@patch
+def inverse_fft(self:ISTFTVocoder,
+    real:Tensor, imag:Tensor, # spectra, (b, f, bins)
+)->Tensor: # windowed frames, (b, f, n_fft)
+    "One frame of samples for each spectrum"
+    return torch.fft.irfft(torch.complex(real, imag), n=self.mel.n_fft) * self.window
+
+@patch
+def fft(self:ISTFTVocoder,
+    frames:Tensor, # of a waveform, (b, f, n_fft)
+)->tuple: # real and imaginary part, (b, f, bins)
+    "The spectrum of each frame"
+    x = torch.fft.rfft(frames * self.window)
+    return x.real, x.imag
+
+# %% ../nbs/03_vocoders.ipynb #07544220
+@patch
+def spectrum(self:ISTFTVocoder,
+    log_mel:Tensor, # log-mel, (b, m, f)
+    start=0, # number of the first frame, from where the noise begins; int, (b, 1) or (r, b, 1)
+)->tuple: # M, real and imaginary part of X_0, each (b, f, bins), or (r * b, ...)
+    "Magnitudes and first phases, the two equations above; float32 also inside autocast"
+    scale,offset = _mel_affine(self.mel)
+    m = log_mel.float().transpose(1, 2) * scale + offset   # (b, f, m), natural log of magnitudes
+    a,phase,sure,waver = self.heard(m)
+    with _float32(m):
+        at = (torch.arange(m.shape[1], device=m.device) + start) % self.config.noise_frames
+        mag = (m - self.level) @ self.spread.T + a + waver.sigmoid() * self.noise_level[at]
+        mag = self.fitted(mag.clamp(max=7).exp(), (m * self.mel.power).exp())
+        q,noise = sure.clamp(max=8).exp() * self.centre,self.noise[:, at]
+        real,imag = q * phase.cos() + noise[0],q * phase.sin() + noise[1]
+    mag,real,imag = (z.flatten(0, -3) for z in torch.broadcast_tensors(mag, real, imag))
+    return mag, *_with_magnitude(mag, real, imag)
+
+def _with_magnitude(mag, real, imag):
+    "The same phases, these magnitudes"
+    scale = mag * (real.square() + imag.square() + 1e-12).rsqrt()
+    return real * scale, imag * scale
+
+# %% ../nbs/03_vocoders.ipynb #780d6566
+@patch
+def agreed(self:ISTFTVocoder,
+    mag:Tensor, # M, (b, f, bins)
+    real:Tensor, imag:Tensor, # X_0, (b, f, bins)
+)->tuple: # real and imaginary part of the last X_k
+    "Rounds of fast Griffin-Lim (Perraudin et al. 2013): phases that agree where frames overlap"
+    n,hop,f,before = self.mel.n_fft,self.mel.hop_length,mag.shape[1],None
+    for _ in range(self.config.rounds):
+        y = self.overlapped(self.inverse_fft(real, imag))
+        now = self.fft(y.unfold(-1, n, hop)[:, :f])
+        ahead = (c + self.config.momentum * (c - b) for c,b in zip(now, before or now))
+        real,imag = _with_magnitude(mag, *ahead)
+        before = now
+    return real, imag
+
+# %% ../nbs/03_vocoders.ipynb #423abb7e
 @patch
 def forward(self:ISTFTVocoder,
     log_mel:Tensor, # log-mel, (b, m, f)
     start=0, # number of the first frame, where the noise goes on; (r, b, 1): r answers each
 )->Tensor: # waveform, (b, 1, f * hop_length) or (r * b, ...); beyond ±1 where the mel is so loud
     "Render"
-    real,imag = self.spectrum(self.checked(log_mel), start)
-    with _float32(log_mel):
-        frames = torch.fft.irfft(torch.complex(real, imag), n=self.mel.n_fft) * self.window
-        return self.to_wave(frames)
+    mag,*first = self.spectrum(self.checked(log_mel), start)
+    n,hop,p = self.mel.n_fft,self.mel.hop_length,self.mel.padding
+    if 'fft' not in vars(self) and _by_kernel(mag, n):   # compiled, where nobody wants gradients
+        c = self.config
+        window = tuple(self.window.tolist())
+        y = agreeing(mag, first, self.mel, window, c.rounds, c.momentum, 1e-3, refill=False)
+        y = F.pad(y, (0, max(0, p + mag.shape[1] * hop - y.shape[1])))
+        return y[:, None, p:p + mag.shape[1] * hop]
+    with _float32(log_mel): return self.to_wave(self.inverse_fft(*self.agreed(mag, *first)))
 
 # %% ../nbs/03_vocoders.ipynb #6976935d
 @patch
@@ -936,9 +1012,9 @@ def stream(self:Vocoder,
     if (last := first + held.shape[-1]) > done:
         yield render(last)
 
-# %% ../nbs/03_vocoders.ipynb #d4a9a503
+# %% ../nbs/03_vocoders.ipynb #80fa6514
 class Exportable(nn.Module):
-    "The default vocoder without complex numbers: the inverse FFT is a matrix product"
+    "The default vocoder without complex numbers: the FFTs are matrix products"
 
     def __init__(self,
         vocoder:ISTFTVocoder, # is not changed
@@ -948,16 +1024,20 @@ class Exportable(nn.Module):
         k = torch.arange(n // 2 + 1)[:, None]
         angle = 2 * math.pi / n * (k * torch.arange(n) % n).double()
         twice = torch.where((k == 0) | (2 * k == n), 1., 2.).double() / n
-        for name,value in dict(cos=twice * angle.cos(), sin=-twice * angle.sin()).items():
-            self.register_buffer(name, (value * self.vocoder.window).float())
+        window = self.vocoder.window
+        matrices = dict(cos=angle.cos() * window, sin=-angle.sin() * window,
+                        inverse_cos=twice * angle.cos() * window,
+                        inverse_sin=-twice * angle.sin() * window)
+        for name,value in matrices.items(): self.register_buffer(name, value.float())
+        self.vocoder.fft = lambda x: (x @ self.cos.T, x @ self.sin.T)
+        self.vocoder.inverse_fft = lambda re, im: re @ self.inverse_cos + im @ self.inverse_sin
 
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
         start:Tensor, # number of the first frame, (1,) int64: 0, or where this piece begins
     )->Tensor: # waveform, (b, 1, f * hop_length)
         "Render"
-        real,imag = self.vocoder.spectrum(log_mel, start)
-        return self.vocoder.to_wave(real @ self.cos + imag @ self.sin)
+        return self.vocoder(log_mel, start)
 
 # %% ../nbs/03_vocoders.ipynb #25cf0f54
 def export_program(
@@ -1292,12 +1372,13 @@ def _spectral_distance(p, q, scale):
     linear = (p - q).abs().mean((1, 2)) / scale.mean((1, 2)).clamp_min(1e-3)
     return linear.mean() + ((p + 1e-4).log() - (q + 1e-4).log()).abs().mean()
 
-# %% ../nbs/03_vocoders.ipynb #f5f4476c
+# %% ../nbs/03_vocoders.ipynb #5593635a
 def wave_to_mel(
     mel:MelConfig, # front end of the vocoder
     gain:tuple=(1., 1.), # range of the peak of each training crop; (1, 1): as they are
-    noise_frames:int=0, # above 0: two answers to every mel, in a noise of that length
+    noise_frames:int=0, # above 0: begin anywhere in a noise of that length
     remake=None, # f(log_mel) -> log_mel, to fine-tune on the mels of another model
+    answers:int=2, # to every mel, in different parts of the noise: 1 or 2
 ): # a fastai callback, `learn.wave_to_mel`
     "Turns a batch of waveforms into (log-mel, waveform); in training at a random loudness"
     from fastai.callback.core import Callback
@@ -1320,7 +1401,8 @@ def wave_to_mel(
                 first = torch.randint(noise_frames, (len(x), 1), device=x.device)
                 low,high = noise_frames // 4,3 * noise_frames // 4
                 apart = torch.randint(low, high, (len(x), 1), device=x.device)
-                self.learn.xb = (m, torch.stack([first, first + apart]))
+                starts = torch.stack([first, first + apart]) if answers == 2 else first
+                self.learn.xb = (m, starts)
 
     return WaveToMel()
 
@@ -1380,12 +1462,12 @@ class VocoderRecipe(LoopRecipe):
         "Waveforms to mels"
         return [wave_to_mel(self.model.mel, (self.peak_low, self.peak_high), remake=self.remaker())]
 
-# %% ../nbs/03_vocoders.ipynb #7d33f083
+# %% ../nbs/03_vocoders.ipynb #25b15be7
 @dataclass
 class ISTFTRecipe(VocoderRecipe):
     "The default vocoder, trained by the spectral energy distance; no discriminator needed"
     model: ISTFTConfig = field(default_factory=ISTFTConfig)
-    segment: int = 16384
+    segment: int = 32768
     batch_size: int = 8
     steps: int = 2000
     epoch_steps: int = 100
@@ -1398,7 +1480,8 @@ class ISTFTRecipe(VocoderRecipe):
     mel_weight: float = 1. # of the mel term
     apart: float = .5 # 1: true noise; 0: no noise, the nearest spectrum; between: some of both
     presets = {'quick-vocoder': dict(steps=600, epoch_steps=200),
-        'esc10-vocoder': dict(steps=6000, epoch_steps=500, ema=.999, precision='auto'),
+        'foley-vocoder': dict(steps=9000, epoch_steps=500, lr=1e-3, ema=.999, apart=0.,
+                              precision='auto'),
         'istft-vocoder': dict(steps=100_000, epoch_steps=1000, batch_size=32, lr=5e-4, ema=.999)}
 
     def build_model(self, dls):
@@ -1415,9 +1498,9 @@ class ISTFTRecipe(VocoderRecipe):
         return [multi_resolution_stft_loss]
 
     def callbacks(self):
-        "Two answers to every mel, with different noise"
+        "An answer to every mel somewhere in the noise, or two that are kept apart"
         return [wave_to_mel(self.model.mel, (self.peak_low, self.peak_high),
-                            self.model.noise_frames, self.remaker())]
+                            self.model.noise_frames, self.remaker(), 2 if self.apart else 1)]
 
 # %% ../nbs/03_vocoders.ipynb #7bc9d310
 class Jury(nn.Module):

@@ -50,6 +50,12 @@ def mels(vocoder, frames, batch=1):
     return x if vocoder.mel.low is not None else 4 * x - 4
 
 
+def far(y, whole):
+    "Relative distance. Where two waves cancel, Griffin-Lim takes its phase from the last bits, and makes them larger"
+    y, whole = (torch.as_tensor(v).double() for v in (y, whole))
+    return float((y - whole).norm() / whole.norm())
+
+
 def test_chunks_are_the_whole(vocoder):
     x = mels(vocoder, 90, 2)
     with torch.no_grad():
@@ -57,7 +63,7 @@ def test_chunks_are_the_whole(vocoder):
     assert whole.shape == (2, 1, 90 * vocoder.mel.hop_length) and whole.isfinite().all()
     assert whole.std() > 1e-4
     for chunk in (7, 32):
-        assert (vocoder.vocode(x, chunk=chunk) - whole).abs().max() <= 1e-5
+        assert far(vocoder.vocode(x, chunk=chunk), whole) <= 1e-4
 
 
 def test_batches_are_split_to_fit_in_memory(vocoder):
@@ -66,7 +72,7 @@ def test_batches_are_split_to_fit_in_memory(vocoder):
     hook = vocoder.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
     parts = vocoder.vocode(x, chunk=40)
     hook.remove()
-    assert [s[0] for s in seen] == [1, 1, 1] and (parts - whole).abs().max() <= 1e-5
+    assert [s[0] for s in seen] == [1, 1, 1] and far(parts, whole) <= 1e-4
 
 
 @pytest.mark.parametrize("make", [lambda: HiFiGAN(HiFiGANConfig.v1()), lambda: HiFiGAN(HiFiGANConfig.v2()),
@@ -83,8 +89,8 @@ def test_a_clip_of_four_seconds_is_one_piece(make):
 
 def test_ten_minutes_stay_small():
     code = ("import resource, torch\ntorch.set_num_threads(1)\nfrom foleybook.vocoders import *\n"
-            "v = ISTFTVocoder(ISTFTConfig(width=16, hidden=16, n_layers=1)).eval()\nv.vocode(torch.zeros(1, 80, 64))\n"
-            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nv.vocode(torch.full((1, 80, 51680), -5.))\n"
+            "v = ISTFTVocoder(ISTFTConfig(width=16, hidden=16, n_layers=1)).eval()\nv.vocode(torch.zeros(1, 128, 64))\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nv.vocode(torch.full((1, 128, 51680), -5.))\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)")
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert int(done.stdout) / 1024 < 250
@@ -93,10 +99,13 @@ def test_ten_minutes_stay_small():
 @pytest.mark.parametrize("precision", ["bf16", "auto"])
 def test_bf16_is_near(precision):
     for v in (find_vocoder(), fold_weight_norm(HiFiGAN(HiFiGANConfig.v2(**TINY)))):
-        x = torch.randn(1, 80, 60, generator=torch.Generator().manual_seed(0)) - 5
+        x = torch.randn(1, v.mel.n_mels, 60, generator=torch.Generator().manual_seed(0)) - 5
         exact, near = v.vocode(x), v.vocode(x, precision=precision)
         assert near.dtype == torch.float32
-        assert (near - exact).norm() <= 10 ** (-35 / 20) * exact.norm()
+        if isinstance(v, ISTFTVocoder):  # rounds of Griffin-Lim make phases of the last bits: what is heard has to be near
+            assert (vocoders.log_mel(near[:, 0], v.mel) - vocoders.log_mel(exact[:, 0], v.mel)).abs().mean() < 0.1
+        else:
+            assert (near - exact).norm() <= 10 ** (-35 / 20) * exact.norm()
         assert precision == "bf16" or v.takes_bf16("auto") or torch.equal(near, exact)
     with pytest.raises(ValueError, match="half.*auto"):
         v.vocode(x, precision="half")
@@ -112,10 +121,10 @@ def test_rendering_does_not_inherit_autocast(vocoder):
 def test_istft_head_is_float32_inside_autocast():
     "With the backbone out of the way, nothing is left that may differ"
     torch.manual_seed(0)
-    v = ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2)).eval()
+    v = ISTFTVocoder(ISTFTConfig(MelConfig.preset("dcase2023"), width=16, hidden=32, n_layers=2)).eval()
     v.norm_out = torch.nn.Sequential()
     v.embed, v.blocks, v.norm_in = torch.nn.Identity(), torch.nn.ModuleList(), torch.nn.Identity()
-    v.head = torch.nn.Linear(80, 3 * v.bins)
+    v.head = torch.nn.Linear(80, 4 * v.bins)
     x = mels(v, 20)
     with torch.no_grad():
         want = v(x)
@@ -152,7 +161,7 @@ def test_stream_is_the_whole(vocoder):
     whole = vocoder.vocode(x)
     for pieces in (x, x.split([1, 40, 3, 45, 1], -1), iter([x])):
         y = torch.cat(list(vocoder.stream(pieces)), -1)
-        assert y.shape == whole.shape and (y - whole).abs().max() <= 1e-5
+        assert y.shape == whole.shape and far(y, whole) <= 1e-4
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 5])
@@ -284,7 +293,7 @@ def test_half_precision_file_loads(tmp_path):
 def test_items_do_not_depend_on_the_batch(vocoder):
     x = mels(vocoder, 20, 3)
     one = torch.cat([vocoder.vocode(v[None]) for v in x])
-    assert np.allclose(one, vocoder.vocode(x), atol=1e-5)
+    assert far(one, vocoder.vocode(x)) <= 1e-4
 
 
 def test_onnx_is_the_vocoder(tmp_path):
@@ -300,14 +309,14 @@ def test_onnx_is_the_vocoder(tmp_path):
         piece = x[..., :frames].repeat(batch, 1, 1)
         y = session.run(None, {"log_mel": piece.numpy(), "start": np.array([start])})[0]
         with torch.no_grad():
-            assert np.abs(y - model(piece, start).numpy()).max() <= 1e-5
+            assert far(y, model(piece, start)) <= 1e-3
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("name", ["quick-vocoder", "hifigan-v2", "melgan", "bigvgan-base_22khz_80band"])
 def test_recipes_train(tmp_path, name, precision):
     sounds = make_procedural(tmp_path / "sounds", kinds=["rain"], n=4, seconds=0.6, n_jobs=1)
-    cache = WaveCache.build(sounds, 22050, 0.6, tmp_path / "cache", n_jobs=1, progress=False)
+    cache = WaveCache.build(sounds, 44100 if name == "quick-vocoder" else 22050, 0.6, tmp_path / "cache", n_jobs=1, progress=False)
     recipe = find_recipe(name)
     small = {"melgan": {"model.ngf": 2}, "quick-vocoder": {"model.width": 16, "model.hidden": 16}}.get(
         name, {"model.upsample_initial_channel": 16, "d_width": 0.125})
@@ -326,17 +335,17 @@ def test_fine_tuning_reads_the_mels_of_another_model(tmp_path):
 
         def __init__(self):
             super().__init__()
-            self.mel, self.calls = MelConfig.preset("dcase2023"), 0
+            self.mel, self.calls = MelConfig.preset("foley"), 0
 
         def encode(self, m):
             self.calls += 1
             return m.mean(1, keepdim=True)
 
         def decode(self, z):
-            return z.expand(-1, 80, -1)
+            return z.expand(-1, 128, -1)
 
     sounds = make_procedural(tmp_path / "sounds", kinds=["rain"], n=4, seconds=0.6, n_jobs=1)
-    cache = WaveCache.build(sounds, 22050, 0.6, tmp_path / "cache", n_jobs=1, progress=False)
+    cache = WaveCache.build(sounds, 44100, 0.6, tmp_path / "cache", n_jobs=1, progress=False)
     blur = Blur()
     recipe = find_recipe("quick-vocoder").override({"model.width": 16, "model.hidden": 16, "steps": 2, "epoch_steps": 2,
                                                     "batch_size": 2, "device": "cpu", "segment": 8192})
@@ -385,11 +394,11 @@ def test_judges_and_losses_work_off_the_processor(elsewhere):
 
 def test_copy_synthesis_off_the_processor(elsewhere, monkeypatch):
     "The vocoder sits elsewhere, the recordings do not"
-    monkeypatch.setattr(vocoders, "log_mel", lambda x, mel: x.new_zeros(len(x), mel.n_mels, x.shape[-1] // 256))
+    monkeypatch.setattr(vocoders, "log_mel", lambda x, mel: x.new_zeros(len(x), mel.n_mels, x.shape[-1] // 512))
     monkeypatch.setattr(vocoders, "mel_loss", lambda y, x, mel: (y - x).mean())
     v = moved(ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2)).eval(), elsewhere)
     seen = []
-    v.forward = lambda m, start=0: seen.append(m.device.type) or torch.zeros(len(m), 1, m.shape[-1] * 256, device=m.device)
+    v.forward = lambda m, start=0: seen.append(m.device.type) or torch.zeros(len(m), 1, m.shape[-1] * 512, device=m.device)
     v.ready = lambda m, mel=None: m.to(v.device)  # the true one looks at the numbers, and these have none
     plain = moved(torch.nn.Linear(1, 1), elsewhere)
     plain.mel, plain.forward = v.mel, v.forward
@@ -410,7 +419,7 @@ def test_export_from_a_folder(tmp_path):
     x = mels(v, 20)
     with torch.no_grad():
         y = torch.export.load(path).module()(x, torch.tensor([0]))
-    assert (y - v.vocode(x)).abs().max() <= 1e-5
+    assert far(y, v.vocode(x)) <= 1e-3
     with pytest.raises(ValueError, match=r"v\.tflite.*\.onnx.*\.pt2"):
         export_vocoder(tmp_path / "v", tmp_path / "v.tflite")
     HiFiGAN(HiFiGANConfig.v3(**TINY)).save_pretrained(tmp_path / "gan")

@@ -46,9 +46,9 @@ def plain():
 
 def ten_minutes(seconds=600):
     "CPU seconds and peak memory (MB) of a fresh process that renders ten minutes"
-    frames = round(seconds * 22050 / 256)
+    frames = round(seconds * 44100 / 512)
     code = ("import time, torch\ntorch.set_num_threads(1)\nfrom foleybook.vocoders import *\n"
-            f"v = ISTFTVocoder(ISTFTConfig()).eval()\nm = torch.full((1, 80, {frames}), -5.)\ns = time.process_time()\n"
+            f"v = ISTFTVocoder(ISTFTConfig()).eval()\nm = torch.full((1, 128, {frames}), -5.)\ns = time.process_time()\n"
             "y = v.vocode(m)\nprint(time.process_time() - s)\n"
             "print([l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0])")
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -71,7 +71,7 @@ def bf16(name, model, mel, plain, rounds):
 def pieces(name, model, mel, rounds):
     "A clip in one piece, and in pieces of 256 frames"
     (whole, cut), results = interleaved(lambda: model.vocode(mel), lambda: model.vocode(mel, chunk=256), rounds=rounds)
-    assert torch.allclose(*results, atol=1e-4), name
+    assert (results[0] - results[1]).norm() <= 1e-3 * results[0].norm(), name
     return row(f"{name}, a clip in one piece", whole, "pieces of 256 frames", cut, "s", difference(*results),
                share(whole, flops=flops_of(lambda: model(mel))))
 
@@ -97,7 +97,8 @@ def kind(name, mel, rounds):
             return normed(mel)
 
     default = V.ISTFTVocoder(V.ISTFTConfig()).eval()
-    ways = [lambda: folded(mel), plainly, *([lambda: default(mel)] if name == "HiFi-GAN V1" else [])]
+    wide = torch.randn(1, 128, mel.shape[-1]) - 5  # of the default's own front end: as many frames a second
+    ways = [lambda: folded(mel), plainly, *([lambda: default(wide)] if name == "HiFi-GAN V1" else [])]
     (fast, reference, *istft), results = interleaved(*ways, rounds=rounds)
     assert torch.allclose(*results[:2], atol=1e-4), name
     yield row(name, fast, PLAIN, reference, "s", difference(*results[:2]), share(fast, flops=flops_of(ways[0])))
@@ -107,7 +108,7 @@ def kind(name, mel, rounds):
     if istft:
         yield row("default (ISTFT head)", *istft, "our HiFi-GAN V1", fast, "s", share=share(*istft, flops=flops_of(ways[2])))
         yield row("default (ISTFT head), beside its own length", *istft, OWN_LENGTH, mel.shape[-1] * 256 / 22050, "s")
-        yield pieces("default (ISTFT head)", default, mel, rounds + 2)
+        yield pieces("default (ISTFT head)", default, wide, rounds + 2)
     if name == "HiFi-GAN V2":
         yield pieces(name, folded, mel, rounds + 2)
 
