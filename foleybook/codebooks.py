@@ -7,8 +7,8 @@ __all__ = ['VQVAE_PRESETS', 'CodeError', 'Quantized', 'nearest_code', 'check_cod
            'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch', 'MapEncoder', 'MapDecoder',
            'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'published_keys', 'CodeTable', 'encode_table',
            'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits', 'UnigramPrior', 'CascadeConfig',
-           'Cascade', 'VQLoss', 'codebook_use', 'distance_db', 'VQVAERecipe', 'UnigramRecipe', 'train_stage',
-           'CascadeRecipe']
+           'Cascade', 'VQLoss', 'codebook_use', 'distance_db', 'VQVAERecipe', 'UnigramRecipe', 'turn_codes',
+           'augment_codes', 'code_bits', 'held_out_bits', 'PriorRecipe', 'train_stage', 'CascadeRecipe']
 
 # %% ../nbs/04_codebooks.ipynb #2c51ee82
 import hashlib
@@ -443,20 +443,21 @@ class MapDecoder(nn.Module):
         for conv in self.up: x = conv(F.relu(x))
         return x
 
-# %% ../nbs/04_codebooks.ipynb #d8ca8496
+# %% ../nbs/04_codebooks.ipynb #97493d02
 from . import __version__
 from .audio_features import GriffinLim, log_mel, MelConfig, Sounds, unclipped
 from .vocoders import find_vocoder, MelGenerator
 from .files import (atomic_folder, CheckpointError, published_weights, read_json,
                              read_safetensors, write_safetensors, write_text)
 from .generator import class_numbers, Conditions, ItemNoise, Pretrained
-from .recipes import licence_of_parts, LoopRecipe, Recipe
+from .recipes import licence_of_parts, LoopRecipe, Recipe, set_aside
+from .settings import SettingsError
 
-# %% ../nbs/04_codebooks.ipynb #92bcf095
+# %% ../nbs/04_codebooks.ipynb #b1dd3f3d
 @dataclass
 class VQVAEConfig:
     "A VQ-VAE over log-mels; fields below the line are there to load and repeat the published ones"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('dcase2023'))
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
     mel_mean:float = 0.  # subtracted from the log-mel before the encoder, added after the decoder
     mel_std:float = 1.  # divided by, multiplied with
     freq_strides:tuple[int, ...] = (2, 2)  # one level each; code rows = mel bands / product
@@ -803,6 +804,14 @@ class CodeTable:
         return tuple(self.codes.shape[1:])
 
     @property
+    def digest(self)->str:
+        "Hash of all that a prior learns from: codes, what they are asked by, and the split"
+        names = sorted(self.conditions.tensors().items())
+        parts = [self.codes.numpy().tobytes(), *(v.numpy().tobytes() for _, v in names),
+                 repr([self.labels, self.train_idx, self.valid_idx]).encode()]
+        return hashlib.sha256(b''.join(parts)).hexdigest()[:16]
+
+    @property
     def train_idx(self)->list:
         "Rows that are neither kept for validation nor in the set's own test split (unless all are)"
         held = set(self.valid_idx)
@@ -879,7 +888,8 @@ def encode_table(
              for i in tqdm(range(0, len(cache), bs), 'encode', disable=None if progress else True,
                            leave=False)]
     if valid_idx is None: valid_idx = split_table(cache.index)[1]
-    table = CodeTable(torch.cat(codes), cache.index.df, codebook.n_codes, codebook.codebook_hash,
+    df = cache.index.relative(folder) if folder else cache.index.df
+    table = CodeTable(torch.cat(codes), df, codebook.n_codes, codebook.codebook_hash,
                       cache.seconds,
                       cache.labels, valid_idx, cache.path.name)
     if folder: table.save(folder)
@@ -1035,21 +1045,21 @@ def sample_codes(self:UnigramPrior,
     codes = ItemNoise(seeds).choice(probs).cpu()
     return codes if init is None else torch.where(mask, codes, init)
 
-# %% ../nbs/04_codebooks.ipynb #e0889841
+# %% ../nbs/04_codebooks.ipynb #0030d634
 @dataclass
 class CascadeConfig:
     "What a cascade knows beside its parts"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('dcase2023'))
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
     labels:tuple[str, ...] = ()
     seconds:float = 4.  # length of the clips it was trained on
     codebook_hash:str = ''
     prior:str = ''  # config hash
     griffin_lim:int = 60  # iterations where there is no trained vocoder
-    vocoder:str = 'GriffinLim'  # class
+    vocoder:str = 'GriffinLim'  # class, or 'default'
     top_p:float|None = None  # what `sample` uses where it is not told otherwise
     guidance:float|None = None  # as above
 
-# %% ../nbs/04_codebooks.ipynb #30a90805
+# %% ../nbs/04_codebooks.ipynb #694fb2c2
 class Cascade(MelGenerator):
     "class -> codes (prior) -> log-mel (codebook) -> sound (vocoder)"
     part_names = ('codebook', 'prior', 'vocoder')
@@ -1058,15 +1068,18 @@ class Cascade(MelGenerator):
         prior:CodePrior, # draws code maps
         # has `mel`, `n_codes`, `time_stride`, `codebook_hash`, `code_shape`, `encode` and `decode`
         codebook:VQVAE,
-        vocoder:nn.Module|None=None, # has `mel`, turns (b, m, f) into (b, 1, t); None: `GriffinLim`
+        # has `mel`, turns (b, m, f) into (b, 1, t); None: `GriffinLim`; 'default': the one that
+        # comes with the book, which is then not saved again
+        vocoder:nn.Module|str|None=None,
         labels:list|None=None, # class names in the order of their numbers; None: their numbers
         seconds:float|None=None, # length of the training clips; None: that of the map
         top_p:float|None=None, # what `sample` uses where it is not told otherwise
         guidance:float|None=None, # as above
     ):
         super().__init__()
-        self.prior, self.codebook, self.vocoder = (prior, codebook, vocoder
-                                                   or GriffinLim(codebook.mel))
+        shipped = vocoder == 'default'
+        vocoder = find_vocoder() if shipped else vocoder or GriffinLim(codebook.mel)
+        self.prior, self.codebook, self.vocoder = prior, codebook, vocoder
         self.check_parts()
         self.labels = ([str(i) for i in range(prior.config.n_classes)] if labels is None
                        else list(labels))
@@ -1078,7 +1091,7 @@ class Cascade(MelGenerator):
             'temperature', 'top_k', 'top_p', 'guidance', 'steps', 'init', 'mask', 'progress'})
         self.config = CascadeConfig(codebook.mel, tuple(self.labels), seconds or self.map_seconds,
             codebook.codebook_hash, prior.config_hash, getattr(self.vocoder, 'n_iter', 60),
-            type(self.vocoder).__name__, top_p, guidance)
+            'default' if shipped else type(self.vocoder).__name__, top_p, guidance)
         self.default_seconds = self.config.seconds
         self.longest_seconds = (None if 'shape' in self.takes
                                 else max(self.config.seconds, self.map_seconds))
@@ -1092,6 +1105,12 @@ class Cascade(MelGenerator):
 
     @classmethod
     def config_type(cls): return CascadeConfig
+
+    def parts(self)->dict:
+        "The parts that are saved: the vocoder of the book is there already"
+        own = super().parts()
+        if self.config.vocoder == 'default': own.pop('vocoder')
+        return own
 
     @property
     def map_seconds(self)->float:
@@ -1172,7 +1191,7 @@ def start_codes(self:Cascade,
     new = F.pad(mask[:frames].float(), (0, max(0, frames - len(mask))), value=1.)
     return codes, F.adaptive_max_pool1d(new[None], shape[-1])[0].bool().expand(shape)
 
-# %% ../nbs/04_codebooks.ipynb #9fe847e9
+# %% ../nbs/04_codebooks.ipynb #5adf74bd
 @patch(cls_method=True)
 def from_parts(cls:Cascade,
     parts:dict, # 'codebook', 'prior' and perhaps 'vocoder'
@@ -1182,7 +1201,9 @@ def from_parts(cls:Cascade,
     if parts['codebook'].codebook_hash != config.codebook_hash: raise CodeError(
         f"the codebook is {parts['codebook'].codebook_hash}, pipeline.json speaks of "
         f"{config.codebook_hash}. Train or copy the folder as a whole.")
-    vocoder = parts.get('vocoder') or GriffinLim(parts['codebook'].mel, config.griffin_lim)
+    vocoder = parts.get('vocoder') or (
+        'default' if config.vocoder == 'default'
+        else GriffinLim(parts['codebook'].mel, config.griffin_lim))
     return cls(parts['prior'], parts['codebook'], vocoder, list(config.labels), config.seconds,
                config.top_p, config.guidance)
 
@@ -1310,7 +1331,7 @@ def unused(self:VQVAERecipe)->dict:
               "leave it out.")
     return LoopRecipe.unused(self) | ({} if self.audio_every else dict(vocoder=remedy))
 
-# %% ../nbs/04_codebooks.ipynb #69ac9a4d
+# %% ../nbs/04_codebooks.ipynb #0355b29f
 _PUBLISHED = dict(optimizer='adam', schedule='constant', lr=3e-4, normalise=False, betas=(.9, .999))
 _SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48, res_blocks=1,
               dim=32, decay=.9,
@@ -1325,7 +1346,8 @@ VQVAERecipe.presets = {
     'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3, seconds=2.,
                        model=VQVAEConfig(**_SMALL)),
     'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16, **_PUBLISHED,
-                        model=VQVAEConfig(**VQVAE_PRESETS['dcase2023'])),
+                        model=VQVAEConfig(mel=MelConfig.preset('dcase2023'),
+                                          **VQVAE_PRESETS['dcase2023'])),
     'audyn-vqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344, clip_norm=10.,
                         **_PUBLISHED,
                         model=VQVAEConfig(mel=MelConfig.preset('audyn'), **VQVAE_PRESETS['audyn'])),
@@ -1351,6 +1373,145 @@ class UnigramRecipe(Recipe):
         if not rank_distrib(): prior.save_pretrained(out, self.card(data))
         return prior.eval()
 
+# %% ../nbs/04_codebooks.ipynb #66880857
+def turn_codes(
+    codes:Tensor, # (b, ..., w)
+    columns:Tensor, # how far to the left each map goes, (b,)
+)->Tensor: # (b, ..., w)
+    "Turn each map of a batch in time by its own number of columns"
+    width = codes.shape[-1]
+    index = (torch.arange(width, device=codes.device) + columns[:, None]) % width
+    index = index.view(len(codes), *[1] * (codes.ndim - 2), width)
+    return codes.gather(-1, index.expand_as(codes))
+
+# %% ../nbs/04_codebooks.ipynb #90207082
+def augment_codes(
+    turn:bool=True, # by a random number of columns; what leaves on the right enters on the left
+    noise:float=0., # share of read codes replaced by random ones; the targets stay as they are
+): # a fastai callback
+    "Makes few clips go further: maps are turned in time, some of the codes read replaced"
+    from fastai.callback.core import Callback
+    from foleybook.training import unwrap
+
+    class AugmentCodes(Callback):
+        order = 5
+
+        def before_batch(self):
+            if not self.training:
+                return
+            codes, *rest = self.learn.xb
+            n, width = len(codes), codes.shape[-1]
+            if turn:
+                codes = turn_codes(codes, torch.randint(width, (n,), device=codes.device))
+            self.learn.yb = (codes,)
+            if noise:
+                other = torch.randint_like(codes, unwrap(self.model).config.n_codes)
+                at = torch.rand(codes.shape, device=codes.device) < noise
+                codes = torch.where(at, other, codes)
+            self.learn.xb = (codes, *rest)
+
+    return AugmentCodes()
+
+# %% ../nbs/04_codebooks.ipynb #e84d0c20
+def code_bits(
+    logits:Tensor, # (b, n, ...)
+    codes:Tensor, # (b, ...)
+)->Tensor: # scalar
+    "Metric: mean bits per code"
+    return F.cross_entropy(logits.float(), codes) / math.log(2)
+
+# %% ../nbs/04_codebooks.ipynb #5274ba37
+@torch.no_grad()
+def held_out_bits(
+    prior:CodePrior, # any prior whose forward takes codes and classes
+    table:CodeTable, # its validation rows are used
+    bs:int=32, # maps at once
+)->float: # bits per code
+    "What a held-out code costs under a prior; compare with `UnigramPrior`"
+    index, total = torch.tensor(table.valid_idx or table.train_idx), 0.
+    for part in index.split(bs):
+        codes, cond = table.codes[part].to(prior.device), table.conditions[part].to(prior.device)
+        total += code_bits(prior.eval()(codes, cond), codes).item() * len(part)
+    return total / len(index)
+
+# %% ../nbs/04_codebooks.ipynb #cf375fcb
+@dataclass
+class PriorRecipe(LoopRecipe):
+    "Train a prior on code maps; a family adds `model`, a config with the fields of `PriorConfig`"
+    turn:bool = True  # turn every map in time by a random number of columns, anew each time
+    noise:float = 0.  # share of read codes replaced by random ones
+    # folder of the codebook: codes are heard through it every `audio_every` steps
+    codebook:str|None = None
+    vocoder:str|None = None  # and then through this vocoder (see `find_vocoder`); None: Griffin-Lim
+    free = (*LoopRecipe.free, 'codebook', 'vocoder')
+
+    def table(self, data)->CodeTable:
+        "A `CodeTable`, or that in a folder"
+        if isinstance(data, (str, Path)) and (Path(data)/'codes.json').is_file():
+            data = CodeTable.load(data)
+        if not isinstance(data, CodeTable): raise SettingsError(
+            f"{data}: a prior learns from codes. Give a CodeTable or its folder (`encode_table`), "
+            "or train a cascade recipe.")
+        return data
+
+    def fitted(self, table:CodeTable):
+        "The config, with map, codebook and classes of the table"
+        return replace(self.model, code_shape=table.code_shape, n_codes=table.n_codes,
+                       n_classes=len(table.labels), codebook_hash=table.codebook_hash)
+
+    def dataloaders(self, data):
+        "`DataLoaders` from a `CodeTable`, or the folder of one"
+        return code_dls(self.table(data), self.batch_size, self.seed, self.torch_device)
+
+    def card(self, data)->dict:
+        "With the class names, which the weights do not tell"
+        table = self.table(data)
+        return super().card(table) | dict(labels=table.labels, seconds=table.seconds)
+
+    def loss_func(self): return nn.CrossEntropyLoss()
+    def metrics(self)->list: return [code_bits]
+    def callbacks(self)->list:
+        return [augment_codes(self.turn, self.noise)] if self.turn or self.noise else []
+
+# %% ../nbs/04_codebooks.ipynb #8a8cf35b
+@patch
+def unused(self:PriorRecipe)->dict:
+    "Codebook and vocoder are for previews only"
+    remedy = ("A prior is heard through it every `audio_every` steps. Set audio_every, or "
+              "leave it out.")
+    return (LoopRecipe.unused(self)
+            | ({} if self.audio_every else dict(codebook=remedy, vocoder=remedy)))
+
+# %% ../nbs/04_codebooks.ipynb #27de1eb7
+@patch
+def cascade(self:PriorRecipe,
+    learn, # `Learner` in training, or about to train
+)->Cascade:
+    "The prior in training, and what makes its codes audible"
+    from foleybook.training import unwrap
+
+    if not self.codebook: raise SettingsError(
+        f"audio_every={self.audio_every}: codes alone make no sound. Set codebook=FOLDER, or "
+        "leave audio_every at 0.")
+    book, table = Pretrained.from_pretrained(self.codebook, self.torch_device), learn.dls.table
+    vocoder = (find_vocoder(self.vocoder, self.torch_device) if self.vocoder
+               else GriffinLim(book.mel, 32))
+    return Cascade(unwrap(learn.model), book, vocoder, table.labels, table.seconds)
+
+@patch
+def check_listen(self:PriorRecipe,
+    learn, # `Learner` in training, or about to train
+):
+    "Codebook and vocoder must be there and fit"
+    self.cascade(learn)
+
+@patch
+def listen(self:PriorRecipe,
+    learn, # `Learner` in training, or about to train
+)->Sounds:
+    "Four maps, drawn from the same seeds each time, as sound"
+    return self.cascade(learn).sample(n=4, seed=0, progress=False)
+
 # %% ../nbs/04_codebooks.ipynb #7050f7d4
 def train_stage(
     recipe:Recipe, # trains the stage
@@ -1364,14 +1525,19 @@ def train_stage(
     "Train a stage, unless its folder says that the same recipe was finished on the same data"
     from fastai.torch_core import rank_distrib
 
-    mark, about = folder/'finished.json', dict(recipe=recipe.hash, data=key)
-    before = read_json(mark) if mark.is_file() else about
-    if resume and mark.is_file() and before == about:
+    begun, mark = folder/'begun.json', folder/'finished.json'
+    about = dict(recipe=recipe.hash, data=key)
+    kept = [read_json(f) for f in (begun, mark) if f.is_file()]
+    same = resume and all(k == about for k in kept)
+    if same and mark.is_file():
         say(f'{folder}: finished before, loaded')
         return Pretrained.from_pretrained(folder, recipe.torch_device)
-    if resume and before != about:
-        say(f'{folder}: other data or settings than before; the earlier run is set aside')
-    model = recipe.train(data, folder, resume=resume and before == about, progress=progress)
+    if not same:
+        if resume:
+            say(f'{folder}: other data or settings than before; the earlier run is set aside')
+        set_aside(folder)
+    if not rank_distrib(): write_text(begun, json.dumps(about))
+    model = recipe.train(data, folder, progress=progress)
     if not rank_distrib(): write_text(mark, json.dumps(about))
     return model
 
@@ -1408,6 +1574,7 @@ class CascadeRecipe(Recipe):
         cache = data if isinstance(data, MelCache) else MelCache.build(
             data, codebook.model.mel, codebook.seconds, codebook.cache_dir, progress=progress)
         vocoder = find_vocoder(self.vocoder) if self.vocoder else None
+        if vocoder is not None: cache.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
         say(f'1/3 codebook: {codebook.steps} steps on {len(cache)} clips')
         book = train_stage(codebook, cache, cache.path.name, out/'codebook', resume, progress, say)
         say(f'2/3 codes: {book.code_shape(cache.array.shape[-1])} a clip, '

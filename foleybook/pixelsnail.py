@@ -19,8 +19,7 @@ __all__ = ['COMPILED_MB', 'causal_taps', 'above_taps', 'left_taps', 'TapConv2d',
            'DroppedAttention', 'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition',
            'EmbeddingCondition', 'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'draw_code', 'Affine',
            'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL', 'CompiledPixelSNAIL',
-           'turn_codes', 'augment_codes', 'code_bits', 'held_out_bits', 'PixelSNAILRecipe', 'FoleyRecipe',
-           'published_key', 'published_config']
+           'PixelSNAILRecipe', 'FoleyRecipe', 'published_key', 'published_config']
 
 # %% ../nbs/05_pixelsnail.ipynb #153d9f7c
 #| code-fold: true
@@ -34,19 +33,17 @@ from numba.extending import intrinsic
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 
-# %% ../nbs/05_pixelsnail.ipynb #b7fbc057
+# %% ../nbs/05_pixelsnail.ipynb #f552cfc4
 #| code-fold: true
-from .audio_features import GriffinLim, Sounds
+from .audio_features import Sounds
 from .files import (CheckpointError, load_strict, published_weights, read_json,
                              read_published,
                              write_text)
-from .generator import Conditions, ItemNoise, Pretrained
+from .generator import Conditions, ItemNoise
 from .recipes import LoopRecipe, Recipe
-from .settings import SettingsError
-from .vocoders import find_vocoder, ISTFTRecipe
-from .codebooks import (Cascade, CascadeRecipe, CodeError, CodePrior, CodeTable,
-                                 VQVAERecipe, code_dls,
-                                 filter_logits, prior_arguments, train_stage)
+from .vocoders import ISTFTRecipe
+from .codebooks import (Cascade, CascadeRecipe, CodeError, CodePrior, PriorRecipe,
+                                 VQVAERecipe, filter_logits, prior_arguments, train_stage)
 
 # %% ../nbs/05_pixelsnail.ipynb #8d99104e
 def causal_taps(
@@ -1433,145 +1430,16 @@ def _draw_map(self:PixelSNAIL, weights, init, mask, shape, guidance, noise, prog
         cache.draw_row(min(shape[1], last - i * shape[1]), uniform, codes, still, guidance, **how)
     return codes
 
-# %% ../nbs/05_pixelsnail.ipynb #a5487bb4
-def turn_codes(
-    codes:Tensor, # (b, ..., w)
-    columns:Tensor, # how far to the left each map goes, (b,)
-)->Tensor: # (b, ..., w)
-    "Turn each map of a batch in time by its own number of columns"
-    width = codes.shape[-1]
-    index = (torch.arange(width, device=codes.device) + columns[:, None]) % width
-    index = index.view(len(codes), *[1] * (codes.ndim - 2), width)
-    return codes.gather(-1, index.expand_as(codes))
-
-# %% ../nbs/05_pixelsnail.ipynb #27779e0c
-def augment_codes(
-    turn:bool=True, # by a random number of columns; what leaves on the right enters on the left
-    noise:float=0., # share of read codes replaced by random ones; the targets stay as they are
-): # a fastai callback
-    "Makes few clips go further: maps are turned in time, some of the codes read replaced"
-    from fastai.callback.core import Callback
-    from foleybook.training import unwrap
-
-    class AugmentCodes(Callback):
-        order = 5
-
-        def before_batch(self):
-            if not self.training:
-                return
-            codes, *rest = self.learn.xb
-            n, width = len(codes), codes.shape[-1]
-            if turn:
-                codes = turn_codes(codes, torch.randint(width, (n,), device=codes.device))
-            self.learn.yb = (codes,)
-            if noise:
-                other = torch.randint_like(codes, unwrap(self.model).config.n_codes)
-                at = torch.rand(codes.shape, device=codes.device) < noise
-                codes = torch.where(at, other, codes)
-            self.learn.xb = (codes, *rest)
-
-    return AugmentCodes()
-
-# %% ../nbs/05_pixelsnail.ipynb #8d5f457c
-def code_bits(
-    logits:Tensor, # (b, n, ...)
-    codes:Tensor, # (b, ...)
-)->Tensor: # scalar
-    "Metric: mean bits per code"
-    return F.cross_entropy(logits.float(), codes) / math.log(2)
-
-# %% ../nbs/05_pixelsnail.ipynb #6856994c
-@torch.no_grad()
-def held_out_bits(
-    prior:CodePrior, # any prior whose forward takes codes and classes
-    table:CodeTable, # its validation rows are used
-    bs:int=32, # maps at once
-)->float: # bits per code
-    "What a held-out code costs under a prior; compare with `UnigramPrior`"
-    index, total = torch.tensor(table.valid_idx or table.train_idx), 0.
-    for part in index.split(bs):
-        codes, cond = table.codes[part].to(prior.device), table.conditions[part].to(prior.device)
-        total += code_bits(prior.eval()(codes, cond), codes).item() * len(part)
-    return total / len(index)
-
-# %% ../nbs/05_pixelsnail.ipynb #ba58375e
+# %% ../nbs/05_pixelsnail.ipynb #fc4ce862
 @dataclass
-class PixelSNAILRecipe(LoopRecipe):
+class PixelSNAILRecipe(PriorRecipe):
     "Train a `PixelSNAIL` on the code maps of a set of clips"
     # map, codebook and classes are taken from the data
     model:PixelSNAILConfig = field(default_factory=PixelSNAILConfig)
-    turn:bool = True  # turn every map in time by a random number of columns, anew each time
-    noise:float = 0.  # share of read codes replaced by random ones
-    # folder of the codebook: codes are heard through it every `audio_every` steps
-    codebook:str|None = None
-    vocoder:str|None = None  # and then through this vocoder (see `find_vocoder`); None: Griffin-Lim
-    free = (*LoopRecipe.free, 'codebook', 'vocoder')
-
-    def table(self, data)->CodeTable:
-        "A `CodeTable`, or that in a folder"
-        if isinstance(data, (str, Path)) and (Path(data)/'codes.json').is_file():
-            data = CodeTable.load(data)
-        if not isinstance(data, CodeTable): raise SettingsError(
-            f"{data}: a prior learns from codes. Give a CodeTable or its folder (`encode_table`), "
-            "or train a cascade recipe.")
-        return data
-
-    def dataloaders(self, data):
-        "`DataLoaders` from a `CodeTable`, or the folder of one"
-        return code_dls(self.table(data), self.batch_size, self.seed, self.torch_device)
-
-    def card(self, data)->dict:
-        "With the class names, which the weights do not tell"
-        table = self.table(data)
-        return super().card(table) | dict(labels=table.labels, seconds=table.seconds)
 
     def build_model(self, dls)->PixelSNAIL:
         "A fresh model that fits its codes"
-        t = dls.table
-        return PixelSNAIL(replace(self.model, code_shape=t.code_shape, n_codes=t.n_codes,
-                                  n_classes=len(t.labels), codebook_hash=t.codebook_hash))
-
-    def loss_func(self): return nn.CrossEntropyLoss()
-    def metrics(self)->list: return [code_bits]
-    def callbacks(self)->list:
-        return [augment_codes(self.turn, self.noise)] if self.turn or self.noise else []
-
-    def unused(self)->dict:
-        "Codebook and vocoder are for previews only"
-        remedy = ("A prior is heard through it every `audio_every` steps. Set audio_every, or "
-                  "leave it out.")
-        return (super().unused()
-                | ({} if self.audio_every else dict(codebook=remedy, vocoder=remedy)))
-
-# %% ../nbs/05_pixelsnail.ipynb #08f885a2
-@patch
-def cascade(self:PixelSNAILRecipe,
-    learn, # `Learner` in training, or about to train
-)->Cascade:
-    "The prior in training, and what makes its codes audible"
-    from foleybook.training import unwrap
-
-    if not self.codebook: raise SettingsError(
-        f"audio_every={self.audio_every}: codes alone make no sound. Set codebook=FOLDER, or "
-        "leave audio_every at 0.")
-    book, table = Pretrained.from_pretrained(self.codebook, self.torch_device), learn.dls.table
-    vocoder = (find_vocoder(self.vocoder, self.torch_device) if self.vocoder
-               else GriffinLim(book.mel, 32))
-    return Cascade(unwrap(learn.model), book, vocoder, table.labels, table.seconds)
-
-@patch
-def check_listen(self:PixelSNAILRecipe,
-    learn, # `Learner` in training, or about to train
-):
-    "Codebook and vocoder must be there and fit"
-    self.cascade(learn)
-
-@patch
-def listen(self:PixelSNAILRecipe,
-    learn, # `Learner` in training, or about to train
-)->Sounds:
-    "Four maps, drawn from the same seeds each time, as sound"
-    return self.cascade(learn).sample(n=4, seed=0, progress=False)
+        return PixelSNAIL(self.fitted(dls.table))
 
 # %% ../nbs/05_pixelsnail.ipynb #9a64e2a6
 _SMALL = dict(channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3, n_heads=4,
@@ -1609,20 +1477,20 @@ def opened(data):
 
     return open_dataset(data).check() if isinstance(data, (str, Path)) else data
 
-# %% ../nbs/05_pixelsnail.ipynb #8d033441
+# %% ../nbs/05_pixelsnail.ipynb #cf9b37ae
 @dataclass
 class FoleyRecipe(CascadeRecipe):
-    "The DCASE 2023 Foley baseline: vocoder, codebook, codes, prior, evaluation set"
+    "The stages of the DCASE 2023 Foley baseline: vocoder, codebook, codes, prior, evaluation set"
     codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('foley-vqvae'))
     prior:Recipe = field(default_factory=lambda: PixelSNAILRecipe.preset('foley-pixelsnail'))
     # not used if `vocoder` names a folder
-    vocoder_recipe:LoopRecipe = field(default_factory=lambda: ISTFTRecipe.preset('esc10-vocoder'))
+    vocoder_recipe:LoopRecipe = field(default_factory=lambda: ISTFTRecipe.preset('foley-vocoder'))
     vocoder_data:str|None = None  # recordings for the vocoder; None: the same as for the rest
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
     top_p:float|None = .9  # how the finished model draws where it is not told otherwise
     guidance:float|None = 3.  # as above
     presets = {
-        'dcase-foley': {},
+        'foley': dict(vocoder='default', per_class=0), 'foley-own-vocoder': {},
         'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail',
                                       vocoder_recipe='hifigan-v1', top_p=None, guidance=None)}
 
@@ -1641,6 +1509,7 @@ class FoleyRecipe(CascadeRecipe):
         clips, folder = opened(data), self.vocoder or str(out/'first_vocoder')
         if not self.vocoder:
             recipe = self.vocoder_recipe.override(seed=self.seed, device=self.device)
+            self.codebook.model.mel.require(recipe.model.mel, 'the vocoder')
             heard = WaveCache.build(opened(self.vocoder_data or clips),
                                     recipe.model.mel.sample_rate, recipe.clip_seconds,
                                     progress=progress)

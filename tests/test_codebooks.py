@@ -25,7 +25,7 @@ from foleybook.files import CheckpointError
 from foleybook.settings import SettingsError
 
 ROOT = Path(__file__).parent.parent
-TINY = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1, dim=4,
+TINY = dict(mel=MelConfig.preset("dcase2023"), freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1, dim=4,
             n_codes=16)
 GOLDEN = ROOT / "tests/golden/foley"
 
