@@ -1,0 +1,364 @@
+"Mel pictures, U-Nets, latents and flows: identities, editing, folders, bad input, resume"
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, log_mel
+from foleybook.files import CheckpointError, write_safetensors
+from foleybook.generator import Conditions, Generator
+from foleybook.recipes import find_recipe
+from foleybook.settings import SettingsError
+from foleybook.sound_data import make_procedural
+from foleybook.spectrogram_diffusion import (AutoencoderConfig, AutoencoderKL, Encodings, FlowConfig, FlowTask, FlowTransformer,
+                                             LatentDiffusion, LatentDiffusionConfig, LatentUNet, MelImageConfig,
+                                             MelImageDiffusion, MelImageDiffusionConfig, MelVAE, MelVAEConfig, UNet, UNetConfig,
+                                             from_bytes, loop_seam, slerp, text_encodings, to_bytes, unet_preset, windows)
+from foleybook.training import Checkpoint
+
+FOLEY = MelConfig.preset("foley")
+SMALL_UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+                  down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+
+
+def noisy(model, scale=0.1):
+    "Weights that were zero at the start are not"
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(scale * torch.randn(p.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def painter():
+    "A latent painter with random weights; its autoencoder has measured coloured noise"
+    torch.manual_seed(0)
+    x = torch.randn(6, 128, 64).cumsum(-1) * 0.1 - 5
+    vae = MelVAE(MelVAEConfig(channels=8, width=16, hidden=16, depth=1)).fit(x)
+    backbone = FlowTransformer(FlowConfig(channels=8, width=16, heads=2, depth=2, columns=12, n_classes=2, latents=vae.latents_hash))
+    config = LatentDiffusionConfig(("rain", "dog"), seconds=0.5, steps=3, griffin_lim=2)
+    return LatentDiffusion(config, vae, noisy(backbone)).eval()
+
+
+def mels(model, sounds):
+    return log_mel(sounds.audio[:, 0], model.mel)
+
+
+# ---- pictures and networks ----
+
+
+def test_bytes_there_and_back():
+    x = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_bytes(from_bytes(x)), x) and from_bytes(x).min() == -1 and from_bytes(x).max() == 1
+
+
+@pytest.mark.parametrize("length,n", [(10, 1), (63 * 4, 1), (64 * 4, 1), (5000, 19)])
+def test_slices(length, n):
+    image = MelImageConfig(x_res=64, y_res=8, hop_length=4, n_fft=64)
+    assert image.slices(torch.randn(length)).shape == (n, image.slice_size)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (20, 30), (5, 7)])
+@pytest.mark.parametrize("context", [None, 6])
+def test_a_unet_takes_any_size(size, context):
+    kind = dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                cross_attention_dim=context, attention_head_dim=4) if context else {}
+    net = UNet(UNetConfig(**SMALL_UNET | kind)).eval()
+    x, text = torch.randn(2, 1, *size), torch.randn(2, 3, context) if context else None
+    out = net(x, torch.tensor([3, 700]), text)
+    assert out.shape == x.shape
+    one = net(x[1:], 700, None if text is None else text[1:])
+    assert torch.allclose(one, out[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("changes,said", [(dict(block_out_channels=(8,)), "as many"), (dict(down_block_types=("Down", "Up")), "no block"),
+                                          (dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")), "cross_attention_dim")])
+def test_unets_that_cannot_be(changes, said):
+    with pytest.raises(ValueError, match=said):
+        UNet(UNetConfig(**SMALL_UNET | changes))
+    with pytest.raises(ValueError, match="no U-Net"):
+        unet_preset("huge")
+
+
+def test_a_context_of_a_wrong_shape_is_named():
+    net = UNet(UNetConfig(**SMALL_UNET | dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), attention_head_dim=4,
+                                              cross_attention_dim=6)))
+    for context in (None, torch.randn(2, 6), torch.randn(2, 1, 5)):
+        with pytest.raises(ValueError, match=r"Give \(2, length, 6\)"):
+            net(torch.randn(2, 1, 8, 8), 5, context)
+
+
+def test_published_folders_and_old_names(tmp_path):
+    unet, vae = noisy(UNet(UNetConfig(**SMALL_UNET))), noisy(AutoencoderKL(AutoencoderConfig(block_out_channels=(8, 8), norm_num_groups=4)))
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for name, part in dict(unet=unet, vqvae=vae).items():
+        (tmp_path / name).mkdir()
+        state = part.state_dict()
+        for new, was in old.items():
+            state = {k.replace(f".{new}.", f".{was}."): v for k, v in state.items()}
+        if name == "vqvae":  # 1x1 convolutions, as the files of 2022 have them
+            state = {k: v[:, :, None, None] if v.ndim == 2 else v for k, v in state.items()}
+        write_safetensors(tmp_path / name / "diffusion_pytorch_model.safetensors", state)
+        (tmp_path / name / "config.json").write_text(json.dumps({k: v for k, v in vars(part.config).items() if k != "n_classes"}))
+    for name, held in {"model_index.json": dict(unet=["diffusers", "UNet2DModel"]),
+                       "mel/mel_config.json": dict(_class_name="Mel", x_res=16, y_res=8, hop_length=256, n_fft=512, n_iter=2, top_db=80),
+                       "scheduler/scheduler_config.json": dict(_class_name="DDPMScheduler", num_train_timesteps=1000)}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(held))
+    model = MelImageDiffusion.from_original(tmp_path)
+    x = torch.randn(1, 1, 8, 8)
+    assert torch.equal(model.unet(x, 5), unet(x, 5)) and torch.equal(model.vae.decode(x), vae.decode(x))
+    assert model.sample(seed=1, steps=2, progress=False).audio.isfinite().all()
+    (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(dict(timestep_spacing="linspace")))
+    with pytest.raises(CheckpointError, match="linspace"):
+        MelImageDiffusion.from_original(tmp_path)
+
+
+@pytest.mark.parametrize("arguments,said", [(dict(eta=60), "Give 0"), (dict(steps=0), "1 to 1000"), (dict(start_step=2, steps=2), "below"),
+                                            (dict(hold=(8, 8)), "leaves nothing"), (dict(sampler="euler"), "published"),
+                                            (dict(start_step=1), "need a source")])
+def test_what_paint_refuses(arguments, said):
+    image = MelImageConfig(x_res=16, y_res=8, hop_length=256, n_fft=512)
+    model = MelImageDiffusion(MelImageDiffusionConfig(image.mel, frames=16), UNet(UNetConfig(**SMALL_UNET)))
+    with pytest.raises(ValueError, match=said):
+        model.paint(torch.randn(1, 1, 8, 16), **{"steps": 4, **arguments})
+
+
+# ---- latents ----
+
+
+def test_components_are_orthogonal_and_latents_have_unit_deviation(painter):
+    vae = painter.vae
+    assert torch.allclose(vae.basis[0].T @ vae.basis[0], torch.eye(8), atol=1e-4)
+    x = torch.randn(6, 128, 61).cumsum(-1) * 0.1 - 5
+    assert vae.encode(x).shape == (6, 8, 1, 8) and vae.decode(vae.encode(x), 61).shape == x.shape
+
+
+@pytest.mark.parametrize("patch,rows", [((128, 4), 1), ((16, 4), 8), ((64, 1), 2)])
+def test_all_components_are_exact(patch, rows):
+    x = torch.randn(40, 128, 16)
+    vae = MelVAE(MelVAEConfig(patch=patch, channels=min(64, patch[0] * patch[1]), depth=0)).fit(x).eval()
+    z = vae.encode(x)
+    assert z.shape[1:3] == (vae.config.channels, rows)
+    if vae.config.channels == patch[0] * patch[1]:
+        assert (vae.decode(z) - x).abs().max() < 1e-3
+
+
+def test_an_autoencoder_that_cannot_be():
+    with pytest.raises(ValueError, match="must divide"):
+        MelVAEConfig(patch=(100, 4))
+    with pytest.raises(ValueError, match="this model's MelConfig"):
+        MelVAE(MelVAEConfig(channels=4)).encode(torch.randn(1, 80, 16))
+
+
+@pytest.mark.parametrize("kind", ["x0", "flow", "v"])
+def test_an_exercise_is_a_point_on_the_line(kind):
+    task, z, eps = FlowTask(kind), torch.randn(4, 3, 1, 10), torch.randn(4, 3, 1, 10)
+    keep = torch.zeros(4, 10, dtype=torch.bool)
+    keep[:, :3] = True
+    item = task.exercise(z, keep, torch.tensor([0.0, 249.0, 499.0, 999.0]), eps)
+    assert torch.equal(item.x[..., :3], z[..., :3]) and (item.weight[..., :3] == 0).all()
+    assert torch.allclose(item.x[3, ..., 3:], eps[3, ..., 3:], atol=1e-6)
+
+
+@pytest.mark.parametrize("length,size", [(13, 12), (50, 12), (24, 12), (300, 64)])
+@pytest.mark.parametrize("ring", [False, True])
+def test_windows_cover_everything(length, size, ring):
+    where, weight = windows(length, size, ring)
+    assert set(where.flatten().tolist()) == set(range(length)) and (weight > 0).all() and where.shape[1] == size
+
+
+# ---- painting and editing ----
+
+
+def test_an_item_is_the_same_alone_and_in_a_batch(painter):
+    three = painter.sample(["rain", "dog", "rain"], seed=4, progress=False)
+    one = painter.sample("dog", seed=5, progress=False)
+    assert (mels(painter, three)[1] - mels(painter, one)[0]).abs().mean() < 1e-3
+    assert not torch.equal(three.audio[0], three.audio[2]) and three.labels == ["rain", "dog", "rain"]
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 0.777, 1.3])
+@pytest.mark.parametrize("loop", [False, True])
+def test_exact_seconds(painter, seconds, loop):
+    assert painter.sample("rain", seconds=seconds, loop=loop, seed=1, progress=False).audio.shape[-1] == round(seconds * 44100)
+
+
+def test_holes_keep_what_is_outside(painter):
+    init = painter.sample(["rain", "dog"], seed=1, progress=False)
+    made = painter.sample(["rain", "dog"], init=init, mask=[(0.1, 0.2), (0.3, 0.4)], seed=2, progress=False).audio
+    same = (made == init.audio).all(0)[0]
+    assert same[: int(0.1 * 44100)].all() and same[int(0.2 * 44100) + 1 : int(0.3 * 44100)].all() and not same[5000:8000].any()
+
+
+def test_continuing_beyond_what_the_backbone_sees(painter):
+    init = painter.sample("rain", seed=1, progress=False)
+    made = painter.sample("rain", init=init, seconds=2.2, n=2, seed=3, progress=False).audio
+    assert torch.equal(made[0, 0, :22050], init.audio[0, 0]) and torch.equal(made[1, 0, :22050], init.audio[0, 0])
+    assert made.shape[-1] == round(2.2 * 44100) and made[..., -4000:].abs().max() > 0
+
+
+def test_strength_is_a_distance(painter):
+    init = painter.sample("rain", seed=1, progress=False)
+    far = [(mels(painter, painter.sample("rain", init=init, strength=s, seed=9, progress=False)) - mels(painter, init)).abs().mean()
+           for s in (0.0, 0.2, 1.0)]
+    assert far[0] < min(far[1:])
+
+
+@pytest.mark.parametrize("sampler", ["dpm++2m", "ddim", "ddpm", "euler", "heun"])
+def test_every_sampler_with_a_hole_and_a_late_start(painter, sampler):
+    init = painter.sample("rain", seed=1, progress=False)
+    seen = []
+    made = painter.sample("rain", init=init, mask=(0.1, 0.3), strength=0.7, sampler=sampler, steps=4, seed=1, progress=False,
+                          on_step=lambda k, n, x: seen.append((k, n)))
+    assert made.audio.isfinite().all() and seen[-1][0] == seen[-1][1]
+
+
+def test_a_loop_has_no_seam(painter):
+    ring = painter.sample("rain", seed=2, seconds=1.0, loop=True, progress=False).audio[0, 0]
+    assert loop_seam(ring, painter.mel) < 1.6
+
+
+@pytest.mark.parametrize("arguments,said", [(dict(mask=(0.1, 0.2)), "needs init"), (dict(strength=2.0), "strength"),
+                                            (dict(seconds=100), "longer than"), (dict(sampler="magic"), "magic"), (dict(top_k=3), "cannot honour")])
+def test_what_sample_refuses(painter, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        painter.sample("rain", **({"init": torch.zeros(1, 1, 22050)} if "strength" in arguments else {}), **arguments)
+
+
+def test_a_mask_outside_the_sound(painter):
+    with pytest.raises(ValueError, match="not within"):
+        painter.sample("rain", init=torch.randn(1, 1, 22050), mask=(0.4, 0.9), progress=False)
+
+
+def test_inversion_leads_back_and_morphs_begin_and_end(painter):
+    a, b = (painter.sample(c, seed=1, progress=False).audio for c in ("rain", "dog"))
+    painter = LatentDiffusion(replace(painter.config, prediction="flow"), painter.vae, painter.backbone).eval()
+    z = painter.latents_of(a)
+    again = painter.sample_latents(Conditions(label=[-1]), [0], z.shape[-1], steps=40, sampler="ddim",
+                                   noise=painter.hidden_noise(z, steps=40))
+    assert (again - z).square().mean() < 0.1 * z.square().mean()
+    way = painter.morph(a, b, 3, ("rain", "dog"), steps=4)
+    assert len(way) == 3 and way.labels[0] == "rain" and way.labels[2] == "dog"
+    assert painter.restyle(a, "dog", "rain", steps=3).audio.isfinite().all()
+
+
+def test_slerp_keeps_the_length():
+    a, b = torch.randn(2, 10_000)
+    assert abs(slerp(a, b, 0.5).std() - 1) < 0.05 and torch.allclose(slerp(a, a, 0.3), a, atol=1e-4)
+
+
+def test_folders(painter, tmp_path):
+    again = Generator.from_pretrained(painter.save_pretrained(tmp_path / "model"))
+    assert torch.equal(again.sample("rain", seed=3, progress=False).audio, painter.sample("rain", seed=3, progress=False).audio)
+    other = MelVAE(replace(painter.vae.config)).fit(torch.randn(4, 128, 32))
+    with pytest.raises(ValueError, match="Join it with"):
+        LatentDiffusion(painter.config, other, painter.backbone)
+    with pytest.raises(MelMismatch):
+        LatentDiffusion(painter.config, painter.vae, painter.backbone, GriffinLim(MelConfig.preset("hifigan")))
+
+
+# ---- conditions ----
+
+
+def test_classes_shares_and_nothing(painter):
+    net, x, t = painter.backbone, torch.randn(2, 8, 1, 10), torch.tensor([5.0, 500.0])
+    by_number, by_share = Conditions(label=[0, -1]), Conditions(shares=[[1.0, 0], [0, 0]])
+    assert torch.allclose(net(x, t, by_number), net(x, t, by_share), atol=1e-5)
+    assert torch.allclose(net(x, t, by_number)[1], net(x, t, None)[1], atol=1e-5)
+    assert torch.allclose(net(x, t, by_number.drop(torch.tensor([True, True]))), net(x, t, None), atol=1e-5)
+
+
+def test_encodings(tmp_path):
+    held = Encodings({"a.wav": torch.randn(2, 4), "b": torch.randn(4)})
+    held.save(tmp_path / "text.safetensors")
+    again = Encodings.load(tmp_path / "text.safetensors")
+    assert again.width == 4 and again.of("folder/b.wav").shape == (1, 4) and torch.equal(again.of("x/a.wav"), held.table["a.wav"])
+    with pytest.raises(CheckpointError, match="no encoding for c.wav"):
+        again.of("c.wav")
+
+
+def test_text_needs_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"foleybook\[text\]"):
+        text_encodings(["a dog"])
+
+
+def test_a_tiny_t5(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    assert hasattr(transformers, "T5EncoderModel")
+
+
+# ---- training ----
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return make_procedural(tmp_path_factory.mktemp("clips"), ["rain", "footstep"], n=6, seconds=0.6, sample_rate=44100, n_jobs=1)
+
+
+def tiny(name, folder):
+    run = dict(steps=6, epoch_steps=3, batch_size=2, precision="float32", cache_dir=str(folder), seconds=0.6, checkpoint_steps=2)
+    changes = {f"{s}.{k}": v for s in ("vae", "backbone") for k, v in run.items()} | {"vae.frames": 16, "backbone.frames": 48}
+    recipe = find_recipe(name)
+    flat = recipe.backbone.model
+    changes |= {"backbone.model.block_out_channels": (16, 16, 16)} if isinstance(flat, UNetConfig) else {
+        "backbone.model.width": 16, "backbone.model.heads": 2, "backbone.model.depth": 1}
+    return recipe.override(changes | {"vae.model.width": 8, "vae.model.hidden": 8, "vae.model.depth": 1, "vocoder": None, "seconds": 0.5})
+
+
+@pytest.mark.parametrize("name", ["quick-diffusion", "foley-flow", "foley-unet-diffusion"])
+def test_presets_train_resume_and_sample(clips, tmp_path, name, monkeypatch):
+    recipe, save = tiny(name, tmp_path), Checkpoint.after_batch
+    model = recipe.train(clips, tmp_path / "a", progress=False)
+
+    def stop(self):
+        save(self)
+        if self.learn.training and self.learn.train_iter == 5 and self.folder.parent.name == "backbone":
+            raise KeyError("stopped")
+
+    with monkeypatch.context() as m, pytest.raises(KeyError):
+        m.setattr(Checkpoint, "after_batch", stop)
+        recipe.train(clips, tmp_path / "b", progress=False)
+    recipe.train(clips, tmp_path / "b", progress=False)
+    a, b = (load_file(tmp_path / k / "backbone/model.safetensors") for k in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert model.sample("rain", seed=1, progress=False).audio.shape[-1] == 22050
+    assert isinstance(model.backbone, LatentUNet) == ("unet" in name)
+
+
+def test_a_wrong_vocoder_is_refused_before_training(clips, tmp_path, monkeypatch):
+    from foleybook import spectrogram_diffusion
+
+    monkeypatch.setattr(spectrogram_diffusion, "find_vocoder", lambda name: GriffinLim(MelConfig.preset("hifigan")))
+    with pytest.raises(MelMismatch):
+        tiny("quick-diffusion", tmp_path).override(vocoder="default").train(clips, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "vae").exists()
+
+
+def test_a_backbone_needs_its_autoencoder():
+    with pytest.raises(SettingsError, match="folder of a trained MelVAE"):
+        find_recipe("quick-flow").autoencoder
+
+
+def test_published_training_learns_pictures(clips, tmp_path):
+    recipe = find_recipe("quick-mel-images").override(
+        {"steps": 4, "epoch_steps": 2, "batch_size": 2, "precision": "float32", "cache_dir": str(tmp_path), "image.x_res": 16,
+         "image.y_res": 16, "model.block_out_channels": (8, 16, 16), "model.norm_num_groups": 4})
+    model = recipe.train(clips, tmp_path / "run", progress=False)
+    again = Generator.from_pretrained(tmp_path / "run")
+    made = again.sample("rain", seed=1, steps=2, guidance=2.0, progress=False)
+    assert made.audio.isfinite().all() and model.labels == ["footstep", "rain"] and np.isfinite(made.audio).all()
+
+
+def test_the_page_of_edits(painter):
+    from foleybook.audio_features import Sounds
+    from foleybook.reports import EDITS, edits_page
+
+    page = edits_page(painter, Sounds(0.1 * torch.randn(2, 1, 22050), 44100, labels=["rain", "dog"]), most=1)
+    assert all(kind in page for kind in EDITS) and "1. rain" in page and "2. dog" not in page
