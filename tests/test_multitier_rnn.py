@@ -1,11 +1,23 @@
 """The audio tier: asked by controls, streamed, never moved, read from published files without running code."""
+import json
+import shutil
+import urllib.error
+import urllib.request
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from foleybook.data_sets import open_dataset
 from foleybook.files import CheckpointError
-from foleybook.generator import Pretrained
-from foleybook.multitier_rnn import AudioTier, AudioTierConfig, generate, generate_plain
+from foleybook.generator import Conditions, Pretrained
+from foleybook.multitier_rnn import (AudioTier, AudioTierConfig, AudioTierRecipe, Gesture, LivePlayer, ParamTier, ParamTierConfig, Tier,
+                                     TierStack, TierStackConfig, TierStackRecipe, Tracks, extract_tracks, follow, generate, generate_plain,
+                                     glide, gru_over_time, onsets, param_loss, steps, vibrato, wander)
+from foleybook.settings import SettingsError
+from foleybook.sound_data import TableError, WaveCache, make_procedural, procedural_sound, write_params
 
 KINDS = {"gru": {}, "wide": dict(wide_input=True), "phased": dict(phased=True), "one-hot": dict(input_size=256)}
 
@@ -50,7 +62,8 @@ def test_controls_reach_their_column_in_their_time():
     assert tracks.shape == (2, 101, 2) and (tracks[..., 0] == 0.5).all()
     assert np.allclose(tracks[0, :, 1], np.linspace(0, 1, 101)) and np.allclose(tracks[1, :, 1], np.linspace(1, 0, 101))
     cond.control_rate = 1.0  # points a second apart: the second holds from there on
-    assert np.allclose(tier.control_tracks(cond, 200)[0, :, 1], np.minimum(np.arange(200) / 100, 1))
+    with pytest.warns(UserWarning, match="'a' is 1 s long"):
+        assert np.allclose(tier.control_tracks(cond, 200)[0, :, 1], np.minimum(np.arange(200) / 100, 1))
 
 
 def test_what_it_cannot_be_asked_by_is_an_error(tier):
@@ -101,3 +114,357 @@ def test_published_files_run_no_code(tmp_path, capsys):
     with pytest.raises(CheckpointError, match="absent.pkl"):
         AudioTier.from_original(tmp_path / "absent.pkl")
     assert "this must not run" not in capsys.readouterr().out
+
+
+# ---- the loops ----
+
+
+@pytest.mark.parametrize("options", [{}, dict(wide_input=True), dict(input_size=32), dict(cond_size=0)])
+def test_compiled_and_plain_draw_the_same(options):
+    torch.manual_seed(1)
+    tier = AudioTier(AudioTierConfig(**dict(hidden_size=20, n_layers=2, cond_size=2, channels=32) | options)).eval()
+    controls, u = torch.rand(2, 150, tier.config.cond_size), torch.rand(150, 2, dtype=torch.float64)
+    row = tier.rows(torch.zeros(2, 1, dtype=torch.long), controls[:, :1])
+    (a, h), (b, g) = (draw(tier, row, controls, u, 0.8) for draw in (generate, generate_plain))
+    assert torch.equal(a, b) and torch.allclose(h, g, atol=1e-5)
+
+
+def test_int8_is_near_and_new_weights_are_seen():
+    torch.manual_seed(1)
+    tier = AudioTier(AudioTierConfig(hidden_size=64, n_layers=2)).eval()
+    row, controls, u = torch.full((1, 1, 2), 0.5), torch.rand(1, 40, 1), torch.rand(40, 1, dtype=torch.float64)
+    exact = generate(tier, row, controls, u)[1]
+    tier.precision = "int8"
+    near = generate(tier, row, controls[:, :1], u)[1]
+    tier.precision = "float32"
+    assert 0 < (near - generate(tier, row, controls[:, :1], u)[1]).abs().max() < 0.02
+    with torch.no_grad(): tier.gru.weight_hh_l0.zero_()
+    assert not torch.equal(generate(tier, row, controls, u)[1], exact)
+
+
+def test_the_loop_over_time_is_torchs():
+    torch.manual_seed(0)
+    gru, x, h = torch.nn.GRU(7, 7, 2, batch_first=True), torch.randn(3, 11, 7, requires_grad=True), torch.randn(2, 3, 7, requires_grad=True)
+    grads = []
+    for run in (gru, lambda *a: gru_over_time(gru, *a)):
+        out, after = run(x, h)
+        grads.append([out, after, *torch.autograd.grad((out * torch.arange(7)).sum() + after.square().sum(), [x, h, *gru.parameters()])])
+    assert all(torch.allclose(a, b, atol=2e-5, rtol=1e-4) for a, b in zip(*grads))
+
+
+# ---- controls ----
+
+
+def test_a_control_may_be_a_function_of_time(tier):
+    ramp = dict(rate=Gesture(lambda t: t / 0.05), pitch=0.3)
+    cond = tier.conditions(controls=ramp)
+    assert np.allclose(tier.control_tracks(cond, 100, 100, 200)[0, :, 0], np.arange(100, 200) / 4000 / 0.05)
+    whole = tier.sample(controls=ramp, seconds=0.05, seed=3).audio
+    blocks = tier.stream(controls=ramp, seconds=0.05, seed=3, block=0.011)
+    assert torch.equal(torch.cat([b.audio for b in blocks], -1), whole)
+
+
+def test_a_knob_turned_while_it_plays_is_heard_in_the_next_block(tier):
+    knob, made = [0.0], []
+    for k, block in enumerate(tier.stream(controls=dict(rate=lambda t: knob[0], pitch=0.5), seconds=0.06, seed=1, block=0.02)):
+        made.append(block.audio)
+        knob[0] = float(k == 0)
+    still = tier.sample(controls=dict(rate=0.0, pitch=0.5), seconds=0.06, seed=1).audio
+    assert torch.equal(made[0], still[..., :80]) and not torch.equal(torch.cat(made, -1), still)
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5])
+def test_values_beyond_the_range(tier, value):
+    cond = tier.conditions(controls=dict(rate=value, pitch=0.5))
+    with pytest.warns(UserWarning, match="'rate' reaches.*clipped"):
+        assert tier.control_tracks(cond, 5)[..., 0].unique().item() in (0, 1)
+    tier.config.outside = "refuse"
+    with pytest.raises(ValueError, match="'rate' reaches"):
+        tier.control_tracks(cond, 5)
+
+
+def test_what_is_known_is_kept_and_heard(tier):
+    known = torch.rand(1, 100) * 0.2
+    made = tier.sample(init=known, seconds=0.05, seed=1).audio
+    assert made.shape == (1, 1, 200) and torch.equal(made[0, :, :100], known)
+    states = []
+    for sound in (known, 0 * known):
+        carried = tier.begin([0])
+        with torch.no_grad(): tier.advance(carried, torch.full((1, 100, 2), 0.5), known=sound)
+        state = carried["state"]
+        states.append(state if torch.is_tensor(state) else state[-1][0])
+    assert not torch.allclose(*states)
+    hole = tier.sample(init=made[0], mask=(0.01, 0.02), seed=2).audio
+    assert torch.equal(hole[..., :40], made[..., :40]) and torch.equal(hole[..., 80:], made[..., 80:])
+
+
+def test_gestures():
+    t = np.array([0.0, 1.0, 2.5, 9.0])
+    assert np.allclose(glide(0, 1, seconds=2)(t), [0, 0.5, 1, 1]) and np.allclose(steps(3, 4, 5)(t), [3, 4, 5, 5])
+    assert np.allclose((glide(0, 1, seconds=2) * 2 + 1)(t), [1, 2, 3, 3]) and abs(vibrato(5, 0.1)(t)).max() <= 0.1
+    assert np.allclose(glide(0, 1, seconds=2).then(0.25, at=2)(t), [0, 0.5, 0.25, 0.25])
+    assert np.array_equal(wander(1)(t), wander(1)(t)) and 0 <= wander(2)(np.arange(100.0)).min() and wander(2)(np.arange(100.0)).max() <= 1
+    assert np.allclose(follow([2, 6, 4], seconds=2)(np.array([0.0, 1.0, 2.0])), [0, 1, 0.5])
+
+
+# ---- tracks ----
+
+
+@pytest.mark.parametrize("rate", [4, 9, 20, 32])
+def test_pops_are_counted_within_a_few_percent(rate):
+    found = [len(onsets(procedural_sound("pops", seconds=4, sample_rate=8000, seed=s, rate=rate)[0], 8000)) for s in range(4)]
+    assert abs(sum(found) / (16 * rate) - 1) <= 0.04
+
+
+def test_no_attack_where_nothing_is_struck():
+    tone = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(8000) / 8000)
+    assert len(onsets(tone, 8000)) <= 1 and len(onsets(torch.zeros(8000), 8000)) == 0
+
+
+@pytest.fixture(scope="module")
+def pops(tmp_path_factory):
+    return make_procedural(tmp_path_factory.mktemp("pops"), ["pops"], n=6, seconds=1.0, sample_rate=8000, n_jobs=1)
+
+
+def cache_of(table, folder):
+    return WaveCache.build(table, 8000, 1.0, folder, n_jobs=1, trim=False, progress=False)
+
+
+def test_tracks_come_from_files_and_from_sound(pops, tmp_path):
+    cache = cache_of(pops, tmp_path)
+    tracks = Tracks(cache, ("rate", "rms", "onset"), 250.0)
+    cond = tracks.read(cache.index, np.array([1, 4]), np.array([0.25, 0.5]), 0.125, cache.labels)
+    assert set(cond.controls) == {"rate", "rms", "onset"} and cond.controls["rate"].shape == (2, 1000)
+    rates = np.log2(pops.df.rate.to_numpy()[[1, 4]] / 4) / 3
+    assert np.allclose(cond.controls["rate"].mean(1), rates, atol=1e-3)
+    assert all(0 <= v.min() and v.max() <= 1 for v in cond.controls.values()) and isinstance(tracks.memory, np.memmap)
+    again = Tracks(cache, ("rate", "rms", "onset"), 250.0)
+    assert np.array_equal(again.memory, tracks.memory) and again.ranges == tracks.ranges
+
+
+def test_a_pulse_lasts_one_row_wherever_it_begins(pops, tmp_path):
+    cache = cache_of(pops, tmp_path)
+    on = Tracks(cache, ("onset",), 250.0).read(cache.index, np.arange(6), 0.0, 1.0).controls["onset"]
+    for row, x in zip(on, cache.array[:]):
+        starts = (torch.where(row[1:] > row[:-1])[0] + 1).numpy()
+        found = onsets(torch.from_numpy(x / 32767), 8000).numpy()
+        assert len(starts) == len(found) and abs(starts - found).max() <= 5
+        assert abs(row.sum() / 32 - len(found)) < 1.01
+
+
+def test_bad_parameter_files(pops, tmp_path):
+    cache = cache_of(pops, tmp_path / "cache")
+    with pytest.raises(ValueError, match="no track 'rat'"):
+        Tracks(cache, ("rat",))
+    write_params(tmp_path / "a.params", dict(rate=([0.0, 2.0, 1.0], [0.0, 1.0, 0.5])))
+    index = cache.index
+    index.df["params"] = str((tmp_path / "a.params").resolve())
+    with pytest.raises(TableError, match="a.params.*do not rise"):
+        Tracks(cache, ("rate", "rms"))
+
+
+def test_tracks_in_their_units():
+    t = torch.arange(16000) / 16000
+    tone = 0.5 * torch.sin(2 * torch.pi * 440 * t)
+    rms, centroid, pitch = extract_tracks(tone, 16000, ["rms", "centroid", "pitch"], 50.0)[10:-10].mean(0)
+    assert abs(rms + 9.03) < 0.1 and abs(2**centroid - 440) < 15 and abs(2**pitch - 440) < 5
+
+
+# ---- tiers of tracks, and stacks ----
+
+
+@pytest.mark.parametrize("net", range(6))
+def test_tracks_go_on_where_they_stood(net):
+    torch.manual_seed(0)
+    tier = ParamTier(ParamTierConfig(outputs=("a", "b"), controls=("c",), net=net, hidden_size=8, n_layers=1)).eval()
+    controls = torch.rand(2, 12, 1)
+    whole, parts = tier.begin([1, 2]), tier.begin([1, 2])
+    with torch.no_grad():
+        made = tier.advance(whole, controls)
+        split = torch.cat([tier.advance(parts, c) for c in controls.split(5, 1)], 1)
+    assert torch.equal(made, split) and made.shape == (2, 12, 2)
+
+
+def test_a_likelihood_is_no_mixture_of_one():
+    "With equal parts the mixture's loss is that of one Gaussian"
+    c = ParamTierConfig(outputs=("a",), net=5)
+    mu, sigma, x = torch.randn(2, 3, 1), torch.randn(2, 3, 1), torch.randn(2, 3, 1)
+    three = [v[..., None, :].expand(-1, -1, 3, -1) for v in (mu, sigma)]
+    from foleybook.multitier_rnn import ParamOut
+    mixed = param_loss(ParamOut(*three, torch.zeros(2, 3, 3, 1)), x, c)
+    assert torch.allclose(mixed, param_loss(ParamOut(mu, sigma), x, replace(c, net=0)), atol=1e-5)
+    far = param_loss(ParamOut(*three, torch.zeros(2, 3, 3, 1)), x + 1e4, c)
+    assert torch.isfinite(far).all()
+
+
+def test_nets_that_do_not_exist():
+    for bad in (dict(net=6), dict(net=1, phased=True)):
+        with pytest.raises(SettingsError, match="give a net from 0 to 5"):
+            ParamTierConfig(**bad)
+
+
+@pytest.fixture
+def stack():
+    torch.manual_seed(0)
+    top = AudioTier(AudioTierConfig(hidden_size=8, n_layers=1, channels=2, sample_rate=100, generates="onset", controls=("rate",)))
+    middle = ParamTier(ParamTierConfig(outputs=("rms",), controls=("onset",), hidden_size=8, n_layers=1, row_rate=50.0))
+    low = AudioTier(AudioTierConfig(hidden_size=8, n_layers=1, sample_rate=2000, controls=("onset", "rms", "tilt")))
+    return TierStack(TierStackConfig(2000, 0.2), tier3=top, tier2=middle, tier1=low).eval()
+
+
+def test_a_stack_streams_what_it_samples(stack, tmp_path):
+    assert stack.control_names == ("rate", "tilt") and [t.outputs[0] for t in stack.tiers] == ["onset", "rms", "audio"]
+    asked = dict(controls=dict(rate=[0.0, 1.0], tilt=0.2), n=2, seed=4, seconds=0.3)
+    whole = stack.sample(**asked).audio
+    for block in (0.017, 0.1):
+        assert torch.equal(torch.cat([s.audio for s in stack.stream(block=block, **asked)], -1), whole)
+    stack.save_pretrained(tmp_path / "stack")
+    again = Pretrained.from_pretrained(tmp_path / "stack")
+    assert isinstance(again, TierStack) and torch.equal(again.sample(**asked).audio, whole)
+    assert torch.equal(stack.sample(controls=dict(rate=[0.0, 1.0], tilt=0.2), seed=5, seconds=0.3).audio[0], whole[1])
+
+
+def test_a_stack_that_does_not_fit(stack):
+    with pytest.raises(ValueError, match="at 2000 Hz, not audio at 16000"):
+        TierStack(TierStackConfig(16000), tier1=stack.tier1)
+    with pytest.raises(ValueError, match="makes rms"):
+        TierStack(TierStackConfig(2000), tier1=stack.tier2)
+
+
+def test_tracks_of_a_tier_drive_another(stack):
+    rms = stack.tier2.tracks(controls=dict(onset=1.0), seconds=0.2, seed=1)
+    assert rms.controls["rms"].shape == (1, 10) and rms.control_rate == 50
+    cond = Conditions(1, controls=dict(rms=rms.controls["rms"].clamp(0, 1), onset=torch.zeros(1, 10), tilt=torch.zeros(1, 10)),
+                      control_rate=50.0)
+    assert stack.tier1.sample(cond=cond, seconds=0.2, seed=0).audio.shape == (1, 1, 400)
+
+
+# ---- recipes ----
+
+SMALL = dict(steps=4, epoch_steps=2, batch_size=2, length=32, clip_seconds=1.0, device="cpu")
+
+
+@pytest.mark.parametrize("controls", [("rms", "centroid"), ("rate",), ()])
+def test_any_folder_becomes_steerable(pops, tmp_path, controls):
+    recipe = AudioTierRecipe.preset("steerable").override(SMALL | {"controls": controls, "model.hidden_size": 8, "cache_dir": str(tmp_path)})
+    tier = recipe.train(open_dataset(pops.root), tmp_path / "run", progress=False)
+    assert tier.control_names == controls and len(tier.config.ranges) == len(controls)
+    if "rms" in controls: assert -80 <= tier.config.ranges[0][0] < tier.config.ranges[0][1] < 0  # dB
+    assert tier.sample(seconds=0.05, seed=0).audio.shape == (1, 1, 800)
+
+
+def test_classes_and_a_class_alone(tmp_path):
+    table = make_procedural(tmp_path / "clips", ["rain", "footstep"], n=3, seconds=0.6, n_jobs=1)
+    recipe = AudioTierRecipe.preset("class-sounds").override(SMALL | {"model.hidden_size": 8, "cache_dir": str(tmp_path)})
+    tier = recipe.train(table, tmp_path / "run", progress=False)
+    assert tier.labels == ["footstep", "rain"] and tier.sample("rain", seconds=0.05, seed=0).labels == ["rain"]
+    assert not torch.equal(*(tier.sample(c, seconds=0.05, seed=0).audio for c in tier.labels))
+    with pytest.raises(SettingsError, match="only=.fire.*no clips of that class"):
+        recipe.override(only="fire", classes=False).dataloaders(table)
+    with pytest.raises(SettingsError, match="model.controls"):
+        recipe.override({"model.controls": ("rms",)})
+
+
+def test_rows_that_hold_what_was_drawn(pops, tmp_path):
+    recipe = AudioTierRecipe.preset("pops-onsets").override(SMALL | dict(teacher_forcing=0.5, teacher_forcing_end=0.0, cache_dir=str(tmp_path)))
+    tier = recipe.train(pops, tmp_path / "run", progress=False)
+    assert set(tier.tracks(controls=dict(rate=0.5), seconds=1.0).controls["onset"].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_going_on_from_a_model(pops, tmp_path):
+    recipe = AudioTierRecipe.preset("pops-onsets").override(SMALL | dict(cache_dir=str(tmp_path)))
+    first = recipe.train(pops, tmp_path / "a", progress=False)
+    learn = recipe.override(start_from=str(tmp_path / "a")).learner(pops)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), learn.model.state_dict().values()))
+
+
+def test_a_stack_is_trained_tier_by_tier(pops, tmp_path):
+    changes = {f"{t}.{k}": v for t in ("upper", "lower") for k, v in (SMALL | {"model.hidden_size": 8, "cache_dir": str(tmp_path)}).items()
+               if k != "device"}
+    stack = TierStackRecipe.preset("quick-pops").override(changes, device="cpu").train(pops, tmp_path / "run", progress=False)
+    assert stack.control_names == ("rate",) and stack.licence == "generated"
+    assert stack.sample(controls=dict(rate=glide(0, 1, seconds=0.1)), seconds=0.1, seed=0).audio.shape == (1, 1, 800)
+
+
+def test_the_shipped_pops_follow_their_knob():
+    from importlib.resources import files
+    model = Pretrained.from_pretrained(files("foleybook") / "weights" / "pops")
+    errors = []
+    for k, knob in enumerate((0.0, 0.31, 0.55, 0.83, 1.0)):
+        x = model.sample(controls=dict(rate=knob), n=2, seconds=5.0, seed=10 * k, progress=False).audio[:, 0, 8000:]
+        counted = sum(len(onsets(row, model.sample_rate, 3e-3, 3.0)) for row in x) / 8
+        errors.append(abs(counted / (4 * 8**knob) - 1))
+    assert np.median(errors) <= 0.15, errors
+
+
+# ---- published runs ----
+
+
+def test_a_published_run_is_read(tmp_path):
+    config = ParamTierConfig(outputs=("rms", "pitch"), controls=("fill",), net=3, hidden_size=6, n_layers=1)
+    tier = ParamTier(config)
+    theirs = lambda k: (k.replace("input.", "i2d.") if k.startswith("input") else  # noqa: E731
+                        k.replace("each.", "out_pro.").replace(".gru.", ".rec.").replace(".mu.", ".h2n.").replace(".sigma.", ".h2v."))
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "log").mkdir()
+    for step in (5, 20):
+        torch.save({theirs(k): v + step for k, v in tier.state_dict().items()}, tmp_path / "run" / "model" / f"model_{step}.pkl")
+    args = "Namespace(generate=['rms', 'pitch'], prop=['fill'], net=3, sample_rate=125, seed=None)"
+    (tmp_path / "run" / "log" / "args.txt").write_text(args)
+    read = Tier.from_original(tmp_path / "run")
+    assert read.config.outputs == ("rms", "pitch") and read.control_names == ("fill",) and read.config.net == 3 and read.rate == 125
+    assert torch.equal(read.input.bias, tier.input.bias + 20)
+    assert torch.equal(Tier.from_original(tmp_path / "run", step=5).input.bias, tier.input.bias + 5)
+    with pytest.raises(CheckpointError, match="model_7; found model_5.pkl, model_20.pkl"):
+        Tier.from_original(tmp_path / "run", step=7)
+    (tmp_path / "run" / "log" / "args.txt").write_text("Namespace(a=__import__('os'))")
+    with pytest.raises(CheckpointError, match="args.txt"):
+        Tier.from_original(tmp_path / "run")
+
+
+# ---- live ----
+
+
+@pytest.fixture
+def player(tier):
+    one = LivePlayer(tier, block=0.02, seed=1)
+    yield one
+    one.close()
+
+
+def ask(player, path):
+    with urllib.request.urlopen(player.url + path, timeout=30) as answer: return answer.read()
+
+
+def test_the_page_plays_and_its_knobs_turn(player):
+    assert b"rate" in ask(player, "") and b"AudioContext" in ask(player, "")
+    first = np.frombuffer(ask(player, "next"), "<f4")
+    assert len(first) == 80 and np.abs(first).max() <= 1
+    ask(player, "set?name=rate&value=0.9")
+    assert player.values["rate"] == 0.9
+    for wrong in ("set?name=speed&value=0.5", "set?name=rate&value=7", "set?name=rate"):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            ask(player, wrong)
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome", "chrome"])), None)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_a_browser_plays_on(player, tmp_path):
+    import subprocess
+    page = ask(player, "").decode().replace("</script>", "setTimeout(() => document.getElementById('play').click(), 200);</script>")
+    player.page = lambda: page
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required",
+               "--virtual-time-budget=4000", f"--screenshot={tmp_path / 'page.png'}", "--dump-dom", player.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "ms from a knob to the ear" in done.stdout
+
+
+def test_the_verb_writes(tier, tmp_path):
+    import soundfile as sf
+    from foleybook.cli import main
+    tier.save_pretrained(tmp_path / "tier")
+    words = ["play", str(tmp_path / "tier"), "--out", str(tmp_path / "a.wav"), "--seconds", "0.1", "--controls", "rate=0,1", "pitch=0.5"]
+    assert main(words) == 0 and sf.info(tmp_path / "a.wav").frames == 400
+    assert main([*words[:2], "--out", str(tmp_path / "b.wav"), "--controls", "speed=1"]) == 1

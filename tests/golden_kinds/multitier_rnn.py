@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional as F
 
 from foleybook.audio_features import mu_law_decode
-from foleybook.multitier_rnn import AudioTier, generate, generate_plain
+from foleybook.multitier_rnn import AudioTier, ParamTier, Tier, generate, generate_plain, param_loss
 from foleybook.sound_data import resample_track
 
 from . import assert_close, check
@@ -47,3 +47,79 @@ def rollout(case):
         assert torch.equal(codes, out["indices"]), f"{draw.__name__}: {(codes != out['indices']).sum()} codes differ"
         _compare_state(last, out, "final.hidden")
     assert_close(mu_law_decode(codes, c["mulaw_channels"], convention="mtcrnn"), out["samples"], what="samples")
+
+
+def _param_hidden(state, out, name):
+    "States of a parameter tier: one tensor, a list with gaps, or pairs of phased cells"
+    for k, h in enumerate(state):
+        if f"{name}.{k}" in out:
+            assert_close(h, out[f"{name}.{k}"], what=f"{name} {k}")
+    if name in out:
+        assert_close(state[0], out[name], what=name)
+    elif f"{name}.0.0" in out:
+        _compare_state(state[0], out, name)
+
+
+@check("mtcrnn.step_param")
+def param_steps(case):
+    c, out, x = case.config, case.outputs, case.inputs["x"]
+    tier, state, times = ParamTier.from_original(case.weights), None, case.inputs["times"]
+    assert tier.config.net == c["net"] and len(tier.outputs) == c["gen_size"]
+    for t in range(x.shape[1]):
+        said, state = tier(x[:, t : t + 1], state, start=int(times[0, t]))
+        if f"t{t}.mu" in out:
+            assert_close(said.mu[:, 0], out[f"t{t}.mu"], what=f"mu {t}")
+            _param_hidden(state, out, f"t{t}.hidden")
+            if said.pi is None:
+                assert_close(said.sigma[:, 0], out[f"t{t}.sigma_raw"], what=f"sigma {t}")
+            else:
+                assert_close(tier.spread(said.sigma[:, 0], c["beta"]), out[f"t{t}.sigma"], what=f"sigma {t}")
+                assert_close(said.pi[:, 0].softmax(1), out[f"t{t}.pi"], what=f"pi {t}")
+    eps = out["sample_eps"].reshape(len(x), -1)
+    chance = out["sample_u"] if "sample_u" in out else None
+    if chance is None:
+        assert_close(tier.draw_row(said, eps, None, c["beta"]), out["sample"], what="sample")
+    loss = param_loss(said, out["target"][:, None], tier.config, eps[None], c["beta"])
+    assert_close(loss[0], out["loss"], what="loss")
+
+
+@check("mtcrnn.rollout_param")
+def param_rollout(case):
+    c, out, primer = case.config, case.outputs, case.inputs["primer"]
+    tier = ParamTier.from_original(case.weights)
+    _, state = tier(primer[:, :-1]) if primer.shape[1] > 1 else (None, None)
+    row, samples, chance = primer[:, -1:], [], case.inputs.get("uniforms")
+    for t in range(c["length"]):
+        said, state = tier(row, state, start=primer.shape[1] - 1 + t)
+        drawn = tier.draw_row(said, case.inputs["eps"][t], None if chance is None else chance[t], c["temperature"])
+        assert_close(said.mu[:, 0], out["mu"][:, t], what=f"mu {t}")
+        sigma = said.sigma[:, 0] if said.pi is None else tier.spread(said.sigma[:, 0], c["temperature"])
+        assert_close(sigma, out["sigma"][:, t], what=f"sigma {t}")
+        samples.append(drawn)
+        row = torch.cat([drawn, case.inputs["cond"][:, t]], -1)[:, None]
+    assert_close(torch.stack(samples, 1), out["samples"], what="samples")
+    _param_hidden(state, out, "final.hidden")
+
+
+@check("mtcrnn.train_audio", "mtcrnn.train_param")
+def train(case):
+    "Some steps of Adam on the sum over the rows; a row holds the truth where its coin says so, else what was drawn"
+    c, x, targets = case.config, case.inputs["inputs"], case.inputs["targets"]
+    audio, rows = case.meta["kind"].endswith("audio"), x.shape[1]
+    tier = Tier.from_original(case.weights).train()
+    adam = torch.optim.Adam(tier.parameters(), c["lr"])
+    for k, coin in enumerate(case.inputs["coin"].split(rows)):
+        eps = case.inputs["eps"].split(rows)[k] if "eps" in case.inputs else None
+        forced = torch.cat([torch.ones(1, dtype=torch.bool), (coin < c["tfr"])[:-1]])  # a coin decides on the next row
+        said, _ = tier(x, forced=forced, noise=eps)
+        if audio:
+            losses = F.cross_entropy(said.transpose(1, 2), targets[..., 0], reduction="none").mean(0)
+        else:
+            losses = param_loss(said, targets, tier.config, eps)
+        assert_close(losses.mean(), case.outputs["losses"][k], what=f"loss {k}")
+        adam.zero_grad()
+        losses.sum().backward()
+        adam.step()
+    after = Tier.from_original(case.part("out.sd1") or {k[4:]: v for k, v in case.outputs.items() if k.startswith("sd1.")})
+    for (name, ours), theirs in zip(tier.named_parameters(), after.parameters()):
+        assert_close(ours, theirs, what=name)
