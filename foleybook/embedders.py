@@ -39,7 +39,7 @@ from .generator import Pretrained
 from .recipes import LoopRecipe
 from .sound_data import ClipTable, MelCache, TableError, cache_folder, mel_dls
 
-# %% ../nbs/embedders.ipynb #e59b136a
+# %% ../nbs/embedders.ipynb #768ce325
 class Embedder(nn.Module):
     "Turns a clip into vectors; a subclass sets these fields and writes `forward`"
     name = '' # short, for tables
@@ -73,6 +73,12 @@ class Embedder(nn.Module):
         return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device('cpu'))
 
     @property
+    def hears_to(self)->float: # Hz
+        "What lies above this frequency cannot change the answer"
+        mel = getattr(self, 'mel', None)
+        return min(self.sample_rate / 2, mel.top if mel else math.inf)
+
+    @property
     def hash(self)->str:
         "Changes with the weights and with every option"
         h = hashlib.sha256(repr((self.name, self.sample_rate, self.seconds, self.peak,
@@ -95,7 +101,7 @@ class LogMelStatistics(Embedder):
         m = m.unfold(1, min(43, m.shape[1]), 21) # (m, n, 43)
         return torch.cat([m.mean(2), m.std(2)]).T
 
-# %% ../nbs/embedders.ipynb #94f6cae7
+# %% ../nbs/embedders.ipynb #7dab31db
 class _Aisfx(nn.Module):
     "Eight 3 x 3 convolutions with batch norm, keys as in the published file"
     def __init__(self):
@@ -115,7 +121,21 @@ class _Aisfx(nn.Module):
             if i < 4: x = F.max_pool2d(x, 2)
         return x.mean(3).amax(2)
 
-# %% ../nbs/embedders.ipynb #ce438a12
+    def fold(self):
+        "Put the batch norms into the convolutions before them"
+        from torch.nn.utils.fusion import fuse_conv_bn_eval
+        for block in self.eval().children():
+            for k in '12':
+                block[f'conv{k}'] = fuse_conv_bn_eval(block[f'conv{k}'], block[f'bn{k}'])
+                block[f'bn{k}'] = nn.Identity()
+        self.to(memory_format=torch.channels_last)
+
+def _has_bf16():
+    "Can this processor multiply in bf16?"
+    from torch import cpu
+    return cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+
+# %% ../nbs/embedders.ipynb #9924db07
 class Aisfx(Embedder):
     "aiSFX embeddings (Ma and Lerch, ISMIR 2022): 512 numbers for 2.3 s, every 1.2 s"
     name,sample_rate,seconds,width = 'aiSFX',44100,99 * 1024 / 44100,512
@@ -123,16 +143,23 @@ class Aisfx(Embedder):
 
     def __init__(self,
         folder=None, # the package's folder; by default `FOLEYBOOK_AISFX` or where it is installed
+        precision:str='auto', # 'float32', 'bf16', or 'auto': bf16 where the processor has it
     ):
         super().__init__()
+        if precision not in ('float32', 'bf16', 'auto'):
+            raise ValueError(f"precision={precision!r}: use 'float32', 'bf16' or 'auto'")
+        self.bf16 = precision == 'bf16' or precision == 'auto' and _has_bf16()
         self.net = _Aisfx()
         weights = _aisfx_weights(_aisfx_file(folder))
         self.net.load_state_dict({k[14:]: v for k,v in weights.items()
                                   if k.startswith('embedding_net.')})
+        self.net.fold()
         bank = mel_filterbank(MelConfig(sample_rate=44100, n_fft=2048, hop_length=1024,
                                         win_length=2048, n_mels=96,
                                         f_max=None, mel_scale='htk', mel_norm=None)).float()
         self.register_buffer('bank', bank / bank.sum(1, keepdim=True), persistent=False)
+
+    def extra_repr(self): return f'bf16={self.bf16}'
 
     def forward(self, x):
         "Blocks of 100 frames, half overlapping, the last one filled up: (n, 512)"
@@ -140,9 +167,9 @@ class Aisfx(Embedder):
         spec = torch.stft(x, 2048, 1024, window=window, pad_mode='constant', return_complex=True)
         mel = torch.log10(1e4 * self.bank @ spec.abs().square() + 1).T / 9.457798957824707 # (f, 96)
         n = max(1, math.ceil((len(mel) - 100) / 50) + 1)
-        return self.net(F.pad(mel,
-                              (0, 0, 0, 50 * (n - 1) + 100 - len(mel))).unfold(0, 100,
-                                  50).transpose(1, 2))
+        blocks = F.pad(mel, (0, 0, 0, 50 * (n - 1) + 100 - len(mel))).unfold(0, 100, 50)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.net(blocks.transpose(1, 2)).float()
 
 # %% ../nbs/embedders.ipynb #490e4ebf
 def _aisfx_file(folder=None):
@@ -164,7 +191,7 @@ def _aisfx_weights(file):
     "The state dict out of the pickled pair"
     return read_published(file)[0]
 
-# %% ../nbs/embedders.ipynb #5574b5b2
+# %% ../nbs/embedders.ipynb #c283255e
 class VGGish(Embedder):
     "VGGish embeddings (Hershey 2017) before the last activation: 128 numbers every half second"
     name,sample_rate,seconds,width,peak = 'VGGish',16000,1.,128,False
@@ -191,6 +218,11 @@ class VGGish(Embedder):
                         'the dict' if isinstance(weights, dict) else weights)
 
     def extra_repr(self): return f'dcase2023={self.dcase2023}'
+
+    @property
+    def hears_to(self)->float: # Hz; more where 22,050 Hz are taken for 16,000
+        "The top of its mel bands"
+        return 7500 * self.sample_rate / 16000
 
     def log_mel(self,
         x:Tensor, # waveform, (t,), at what is taken for 16 kHz
@@ -564,7 +596,7 @@ def sounds_of(
                          for i in range(len(clips))])
     return Sounds(audio.clamp(-1, 1), sample_rate, labels=list(clips.labels))
 
-# %% ../nbs/embedders.ipynb #67c3635c
+# %% ../nbs/embedders.ipynb #368fbc7f
 @dataclass
 class Embeddings:
     "What is known of each clip"
@@ -576,6 +608,7 @@ class Embeddings:
     facts:pd.DataFrame # one row a clip: rate (Hz), channels, seconds, and what else was asked
     digests:list # sha256 of each clip's content
     skipped:list # (name, reason)
+    more:dict = field(default_factory=dict) # other vectors: name -> one a clip, (clips, d)
 
     def __len__(self): return len(self.counts)
 
@@ -602,7 +635,7 @@ class Embeddings:
         return Embeddings(self.frames[self.rows_of(keep)], self.counts[keep],
                           self.labels[keep.numpy()], pick(self.names),
                           pick(self.rows), self.facts.iloc[keep.numpy()], pick(self.digests),
-                          self.skipped)
+                          self.skipped, {name: v[keep] for name,v in self.more.items()})
 
     @property
     def hash(self)->str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['STYLE', 'TEMPLATES', 'Player', 'player', 'clip_player', 'environment', 'page', 'gallery_page', 'report_page',
-           'save_report', 'leaderboard_page', 'save_leaderboard', 'listening_page', 'listening_scores']
+__all__ = ['STYLE', 'TEMPLATES', 'EDITS', 'Player', 'player', 'clip_player', 'environment', 'page', 'gallery_page', 'edits_page',
+           'report_page', 'save_report', 'leaderboard_page', 'save_leaderboard', 'roundtrip_page', 'save_roundtrip',
+           'listening_page', 'listening_scores']
 
 # %% ../nbs/reports.ipynb #01ffef78
 #| code-fold: true
@@ -21,14 +22,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-# %% ../nbs/reports.ipynb #8c93c654
+# %% ../nbs/reports.ipynb #bc3d4e2a
 #| code-fold: true
 from .audio_features import AudioError, audio_data_uri, mel_data_uri
 from .embedders import Clips
 from .evaluation import (AGAINST, MEASURES, SUMMARY, Evaluation, Interval, bootstrap,
-                                  draw_leaderboard,
-                                  leaderboard_table)
+                                  draw_leaderboard, leaderboard_table)
 from .files import atomic_folder, write_text
+from .roundtrip import roundtrip_table
 
 # %% ../nbs/reports.ipynb #a0604205
 STYLE = """
@@ -168,7 +169,7 @@ TEMPLATES['gallery.html'] = """{% extends 'base.html' %}{% from 'parts.html' imp
 <div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div>
 {% endfor %}</section>{% endfor %}{% endblock %}"""
 
-# %% ../nbs/reports.ipynb #aa1f3d81
+# %% ../nbs/reports.ipynb #12b7028c
 def gallery_page(
     sounds, # generated: `Sounds`, or a folder, csv or `ClipTable`
     real=None, # recordings to show beside them: the same
@@ -177,17 +178,48 @@ def gallery_page(
     real_per_class:int=4, # recordings of each class
 )->str: # a whole page without outside references
     "Players of generated clips, class by class, beside real ones; unreadable files are left out"
-    made,classes = Clips(sounds),[]
+    made,classes,lost = Clips(sounds),[],0
     there = None if real is None else Clips(real)
     for label in dict.fromkeys(made.labels):
         groups = [('generated',
                    [clip_player(made, i) for i,l in enumerate(made.labels) if l == label])]
         own = [i for i,l in enumerate(there.labels) if l == label] if there else []
         if own: groups.append(('recordings', [clip_player(there, i) for i in own[:real_per_class]]))
+        lost += sum(p is None for _,players in groups for p in players)
         classes.append((label, [(kind, [p for p in players if p]) for kind,players in groups]))
+    if lost: about = f'{about} {lost} files cannot be read and are left out.'.strip()
     return page('gallery.html', title, about=about, classes=classes)
 
-# %% ../nbs/reports.ipynb #79d0ded4
+# %% ../nbs/reports.ipynb #c48009ae
+EDITS = {'original': {}, 'a hole filled': dict(mask='middle'), 'longer': dict(seconds=1.5),
+         'varied': dict(strength=.5), 'a loop': dict(strength=.5, loop=True)}
+
+def edits_page(
+    model, # a generator that starts from sounds
+    sounds, # `Sounds`, or a folder, csv or `ClipTable`: what is edited
+    most:int=8, # sounds
+    title:str='foleybook edits', # heading
+    seed:int=0, # of what is made
+)->str: # a whole page without outside references
+    "Original, filled, longer, varied and looped, of what the model honours, side by side"
+    from foleybook.audio_features import Sounds
+
+    there, rows = Clips(sounds), []
+    for i in range(min(most, len(there.labels))):
+        audio, rate = there.read(i)
+        x = Sounds(audio[None, ..., :round((model.default_seconds or 4.) * rate)], rate)
+        length, label = x.audio.shape[-1] / rate, there.labels[i]
+        cond, players = label if label in model.labels else None, []
+        for kind, asked in EDITS.items():
+            if not asked.keys() | {'init'} <= model.honours and asked: continue
+            told = asked | ({'mask': (length / 3, 2 * length / 3)} if 'mask' in asked else {})
+            if 'seconds' in told: told['seconds'] = 1.5 * length
+            made = model.sample(cond, init=x, seed=seed, progress=False, **told) if asked else x
+            players.append((kind, [clip_player(Clips(made), 0)]))
+        rows.append((f'{i + 1}. {label}', players))
+    return page('gallery.html', title, about=f'By {type(model).__name__}', classes=rows)
+
+# %% ../nbs/reports.ipynb #e78cd7a0
 TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player, table %}
 {% block style %}
 .confusion th,.confusion td{padding:.15rem .4rem;text-align:center;border:1px solid var(--line);
@@ -206,7 +238,7 @@ TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' impo
 <p>{{ r.says }}</p><p class="soft">
 {% if r.recordings %}recordings score {{ r.recordings }}; {% endif %}{{ r.better }} is better</p>
 </section>{% endfor %}</div>
-{% if beside %}<p class="soft">{{ beside }}</p>{% endif %}
+{% for text in beside %}<p class="soft">{{ text }}</p>{% endfor %}
 {% if notes %}<h2>To be kept in mind</h2><ul>{% for n in notes %}<li>{{ n }}</li>{% endfor %}</ul>
 {% endif %}
 {% if classes %}
@@ -230,22 +262,26 @@ TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' impo
 {{ table(everything, labels, 'measure', 'Value and 95 % interval of each measure') }}</details>
 <details><summary>How this was measured</summary><pre>{{ record }}</pre></details>{% endblock %}"""
 
-# %% ../nbs/reports.ipynb #c3cb3b18
-def _number(measure, value):
-    "As `SUMMARY` writes it"
-    forms = {m: form for m,form,_ in SUMMARY.values()}
-    return '' if not math.isfinite(value) else forms.get(measure, '{:.3g}').format(value)
+# %% ../nbs/reports.ipynb #de66b777
+def _number(measure, value, real=math.nan):
+    "As `SUMMARY` writes it, in brackets what recordings score"
+    forms = {m: form for m,form,_ in SUMMARY.values()} | dict(onsets='{:.1f}')
+    told = ['' if not math.isfinite(v) else forms.get(measure, '{:.3g}').format(v)
+            for v in (value, real)]
+    return f'{told[0]} ({told[1]})' if all(told) else told[0]
 
 def _classes(result):
     "Names of the columns, and one row a class: the five numbers, or the distances of pairs"
     t = result.table[result.table.label != 'all']
-    shown = ([m for m,_,_ in SUMMARY.values() if m in set(t.measure)]
-             or list(dict.fromkeys(t.measure)))
+    real = (result.record.get('recordings') or {}).get('classes', {})
+    shown = ([m for m in (*(m for m,_,_ in SUMMARY.values()), 'onsets') if m in set(t.measure)]
+             if real else list(dict.fromkeys(t.measure)))
     names = {m: q for q,(m,_,_) in SUMMARY.items()}
     rows = []
     for label,own in t.groupby('label'):
         values,n = own.set_index('measure').value,int(own.n_generated.iloc[0])
-        rows.append((label, [n, *(_number(m, values.get(m, math.nan)) for m in shown)]))
+        rows.append((label, [n, *(_number(m, values.get(m, math.nan),
+                                          real.get(label, {}).get(m, math.nan)) for m in shown)]))
     return ['clips', *(f'{names.get(m, m)} ({MEASURES[m].better})' for m in shown)],rows
 
 def _confusion(result):
@@ -281,7 +317,7 @@ def _sections(result, players):
                       [[clip_player(g, e.rows[i], said(f.loc[i])) for i in worst]]))
     return [(h, a, [[p for p in row if p] for row in rows]) for h,a,rows in found]
 
-# %% ../nbs/reports.ipynb #af7e5876
+# %% ../nbs/reports.ipynb #f182f410
 def report_page(
     result:Evaluation, # what `evaluate` returned
     players:int=5, # rows of players in each section
@@ -291,10 +327,11 @@ def report_page(
     of = lambda s: '' if s['source'] == 'Sounds' else f" of {Path(s['source']).name or s['source']}"
     sets = {n: f"{s['clips']} clips{of(s)}" for n,s in r['sets'].items()}
     trained = f", trained on {sets['train']}" if 'train' in sets else ''
-    by = f"{r['embedder']['name']} at {r['compared_at']} Hz"
+    heard_to = min(r['embedder']['hears_to'], r['compared_at'] / 2)
+    by = f"{r['embedder']['name']}, up to {heard_to / 1000:.3g} kHz"
     about = f"{sets['generated']} against {sets['reference']}{trained}; heard by {by}."
-    beside = ('' if not real
-              else f"The numbers of recordings are those of {real['clips']} clips: {real['how']}.")
+    beside = ([] if not real else result.beside() + [
+        f"The numbers of recordings are those of {real['clips']} clips: {real['how']}."])
     columns,classes = _classes(result)
     heard,confusion = _confusion(result)
     wide = result.wide().T
@@ -304,7 +341,8 @@ def report_page(
     return page('report.html', title, about=about, beside=beside,
         summary=list(result.summary().iterrows()), notes=r['notes'], classes=classes,
         class_columns=columns,
-        class_heading='The same numbers for each class; in brackets which way is better',
+        class_heading='Class by class. In brackets: in the head which way is better, in the rows '
+                      'what recordings score',
         heard=heard, confusion=confusion, sections=_sections(result, players),
         everything=[(m, list(v)) for m,v in wide.iterrows()], labels=list(wide.columns),
         record=json.dumps(r, indent=1, default=str, ensure_ascii=False))
@@ -379,6 +417,47 @@ def save_leaderboard(
     "Write leaderboard.html beside the table"
     return write_text(Path(folder)/'leaderboard.html',
                       leaderboard_page(table, folder, absent=absent))
+
+# %% ../nbs/reports.ipynb #c0a8d6e4
+TEMPLATES['roundtrip.html'] = """{% extends 'base.html' %}
+{% from 'parts.html' import player, table %}
+{% block body %}<p class="soft">{{ about }}</p>
+{{ table(rows, columns, 'way', 'In brackets which way is better, and 95 % intervals') }}
+<details><summary>What the columns say</summary><ul>{% for m, says in meaning %}
+<li><b>{{ m }}</b>: {{ says }}</li>{% endfor %}</ul></details>
+{% for label, players in classes %}<section><h2>{{ label or 'sounds' }}</h2>
+<div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div></section>{% endfor %}
+{% endblock %}"""
+
+# %% ../nbs/reports.ipynb #667439fc
+def roundtrip_page(
+    table:pd.DataFrame, # from `roundtrip`
+    folder, # its folder, with the sounds of each way
+    per_class:int=1, # recordings of each class to listen to
+)->str: # a whole page without outside references
+    "Table, and each original beside every way back"
+    shown,there,classes = roundtrip_table(table),table[table.folder != ''],[]
+    sets = {r.way: Clips(Path(folder)/r.folder/'clips.csv') for r in there.itertuples()}
+    first = next(iter(sets.values()))
+    for label in sorted(set(first.labels)):
+        own = [i for i,l in enumerate(first.labels) if l == label][:per_class]
+        players = [clip_player(clips, i, name=way) for i in own for way,clips in sets.items()]
+        classes.append((label, [p for p in players if p]))
+    meaning = [(m, MEASURES[m].says) for m in shown.columns if m in MEASURES]
+    about = (f"{len(first)} recordings, each compared with what came back at its own sample rate. "
+             'The second row compares every recording with another one of its class.')
+    return page('roundtrip.html', 'There and back', about=about, meaning=meaning, classes=classes,
+        columns=[f'{c} ({MEASURES[c].better})' if c in MEASURES else c for c in shown.columns[1:]],
+        rows=[(r[0], list(r[1:])) for r in shown.itertuples(index=False)])
+
+# %% ../nbs/reports.ipynb #0d8ac0e1
+def save_roundtrip(
+    table:pd.DataFrame, # from `roundtrip`
+    folder, # its folder
+    per_class:int=1, # recordings of each class to listen to
+)->Path: # the page
+    "Write roundtrip.html beside the table"
+    return write_text(Path(folder)/'roundtrip.html', roundtrip_page(table, folder, per_class))
 
 # %% ../nbs/reports.ipynb #976b1304
 TEMPLATES['listening.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player %}

@@ -49,6 +49,18 @@ def embedding(rounds, seconds=5.0):
                   "mono and two equal channels: " + difference(embedder.embed(x.expand(2, -1), 44100), mono))
 
 
+def halves(rounds, seconds=5.0):
+    "aiSFX in bf16 against float32, where the processor has such products"
+    try:
+        half, full = em.Aisfx(precision="bf16"), em.Aisfx(precision="float32")
+    except FileNotFoundError:
+        return
+    x = torch.randn(1, round(seconds * 44100), generator=torch.Generator().manual_seed(0))
+    (ours, plain), (a, b) = interleaved(lambda: half.embed(x, 44100), lambda: full.embed(x, 44100), rounds=rounds)
+    cosine = float(torch.cosine_similarity(a, b).min())
+    yield row(f"embed {seconds:g} s, aiSFX in bf16", ours, "float32", plain, "s", f"cosine {cosine:.5f}")
+
+
 def benchmarks(widths=((1000, 2048), (4000, 2048)), rounds=3, **sizes):
     "Rows, see `_measure.row`; `sizes` of `intervals`"
-    return [*(frechet(n, d, rounds) for n, d in widths), intervals(**sizes), *embedding(rounds)]
+    return [*(frechet(n, d, rounds) for n, d in widths), intervals(**sizes), *embedding(rounds), *halves(rounds)]
