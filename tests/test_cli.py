@@ -168,7 +168,7 @@ def test_the_stages_of_the_foley_system_are_one_command_each(sounds, tmp_path):
           "--per-class", "3", "--by-class", "--out", str(tmp_path / "set"), "--quiet"])
     files = sorted(f.relative_to(tmp_path / "set").as_posix() for f in (tmp_path / "set").glob("*/*.wav"))
     assert files == [f"{label}/{i:03d}.wav" for label in ("beep", "hum") for i in range(3)]
-    assert {sf.info(tmp_path / "set" / f).frames for f in files} == {22050}
+    assert {sf.info(tmp_path / "set" / f).frames for f in files} == {44100}
 
 
 def test_one_command_runs_all_stages(sounds, tmp_path):
@@ -176,11 +176,11 @@ def test_one_command_runs_all_stages(sounds, tmp_path):
     parts = dict(zip(("vocoder_recipe", "codebook", "prior"), SMALL_STAGES.values()))
     changes = [f"{part}.{c}" for part, (_, *own) in parts.items() for c in own + steps]
     strides = ["codebook.model.freq_strides=[4,2]", "codebook.model.time_strides=[4,2]"]
-    words = ["train", "dcase-foley", "--data", str(sounds), "--out", str(tmp_path), "--quiet", "--set", *changes, *strides,
+    words = ["train", "foley-own-vocoder", "--data", str(sounds), "--out", str(tmp_path), "--quiet", "--set", *changes, *strides,
              "per_class=2"]
     main(words)
     made = sorted((tmp_path / "evaluation_set").glob("*/*.wav"))
-    assert [f.parent.name for f in made] == ["beep"] * 2 + ["hum"] * 2 and {sf.info(f).frames for f in made} == {22050}
+    assert [f.parent.name for f in made] == ["beep"] * 2 + ["hum"] * 2 and {sf.info(f).frames for f in made} == {44100}
     written = {f: f.stat().st_mtime_ns for f in made}
     main(words)  # nothing is left to do
     assert {f: f.stat().st_mtime_ns for f in made} == written

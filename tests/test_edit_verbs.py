@@ -18,9 +18,9 @@ def made(tmp_path_factory):
     rows = []
     for label, tone in (("beep", 880), ("hum", 110)):
         for i in range(9):
-            t = np.arange(22050) / 22050
+            t = np.arange(44100) / 44100
             name = f"{label}{i}.wav"
-            sf.write(top / name, 0.4 * np.sin(2 * np.pi * tone * (1 + i / 50) * t) + 0.01 * rng.normal(size=t.size), 22050)
+            sf.write(top / name, 0.4 * np.sin(2 * np.pi * tone * (1 + i / 50) * t) + 0.01 * rng.normal(size=t.size), 44100)
             rows.append(dict(path=name, label=label, fold=1 + i % 3))
     pd.DataFrame(rows).to_csv(top / "clips.csv", index=False)
     assert main(["train", "unigram-cascade", "--data", str(top / "clips.csv"), "--out", str(top / "run"), "--hold-out", "fold=3",
@@ -45,7 +45,7 @@ def test_a_hole_is_filled_and_the_rest_stays(made, tmp_path):
     words = ["--mask", "0.3:0.5", "--class", "hum", "--seed", "2", "--out", str(out), "--quiet"]
     assert main(["edit", str(made / "run"), str(made / "hum0.wav"), *words]) == 0
     (before, _), (after, rate) = sf.read(made / "hum0.wav"), sf.read(out)
-    assert rate == 22050 and len(after) == len(before)
+    assert rate == 44100 and len(after) == len(before)
     same = np.abs(after - before) < 2**-15
     assert same[: int(0.3 * rate)].all() and same[int(0.5 * rate) + 1 :].all() and same[int(0.35 * rate) : int(0.45 * rate)].mean() < 0.1
 
@@ -54,7 +54,7 @@ def test_a_sound_goes_on_to_the_length_asked(made, tmp_path):
     words = ["--seconds", "1.6", "--out", str(tmp_path / "long.wav"), "--n", "2", "--quiet"]
     assert main(["edit", str(made / "run"), str(made / "beep1.wav"), *words]) == 0
     files = sorted(tmp_path.glob("*.wav"))
-    assert [f.name for f in files] == ["long_0.wav", "long_1.wav"] and all(sf.info(f).frames == round(1.6 * 22050) for f in files)
+    assert [f.name for f in files] == ["long_0.wav", "long_1.wav"] and all(sf.info(f).frames == round(1.6 * 44100) for f in files)
 
 
 def test_sample_starts_from_a_file(made, tmp_path, capsys):
