@@ -1,21 +1,24 @@
 # foleybook: `make demo` and `make test` need only Python 3.11-3.13 and make.
 #
 #   PYTHON=/path/to/python3.11   the Python to build .venv with (default: the first fitting one on the PATH)
+#   SHARE=0.1                    share of the tries of `make faults` (default: 1)
 #   ARGS='-x -k docs'            words for pytest: `make test ARGS=...` runs some of the checks
 #   TORCH_INDEX=URL              take torch, torchaudio and torchvision from this wheel index (CPU builds are far smaller)
 
 PYTHON ?=
 ARGS ?=
+SHARE ?= 1
 TORCH_INDEX ?=
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help demo test docs bench clean
+.PHONY: help demo test docs bench faults clean
 help:
-	@echo 'make demo    train a small generator on made-up sounds and hear it'
+	@echo 'make demo    hear the generator that comes with the book'
 	@echo 'make test    run every check: export, notebooks, tests, docs site'
 	@echo 'make docs    build the site into docs/_site'
 	@echo 'make bench   measure speed and memory'
+	@echo 'make faults  break everything many times and count what survives (long; SHARE=0.1 for a tenth)'
 	@echo 'make clean   remove .venv and everything built; your runs/ and out/ stay'
 	@echo 'Each target makes .venv first when it is absent or out of date.'
 	@echo 'Options: PYTHON=python3.11  TORCH_INDEX=URL (wheel index with CPU builds of torch)  ARGS="-x -k docs" (of make test)'
@@ -31,6 +34,9 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	.venv/bin/foleybook bench
+
+faults: $(STAMP)
+	$(PY) tests/faults/jobs.py --share $(SHARE) --out docs/faults.json
 
 clean:
 	rm -rf .venv _proc docs/_site docs/_src build *.egg-info .pytest_cache .hypothesis

@@ -1,5 +1,5 @@
 """Turn the notebooks into pages that Sphinx reads: titles, anchors, checked links, source pages, API table,
-benchmarks, sidebar"""
+benchmarks, faults survived, sidebar"""
 import ast
 import json
 import re
@@ -94,6 +94,20 @@ def benchmarks(kept, pages=()):
             lines.append(f"| {' | '.join(cells)} |")
         parts += [f"## {plain(room)}", *([f"Explained in [{plain(room)}]({room}.ipynb)."] if room in pages else []), "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def faults(kept):
+    "The page of what `make faults` wrote"
+    lines = ["| what is done to it | tried | survived |", "|---|--:|--:|"]
+    lines += [f"| {r['what']} | {r['tried']:,} | {r['survived']:,} |" for r in kept["rows"] if r["tried"]]
+    tried, survived = (sum(r[k] for r in kept["rows"]) for k in ("tried", "survived"))
+    return "\n\n".join([
+        "# Faults", "*What happens when things go wrong?*",
+        "Files lie, disks fill up, plugs are pulled. Each row is one kind of fault, tried many times at places drawn by chance. It counts as "
+        "survived when the answer was right, or an error of this book told the file and what to do; when nothing saved before was lost; when "
+        "the same command, typed again, ended where an undisturbed one ends, byte for byte; and when it took no more than 20 seconds a "
+        "file and 2 GB of memory.", "\n".join(lines),
+        f"{survived:,} of {tried:,}, as of {kept['made']}. `make faults` tries again, and a smaller form is part of `make test`."]) + "\n"
 
 
 class BookPages(FilterDefaults):
@@ -229,6 +243,8 @@ class Book:
         (self.folder / "api.md").write_text(self.api())
         kept = json.loads((self.cfg.config_path / "docs" / "benchmarks.json").read_text())
         (self.folder / "benchmarks.md").write_text(benchmarks(kept, self.page_of.values()))
+        kept = json.loads((self.cfg.config_path / "docs" / "faults.json").read_text())
+        (self.folder / "faults.md").write_text(faults(kept))
 
     def sidebar(self):
         "nbs/sidebar.yml as Sphinx's tables of contents, without the notebooks that are not there yet"
@@ -241,7 +257,7 @@ class Book:
                 blocks.append((caption, pages))
         shown = {p for _, pages in blocks for p in pages}
         rest = [p.name for p in self.pages if p.name not in shown and p.name != "index"]
-        blocks.append(("Reference", rest + ["benchmarks", "api"]))
+        blocks.append(("Reference", rest + ["benchmarks", "faults", "api"]))
         trees = [["```{toctree}", ":hidden:", *([f":caption: {c}"] if c else []), "", *ps, "```"] for c, ps in blocks]
         return "\n\n".join("\n".join(lines) for lines in trees)
 

@@ -1,0 +1,135 @@
+"""Files that a careless or a hostile user could give: sounds, tables, model folders, weights. Each is made from a number, so that a
+failure can be made again."""
+import io
+import json
+import pickle
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import torch
+from safetensors.torch import save_file
+
+FORMATS = ("wav", "flac", "ogg", "mp3", "aiff")
+ODD = [0, -1, 1, 2**31 - 1, -2**31, 1e300, -1e-300, float("nan"), float("inf"), "", "nan", "x" * 5000, "../../x", "/etc/passwd", None, [], {}, True,
+       "雨", "\0", [1, 2], {"a": 1}]
+
+
+def damaged_bytes(data, rng):
+    "Bytes with something done to them that happens to files"
+    data = bytearray(data)
+    n, kind = len(data), rng.integers(9)
+    at = int(rng.integers(max(1, n)))
+    if kind == 0: return bytes(data[:at])  # cut
+    if kind == 1: return b""
+    if kind == 2: data[at:at + 4096] = bytes(len(data[at:at + 4096]))  # a block of zeros
+    if kind == 3:
+        for i in rng.integers(n, size=max(1, n // 200)): data[i] ^= 1 << int(rng.integers(8))
+    if kind == 4:
+        i = int(rng.integers(max(1, min(60, n - 4))))  # a number in the header
+        data[i:i + 4] = struct.pack("<I", int(rng.choice([0, 1, 7, 2**31 - 1, 2**32 - 1, 10**9, 44099])))
+    if kind == 5: data[at:at] = rng.bytes(int(rng.integers(1, 5000)))
+    if kind == 6: return rng.bytes(n)
+    if kind == 7: data = data[:at] + data[at // 2:]  # a piece twice
+    if kind == 8: data = data + data  # appended to itself
+    return bytes(data)
+
+
+def audio(folder, k):
+    "A damaged sound file, one of the five formats in turn"
+    rng, kind = np.random.default_rng(k), FORMATS[k % len(FORMATS)]
+    rate = int(rng.choice([8000, 22050, 44099, 44100, 48000]))
+    x = rng.uniform(-0.5, 0.5, (int(rate * rng.uniform(0.05, 1)), int(rng.integers(1, 3))))
+    whole = io.BytesIO()
+    subtype = str(rng.choice(["PCM_16", "FLOAT"])) if kind in ("wav", "aiff") else None
+    if subtype == "FLOAT" and rng.random() < 0.5: x[0] = rng.choice([np.nan, np.inf, 1e30, 1e-30])
+    sf.write(whole, x, 44100 if kind == "mp3" else rate, format=kind.upper(), subtype=subtype)
+    file = folder / f"{k}.{kind if rng.random() < 0.9 else str(rng.choice(FORMATS))}"
+    file.write_bytes(damaged_bytes(whole.getvalue(), rng))
+    return file
+
+
+def table(folder, k, clips):
+    "A damaged clip table over sounds that are there"
+    rng = np.random.default_rng(k)
+    names = ["path", "label", "split", "fold", "start", "seconds", "source", "licence", "category", "odd"]
+    columns = ["path", *rng.choice(names[1:], int(rng.integers(0, 6)), replace=False)]
+    rows = [[str(c), *(str(rng.choice([0, 1, 0.1, "a", "b", "train", "test", ""])) for _ in columns[1:])] for c in clips]
+    for _ in range(int(rng.integers(0, 4))):
+        row = rows[int(rng.integers(len(rows)))]
+        row[int(rng.integers(len(row)))] = str(ODD[int(rng.integers(len(ODD)))])
+    text = "\n".join(",".join(r) for r in [columns, *rows]).encode(errors="replace")
+    file = folder / f"{k}.csv"
+    file.write_bytes(damaged_bytes(text, rng) if rng.random() < 0.4 else text)
+    return file
+
+
+def changed_json(value, rng):
+    "A JSON value with one entry exchanged, removed or added"
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = list(value)[int(rng.integers(len(value)))]
+        if rng.random() < 0.15: return {k: v for k, v in value.items() if k != key}
+        if rng.random() < 0.1: return value | {"surplus": 1}
+        return value | {key: changed_json(value[key], rng)}
+    return ODD[int(rng.integers(len(ODD)))]
+
+
+def folder(whole, target, k):
+    "A copy of a model folder with one of its files damaged"
+    rng = np.random.default_rng(k)
+    shutil.copytree(whole, target)
+    files = sorted(p for p in target.rglob("*") if p.is_file())
+    file = files[int(rng.integers(len(files)))]
+    if rng.random() < 0.15: file.unlink()
+    elif file.suffix == ".json" and rng.random() < 0.7:
+        file.write_text(json.dumps(changed_json(json.loads(file.read_text()), rng)))
+    else: file.write_bytes(damaged_bytes(file.read_bytes(), rng))
+    return file.relative_to(target)
+
+
+class Payload:
+    "Writes a file when it is unpickled: nothing may ever do that"
+
+    def __init__(self, mark): self.mark = str(mark)
+    def __reduce__(self): return Path.touch, (Path(self.mark),)
+
+
+def _header(text, rest=b""): return struct.pack("<Q", len(text)) + text + rest
+
+
+def _zip(name, data):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z: z.writestr(name, data)
+    return out.getvalue()
+
+
+def _saved(value, **options):
+    out = io.BytesIO()
+    torch.save(value, out, **options)
+    return out.getvalue()
+
+
+def weights(folder, mark):
+    "24 files that claim to hold weights; whoever runs what is in one makes the file `mark`"
+    wide = dict(dtype="F32", shape=[2**20, 2**20], data_offsets=[0, 2**42])
+    small = dict(dtype="F32", shape=[4], data_offsets=[0, 16])
+    good = {"a.weight": torch.randn(4, 4), "b": torch.zeros(3)}
+    save_file(good, folder / "good.safetensors")
+    whole = (folder / "good.safetensors").read_bytes()
+    made = {
+        "empty.pt": b"", "empty.safetensors": b"", "noise.pt": np.random.default_rng(0).bytes(5000), "text.pt": b"not weights\n" * 99,
+        "payload.pkl": pickle.dumps(Payload(mark)), "payload.pt": _saved({"model": Payload(mark)}),
+        "payload_old.pt": _saved({"model": Payload(mark)}, _use_new_zipfile_serialization=False),
+        "payload_in_weights.pt": _saved(good | {"args": Payload(mark)}), "list.pt": _saved([1, 2, 3]), "nothing.pt": _saved(None),
+        "number.pt": _saved(3.5), "deep.pt": _saved({"a": {"b": {"c": {}}}}), "odd_keys.pt": _saved({1: torch.ones(2), (2, 3): torch.ones(2), None: 1}),
+        "claims_terabytes.pt": _saved({"conv_pre.weight": torch.zeros(1).expand(2**20, 2**20)}), "nan.pt": _saved({"a": torch.full((3,), float("nan"))}),
+        "sparse.pt": _saved({"a": torch.eye(3).to_sparse()}), "cut.pt": _saved(good)[:-300], "bomb.pt": _zip("archive/data.pkl", bytes(2**26)),
+        "huge_header.safetensors": struct.pack("<Q", 2**60) + b"{}", "no_json.safetensors": _header(b"{" * 64),
+        "wide.safetensors": _header(json.dumps(dict(a=wide)).encode(), bytes(16)), "cut.safetensors": whole[:-8],
+        "overlap.safetensors": _header(json.dumps(dict(a=small, b=small)).encode(), bytes(16)),
+        "other_keys.safetensors": whole}
+    for name, data in made.items(): (folder / name).write_bytes(data)
+    return [folder / name for name in made]
