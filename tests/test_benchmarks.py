@@ -11,17 +11,30 @@ import stage
 import torch
 
 from foleybook import cli
+from foleybook.spectrogram_vqgan import VQGANConfig
+from foleybook.spectrogram_diffusion import FlowConfig, MelVAEConfig, UNetConfig
 
 FOLDER = Path(__file__).parent / "benchmarks"
 KEYS = {"room", "job", "reference", "reference_time", "ours", "unit", "ratio", "exactness", "share"}
 TINY = dict(code_shape=(4, 6), n_classes=10, channels=8, res_channels=8, kernel_size=3, n_blocks=1, n_res_blocks=1, n_heads=2,
             attention_width=8, dropout=0.0, class_dropout=0.1)
+SMALL_VQGAN = VQGANConfig.preset("vggsound", widths=(8, 8, 8, 8, 8), groups=8, z_channels=8, dim=8)
+SHORT = dict(code_shape=(3, 5), n_codes=9, width=16, n_layers=1, n_heads=2)
 SIZES = {  # so small that the numbers mean nothing
     "audio_features": dict(n=4, seconds=0.5),
+    "diffwave": dict(rounds=1, compiled=False, second=2048, sizes=dict(channels=8, skip_channels=8, n_layers=4, cycle=2, hidden=16, step_out=16)),
     "evaluation": dict(widths=((40, 16),), rounds=1, clips=10, times=2),
+    "multitier_rnn": dict(rounds=1, samples=20, big=(16, 2), quick=(8, 2), live=(8, 1), batch=(2, 8)),
     "pixelsnail": dict(published=False, rounds=1, rows=1, quick=TINY, foley=TINY, attention=(4, 6), rows_at_once=dict(c=8, layers=2)),
+    "sashimi": dict(rounds=1, second=256, length=512, channels=4, sizes=dict(d_model=4, n_layers=1, length=256), speaking=(64, 8)),
     "sound_data": dict(n=8, many=8, rounds=2),
+    "spectrogram_vqgan": dict(rounds=1, published=SMALL_VQGAN, batch=2, frames=32, long=2600),
     "training": dict(rounds=1, batches=(1,), settings=TINY | dict(class_dropout=0.0)),
+    "spectrogram_diffusion": dict(sizes=(16,), rounds=1, seconds=0.3, unet=UNetConfig(
+        block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D")), config=FlowConfig(channels=8, width=16, heads=2, depth=1, n_classes=2),
+        vae=MelVAEConfig(channels=8, width=8, hidden=8, depth=1)),
+    "transformer": dict(published=False, rounds=1, columns=2, quick=SHORT, foley=SHORT),
     "vocoders": dict(seconds=0.2, kinds=("HiFi-GAN V2",), rounds=1, long=2),
 }
 

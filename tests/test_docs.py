@@ -26,7 +26,7 @@ def is_current():
     "Is the site newer than all that it is made from? A site is there only if it was built without a warning"
     made = SITE / "searchindex.js"
     parts = [*(ROOT / "nbs").iterdir(), *(ROOT / "foleybook").glob("*.py"), *(ROOT / "docs").glob("*.py"), ROOT / "settings.ini",
-             ROOT / "docs" / "benchmarks.json", *(ROOT / "docs" / "_static").iterdir(), *(ROOT / "docs" / "images").iterdir()]
+             ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "faults.json", *(ROOT / "docs" / "_static").iterdir(), *(ROOT / "docs" / "images").iterdir()]
     return made.exists() and made.stat().st_mtime > max(p.stat().st_mtime for p in parts)
 
 

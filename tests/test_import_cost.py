@@ -33,7 +33,7 @@ def cascades(tmp_path_factory):
     "A unigram cascade heard through Griffin-Lim, and a PixelSNAIL one heard through a vocoder"
     torch.manual_seed(0)
     top, mel, labels = tmp_path_factory.mktemp("cascades"), MelConfig.preset("dcase2023"), ["rain", "pops"]
-    book = VQVAE(VQVAEConfig(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1,
+    book = VQVAE(VQVAEConfig(mel=mel, freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1,
                              dim=4, n_codes=16, kmeans_iters=0)).eval()
     unigram = UnigramPrior(PriorConfig((10, 4), 16, 2, book.codebook_hash)).eval()
     snail = PixelSNAIL(PixelSNAILConfig((10, 4), 16, 2, book.codebook_hash, channels=8, res_channels=8, kernel_size=3, n_blocks=1,

@@ -22,15 +22,16 @@ ABOVE = {  # room: the rooms right below it
     "vocoders": ["recipes"],
     "codebooks": ["vocoders"],
     "pixelsnail": ["codebooks"],
-    "spectrogram_vqgan": ["codebooks"],
-    "transformer": ["spectrogram_vqgan"],
+    "spectrogram_vqgan": ["pixelsnail", "embedders"],
+    "transformer": ["spectrogram_vqgan", "pixelsnail"],
     "diffwave": ["recipes"],
     "sashimi": ["diffwave"],
     "spectrogram_diffusion": ["codebooks", "diffwave"],
     "multitier_rnn": ["recipes"],
     "embedders": ["recipes"],
     "evaluation": ["embedders", "codebooks"],
-    "reports": ["evaluation"],
+    "roundtrip": ["evaluation"],
+    "reports": ["roundtrip"],
 }
 LAZY = ["__init__", "cli"]  # may import every room, but only inside functions
 FREE = ["__main__", "_modidx"]  # two lines that start `cli`; an index that imports nothing

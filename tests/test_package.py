@@ -39,7 +39,7 @@ def folders(tmp_path_factory):
     "A codebook, a prior for it, a vocoder and a cascade of the first two, each in a folder of its own"
     torch.manual_seed(0)
     top, mel = tmp_path_factory.mktemp("models"), MelConfig.preset("dcase2023")
-    book = VQVAE(VQVAEConfig(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1,
+    book = VQVAE(VQVAEConfig(mel=mel, freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1,
                              dim=4, n_codes=16, kmeans_iters=0)).eval()
     prior = UnigramPrior(PriorConfig((10, 4), 16, 2, book.codebook_hash)).eval()
     book.save_pretrained(top / "codebook")

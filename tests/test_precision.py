@@ -10,7 +10,7 @@ from foleybook.sound_data import MelCache, make_procedural
 from foleybook.training import AutoPrecision, read_checkpoint
 import foleybook.training as training
 
-SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=16, res_blocks=1, dim=8, n_codes=32)
+SMALL = dict(mel=MelConfig.preset("dcase2023"), freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=16, res_blocks=1, dim=8, n_codes=32)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 import soundfile as sf
 import tiny_run
 import torch
-from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, Data, shrunk
+from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, STACKS, Data, shrunk
 
-from foleybook.codebooks import Cascade, CascadeRecipe
+from foleybook.codebooks import Cascade, CascadeRecipe, PriorRecipe
 from foleybook.embedders import ClassifierRecipe
 from foleybook.generator import Pretrained
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
@@ -45,8 +45,8 @@ def test_a_recipe_without_a_loop_has_no_learning_rate(name):
     ("hifigan-v2", dict(warmup=0.2), "warmup_cosine"), ("hifigan-v2", dict(optimizer="sgd", betas=(0.8, 0.9)), "second"),
     ("melgan", dict(d_width=0.5), "one size"), ("quick-pixelsnail", dict(codebook="runs/x"), "audio_every"),
     ("quick-vocoder", dict(lr_decay=0.9), "schedule=exponential"),
-    ("dcase-foley", dict(vocoder="default", vocoder_data="x"), "finished one"),
-    ("dcase-foley", {"vocoder": "default", "vocoder_recipe.steps": 3}, "finished one"),
+    ("foley-own-vocoder", dict(vocoder="default", vocoder_data="x"), "finished one"),
+    ("foley-own-vocoder", {"vocoder": "default", "vocoder_recipe.steps": 3}, "finished one"),
     ("quick-cascade", {"codebook.lr_decay": 0.5}, "codebook: lr_decay"), ("quick-cascade", {"prior.steps": 0}, "prior: steps=0"),
     ("unigram", dict(device="gpu"), "device"), ("unigram", dict(seed=-1), "seed")])
 def test_what_would_be_ignored_is_refused(preset, changes, said):
@@ -57,7 +57,7 @@ def test_what_would_be_ignored_is_refused(preset, changes, said):
 @pytest.mark.parametrize("preset,changes", [
     ("hifigan-v2", dict(lr_decay=0.99)), ("hifigan-v2", dict(schedule="one_cycle")), ("quick-vocoder", dict(warmup=0.2)),
     ("quick-vqvae", dict(schedule="exponential", lr_decay=0.9)), ("quick-vqvae", dict(vocoder="default", audio_every=5)),
-    ("quick-vqvae", dict(lr_decay=0.999)), ("quick-vocoder", dict(schedule="one_cycle")), ("dcase-foley", dict(vocoder="default"))])
+    ("quick-vqvae", dict(lr_decay=0.999)), ("quick-vocoder", dict(schedule="one_cycle")), ("foley-own-vocoder", dict(vocoder="default"))])
 def test_what_is_used_or_was_there_before_is_not_refused(preset, changes):
     again = find_recipe(preset).override(changes)
     assert again.override().hash == Recipe.from_dict(again.to_dict()).hash == again.hash
@@ -130,12 +130,13 @@ def test_changed_stages_survive_a_file():
     assert find_recipe("unigram-cascade").override(prior="demo-pixelsnail").hash != find_recipe("unigram-cascade").hash
 
 
-@pytest.mark.parametrize("name", ["unigram-cascade", "demo-cascade", "dcase-foley", "shaped-noise", "quick-pops", "quick-vocoder"])
+@pytest.mark.parametrize("name", ["unigram-cascade", "demo-cascade", "foley-own-vocoder", "shaped-noise", "quick-pops", "quick-vocoder"])
 def test_every_run_writes_its_recipe(name, data, tmp_path):
     recipe = find_recipe(name) if name in AT_ONCE else shrunk(name)
     recipe.train(data.clips() if name in AT_ONCE else data.of(recipe), tmp_path / "run", progress=False)
     files = [*(tmp_path / "run").rglob("recipe.json")]
-    stages = dict(codebook=1, prior=1, first_vocoder=1) if name == "dcase-foley" else dict(codebook=1, prior=1) if name in CASCADES else {}
+    stages = (dict(codebook=1, prior=1, first_vocoder=1) if name == "foley-own-vocoder" else dict(codebook=1, prior=1) if name in CASCADES
+              else dict(tier1=1, tier2=1) if name in STACKS else {})
     assert {f.parent.name for f in files} == {"run", *stages}
     assert Recipe.from_dict(json.loads((tmp_path / "run" / "recipe.json").read_text())) == recipe
 
@@ -143,7 +144,10 @@ def test_every_run_writes_its_recipe(name, data, tmp_path):
 # ---- heard ----
 
 
-HEARD = [n for n in LOOPS if not issubclass(SHIPPED[n], (ClassifierRecipe, PixelSNAILRecipe))]
+HEARD = [n for n in LOOPS if not issubclass(SHIPPED[n], (ClassifierRecipe, PriorRecipe)) and not getattr(find_recipe(n), "made", ())]
+
+
+SILENT = ("ljspeech", "sashimi", "sashimi_small", "sc09", "sc09-small")
 
 
 def heard(folder):
@@ -153,7 +157,12 @@ def heard(folder):
 @pytest.mark.parametrize("name", HEARD)
 def test_every_shipped_recipe_can_be_heard(name, data, tmp_path):
     recipe = shrunk(name, steps=2, epoch_steps=2, audio_every=1)
-    recipe.train(data.of(recipe), tmp_path / "run", progress=False)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        recipe.train(data.of(recipe), tmp_path / "run", progress=False)
+    if name in SILENT:  # they begin with an output layer of zeros
+        assert any("nothing to hear yet" in str(w.message) for w in told)
+        return
     assert [p.name for p in sorted((tmp_path / "run" / "samples").glob("step_*"))] == ["step_00000001", "step_00000002"]
     sounds = heard(tmp_path / "run" / "samples" / "step_00000002")
     assert 1 <= len(sounds) <= 4 and all(abs(x).max() > 0 and len(x) > 1000 for x in sounds)
@@ -167,7 +176,8 @@ def test_what_cannot_be_heard_is_refused_before_training(name, data, tmp_path):
     assert not (tmp_path / "run" / "history.csv").exists() and not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("prior", [n for n in LOOPS if issubclass(SHIPPED[n], PixelSNAILRecipe)])
+@pytest.mark.parametrize("prior", [n for n in LOOPS if issubclass(SHIPPED[n], PriorRecipe)
+                                   and getattr(find_recipe(n).model, "condition", "") != "features"])
 def test_a_prior_is_heard_through_its_codebook(prior, data, tmp_path):
     recipe = shrunk("quick-cascade")
     tiny = shrunk(prior, audio_every=1, steps=2, epoch_steps=2)
@@ -245,7 +255,7 @@ def tensors(batch):
     return [t for part in batch for t in (part.tensors().values() if hasattr(part, "tensors") else [part])]
 
 
-@pytest.mark.parametrize("name", ["quick-vqvae", "quick-vocoder", "quick-pops", "quick-pixelsnail", "quick-classifier"])
+@pytest.mark.parametrize("name", ["quick-vqvae", "quick-vocoder", "pops", "quick-pixelsnail", "quick-classifier"])
 def test_workers_are_used_and_change_nothing(name, data):
     batches = []
     for workers in (0, 1):

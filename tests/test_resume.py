@@ -10,7 +10,7 @@ import pytest
 import tiny_run
 import torch
 from safetensors.torch import load_file
-from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, Data, shrunk
+from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, STACKS, STAGED, Data, shrunk
 
 from foleybook.files import CheckpointError
 from foleybook.recipes import LoopRecipe
@@ -88,7 +88,8 @@ def data(tmp_path_factory):
 def train_preset(name, data, out, stop=0, **changes):
     "Train a tiny version of a preset; `stop`: pull the plug after so many steps (in a cascade: of the last stage with steps)"
     recipe, save = shrunk(name, **changes), Checkpoint.after_batch
-    stage = next((s for s in ("prior", "codebook") if isinstance(getattr(recipe, s, None), LoopRecipe)), out.name)
+    stage = next((s for s in ("prior", "codebook", "backbone") if isinstance(getattr(recipe, s, None), LoopRecipe)), out.name)
+    stage = "tier1" if name in STACKS else stage
 
     def after_batch(self):
         save(self)
@@ -112,10 +113,10 @@ def assert_same_folders(a, b):
 
 
 def test_every_shipped_preset_is_tried():
-    assert sorted(LOOPS + CASCADES + AT_ONCE) == sorted(SHIPPED) and AT_ONCE == ["shaped-noise", "unigram"]
+    assert sorted(LOOPS + CASCADES + STACKS + STAGED + AT_ONCE) == sorted(SHIPPED) and AT_ONCE == ["shaped-noise", "unigram"]
 
 
-@pytest.mark.parametrize("name", LOOPS + CASCADES)
+@pytest.mark.parametrize("name", LOOPS + CASCADES + STACKS + STAGED)
 def test_every_shipped_preset_resumes_exactly(name, data, tmp_path):
     a, b = tmp_path / "a" / name, tmp_path / "b" / name
     train_preset(name, data, a)

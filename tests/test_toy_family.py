@@ -27,7 +27,7 @@ from foleybook.vocoders import MelGenerator, find_vocoder
 @dataclass
 class MeansConfig:
     labels: tuple[str, ...] = ("beep", "hum")
-    mel: MelConfig = field(default_factory=lambda: MelConfig.preset("dcase2023"))
+    mel: MelConfig = field(default_factory=lambda: MelConfig.preset("foley"))
     spread: float = 0.3
     quieter: float = 2.0  # natural log: vocoders overshoot what never occurs
 
@@ -80,10 +80,10 @@ class MeansRecipe(recipes.LoopRecipe):
 def made(tmp_path_factory):
     "Sounds of three folds, and a model trained on them by the recipe, with previews"
     top, rng = tmp_path_factory.mktemp("toy"), np.random.default_rng(0)
-    t, rows = np.arange(22050) / 22050, []
+    t, rows = np.arange(44100) / 44100, []
     for label, tone in (("beep", 1760), ("hum", 110)):
         for i in range(9):
-            sf.write(top / f"{label}{i}.wav", 0.3 * np.sin(2 * np.pi * tone * t) + 0.01 * rng.normal(size=t.size), 22050)
+            sf.write(top / f"{label}{i}.wav", 0.3 * np.sin(2 * np.pi * tone * t) + 0.01 * rng.normal(size=t.size), 44100)
             rows.append(dict(path=f"{label}{i}.wav", label=label, fold=1 + i % 3))
     pd.DataFrame(rows).to_csv(top / "clips.csv", index=False)
     model = recipes.find_recipe("toy-means").override(audio_every=20).train(str(top / "clips.csv"), top / "run", progress=False)
@@ -107,14 +107,14 @@ def test_it_learned_and_its_folder_is_the_model(made):
 def test_conditions_seeds_lengths_masks_and_loops(made):
     model = made[1]
     four = model.sample(["beep", "hum", {"beep": 1, "hum": 1}, 0], seed=10, seconds=0.7)
-    assert four.labels == ["beep", "hum", "50% beep + 50% hum", "beep"] and four.audio.shape[-1] == round(0.7 * 22050)
+    assert four.labels == ["beep", "hum", "50% beep + 50% hum", "beep"] and four.audio.shape[-1] == round(0.7 * 44100)
     assert torch.allclose(model.sample("hum", seed=11, seconds=0.7).audio[0], four.audio[1], atol=1e-6)
     first = model.sample("hum", seed=0)
     hole = model.sample("beep", seed=1, init=first, mask=[(0.2, 0.3), (0.6, 0.8)]).audio[0, 0]
     same = hole == first.audio[0, 0]
-    assert same[: int(0.2 * 22050)].all() and same[int(0.8 * 22050) + 1 :].all() and not same[4800:6200].any()
+    assert same[: int(0.2 * 44100)].all() and same[int(0.8 * 44100) + 1 :].all() and not same[9600:12400].any()
     longer = model.sample("beep", seed=1, init=first, seconds=1.5).audio[0, 0]
-    assert torch.equal(longer[:22050], first.audio[0, 0]) and longer[-2205:].abs().max() > 1e-3
+    assert torch.equal(longer[:44100], first.audio[0, 0]) and longer[-4410:].abs().max() > 1e-3
     ring = model.sample("hum", seed=2, loop=True).audio[0, 0]
     assert (ring[0] - ring[-1]).abs() < 4 * ring.diff().square().mean().sqrt()
     with pytest.raises(ValueError, match="cannot honour guidance"):
@@ -124,7 +124,7 @@ def test_conditions_seeds_lengths_masks_and_loops(made):
 def test_it_streams_what_it_samples(made):
     whole = made[1].sample("beep", seed=4, seconds=1.0)
     blocks = list(made[1].stream("beep", seed=4, seconds=1.0, block=0.15))
-    assert [b.audio.shape[-1] for b in blocks[:-1]] == [round(0.15 * 22050)] * (len(blocks) - 1)
+    assert [b.audio.shape[-1] for b in blocks[:-1]] == [round(0.15 * 44100)] * (len(blocks) - 1)
     assert torch.allclose(torch.cat([b.audio for b in blocks], -1), whole.audio, atol=1e-4)
 
 
@@ -144,7 +144,7 @@ def test_command_line_and_leaderboard(made, tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "s" / "metadata.jsonl").read_text().splitlines()]
     assert [r["label"] for r in rows] == ["beep", "beep", "hum", "hum"]
     assert main(["edit", run, str(top / "hum0.wav"), "--mask", "0.4:0.6", "--class", "beep", "--out", str(tmp_path / "e.wav"), "--quiet"]) == 0
-    assert sf.info(tmp_path / "e.wav").frames == 22050
+    assert sf.info(tmp_path / "e.wav").frames == 44100
     words = ["--fold", "3", "--families", "shaped_noise", "--models", f"toy={run}", "--per-class", "3", "--seconds", "1", "--times", "4"]
     assert main(["leaderboard", str(top / "clips.csv"), *words, "--embedder", "log-mel", "--out", str(tmp_path / "b")]) == 0
     board = pd.read_csv(tmp_path / "b" / "leaderboard.csv")

@@ -1,35 +1,80 @@
 """Every shipped preset shrunk until a run takes a second or two, and data for it: what `shrunk` gives keeps the preset's
 optimiser, schedule, losses, discriminators and quirks, and changes sizes and lengths only."""
+import tempfile
+from functools import cache
+from pathlib import Path
+
 import pandas as pd
 import torch
 
-from foleybook import codebooks, embedders, evaluation, multitier_rnn, pixelsnail, vocoders  # noqa: F401 (their presets)
+from foleybook.cli import rooms
 from foleybook.codebooks import CascadeRecipe, CodeTable, VQVAERecipe
+from foleybook.diffwave import WaveDiffusionRecipe
 from foleybook.embedders import ClassifierRecipe
 from foleybook.embedders import MelceptionRecipe
-from foleybook.multitier_rnn import AudioTierRecipe
+from foleybook.multitier_rnn import TierRecipe, TierStackRecipe
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.recipes import LoopRecipe, all_recipes, find_recipe
+from foleybook.spectrogram_vqgan import VQGANRecipe
+from foleybook.sashimi import SashimiARRecipe, SashimiRecipe
 from foleybook.sound_data import MelCache, WaveCache, make_procedural
+from foleybook.spectrogram_diffusion import (FlowConfig, FlowRecipe, FlowTransformer, LatentDiffusion, LatentDiffusionConfig,
+                                             LatentDiffusionRecipe, MelImageRecipe, MelVAE, MelVAEConfig, MelVAERecipe, ReflowRecipe, UNetConfig)
+from foleybook.transformer import TransformerRecipe, with_features
 from foleybook.vocoders import ISTFTRecipe, MelGANRecipe, VocoderRecipe
 
+rooms()  # import them all, so that their presets are known
 SHIPPED = {name: cls for name, cls in sorted(all_recipes().items()) if cls.__module__.startswith("foleybook")}
 LOOPS = [name for name, cls in SHIPPED.items() if issubclass(cls, LoopRecipe)]
+STAGED = [name for name, cls in SHIPPED.items() if issubclass(cls, LatentDiffusionRecipe)]
 CASCADES = [name for name, cls in SHIPPED.items() if issubclass(cls, CascadeRecipe)]
-AT_ONCE = [name for name in SHIPPED if name not in LOOPS + CASCADES]  # no steps, so nothing to take up again
+STACKS = [name for name, cls in SHIPPED.items() if issubclass(cls, TierStackRecipe)]
+AT_ONCE = [name for name in SHIPPED if name not in LOOPS + CASCADES + STACKS + STAGED]  # no steps, so nothing to take up again
 
 RUN = dict(precision="float32", steps=4, epoch_steps=4, batch_size=2, log_every=1, checkpoint_steps=2, device="cpu")
 CODEBOOK = {"seconds": 0.5, "model.width": 8, "model.res_blocks": 1, "model.res_width": 8, "model.dim": 8, "model.n_codes": 8}
+VQGAN = {"seconds": 0.5, "frames": 32, "critic_start": 2, "critic_width": 4, "critic_layers": 1, "model.z_channels": 8, "model.dim": 8,
+         "model.n_codes": 8, "model.groups": 4, "classifier.steps": 2, "classifier.epoch_steps": 2, "classifier.batch_size": 2,
+         "classifier.model.width": 4, "classifier.model.embedding": 8, "classifier.model.seconds": 0.3}
 PRIOR = {f"model.{k}": v for k, v in dict(channels=8, res_channels=8, attention_width=8, n_heads=2, n_blocks=1, n_res_blocks=1,
                                           cond_channels=8).items()}
+
+NARROW = {"d_model": 4, "n_layers": 1, "pool": [4, 4], "layer.d_state": 4}
+
+
+@cache
+def tiny_vae():
+    "Folder of an autoencoder for a `FlowRecipe` by itself"
+    vae = MelVAE(MelVAEConfig(channels=8, width=8, hidden=8, depth=1)).fit(torch.randn(4, 128, 32, generator=torch.Generator().manual_seed(0)))
+    return str(vae.save_pretrained(Path(tempfile.mkdtemp()) / "vae"))
 
 
 def sizes(recipe):
     "Changes that make the networks of a recipe small"
+    if isinstance(recipe, ReflowRecipe): return dict(pairs=6, teacher_steps=2)
     model = recipe.model
+    if isinstance(recipe, VQGANRecipe): return VQGAN | {"model.widths": (8,) * len(model.widths)}
+    if isinstance(model, UNetConfig):
+        narrow = {"model.block_out_channels": (8,) * len(model.block_out_channels), "model.norm_num_groups": 4}
+        if isinstance(recipe, MelImageRecipe): return narrow | {"image.x_res": 16, "image.y_res": 64}
+        return narrow | dict(vae=tiny_vae(), seconds=0.5, frames=32)
+    if isinstance(recipe, MelVAERecipe): return {"seconds": 0.5, "frames": 16, "model.width": 8, "model.hidden": 8, "model.depth": 1}
+    if isinstance(recipe, FlowRecipe):
+        return {"vae": tiny_vae(), "seconds": 0.5, "frames": 32, "model.width": 16, "model.heads": 2, "model.depth": 1}
     if isinstance(recipe, VQVAERecipe): return CODEBOOK | dict(frames=16)
     if isinstance(recipe, PixelSNAILRecipe): return PRIOR | ({"model.cond_width": 16} if "map" in model.condition else {})
-    if isinstance(recipe, AudioTierRecipe): return {"length": 32, "model.hidden_size": 8}
+    if isinstance(recipe, TransformerRecipe): return {"model.width": 8, "model.n_layers": 1, "model.n_heads": 2}
+    if isinstance(recipe, SashimiARRecipe):
+        return {"seconds": 0.5, "length": 512} | {f"model.net.{k}": v for k, v in (NARROW | dict(length=512)).items()}
+    if isinstance(recipe, SashimiRecipe):
+        small = NARROW | dict(length=4096, step_width=8, hidden=8, step_out=8)
+        return {"seconds": 0.5, "segment": min(recipe.segment, 4096)} | {f"model.net.{k}": v for k, v in small.items()}
+    if isinstance(recipe, WaveDiffusionRecipe):
+        small = dict(channels=4, skip_channels=4, n_layers=2, cycle=2, step_width=8, hidden=8, step_out=8)
+        return {"seconds": 0.5, "segment": min(recipe.segment, 4096), "trim": recipe.trim} | {f"model.net.{k}": v for k, v in small.items()}
+    if isinstance(recipe, TierRecipe):
+        known = {"controls": ("rate",)} if "fill" in recipe.controls else {"only": "rain"} if recipe.only else {}  # no clip here has that parameter
+        return {"length": 32, "clip_seconds": 0.6, "model.hidden_size": 8, **known}
     if isinstance(recipe, MelceptionRecipe): return dict(seconds=1.0)  # Inception v3 has one size
     if isinstance(recipe, ClassifierRecipe): return {"seconds": 0.5, "model.width": 4, "model.embedding": 8}
     sound = dict(segment=4096, clip_seconds=0.5)
@@ -47,8 +92,13 @@ def run_of(recipe):
 def shrunk(name, **changes):
     "A tiny version of a preset"
     recipe = find_recipe(name)
-    if not isinstance(recipe, CascadeRecipe): return recipe.override(run_of(recipe) | sizes(recipe) | changes)
+    if isinstance(recipe, TierStackRecipe):
+        inner = {f"{s}.{k}": v for s in ("upper", "lower") for part in [getattr(recipe, s)]
+                 for k, v in (run_of(part) | sizes(part)).items() if k != "device"}
+        return recipe.override(inner | dict(device="cpu") | changes)
+    if not isinstance(recipe, (CascadeRecipe, LatentDiffusionRecipe)): return recipe.override(run_of(recipe) | sizes(recipe) | changes)
     stages = ["codebook", "prior", *(["vocoder_recipe"] if isinstance(recipe, FoleyRecipe) else [])]
+    if isinstance(recipe, LatentDiffusionRecipe): stages = ["vae", "backbone"]
     parts = {s: getattr(recipe, s) for s in stages}
     inner = {f"{s}.{k}": v for s, part in parts.items() if isinstance(part, LoopRecipe)
              for k, v in (run_of(part) | sizes(part)).items() if k != "device"}
@@ -78,13 +128,28 @@ class Data:
         codes = torch.randint(8, (10, 4, 6), generator=torch.Generator().manual_seed(0))
         return CodeTable(codes, df, 8, "", 0.5, valid_idx=[8, 9])
 
+    def painter(self):
+        "What `ReflowRecipe` learns from, and the autoencoder of a `FlowRecipe`"
+        vae = MelVAE.from_pretrained(tiny_vae())
+        net = FlowTransformer(FlowConfig(channels=8, width=16, heads=2, depth=1, n_classes=2))
+        return LatentDiffusion(LatentDiffusionConfig(("a", "b"), seconds=0.4, griffin_lim=2), vae, net).eval()
+
     def of(self, recipe):
-        if isinstance(recipe, CascadeRecipe): return self.clips()
-        if isinstance(recipe, PixelSNAILRecipe): return self.codes()
-        if isinstance(recipe, AudioTierRecipe): return self.pops()
+        if isinstance(recipe, (CascadeRecipe, LatentDiffusionRecipe)): return self.clips()
+        if isinstance(recipe, ReflowRecipe): return self.once("painter", self.painter)
+        if isinstance(recipe, MelImageRecipe): return self.clips()
+        if isinstance(recipe, FlowRecipe):
+            mel = MelVAEConfig().mel
+            return self.once((mel, recipe.seconds), lambda: MelCache.build(self.clips(), mel, recipe.seconds, self.folder / "cache", n_jobs=1,
+                                                                           progress=False))
+        if isinstance(recipe, TransformerRecipe) and recipe.model.condition != "class":
+            return with_features(self.codes(), torch.rand(10, 8, 6, generator=torch.Generator().manual_seed(0)))
+        if isinstance(recipe, (PixelSNAILRecipe, TransformerRecipe)): return self.codes()
+        if isinstance(recipe, TierStackRecipe): return self.of(recipe.upper)
+        if isinstance(recipe, TierRecipe): return self.clips() if recipe.classes or recipe.only else self.pops()
         options = dict(n_jobs=1, progress=False)
-        if isinstance(recipe, VocoderRecipe):
-            rate = recipe.model.mel.sample_rate
+        if isinstance(recipe, (VocoderRecipe, WaveDiffusionRecipe, SashimiARRecipe)):
+            rate = recipe.model.sample_rate if not isinstance(recipe, VocoderRecipe) else recipe.model.mel.sample_rate
             return self.once(rate, lambda: WaveCache.build(self.clips(), rate, 0.5, self.folder / "cache", **options))
         key = recipe.model.mel, recipe.seconds
         return self.once(key, lambda: MelCache.build(self.clips(), *key, self.folder / "cache", **options))
