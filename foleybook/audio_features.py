@@ -116,7 +116,7 @@ def audio_info(
     "Read the header only; raises `AudioError`"
     with _opened(path) as f: return AudioInfo(f.samplerate, f.channels, f.frames / f.samplerate)
 
-# %% ../nbs/00_audio_features.ipynb #8c8480e5
+# %% ../nbs/00_audio_features.ipynb #29b3f120
 def resample(
     x:Tensor, # waveform, (..., t)
     orig:int, # its sample rate, Hz
@@ -131,9 +131,13 @@ def resample(
     if table <= 2**22:
         from torchaudio.functional import resample as sinc
         return sinc(x, int(orig), int(new))
-    from librosa import resample as soxr
-    y = soxr(x.detach().cpu().float().numpy(), orig_sr=orig, target_sr=new, res_type='soxr_hq')
-    return torch.from_numpy(y).to(x.device, x.dtype)
+    import soxr   # librosa's own way, without the four seconds that importing librosa may take
+    n = math.ceil(x.shape[-1] * b / a)
+    if not x.numel(): return x.new_zeros(*x.shape[:-1], n)
+    rows = x.detach().cpu().float().reshape(-1, x.shape[-1]).numpy()
+    y = torch.from_numpy(soxr.resample(rows.T, orig, new, 'HQ').T.copy())
+    y = F.pad(y, (0, max(0, n - y.shape[-1])))[:,:n]
+    return y.reshape(*x.shape[:-1], n).to(x.device, x.dtype)
 
 # %% ../nbs/00_audio_features.ipynb #afbb5504
 LONGEST = 2**26   # samples that are held at once: 25 minutes at 44.1 kHz, 256 MB
