@@ -338,7 +338,7 @@ def precision_seconds(
             twin.zero_grad(set_to_none=True)
     return {way: sorted(t)[len(t) // 2] for way, t in times.items()}
 
-# %% ../nbs/02_training.ipynb #1727c811
+# %% ../nbs/02_training.ipynb #f3099aea
 class AutoPrecision(MixedPrecision):
     "float32 or bf16, whichever a short trial of this model on this device finds faster"
     order = 10
@@ -347,7 +347,8 @@ class AutoPrecision(MixedPrecision):
         **options, # of `MixedPrecision`
     ):
         super().__init__('float32', **options)
-        self.gain, self.chosen, self.last, self.seconds = gain, False, False, {}
+        self.gain, self.chosen, self.seconds = gain, False, {}
+        self.channels_last = False
 
     def before_batch(self):
         if self.training and not self.chosen: self.choose()
@@ -355,7 +356,7 @@ class AutoPrecision(MixedPrecision):
 
     def use(self, precision, last):
         "From now on"
-        self.precision, self.last, self.chosen = precision, last, True
+        self.precision, self.channels_last, self.chosen = precision, last, True
         if not last: return
         unwrap(self.model).to(memory_format=torch.channels_last)
         for p, state in self.opt.opt.state.items() if hasattr(self.opt, 'opt') else ():
@@ -363,7 +364,8 @@ class AutoPrecision(MixedPrecision):
                 if torch.is_tensor(m) and m.shape == p.shape: state[k] = laid_out_as(p, m)
 
     def checkpoint_state(self):
-        return dict(super().checkpoint_state(), precision=self.precision, last=self.last)
+        return dict(super().checkpoint_state(), precision=self.precision,
+                    last=self.channels_last)
 
     def restore_state(self, state):
         super().restore_state(state)

@@ -87,3 +87,12 @@ def test_a_real_trial_leaves_model_and_chance_alone(cache):
     assert set(auto.seconds) == {("float32", False), ("bf16", False), ("bf16", True)} and all(s > 0 for s in auto.seconds.values())
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_part_of_a_model_is_hidden(cache):
+    "A learner passes on the names of its model, and fastai warns where a callback takes one of them"
+    learn = recipe(precision="auto").learner(cache)
+    learn.model.last = torch.nn.Linear(1, 1)
+    learn.create_opt()
+    next(cb for cb in learn.cbs if isinstance(cb, AutoPrecision)).use("float32", False)
