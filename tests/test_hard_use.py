@@ -13,14 +13,13 @@ import tiny_run
 import torch
 
 import foleybook
-from foleybook import codebooks
+from foleybook import codebooks, evaluation
 from foleybook.audio_features import AudioError, MelConfig, MelMismatch, listed_sounds, read_audio, write_audio
 from foleybook.cli import main
 from foleybook.codebooks import CascadeRecipe, CodeTable, VQVAEConfig, VQVAERecipe
 from foleybook.data_sets import open_dataset
 from foleybook.files import CheckpointError, held_folder
-
-from foleybook.recipes import Recipe
+from foleybook.recipes import Recipe, find_recipe
 from foleybook.sound_data import ClipTable, MelCache, TableError
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 
@@ -264,6 +263,21 @@ def test_one_training_at_a_time_in_a_folder(tmp_path):
             tiny_run.recipe().train(None, tmp_path / "run", progress=False)
     tiny_run.recipe(steps=2, epoch_steps=2).train(None, tmp_path / "run", progress=False)
     assert not (tmp_path / "run/.lock").exists()
+
+
+def test_one_leaderboard_at_a_time_in_a_folder(tmp_path):
+    table = open_dataset(clips(tmp_path / "sounds"))
+    with held_folder(tmp_path / "board"), pytest.raises(CheckpointError, match="another process is at work"):
+        evaluation.leaderboard(table, table, tmp_path / "board", {}, embedder="log-mel", times=0, progress=False)
+    assert not (tmp_path / "board/leaderboard.csv").exists()
+
+
+def test_the_floor_leaves_out_what_cannot_be_read(tmp_path):
+    folder = clips(tmp_path / "sounds")
+    whole = find_recipe("shaped-noise").train(folder, tmp_path / "a")
+    (folder / "hiss/torn.wav").write_bytes(b"RIFF")
+    with pytest.warns(UserWarning, match="torn.wav"): torn = find_recipe("shaped-noise").train(folder, tmp_path / "b")
+    assert torch.equal(whole.spectrum, torn.spectrum) and torch.equal(whole.curve, torn.curve)
 
 
 # ---- words ----
