@@ -517,9 +517,11 @@ class VQVAEOutput(NamedTuple):
     codes: Tensor       # (b, H, W) or (b, k, H, W)
     perplexity: Tensor  # scalar, of this batch
 
-# %% ../nbs/04_codebooks.ipynb #aa027b00
+# %% ../nbs/04_codebooks.ipynb #ab0910fd
 class VQVAE(Pretrained):
     "Encoder, quantiser, decoder over a log-mel spectrogram"
+    rounds = False # codes belong to exact weights: see `codebook_hash`
+
     def __init__(self,
         config:VQVAEConfig, # sizes; `VQVAEConfig()` has those of the DCASE 2023 baseline
     ):

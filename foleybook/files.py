@@ -10,8 +10,9 @@ from glob import escape
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CheckpointError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'read_safetensors', 'read_json',
-           'write_safetensors', 'file_digest', 'load_strict', 'read_published', 'published_weights']
+__all__ = ['CheckpointError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'pack_weights', 'unpack_weights',
+           'read_safetensors', 'read_json', 'write_safetensors', 'file_digest', 'load_strict', 'read_published',
+           'published_weights']
 
 # %% ../nbs/files.ipynb #1df004f8
 import numpy as np, torch
@@ -109,14 +110,46 @@ def held_folder(
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
-# %% ../nbs/files.ipynb #9aeb5112
+# %% ../nbs/files.ipynb #178764cd
+def pack_weights(
+    state:dict, # name -> Tensor
+    names, # those to round; what has fewer than two axes is left as it is
+)->dict: # name -> Tensor; for a rounded one NAME.int8 and NAME.step
+    "Matrices in 8 bits, each row with a step of its own"
+    packed = {}
+    for name, w in state.items():
+        if name not in names or w.dim() < 2 or not w.is_floating_point():
+            packed[name] = w
+            continue
+        rows = w.detach().float().flatten(1)
+        step = rows.abs().amax(1).clamp_min(1e-30) / 127
+        packed[f'{name}.int8'] = (rows / step[:, None]).round().to(torch.int8).view(w.shape)
+        packed[f'{name}.step'] = step
+    return packed
+
+# %% ../nbs/files.ipynb #462c12ea
+def unpack_weights(
+    state:dict, # from `pack_weights`, or any other
+)->dict: # name -> Tensor, float32 where it was packed
+    "Ordinary weights again; `ValueError` where steps are missing or do not fit"
+    packed = [name[:-5] for name in state if name.endswith('.int8')]
+    used = {f'{name}.{end}' for name in packed for end in ('int8', 'step')}
+    out = {k: v for k, v in state.items() if k not in used}
+    for name in packed:
+        w, step = state[f'{name}.int8'], state.get(f'{name}.step')
+        if w.dtype != torch.int8 or step is None or step.shape != w.shape[:1]:
+            raise ValueError(f'{name}.int8 without steps for its rows')
+        out[name] = w.float() * step.float().view(-1, *[1] * (w.dim() - 1))
+    return out
+
+# %% ../nbs/files.ipynb #0cd52128
 def read_safetensors(
     path:Path, # a .safetensors file
 ) -> dict: # name -> Tensor on the CPU
-    "All tensors of a file; a missing, cut or foreign file is a `CheckpointError`"
+    "All tensors of a file, those of 8 bits unpacked; a foreign or cut one is a `CheckpointError`"
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: not found. Was the folder written by save_pretrained?")
-    try: return load_file(path)
+    try: return unpack_weights(load_file(path))
     except (SafetensorError, OSError, ValueError) as e:
         raise CheckpointError(f"{path}: damaged or cut ({e}). Copy it again, or use an earlier "
                               "checkpoint.") from None

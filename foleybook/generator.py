@@ -21,13 +21,12 @@ from fastcore.basics import patch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn, Tensor
 
-# %% ../nbs/generator.ipynb #91db3b7a
+# %% ../nbs/generator.ipynb #8a5234bc
 from . import __version__
 from .audio_features import (SamplingError, Sounds, fit_length, read_audio, resample,
                                       unclipped)
-from .files import (CheckpointError, atomic_folder, file_digest, load_strict, read_json,
-                             read_safetensors,
-                             write_safetensors)
+from .files import (CheckpointError, atomic_folder, file_digest, load_strict,
+                             pack_weights, read_json, read_safetensors, write_safetensors)
 from .settings import SettingsError, config_hash, from_plain, near, to_plain
 
 # %% ../nbs/generator.ipynb #627c4e1b
@@ -268,11 +267,12 @@ def class_numbers(
     return (torch.where(label < 0, none, label) if isinstance(cond, Conditions)
             else torch.as_tensor(label).long())
 
-# %% ../nbs/generator.ipynb #201ccbb9
+# %% ../nbs/generator.ipynb #20b7a416
 class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook',
                  tags=['audio', 'foley']):
     "A module with a `config` dataclass that is saved to a folder and loaded from it"
     card:dict = {}
+    rounds:bool = True # may be kept in 8 bits; False where others know it by its exact weights
 
     @classmethod
     def config_type(cls) -> type: # a dataclass
@@ -297,11 +297,12 @@ class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook',
         "Where the weights are"
         return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device('cpu'))
 
-# %% ../nbs/generator.ipynb #8036418d
+# %% ../nbs/generator.ipynb #cf69994b
 @patch
 def save_pretrained(self:Pretrained,
     folder:Path, # is made; other files in it are kept
     card:dict|None=None, # data, licence, metrics, limits, steps ... for the model card
+    bits:int=32, # 8: matrices rounded to 8 bits, a quarter of the size (see `pack_weights`)
     **hub, # what `push_to_hub` passes on; not needed
 ) -> Path:
     "Write config, weights and model card; where that fails, the earlier folder stays as it was"
@@ -311,7 +312,7 @@ def save_pretrained(self:Pretrained,
                   config=to_plain(self.config), config_hash=self.config_hash,
                   card=to_plain(self.card))
     with atomic_folder(folder, merge=True) as work:
-        weights = write_safetensors(work/'model.safetensors', self.state_dict())
+        weights = write_safetensors(work/'model.safetensors', _stored(self, bits))
         config['weights'] = file_digest(weights)
         (work/'README.md').write_text(self.model_card(), encoding='utf-8')
         (work/'config.json').write_text(json.dumps(config, indent=1, sort_keys=True) + '\n')
@@ -381,7 +382,14 @@ def model_class(
     raise CheckpointError(f"{where}: {module}.{name} is no model known here. Import the module "
                           "that defines it first.")
 
-# %% ../nbs/generator.ipynb #d13e3c41
+# %% ../nbs/generator.ipynb #d3ffcc98
+def _stored(model, bits):
+    "The weights as they are written"
+    if bits not in (8, 32): raise ValueError(f"bits={bits}: weights are written in 32 bits or in 8")
+    state = model.state_dict()
+    return state if bits == 32 or not model.rounds else pack_weights(
+        state, {name for name, _ in model.named_parameters()})
+
 def _load_weights(model, file, own=None):
     "Strict loading of a file; `own`: of these weights only"
     state = read_safetensors(file)
@@ -898,16 +906,17 @@ class Pipeline(Generator):
         "Join parts again: a family whose `__init__` takes other arguments overrides this"
         return cls(config, **parts)
 
-# %% ../nbs/generator.ipynb #b9d76f5a
+# %% ../nbs/generator.ipynb #a03f91b3
 @patch
 def save_pretrained(self:Pipeline,
     folder:Path, # is made; other files in it are kept
     card:dict|None=None, # for the model card
+    bits:int=32, # of the weights of its parts, 32 or 8
     **hub, # what `push_to_hub` passes on; not needed
 ) -> Path:
     "One folder per part, the weights of its own, then `pipeline.json`"
     folder, self.card = Path(folder), {**self.card, **(card or {})}
-    for name, part in self.parts().items(): part.save_pretrained(folder/name)
+    for name, part in self.parts().items(): part.save_pretrained(folder/name, bits=bits)
     hashes, own = ({name: file_digest(folder/name/'model.safetensors') for name in self.parts()},
                    self.own_weights())
     about = dict(format=2, foleybook=__version__, module=type(self).__module__,

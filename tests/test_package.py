@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 import torch
+from safetensors.torch import load_file, save_file
 
 import foleybook as fb
 from foleybook import evaluation
@@ -55,6 +56,30 @@ def test_load_opens_every_kind(folders):
     assert not any(fb.load(str(folders / name)).training for name in kinds)
     with pytest.raises(CheckpointError, match="nowhere"):
         fb.load(folders / "nowhere")
+
+
+def test_a_model_in_8_bits(folders, tmp_path):
+    "A quarter of the size and nearly the same sound; codebooks stay exact, since codes belong to them"
+    voice = fb.load(folders / "vocoder")
+    voice.save_pretrained(tmp_path / "v", bits=8)
+    small, z = fb.load(tmp_path / "v"), torch.randn(1, 80, 40) - 5
+    exact, rounded = ({k: v for k, v in m.state_dict().items()} for m in (voice, small))
+    for k, w in exact.items():
+        step = w.abs().flatten(1).amax(1) / 127 if w.dim() > 1 and k in dict(voice.named_parameters()) else torch.zeros(1)
+        assert ((w - rounded[k]).abs().flatten() <= 0.501 * step.max() + 1e-9).all(), k
+    assert not torch.equal(voice.vocode(z), small.vocode(z))
+    sizes = [(f / "model.safetensors").stat().st_size for f in (folders / "vocoder", tmp_path / "v")]
+    assert sizes[1] < 0.8 * sizes[0]
+    whole = fb.load(folders / "cascade")
+    whole.save_pretrained(tmp_path / "c", bits=8)
+    again = fb.load(tmp_path / "c")
+    assert again.codebook.codebook_hash == whole.codebook.codebook_hash
+    with pytest.raises(ValueError, match="bits=16"): voice.save_pretrained(tmp_path / "w", bits=16)
+    state = load_file(tmp_path / "v/model.safetensors")
+    name = next(k for k in state if k.endswith(".step"))
+    for wrong in ({}, {name: state[name][:1]}, {name: state[name] * float("nan")}):
+        save_file({k: v for k, v in state.items() if k != name} | wrong, tmp_path / "v/model.safetensors")
+        with pytest.raises(CheckpointError, match="model.safetensors"): fb.load(tmp_path / "v")
 
 
 def test_load_joins_parts(folders):
