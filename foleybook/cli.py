@@ -422,9 +422,10 @@ def _dub(generator, video, out, eye, classes, asked, seed, quiet):
     _say(quiet)(f"{made.audio.shape[-1] / made.sample_rate:.2f} s of sound under {video}; {out}")
     return [out]
 
-# %% ../nbs/cli.ipynb #83d1e685
+# %% ../nbs/cli.ipynb #76739587
 def sample(
-    model: str,  # folder of a trained model, or hf://OWNER/NAME
+    # folder of a trained model, `foley` for the one that comes with the book, or hf://OWNER/NAME
+    model: str,
     *,
     out: str = "out/samples",  # folder for the sounds, `metadata.jsonl` and `sampling.json`
     per_class: int = 4,  # sounds of each class
@@ -483,9 +484,10 @@ def sample(
         f"peak memory {_peak():.0f} MB; {out}")
     return made
 
-# %% ../nbs/cli.ipynb #bb4b0ca8
+# %% ../nbs/cli.ipynb #606d644d
 def edit(
-    model: str,  # folder of a trained model
+    # folder of a trained model, `foley` for the one that comes with the book, or hf://OWNER/NAME
+    model: str,
     input: str,  # the sound file
     *,
     out: str = "edited.wav",  # file to write; several versions are numbered
@@ -974,9 +976,11 @@ def _write_stream(generator, out, seconds, block, say, **asked):
     say(f"{out}: {seconds:g} s of sound in {took:.1f} s, {seconds / took:.1f} times real time")
     return out
 
-# %% ../nbs/cli.ipynb #9aec11de
+# %% ../nbs/cli.ipynb #c97bf95f
 def play(
-    model: str,  # folder of a model that streams, such as a recurrent network, or hf://OWNER/NAME
+    # folder of a model that streams, `pops` for the one that comes with the book, or
+    # hf://OWNER/NAME
+    model: str,
     *,
     out: str = "",  # write this sound file instead of opening a page
     seconds: float = 10.0,  # length of the file, seconds
