@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['VQVAE_PRESETS', 'CodeError', 'Quantized', 'nearest_code', 'check_codes', 'CodeUse', 'code_use', 'kmeans',
            'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch', 'MapEncoder', 'MapDecoder',
-           'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'published_keys', 'CodeTable', 'encode_table',
-           'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits', 'UnigramPrior', 'CascadeConfig',
-           'Cascade', 'VQLoss', 'codebook_use', 'distance_db', 'VQVAERecipe', 'UnigramRecipe', 'turn_codes',
-           'augment_codes', 'code_bits', 'held_out_bits', 'PriorRecipe', 'train_stage', 'CascadeRecipe']
+           'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'noise_texture', 'Grain', 'published_keys',
+           'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits',
+           'UnigramPrior', 'CascadeConfig', 'Cascade', 'VQLoss', 'codebook_use', 'distance_db', 'VQVAERecipe',
+           'UnigramRecipe', 'turn_codes', 'augment_codes', 'code_bits', 'held_out_bits', 'PriorRecipe', 'train_stage',
+           'CascadeRecipe']
 
-# %% ../nbs/04_codebooks.ipynb #2c51ee82
+# %% ../nbs/04_codebooks.ipynb #4d8ad777
 import hashlib
 import inspect
 import json
@@ -18,6 +19,7 @@ import math
 import pickle
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -453,7 +455,7 @@ from .generator import class_numbers, Conditions, ItemNoise, Pretrained
 from .recipes import licence_of_parts, LoopRecipe, Recipe, set_aside
 from .settings import SettingsError
 
-# %% ../nbs/04_codebooks.ipynb #b1dd3f3d
+# %% ../nbs/04_codebooks.ipynb #e13cb962
 @dataclass
 class VQVAEConfig:
     "A VQ-VAE over log-mels; fields below the line are there to load and repeat the published ones"
@@ -476,6 +478,7 @@ class VQVAEConfig:
     decay:float = .99
     kmeans_iters:int = 10
     restart_below:float = .03
+    grain:int = 0  # width of the network that tells what the codes leave out; 0: none
     # ---- published models ----
     channels:int = 1  # spectrogram channels
     count_init:float = 1.  # DCASE baseline: 0, which throws unused rows far away at the first step
@@ -507,17 +510,17 @@ def mel_distance(
     if mel.low is not None: unit = unit * (mel.high - mel.low)
     return (a.float() - b.float()).abs().mean() * unit
 
-# %% ../nbs/04_codebooks.ipynb #8debd116
+# %% ../nbs/04_codebooks.ipynb #c1f71793
 class VQVAEOutput(NamedTuple):
     "What `VQVAE.forward` returns"
     log_mel: Tensor     # reconstruction, (b, m, f)
-    loss: Tensor        # scalar, error + the quantiser's loss
+    loss: Tensor        # scalar, error + the quantiser's loss + that of the grain
     error: Tensor       # scalar, mean squared error in units of `mel_std`
     distance: Tensor    # scalar, mean absolute error, dB
     codes: Tensor       # (b, H, W) or (b, k, H, W)
     perplexity: Tensor  # scalar, of this batch
 
-# %% ../nbs/04_codebooks.ipynb #ab0910fd
+# %% ../nbs/04_codebooks.ipynb #429638af
 class VQVAE(Pretrained):
     "Encoder, quantiser, decoder over a log-mel spectrogram"
     rounds = False # codes belong to exact weights: see `codebook_hash`
@@ -539,6 +542,7 @@ class VQVAE(Pretrained):
         elif c.n_quantizers > 1: self.quantizer = ResidualVQ(
             c.n_codes, c.dim, c.n_quantizers, c.quantizer_dropout, update=c.quantizer, **options)
         else: self.quantizer = VectorQuantizer(c.n_codes, c.dim, c.quantizer, **options)
+        self.grain = Grain(c.mel, c.grain) if c.grain else None
 
     @property
     def mel(self)->MelConfig:
@@ -604,7 +608,7 @@ def latent(self:VQVAE,
     x = F.pad(log_mel, (0, -log_mel.shape[-1] % self.time_stride, 0, 0), mode='replicate')
     return self.encoder((x - self.config.mel_mean) / self.config.mel_std)
 
-# %% ../nbs/04_codebooks.ipynb #7e3fc1c9
+# %% ../nbs/04_codebooks.ipynb #d822626e
 @patch
 def forward(self:VQVAE,
     log_mel:Tensor, # (b, m, f)
@@ -613,12 +617,13 @@ def forward(self:VQVAE,
     log_mel = log_mel.as_subclass(Tensor)
     quantized = self.quantizer(self.latent(log_mel))
     recon = self.decoder(quantized.z_q)[..., :log_mel.shape[-1]].float()
-    error = F.mse_loss(recon,
-                       ((log_mel - self.config.mel_mean)
-                        / self.config.mel_std).float().view_as(recon))
-    recon = recon.view_as(log_mel) * self.config.mel_std + self.config.mel_mean
+    target = ((log_mel - self.config.mel_mean) / self.config.mel_std).float()
+    error = F.mse_loss(recon, target.view_as(recon))
+    recon, loss = recon.view_as(log_mel), error + quantized.loss
+    if self.grain is not None: loss = loss + self.grain.loss(recon, target)
+    recon = recon * self.config.mel_std + self.config.mel_mean
     distance = mel_distance(recon.detach(), log_mel, self.mel)
-    return VQVAEOutput(recon, error + quantized.loss, error, distance, quantized.codes,
+    return VQVAEOutput(recon, loss, error, distance, quantized.codes,
                        quantized.perplexity)
 
 # %% ../nbs/04_codebooks.ipynb #2df9b0e7
@@ -634,7 +639,7 @@ def encode(self:VQVAE,
     try: return self.quantizer.eval()(self.latent(log_mel.as_subclass(Tensor))).codes
     finally: self.quantizer.train(training)
 
-# %% ../nbs/04_codebooks.ipynb #ccf72779
+# %% ../nbs/04_codebooks.ipynb #ee0933dd
 @patch
 def decode(self:VQVAE,
     codes:Tensor, # (b, H, W), or (b, k', H, W) with k' <= k
@@ -649,6 +654,85 @@ def decode(self:VQVAE,
     z_q = self.quantizer.lookup(codes).to(self.decoder.conv.weight.dtype)
     log_mel = self.decoder(z_q)[..., :frames].float() * self.config.mel_std + self.config.mel_mean
     return log_mel.squeeze(1) if self.config.channels == 1 else log_mel
+
+@patch
+def with_grain(self:VQVAE,
+    log_mel:Tensor, # decoded, (n, m, f)
+    seeds:list, # one number per item
+)->Tensor: # (n, m, f)
+    "What the codes left out, drawn anew; the same again where the codebook has no grain"
+    if self.grain is None: return log_mel
+    return self.grain.add(log_mel, seeds, self.config.mel_mean, self.config.mel_std)
+
+# %% ../nbs/04_codebooks.ipynb #991943f1
+@lru_cache(16)
+def _white(mel):
+    "Mean and deviation of the log-mel of white noise, (m, 1) each"
+    noise = torch.randn(8, mel.samples(200), generator=torch.Generator().manual_seed(0))
+    rough = log_mel(noise, mel)
+    return rough.mean((0, 2))[:, None], rough.std((0, 2))[:, None].clamp_min(1e-3)
+
+# %% ../nbs/04_codebooks.ipynb #a31c3881
+def noise_texture(
+    mel:MelConfig, # the front end
+    seeds:list, # one number per item, n of them
+    frames:int, # length
+    loop:bool=False, # a ring: the end goes on into the start
+)->Tensor: # (n, m, f), each band with mean 0 and deviation 1
+    "How the log-mel of white noise trembles"
+    noise = ItemNoise(seeds).randn(frames * mel.hop_length if loop else mel.samples(frames))
+    around = -(-mel.n_fft // mel.hop_length) if loop else 0
+    if loop:
+        at = torch.arange(-around * mel.hop_length, mel.samples(frames + around))
+        noise = noise[:, at % noise.shape[1]]
+    mean, deviation = _white(mel)
+    return ((log_mel(noise, mel) - mean) / deviation)[..., around:around + frames]
+
+# %% ../nbs/04_codebooks.ipynb #7671ba05
+class Grain(nn.Module):
+    "How far a rough log-mel lies from its smooth version, and such roughness drawn"
+    def __init__(self,
+        mel:MelConfig, # the front end
+        width:int=128, # of the network
+    ):
+        super().__init__()
+        self.mel = mel
+        self.enter = nn.Conv1d(mel.n_mels, width, 5, padding=2)
+        self.mix = nn.Conv1d(width, width, 3, padding=1)
+        self.leave = nn.Conv1d(width, mel.n_mels, 1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.constant_(self.leave.bias, 1.2)
+
+    def forward(self, smooth:Tensor)->Tensor:
+        "Smooth log-mel (b, m, f), normalised, to the log of the deviation, in the same unit"
+        x = F.gelu(self.enter(smooth))
+        x = self.leave(x + F.gelu(self.mix(x)))
+        return 4.5 * (x / 4.5).tanh() - 3.5 # between -8 and 1, and never stuck there
+
+# %% ../nbs/04_codebooks.ipynb #f36728fc
+@patch
+def loss(self:Grain,
+    smooth:Tensor, # log-mel, (b, m, f), normalised
+    rough:Tensor, # what it stands for
+)->Tensor: # scalar
+    "How unlikely the rough one is; tells the decoder nothing"
+    smooth, rough = smooth.detach().float(), rough.detach().float()
+    spread = self(smooth).float()
+    return (spread + ((rough - smooth) / spread.exp()).square() / 2).mean()
+
+@patch
+@torch.no_grad()
+def add(self:Grain,
+    log_mel:Tensor, # smooth, (n, m, f)
+    seeds:list, # one number per item
+    mean:float=0., # to normalise by
+    std:float=1., # to normalise by
+    loop:bool=False, # the log-mel is a ring
+)->Tensor: # rough, (n, m, f)
+    "Roughness drawn for each item, item by item, so that one is the same in any batch"
+    drawn = noise_texture(self.mel, [int(s) + 7919 for s in seeds], log_mel.shape[-1], loop)
+    spread = [self((item - mean) / std).exp() * std for item in log_mel.split(1)]
+    return log_mel + torch.cat(spread) * drawn.to(log_mel.device)
 
 # %% ../nbs/04_codebooks.ipynb #9b3ee973
 def _indices(sd:dict, pattern:str)->int:
@@ -1135,7 +1219,7 @@ def check_parts(self:Cascade):
         f"{tuple(expected)} of {c.n_codes} codes. Join it with the codebook it was trained on.")
     c.mel.require(self.vocoder.mel, f'the vocoder ({type(self.vocoder).__name__})')
 
-# %% ../nbs/04_codebooks.ipynb #0fa14705
+# %% ../nbs/04_codebooks.ipynb #99173d01
 @patch
 def sample_mel(self:Cascade,
     cond:Conditions, # of n sounds
@@ -1154,7 +1238,8 @@ def sample_mel(self:Cascade,
     if init is not None: draw |= dict(zip(('init', 'mask'), self.start_codes(init, mask, shape)))
     draw = {k: v for k, v in draw.items() if v is not None}
     codes = self.prior.sample_codes(cond, seeds, **draw).to(self.codebook.device)
-    return torch.cat([self.codebook.decode(item) for item in codes.split(1)])[..., :frames]
+    made = torch.cat([self.codebook.decode(item) for item in codes.split(1)])[..., :frames]
+    return self.codebook.with_grain(made, seeds)
 
 # %% ../nbs/04_codebooks.ipynb #079cff79
 @patch
@@ -1166,7 +1251,7 @@ def with_vocoder(self:Cascade,
     vocoder, c = find_vocoder(vocoder) if isinstance(vocoder, (str, Path)) else vocoder, self.config
     return Cascade(self.prior, self.codebook, vocoder, self.labels, c.seconds, c.top_p, c.guidance)
 
-# %% ../nbs/04_codebooks.ipynb #1e0f021e
+# %% ../nbs/04_codebooks.ipynb #3e3c0ec9
 @patch
 @torch.no_grad()
 def render(self:Cascade,
@@ -1176,6 +1261,7 @@ def render(self:Cascade,
 )->Tensor: # waveform, (b, 1, samples)
     "Codes to sound"
     log_mel = self.codebook.decode(codes.to(self.codebook.device))
+    log_mel = self.codebook.with_grain(log_mel, [seed] * len(log_mel))
     return self.play(log_mel, samples or self.mel.samples(log_mel.shape[-1]), seed)
 
 # %% ../nbs/04_codebooks.ipynb #fb906600
@@ -1284,7 +1370,7 @@ class VQVAERecipe(LoopRecipe):
     def loss_func(self): return VQLoss()
     def metrics(self)->list: return [distance_db, codebook_use(self.model.n_codes)]
 
-# %% ../nbs/04_codebooks.ipynb #36a840b2
+# %% ../nbs/04_codebooks.ipynb #46a01feb
 @patch
 def listen(self:VQVAE,
     log_mel:Tensor, # (n, m, f)
@@ -1293,6 +1379,7 @@ def listen(self:VQVAE,
 )->Sounds:
     "Clips after a round trip through the codes, as sound"
     recon = self.decode(self.encode(log_mel.to(self.device)), log_mel.shape[-1])
+    recon = self.with_grain(recon, range(len(recon)))
     with torch.no_grad(): sound = (vocoder or GriffinLim(self.mel))(recon).float()
     return Sounds(unclipped(sound), self.mel.sample_rate, labels=labels,
                   meta=dict(model='VQVAE', codebook=self.codebook_hash))
@@ -1333,11 +1420,11 @@ def unused(self:VQVAERecipe)->dict:
               "leave it out.")
     return LoopRecipe.unused(self) | ({} if self.audio_every else dict(vocoder=remedy))
 
-# %% ../nbs/04_codebooks.ipynb #0355b29f
+# %% ../nbs/04_codebooks.ipynb #3122a158
 _PUBLISHED = dict(optimizer='adam', schedule='constant', lr=3e-4, normalise=False, betas=(.9, .999))
 _SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48, res_blocks=1,
               dim=32, decay=.9,
-              restart_below=.1)
+              restart_below=.1, grain=128)
 
 VQVAERecipe.presets = {
     'quick-vqvae': dict(steps=1200, epoch_steps=200, batch_size=16, frames=128, lr=2e-3,

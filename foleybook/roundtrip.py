@@ -33,7 +33,7 @@ from .generator import Pretrained
 from .sound_data import LOUDEST, ClipTable, TableError
 from .vocoders import find_vocoder
 
-# %% ../nbs/roundtrip.ipynb #5b0e1962
+# %% ../nbs/roundtrip.ipynb #7cac8e43
 @dataclass
 class Way:
     "From a recording through a spectrogram, and codes if there is a codebook, back to sound"
@@ -66,6 +66,7 @@ class Way:
         if self.codebook:
             book = self.codebook
             m = book.decode(book.encode(m.to(book.device)), m.shape[-1])
+            m = book.with_grain(m, range(len(m)))
         play = getattr(self.voice, 'vocode', self.voice)
         y = play(m.to(getattr(self.voice, 'device', 'cpu')))[0, 0].float().cpu()
         return fit_length(resample(y, self.mel.sample_rate, sample_rate), len(x))

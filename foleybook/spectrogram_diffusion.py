@@ -12,7 +12,7 @@ __all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'step_features', 'ResnetB
            'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet', 'LatentDiffusionConfig', 'LatentDiffusion',
            'windows', 'LatentDiffusionRecipe', 'loop_seam', 'ReflowRecipe', 'scheduler_settings']
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #181e5d9a
+# %% ../nbs/10_spectrogram_diffusion.ipynb #67f402b2
 #| code-fold: true
 import copy
 import hashlib
@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 from .audio_features import (GriffinLim, MelConfig, Sounds, fit_length, image_to_mel,
                                       log_mel, mel_to_image, mel_values, unclipped)
-from .codebooks import mel_distance, train_stage
+from .codebooks import Grain, mel_distance, train_stage
 from .diffwave import (DiffusionProcess, DiffusionRecipe, diffuse, guided, invert_ddim,
                                 sample_ddim, sample_ddpm, time_grid)
 from .files import (CheckpointError, load_strict, published_weights, read_json,
@@ -928,7 +928,7 @@ def loop_beats(
         return None
     return torch.from_numpy(np.tile(y[beats[0]:beats[whole]], loops))
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #4e6214ea
+# %% ../nbs/10_spectrogram_diffusion.ipynb #6f01c54a
 @dataclass
 class MelVAEConfig:
     "Patches of log-mels, their principal components, and a network for the rest"
@@ -941,6 +941,7 @@ class MelVAEConfig:
     depth:int = 4 # blocks; 0: none
     hidden:int = 512 # width within a block
     kernel_size:int = 7 # columns
+    grain:int = 0 # width of the network that tells how rough the rest is (see `Grain`); 0: none
 
     def __post_init__(self):
         if self.mel.n_mels % self.patch[0] or self.channels > math.prod(self.patch):
@@ -970,6 +971,7 @@ class MelVAE(Pretrained):
         self.blocks, self.leave = nn.Sequential(*blocks), nn.Linear(c.width, c.rows * size)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
+        self.grain = Grain(c.mel, c.grain) if c.grain else None
 
     @property
     def mel(self)->MelConfig:
@@ -1037,7 +1039,7 @@ def fit(self:MelVAE,
         buffer.copy_(value)
     return self
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #49c194d3
+# %% ../nbs/10_spectrogram_diffusion.ipynb #110d788f
 @patch
 def encode(self:MelVAE,
     log_mel:Tensor, # (b, m, f)
@@ -1062,10 +1064,20 @@ def decode(self:MelVAE,
         patches = patches + y.float().unflatten(2, (self.config.rows, -1)).transpose(1, 2)
     return self.from_patches(patches + self.middle[:, None])[..., :frames]
 
+@patch
+def with_grain(self:MelVAE,
+    log_mel:Tensor, # decoded, (n, m, f)
+    seeds:list, # one number per item
+    loop:bool=False, # the log-mel is a ring
+)->Tensor: # (n, m, f)
+    "What the latents left out, drawn anew; the same again without a grain"
+    if self.grain is None: return log_mel
+    return self.grain.add(log_mel, seeds, *self.level.tolist(), loop)
+
 class MelVAEOutput(NamedTuple):
     "What a training step gives"
     log_mel:Tensor # there and back, (b, m, f)
-    loss:Tensor # mean absolute and half the mean squared error, of normalised mels
+    loss:Tensor # mean absolute and half the mean squared error, of normalised mels; the grain's
     distance:Tensor # dB, mean absolute error
 
 @patch
@@ -1079,10 +1091,14 @@ def forward(self:MelVAE,
         z = z + self.config.noise * torch.randn_like(z) if self.training else z
     made = self.decode(z, x.shape[-1])
     error = (made - x) / self.level[1]
-    return MelVAEOutput(made, error.abs().mean() + error.square().mean() / 2,
+    loss = error.abs().mean() + error.square().mean() / 2
+    if self.grain is not None:
+        mean, std = self.level
+        loss = loss + self.grain.loss((made - mean) / std, (x - mean) / std)
+    return MelVAEOutput(made, loss,
                         mel_distance(made.detach(), x, self.mel))
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #f586b7b3
+# %% ../nbs/10_spectrogram_diffusion.ipynb #683cbe1e
 class _OwnLoss:
     "The loss that a model has computed itself"
     def __init__(self): self.parts = {}
@@ -1119,12 +1135,12 @@ class MelVAERecipe(LoopRecipe):
 
     presets:ClassVar[dict] = {
         'quick-melvae': dict(steps=200, epoch_steps=100, batch_size=16, lr=2e-3, clip_norm=1.,
-                             model=MelVAEConfig(width=192, depth=2, hidden=384)),
+                             model=MelVAEConfig(width=192, depth=2, hidden=384, grain=128)),
         'foley-melvae': dict(steps=1500, epoch_steps=500, batch_size=16, lr=2e-3, clip_norm=1.,
-                             ema=.99, seconds=5.),
+                             ema=.99, seconds=5., model=MelVAEConfig(grain=192)),
         'foley-melvae-2d': dict(steps=1500, epoch_steps=500, batch_size=16, lr=2e-3, clip_norm=1.,
                                 ema=.99, seconds=5.,
-                                model=MelVAEConfig(patch=(16, 4), channels=16)),
+                                model=MelVAEConfig(patch=(16, 4), channels=16, grain=192)),
     }
 
 @patch
@@ -1137,7 +1153,8 @@ def listen(self:MelVAERecipe,
     model, dls = unwrap(learn.model).eval(), learn.dls
     held = torch.from_numpy(np.array(dls.cache.mels[dls.valid_rows[:4]])).float()
     with torch.no_grad():
-        made = model(held.to(model.device)).log_mel.cpu()
+        made = model(held.to(model.device)).log_mel
+        made = model.with_grain(made, range(len(made))).cpu()
     return Sounds(GriffinLim(model.mel, 32)(made).clamp(-1, 1), model.mel.sample_rate)
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #459d36c3
@@ -1514,7 +1531,7 @@ class LatentUNet(UNet):
                              f"autoencoder has {vae.config.channels}. Join it with the one it was "
                              "trained on.")
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #9ab538b3
+# %% ../nbs/10_spectrogram_diffusion.ipynb #6dae73a1
 @dataclass
 class LatentDiffusionConfig:
     "What a painter knows beside its parts"
@@ -1528,6 +1545,7 @@ class LatentDiffusionConfig:
     interval:tuple[float, float] = (.1, .9) # of the line where guidance acts: 0 clean, 1 noise
     shift:float = 1. # above 1: more of the steps at the noisy end
     griffin_lim:int = 60 # iterations where there is no trained vocoder
+    vocoder:str = '' # 'default': the one that comes with the book, which is not saved again
 
 class LatentDiffusion(MelGenerator):
     "class -> latents (backbone) -> log-mel (autoencoder) -> sound (vocoder)"
@@ -1540,9 +1558,12 @@ class LatentDiffusion(MelGenerator):
         config:LatentDiffusionConfig, # labels and defaults
         vae:MelVAE, # makes the latents
         backbone:nn.Module, # `FlowTransformer` or `LatentUNet`
-        vocoder:nn.Module|None=None, # has `mel`, turns (b, m, f) into (b, 1, t); None: `GriffinLim`
+        # has `mel`, turns (b, m, f) into (b, 1, t); 'default': the book's; None: `GriffinLim`
+        vocoder:nn.Module|str|None=None,
     ):
         super().__init__()
+        config = replace(config, vocoder='default' if vocoder == 'default' else '')
+        if isinstance(vocoder, str): vocoder = find_vocoder(vocoder)
         vocoder = GriffinLim(vae.mel, config.griffin_lim) if vocoder is None else vocoder
         self.config, self.labels = config, list(config.labels)
         self.vae, self.backbone, self.vocoder = vae, backbone, vocoder
@@ -1563,10 +1584,23 @@ class LatentDiffusion(MelGenerator):
         "Columns that the backbone sees at once"
         return getattr(self.backbone.config, 'columns', 0) or 10**9
 
+    def parts(self)->dict:
+        "The parts that are saved: the vocoder of the book is there already"
+        own = super().parts()
+        if self.config.vocoder: own.pop('vocoder')
+        return own
+
+    def with_vocoder(self, vocoder)->MelGenerator:
+        "The same painter heard through another vocoder"
+        twin = super().with_vocoder(vocoder)
+        twin.config = replace(self.config, vocoder='')
+        return twin
+
     @classmethod
     def from_parts(cls, parts, config):
         "Join the parts of a folder"
-        return cls(config, parts['vae'], parts['backbone'], parts.get('vocoder'))
+        return cls(config, parts['vae'], parts['backbone'],
+                   parts.get('vocoder') or config.vocoder or None)
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #ed63c328
 def windows(
@@ -1695,7 +1729,7 @@ def sample_latents(self:LatentDiffusion,
     bar.close()
     return made
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #1d498d95
+# %% ../nbs/10_spectrogram_diffusion.ipynb #db07c943
 @patch
 def sample_mel(self:LatentDiffusion,
     cond:Conditions, # of n sounds
@@ -1716,9 +1750,10 @@ def sample_mel(self:LatentDiffusion,
             keep = ~new.any(1)
     asked = {k: v for k, v in asked.items() if v is not None}
     z = self.sample_latents(cond, seeds, columns, init, keep, **asked)
-    return torch.cat([self.vae.decode(item) for item in z.split(1)])[..., :frames]
+    made = torch.cat([self.vae.decode(item) for item in z.split(1)])[..., :frames]
+    return self.vae.with_grain(made, seeds, bool(asked.get('loop')))
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #641353a8
+# %% ../nbs/10_spectrogram_diffusion.ipynb #16351981
 @dataclass
 class LatentDiffusionRecipe(Recipe):
     "Train an autoencoder, then a backbone on its latents; seed and device hold for both"
@@ -1765,7 +1800,8 @@ def join(self:LatentDiffusionRecipe, codec, backbone, vocoder, cache, out):
     named = ('seconds', 'steps', 'guidance', 'sampler', 'interval', 'shift')
     config = LatentDiffusionConfig(tuple(cache.labels), prediction=self.backbone.task.prediction,
                                    **{k: getattr(self, k) for k in named})
-    model = LatentDiffusion(config, codec, backbone, vocoder).eval()
+    own = 'default' if self.vocoder == 'default' else vocoder
+    model = LatentDiffusion(config, codec, backbone, own).eval()
     told = dict(vae=codec, backbone=backbone, vocoder=vocoder)
     licence = licence_of_parts({k: m.card.get('licence', 'unknown') for k, m in told.items()
                                 if m is not None})
@@ -1773,7 +1809,7 @@ def join(self:LatentDiffusionRecipe, codec, backbone, vocoder, cache, out):
         model.save_pretrained(out, self.card(cache) | dict(licence=licence))
     return model
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #7409c4be
+# %% ../nbs/10_spectrogram_diffusion.ipynb #2ec85aeb
 _FLOW = dict(schedule='warmup_cosine', warmup=.03, betas=(.9, .98), weight_decay=.01,
              clip_norm=1., batch_size=16)
 
@@ -1792,7 +1828,7 @@ FlowRecipe.presets = {
 }
 LatentDiffusionRecipe.presets = {
     'quick-diffusion': dict(vae='quick-melvae', backbone='quick-flow'),
-    'foley-flow': {},
+    'foley-flow': dict(steps=20, guidance=3., interval=(0., 1.)),
     'foley-unet-diffusion': dict(vae='foley-melvae-2d', backbone='foley-unet'),
 }
 
@@ -1809,7 +1845,7 @@ def loop_seam(
     own = torch.cat([change[around:joint - around], change[joint + around:-around]])
     return (change[joint - around:joint + around].max() / own.quantile(.95)).item()
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #c1d980c8
+# %% ../nbs/10_spectrogram_diffusion.ipynb #23dd1022
 @patch
 def latents_of(self:LatentDiffusion,
     sound, # path, `Sounds`, or waveform (n, c, t) at the model's rate
@@ -1850,7 +1886,8 @@ def from_noise(self:LatentDiffusion,
     z = self.sample_latents(asked, seeds, noise.shape[-1], steps=steps, guidance=guidance,
                             sampler='ddim', noise=noise)
     samples = round(seconds * self.sample_rate)
-    audio = [self.play(self.vae.decode(item), samples, s) for item, s in zip(z.split(1), seeds)]
+    audio = [self.play(self.vae.with_grain(self.vae.decode(item), [s]), samples, s)
+             for item, s in zip(z.split(1), seeds)]
     self.train(was)
     meta = dict(model=type(self).__name__, config_hash=self.config_hash, licence=self.licence)
     return Sounds(unclipped(torch.cat(audio)), self.sample_rate, seeds=seeds, labels=asked.names,
@@ -1893,7 +1930,7 @@ def morph(self:LatentDiffusion,
     most = self.mel.samples(length * self.vae.time_stride) / self.sample_rate
     return self.from_noise(noise, asked, min(seconds or most, most), steps=steps)
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #396356ba
+# %% ../nbs/10_spectrogram_diffusion.ipynb #d9cd1160
 @dataclass
 class ReflowRecipe(LoopRecipe):
     "Train a copy of a backbone on pairs that the model itself has drawn; the data are the model"
@@ -1919,7 +1956,8 @@ class ReflowRecipe(LoopRecipe):
     def joined(self, teacher, backbone)->LatentDiffusion:
         "The teacher with a new backbone and few steps"
         config = replace(teacher.config, steps=self.student_steps, guidance=1., sampler='ddim')
-        return LatentDiffusion(config, teacher.vae, backbone, teacher.vocoder)
+        vocoder = config.vocoder or teacher.vocoder
+        return LatentDiffusion(config, teacher.vae, backbone, vocoder)
 
 @patch
 @torch.no_grad()

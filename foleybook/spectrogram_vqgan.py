@@ -333,7 +333,7 @@ class VQGANOutput(NamedTuple):
     quantizer_loss: Tensor  # scalar
     target: Tensor          # what should have come out, (b, m, f)
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #09114d82
+# %% ../nbs/06_spectrogram_vqgan.ipynb #b72d9fc9
 class SpectrogramVQGAN(VQVAE):
     "Encoder, quantiser and decoder over a log-mel, to be trained by ear (Iashin and Rahtu 2021)"
     def __init__(self,
@@ -348,6 +348,7 @@ class SpectrogramVQGAN(VQVAE):
         elif c.n_quantizers > 1: self.quantizer = ResidualVQ(
             c.n_codes, c.dim, c.n_quantizers, c.quantizer_dropout, **options)
         else: self.quantizer = VectorQuantizer(c.n_codes, c.dim, **options)
+        self.grain = None # the critic has seen to that
 
     @property
     def last_layer(self)->Tensor:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch
 from foleybook.codebooks import (FSQ, VQVAE, VQVAE_PRESETS, Cascade, CascadeRecipe, CodeError, CodeTable, PriorConfig,
                                  ResidualVQ, UnigramPrior, UnigramRecipe, VectorQuantizer, VQVAEConfig, VQVAERecipe,
-                                 _audyn_names, _baseline_names, encode_table, kmeans, nearest_code)
+                                 _audyn_names, _baseline_names, encode_table, kmeans, nearest_code, noise_texture)
 from foleybook.sound_data import MelCache, make_procedural
 from foleybook.files import CheckpointError
 from foleybook.settings import SettingsError
@@ -379,3 +379,63 @@ def test_an_official_test_split_trains_no_prior(tmp_path):
     assert counted.sum() == 4 * 6 and torch.equal(counted, UnigramPrior(PriorConfig((2, 3), 8, 2, "x")).fit(
         CodeTable(codes[:6], df[:6], 8, "x", valid_idx=[2, 3]), smooth=0).counts)
     assert CodeTable(codes, df.assign(split="test"), 8, "x").train_idx == list(range(8))
+
+
+# ---- grain ----
+
+
+def grained(width=8):
+    torch.manual_seed(0)
+    config = VQVAEConfig(mel=MelConfig.preset("dcase2023"), freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4,
+                         res_blocks=1, dim=4, n_codes=16, kmeans_iters=0, grain=width, mel_mean=-5.0, mel_std=2.0)
+    return VQVAE(config).eval()
+
+
+def test_grain_is_the_seeds_and_nothing_else():
+    "The same alone, in a batch and after saving; codes, their hash and what is decoded do not change with it"
+    book, x = grained(), torch.randn(3, 80, 40)
+    made = book.decode(book.encode(x))
+    rough = book.with_grain(made, [4, 5, 6])
+    assert rough.shape == made.shape and 0.05 < (rough - made).std() < 2
+    assert torch.equal(book.with_grain(made[1:2], [5]), rough[1:2]) and not torch.equal(book.with_grain(made, [4, 5, 7])[2], rough[2])
+    plain = VQVAE(replace(book.config, grain=0)).eval()
+    plain.load_state_dict({k: v for k, v in book.state_dict().items() if not k.startswith("grain.")})
+    assert torch.equal(plain.decode(plain.encode(x)), made) and plain.with_grain(made, [1, 2, 3]) is made
+    assert plain.codebook_hash == book.codebook_hash
+
+
+def test_grain_teaches_the_codebook_nothing():
+    "Its loss has no gradient outside the grain"
+    book, x = grained().train(), torch.randn(2, 80, 40)
+    book(x).loss.backward()
+    with_it = {k: p.grad.clone() for k, p in book.named_parameters() if p.grad is not None}
+    torch.manual_seed(0)
+    plain = VQVAE(replace(book.config, grain=0)).train()
+    plain.load_state_dict({k: v for k, v in grained().state_dict().items() if not k.startswith("grain.")})
+    plain(x).loss.backward()
+    assert any(k.startswith("grain.") and g.abs().sum() > 0 for k, g in with_it.items())
+    for k, p in plain.named_parameters():
+        if p.grad is not None: assert torch.allclose(p.grad, with_it[k], atol=1e-6), k
+
+
+@pytest.mark.parametrize("mel", ["dcase2023", "foley", "audio_diffusion", "specvqgan"])
+def test_texture_of_noise(mel):
+    "Even in every band of every front end, and a ring where that is asked"
+    mel = MelConfig.preset(mel)
+    grain = noise_texture(mel, [0, 1], 200)
+    assert grain.shape == (2, mel.n_mels, 200) and grain.isfinite().all()
+    assert abs(grain.mean()) < 0.1 and 0.8 < grain.std() < 1.2
+    ring = noise_texture(mel, [3], 100, loop=True)[0]
+    alike = lambda a, b: float((a * b).mean())
+    steps = [alike(ring[:, k], ring[:, k + 1]) for k in range(99)]
+    assert ring.shape[-1] == 100 and alike(ring[:, -1], ring[:, 0]) > min(steps) - 0.1
+
+
+def test_a_cascade_draws_grain():
+    book = grained()
+    prior = UnigramPrior(PriorConfig((10, 5), 16, 2, book.codebook_hash)).eval()
+    cascade = Cascade(prior, book, labels=["rain", "pops"])
+    both = cascade.sample("rain", n=2, seed=[3, 4], progress=False).audio
+    assert torch.equal(cascade.sample("rain", seed=4, progress=False).audio, both[1:])
+    book.grain = None
+    assert not torch.equal(cascade.sample("rain", seed=4, progress=False).audio, both[1:])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, log_mel
 from foleybook.files import CheckpointError, write_safetensors
-from foleybook.generator import Conditions, Generator
+from foleybook.generator import Conditions, Generator, Pretrained
 from foleybook.recipes import find_recipe
 from foleybook.settings import SettingsError
 from foleybook.sound_data import make_procedural
@@ -362,3 +362,32 @@ def test_the_page_of_edits(painter):
 
     page = edits_page(painter, Sounds(0.1 * torch.randn(2, 1, 22050), 44100, labels=["rain", "dog"]), most=1)
     assert all(kind in page for kind in EDITS) and "1. rain" in page and "2. dog" not in page
+
+
+def test_the_books_own_vocoder_is_not_saved_again(tmp_path):
+    mel = MelConfig.preset("foley")
+    vae = MelVAE(MelVAEConfig(mel=mel, channels=8, width=8, hidden=8, depth=1, grain=8)).fit(torch.randn(4, 128, 32)).eval()
+    net = FlowTransformer(FlowConfig(channels=8, width=16, heads=2, depth=1, n_classes=2, latents=vae.latents_hash)).eval()
+    model = LatentDiffusion(LatentDiffusionConfig(("rain", "pops"), seconds=0.5, steps=2), vae, net, "default").eval()
+    model.save_pretrained(tmp_path / "a")
+    assert not (tmp_path / "a/vocoder").exists()
+    same = Pretrained.from_pretrained(tmp_path / "a").sample("rain", seed=1, progress=False).audio
+    assert torch.equal(same, model.sample("rain", seed=1, progress=False).audio)
+    other = model.with_vocoder(GriffinLim(mel, 2))
+    other.save_pretrained(tmp_path / "b")
+    again = Pretrained.from_pretrained(tmp_path / "b")
+    assert isinstance(again.vocoder, GriffinLim) and model.config.vocoder == "default"
+
+
+def test_loops_and_holes_with_grain(tmp_path):
+    "The grain of a loop is a ring, and a recording is kept outside its hole to the last bit"
+    mel = MelConfig.preset("foley")
+    vae = MelVAE(MelVAEConfig(mel=mel, channels=8, width=8, hidden=8, depth=1, grain=8)).fit(torch.randn(4, 128, 32)).eval()
+    z = vae.decode(torch.randn(1, 8, 1, 12))
+    ring, plain = vae.with_grain(z, [3], True), vae.with_grain(z, [3])
+    assert ring.shape == plain.shape == z.shape and not torch.equal(ring, plain) and (plain - z).std() > 0.01
+    net = FlowTransformer(FlowConfig(channels=8, width=16, heads=2, depth=1, n_classes=2, latents=vae.latents_hash)).eval()
+    model = LatentDiffusion(LatentDiffusionConfig(("rain", "pops"), seconds=0.5, steps=2), vae, net).eval()
+    sound = torch.rand(1, 1, 44100) * 0.2 - 0.1
+    made = model.sample("rain", init=sound, mask=(0.4, 0.6), seed=0, progress=False).audio
+    assert torch.equal(made[..., :17000], sound[..., :17000]) and not torch.equal(made, sound)
