@@ -976,7 +976,7 @@ def _write_stream(generator, out, seconds, block, say, **asked):
     say(f"{out}: {seconds:g} s of sound in {took:.1f} s, {seconds / took:.1f} times real time")
     return out
 
-# %% ../nbs/cli.ipynb #c97bf95f
+# %% ../nbs/cli.ipynb #4614901f
 def play(
     # folder of a model that streams, `pops` for the one that comes with the book, or
     # hf://OWNER/NAME
@@ -988,6 +988,7 @@ def play(
     label: str = None,  # class, for models that know some
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     block: float = 0.04,  # seconds made at once: shorter follows a knob sooner
+    precision: str = "float32",  # of the weights: int8 is faster, and nearly the same
     port: int = 0,  # of the page on this machine (default: any that is free)
     seed: int = None,  # of the sound (default: another one each time)
     browser: bool = True,  # open the page
@@ -998,6 +999,10 @@ def play(
 
     say, generator = _say(quiet), load_generator(model)
     asked = dict(cond=label, temperature=temperature, seed=seed)
+    if precision != "float32":
+        if not hasattr(generator, "set_precision"):
+            raise ValueError(f"--precision {precision}: {model} has no such weights.")
+        generator.set_precision(precision)
     if out:
         return _write_stream(generator, Path(out), seconds, block, say, controls=_tracks(controls),
                              **asked)

@@ -8,9 +8,9 @@ __all__ = ['EXTRACTED', 'AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'Tier
            'GRUOverTime', 'gru_over_time', 'TierRecipe', 'AudioTierRecipe', 'ParamTierConfig', 'ParamTier', 'ParamOut',
            'param_loss', 'ParamTierRecipe', 'TierStackConfig', 'TierStack', 'TierStackRecipe', 'LivePlayer']
 
-# %% ../nbs/11_multitier_rnn.ipynb #c30be854
+# %% ../nbs/11_multitier_rnn.ipynb #47d5d9aa
 #| code-fold: true
-import ast, json, math, warnings
+import ast, json, math, time, urllib.parse, urllib.request, warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -99,7 +99,7 @@ class PhasedLSTMCell(nn.Module):
         k = phase_gate(t, self.period, self.phase, self.ratio_on, signed=self.signed_phase)
         return k * h_new + (1 - k) * h, k * c_new + (1 - k) * c
 
-# %% ../nbs/11_multitier_rnn.ipynb #6a9a7eee
+# %% ../nbs/11_multitier_rnn.ipynb #4a542f20
 class Tier(Generator):
     "What all tiers share: rows of a track beside what it is asked by, one after the other"
     honours = frozenset(("seconds", "temperature"))
@@ -130,12 +130,23 @@ class Tier(Generator):
         "How often a tier makes a row"
         return self.config.sample_rate
 
-# %% ../nbs/11_multitier_rnn.ipynb #8ee1bdd3
+    def set_precision(
+        self,
+        precision: str,  # of the weights while sound is made: 'float32' is exact, 'int8' faster
+    ):  # itself
+        "For a tier of samples, or all those of a stack; the model keeps its own weights"
+        if precision not in ("float32", "int8"):
+            raise ValueError(f"precision={precision!r}: {near(precision, ['float32', 'int8'])}")
+        for part in self.modules():
+            if hasattr(part, "precision"): part.precision = precision
+        return self
+
+# %% ../nbs/11_multitier_rnn.ipynb #f2180691
 class AudioTier(Tier):
     "A recurrent network over mu-law samples with control values (MTCRNN, tier 1)"
     asks = frozenset(("controls",))
     honours = frozenset(("seconds", "temperature", "init", "mask"))
-    precision = "float32"  # of the weights in the compiled loop; 'int8' is faster and not exact
+    precision = "float32"  # of the weights in the compiled loop, see `set_precision`
 
     def __init__(
         self,
@@ -290,13 +301,63 @@ def _draw():
 
     return run
 
-# %% ../nbs/11_multitier_rnn.ipynb #c58109a8
-@lru_cache(maxsize=2)
-def _product(precision):
+# %% ../nbs/11_multitier_rnn.ipynb #f0ccf9a9
+def _has_vnni():
+    "May numba use the instruction that sums products of bytes four at a time?"
+    from numba import config
+    from numba.core.codegen import get_host_cpu_features
+
+    told = config.CPU_FEATURES
+    return "+avx512vnni" in (get_host_cpu_features() if told is None else told)
+
+@lru_cache(maxsize=1)
+def _block_sums():
+    "For 64 rows of bytes: sums of their products with numbers that are 256 `high` + `low`"
+    from llvmlite import ir
+    from numba import types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    words = ir.VectorType(ir.IntType(32), 16)  # of 16 rows
+    zero, byte = ir.Constant(words, [0] * 16), ir.Constant(words, [8] * 16)
+
+    @intrinsic
+    def run(typing, w, first, high, low, n, sums):  # uint8, place, int32 words, their number
+        def emit(context, build, signature, args):
+            start = lambda k: context.make_array(signature.args[k])(context, build, args[k]).data
+            size, pointer = args[4].type, words.as_pointer()
+            at = lambda p, i: build.bitcast(build.gep(p, [i]), pointer)
+            dot = cgutils.get_or_insert_function(
+                build.module, ir.FunctionType(words, [words] * 3), "llvm.x86.avx512.vpdpbusd.512")
+            totals = [[cgutils.alloca_once_value(build, zero) for _ in range(2)] for _ in range(4)]
+            with cgutils.for_range(build, args[4]) as loop:
+                pair = []
+                for k in (2, 3):  # four bytes of the vector, for 16 rows
+                    word = build.load(build.gep(start(k), [loop.index]))
+                    pair.append(build.shuffle_vector(
+                        build.insert_element(zero, word, ir.IntType(32)(0)), zero, zero))
+                here = build.add(args[1], build.mul(loop.index, size(256)))
+                for k, two in enumerate(totals):
+                    rows = build.load(at(start(0), build.add(here, size(64 * k))), align=1)
+                    for total, word in zip(two, pair):
+                        build.store(build.call(dot, [build.load(total), rows, word]), total)
+            for k, (high, low) in enumerate(totals):
+                whole = build.add(build.shl(build.load(high), byte), build.load(low))
+                build.store(whole, at(start(5), size(16 * k)), align=1)
+            return context.get_dummy_value()
+
+        return types.void(w, first, high, low, n, sums), emit
+
+    return run
+
+# %% ../nbs/11_multitier_rnn.ipynb #37bb2980
+@lru_cache(maxsize=3)
+def _product(precision, wide=False):
     "Matrix times vector plus bias; int8 rows have a scale each, the vector is rounded to 13 bits"
     from numba import njit
 
     f, i32, i16, top = np.float32, np.int32, np.int16, np.float32(4095)
+    block = _block_sums() if wide else None
 
     @njit(fastmath=True, nogil=True)
     def exact(w, scale, x, b, out, short):
@@ -307,10 +368,16 @@ def _product(precision):
             out[i] = total + b[i]
 
     @njit(fastmath=True, nogil=True)
-    def rounded(w, scale, x, b, out, short):
+    def largest(x):
         most = f(1e-9)
         for j in range(len(x)):
-            most = max(most, abs(x[j]))
+            size = abs(x[j])
+            most = size if size > most else most
+        return most
+
+    @njit(fastmath=True, nogil=True)
+    def rounded(w, scale, x, b, out, short):
+        most = largest(x)
         for j in range(len(x)):
             short[j] = i16(x[j] * (top / most))
         for i in range(len(out)):
@@ -319,8 +386,27 @@ def _product(precision):
                 total = i32(total + i32(i32(row[j]) * i32(short[j])))
             out[i] = f(total) * (scale[i] * (most / top)) + b[i]
 
-    return exact if precision == "float32" else rounded
+    @njit(fastmath=True, nogil=True)
+    def packed(w, scale, x, b, out, short):  # rows as `_wide_rows` has them, 128 added to each
+        most, total, n = largest(x), i32(0), (len(x) + 3) // 4
+        halves, sums = short.view(np.int8), np.empty(64, np.int32)
+        high, low = halves[: 4 * n], halves[4 * n : 8 * n]
+        for j in range(len(x), 4 * n):
+            high[j] = low[j] = 0
+        for j in range(len(x)):
+            value = i32(x[j] * (top / most))
+            high[j] = (value + i32(128)) >> i32(8)
+            low[j] = value
+            total += value
+        for i in range(0, len(out), 64):
+            block(w, 4 * n * i, high.view(np.int32), low.view(np.int32), n, sums)
+            for k in range(min(64, len(out) - i)):
+                whole = f(sums[k] - i32(128) * total)
+                out[i + k] = whole * (scale[i + k] * (most / top)) + b[i + k]
 
+    return exact if precision == "float32" else packed if wide else rounded
+
+# %% ../nbs/11_multitier_rnn.ipynb #fba1a6be
 @lru_cache(maxsize=1)
 def _gru_gates():
     "The sums of a GRU, once both matrices are multiplied: gi and gh (3d,), h (d,) in its place"
@@ -343,24 +429,21 @@ def _gru_gates():
 
     return run
 
-# %% ../nbs/11_multitier_rnn.ipynb #7d4b58ff
-@lru_cache(maxsize=2)
-def _compiled(precision):
+@lru_cache(maxsize=3)
+def _compiled(precision, wide=False):
     "The inner loop, compiled on first use; `seen` holds what the first layer makes of each code"
     from numba import njit
 
-    product, gates, draw = _product(precision), _gru_gates(), _draw()
-    zero = np.float32(0)
+    product, gates, draw, zero = _product(precision, wide), _gru_gates(), _draw(), np.float32(0)
 
     @njit(fastmath=True, nogil=True)
     def run(seen, w_cond, w_wide, s_wide, b_wide, w_ih, s_ih, b_ih, w_hh, s_hh, b_hh, w_out, s_out,
             b_out, first, controls, uniforms, temperature, h):
         n_layers, d, codes = h.shape[0], h.shape[1], np.empty(len(controls), np.int64)
-        size = max(3 * d, len(b_out), len(first))
+        size = max(3 * d, len(b_out), len(first)) + 3
         short, bits = np.empty(size, np.int16), np.empty(size, np.int32)
         powers, logits, x = bits.view(np.float32), np.empty(len(b_out), np.float32), first.copy()
-        gi, gh, wide = (np.empty(3 * d, np.float32), np.empty(3 * d, np.float32),
-                        np.empty(d, np.float32))
+        (gi, gh), wide = np.empty((2, 3 * d), np.float32), np.empty(d, np.float32)
         for t in range(len(controls)):
             for j in range(len(x)):
                 x[j] = max(x[j], zero)
@@ -384,18 +467,28 @@ def _compiled(precision):
 
     return run
 
-# %% ../nbs/11_multitier_rnn.ipynb #cf2811c8
+# %% ../nbs/11_multitier_rnn.ipynb #2eeadc18
 def _rounded_rows(w):
     "Rows of a matrix (..., rows, columns) as int8, and their scales"
     scale = np.maximum(np.abs(w).max(-1), 1e-12).astype(np.float32) / 127
     return np.round(w / scale[..., None]).astype(np.int8), scale
+
+def _wide_rows(w):
+    "As `_rounded_rows`, laid out as `_block_sums` reads them: 64 rows, four columns at a time"
+    w, scale = _rounded_rows(w)
+    rows, columns = -(-w.shape[-2] // 64), -(-w.shape[-1] // 4)
+    whole = np.zeros((*w.shape[:-2], 64 * rows, 4 * columns), np.int8)
+    whole[..., : w.shape[-2], : w.shape[-1]] = w
+    blocks = whole.reshape(*w.shape[:-2], rows, 64, columns, 4).swapaxes(-2, -3)
+    return blocks.reshape(*w.shape[:-2], -1).view(np.uint8) ^ 128, scale
 
 def _packed(tier):
     "The weights of a GRU tier as the compiled loop takes them; the tier stays where it is"
     c = tier.config
     w = {k: v.detach().float().cpu().contiguous().numpy() for k, v in tier.state_dict().items()}
     stack = lambda name: np.stack([w[f"gru.{name}_l{l}"] for l in range(c.n_layers)])
-    pack = _rounded_rows if tier.precision == "int8" else lambda m: (m, m[..., 0])
+    rounded = _wide_rows if _has_vnni() else _rounded_rows
+    pack = rounded if tier.precision == "int8" else lambda m: (m, m[..., 0])
     none = np.zeros((0, 1), np.float32), np.zeros(0, np.float32)
     w_in, codes = w["input.weight"], np.arange(c.channels, dtype=np.float32)[:, None] / c.channels
     seen = w_in[:, : c.channels].T if c.input_size > 1 else codes * w_in[:, 0]
@@ -414,7 +507,7 @@ def _arrays(tier):
         tier._kept = key, _packed(tier)
     return tier._kept[1]
 
-# %% ../nbs/11_multitier_rnn.ipynb #9cca2b38
+# %% ../nbs/11_multitier_rnn.ipynb #8a388aba
 def generate(
     tier: AudioTier,  # the network, anywhere
     row: Tensor,  # first row: sample and controls, (b, 1, 1 + cond_size), where the tier is
@@ -437,7 +530,8 @@ def generate(
     with torch.no_grad():
         first = plain(tier.input(row[:, 0].float()))
     tracks, draws = plain(controls), plain(uniforms.T, torch.float64)
-    loop, weights = _compiled(tier.precision), _arrays(tier)
+    wide = tier.precision == "int8" and _has_vnni()
+    loop, weights = _compiled(tier.precision, wide), _arrays(tier)
     codes = [loop(*weights, first[i], tracks[i], draws[i], float(temperature), h[i])
              for i in range(len(row))]
     state = torch.from_numpy(np.ascontiguousarray(h.swapaxes(0, 1)))
@@ -746,7 +840,7 @@ def extract_tracks(
     frames = min(len(found[k]) for k in names)
     return np.stack([np.asarray(found[k], np.float32)[:frames] for k in names], 1)
 
-# %% ../nbs/11_multitier_rnn.ipynb #30429aea
+# %% ../nbs/11_multitier_rnn.ipynb #86f9d654
 class Tracks:
     "Control tracks of the clips of a cache, (clips, frames, names), on disk as the sounds are"
     timed = True  # it matters where in a clip a stretch begins
@@ -758,22 +852,46 @@ class Tracks:
         rate: float = 100.0,  # rows per second
         train=None,  # rows of the cache that set the ranges; None: all
         wanted: float = None,  # values per second that `read` gives; None: one a sample
+        outside: str = "clip",  # a parameter beyond its range: 'clip' and warn, or 'refuse'
     ):
         self.names, self.labels = tuple(names), cache.labels
         self.rate = cache.sample_rate / round(cache.sample_rate / rate)
         self.wanted = wanted or cache.sample_rate
-        file = cache.path / f"tracks_{config_hash([3, *self.names, self.rate])}.npy"
+        file = cache.path / f"tracks_{config_hash([4, *self.names, self.rate])}.npy"
         if not file.exists():
             made = np.stack([self.of_clip(cache, i) for i in range(len(cache))])
             with atomic_file(file) as work, open(work, "wb") as f:
                 np.save(f, made)
         self.memory = np.load(file, mmap_mode="r")  # (clips, frames, names)
+        _check_range(self, cache, outside)
         seen = self.memory if train is None else self.memory[np.asarray(train)]
         pairs = [np.nanpercentile(v, (1, 99)) if k in _units() else (0.0, 1.0)
                  for k, v in zip(self.names, np.moveaxis(seen, -1, 0))]
         self.ranges = tuple((float(a), float(max(b, a + 1e-3))) for a, b in pairs)
 
-# %% ../nbs/11_multitier_rnn.ipynb #b896ebf3
+def _check_range(tracks, cache, outside):
+    "Values of parameter files are from 0 to 1: warn of others, or refuse them"
+    for name, values in zip(tracks.names, np.moveaxis(tracks.memory, -1, 0)):
+        if name in _units(): continue
+        low, high = values.min(1), values.max(1)  # of each clip
+        bad = np.flatnonzero(~((low >= -1e-6) & (high <= 1 + 1e-6)))
+        if not len(bad): continue
+        i, refused = bad[0], outside == "refuse" or not np.isfinite(low + high).all()
+        told = (f"{cache.index.file(i)}: parameter {name!r} goes from {low[i]:.3g} to "
+                f"{high[i]:.3g}, beyond 0 to 1; so it is in {len(bad)} of {len(cache)} clips")
+        if refused:
+            raise ValueError(f"{told}. Correct the files, or their minval and maxval.")
+        warnings.warn(f"{told}: clipped.")
+
+def _own_seconds(table, i):
+    "From the start of a clip to its end, as it was recorded"
+    from foleybook.audio_features import audio_info
+
+    start, length = table.df.start.iloc[i], table.df.seconds.iloc[i]
+    rest = audio_info(table.file(i)).seconds - (0.0 if start != start else start)
+    return rest if length != length else min(length, rest)
+
+# %% ../nbs/11_multitier_rnn.ipynb #ba2609ac
 def _at(track, position, held):
     "A track (n, frames) at places counted in frames (n, l): lines between frames, or held pulses"
     last = track.shape[-1] - 1
@@ -817,12 +935,17 @@ def of_clip(
     made = extract_tracks(x, cache.sample_rate, rest, self.rate) if rest else np.zeros((1, 0))
     made = np.pad(made, ((0, max(0, frames - len(made))), (0, 0)), "edge")[:frames]
     columns, begin = dict(zip(rest, made.T)), cache.index.df.start.iloc[i]
+    begin, own = (0.0 if begin != begin else begin), _own_seconds(cache.index, i) if params else 0
     for k in set(self.names) - set(rest):
         times, values = np.array(params[k]["times"]), np.array(params[k]["values"], np.float64)
         low, high = params[k].get("minval") or 0.0, params[k].get("maxval") or 1.0
-        at = np.arange(frames) / self.rate + (0.0 if begin != begin else begin)
-        around = at if at[-1] <= times[-1] + 2 / self.rate else at % max(times[-1], 1e-9)
-        columns[k] = (interp_linear(around, times, values) - low) / (high - low)
+        at = np.arange(frames) / self.rate
+        at = begin + (at if at[-1] <= own + 2 / self.rate else at % own)  # looped as the sound is
+        if times[-1] < at.max() - 2 / self.rate:
+            warnings.warn(f"{cache.index.file(i)}: its parameter {k!r} ends at {times[-1]:g} s, "
+                          f"the sound at {begin + own:g} s: the last value holds to the end.")
+        held = at.clip(times[0], times[-1])
+        columns[k] = (interp_linear(held, times, values) - low) / (high - low)
     out = np.zeros((frames, len(self.names)), np.float32)
     for j, k in enumerate(self.names):
         out[:, j] = columns[k]
@@ -900,7 +1023,20 @@ def _gru_loops():
 
     return there, back
 
-# %% ../nbs/11_multitier_rnn.ipynb #f6a0da30
+# %% ../nbs/11_multitier_rnn.ipynb #f1543766
+@lru_cache(maxsize=1)
+def _blas():
+    "The library that numba multiplies with; torch's number of threads means nothing to it"
+    import scipy.linalg  # it must be there to be found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+def _rows(loop, *arrays):
+    "One of `_gru_loops`, in one thread: for one row after the other, several wait for each other"
+    with _blas().limit(limits=1, user_api="blas"):
+        loop(*(x.detach().contiguous().numpy() for x in arrays))
+
 class GRUOverTime(torch.autograd.Function):
     "The recurrence of one layer of a GRU, compiled; gradients of weights as one large product"
 
@@ -915,8 +1051,7 @@ class GRUOverTime(torch.autograd.Function):
         "Row after row"
         l, n, d = len(gi), *h.shape
         out, kept = h.new_empty(l, n, d), h.new_empty(l, n, 4 * d)
-        plain = [x.detach().contiguous().numpy() for x in (gi, w.mT, bias, h)]
-        _gru_loops()[0](*plain, out.numpy(), kept.numpy())
+        _rows(_gru_loops()[0], gi, w.mT, bias, h, out, kept)
         ctx.save_for_backward(w, h, out, kept)
         return out
 
@@ -930,18 +1065,17 @@ class GRUOverTime(torch.autograd.Function):
         before = torch.cat([h[None], out[:-1]])
         dgi, dh = kept.new_empty(*kept.shape[:2], len(w[0]) * 3), torch.zeros_like(h)
         dgh = torch.empty_like(dgi)
-        plain = [x.detach().contiguous().numpy() for x in (grad, kept, before, w)]
-        _gru_loops()[1](*plain, dgi.numpy(), dgh.numpy(), dh.numpy())
+        _rows(_gru_loops()[1], grad, kept, before, w, dgi, dgh, dh)
         flat = dgh.flatten(0, 1)
         return dgi, flat.mT @ before.flatten(0, 1), flat.sum(0), dh
 
-# %% ../nbs/11_multitier_rnn.ipynb #6f2a05db
+# %% ../nbs/11_multitier_rnn.ipynb #9e5567d6
 def gru_over_time(
     gru: nn.GRU,  # any number of layers, batch first
     x: Tensor,  # what enters, (b, l, d_in), on the processor
     state: Tensor = None,  # (n_layers, b, d)
 ) -> tuple:  # what leaves (b, l, d), and the state after
-    "What `gru(x, state)` gives, two to ten times as fast where gradients are wanted"
+    "What `gru(x, state)` gives; where gradients are wanted, small layers take half the time"
     h, after = x.transpose(0, 1), []
     if state is None:
         state = x.new_zeros(gru.num_layers, len(x), gru.hidden_size)
@@ -1023,7 +1157,7 @@ class TierRecipe(LoopRecipe):
                                 "makes no sound. Leave audio_every at 0.")
         LoopRecipe.check_listen(self, learn)
 
-# %% ../nbs/11_multitier_rnn.ipynb #fc2ce85f
+# %% ../nbs/11_multitier_rnn.ipynb #92b02345
 @patch
 def dataloaders(
     self: TierRecipe,
@@ -1042,7 +1176,8 @@ def dataloaders(
     cache = WaveCache.build(table, sound, self.clip_seconds, self.cache_dir, trim=False,
                             progress=False)
     train, _ = split_table(cache.index)
-    tracks = Tracks(cache, (*self.controls, *self.made), self.track_rate, train, self.rate)
+    tracks = Tracks(cache, (*self.controls, *self.made), self.track_rate, train, self.rate,
+                    self.model.outside)
     dls = wave_dls(cache, bs=self.batch_size, seconds=(self.length + 1) / self.rate,
                    conditions=tracks, seed=self.seed, drop_last=False)
     dls.table, dls.tracks = cache.index, tracks
@@ -1121,7 +1256,7 @@ def own(
     codes = _drawn_code(logits[:, 0].detach(), noise)[:, None]
     return self.rows(codes, logits[..., :0])
 
-# %% ../nbs/11_multitier_rnn.ipynb #d656dcd4
+# %% ../nbs/11_multitier_rnn.ipynb #03cf4aa0
 _STEERABLE = dict(steps=1500, epoch_steps=150, batch_size=32, lr=4e-3, clip_norm=1.0, length=256,
                   controls=("rms", "centroid"), track_rate=50.0,
                   model=dict(hidden_size=128, n_layers=1, sample_rate=16000))
@@ -1133,7 +1268,7 @@ class AudioTierRecipe(TierRecipe):
     kind: ClassVar[type] = AudioTier
     presets: ClassVar[dict] = {
         "pops": dict(steps=12000, epoch_steps=500, batch_size=128, lr=5e-4, schedule="constant",
-                     clip_norm=1.0, controls=("rate",), clip_seconds=10.0,
+                     precision="auto", clip_norm=1.0, controls=("rate",), clip_seconds=10.0,
                      model=dict(hidden_size=256, n_layers=4)),
         "pops-onsets": dict(steps=400, epoch_steps=100, batch_size=48, lr=6e-3, clip_norm=1.0,
                             length=375, controls=("rate",), track_rate=250.0, audio_rate=8000,
@@ -1567,18 +1702,22 @@ class TierStackRecipe(Recipe):
             stack.save_pretrained(out, self.card(table) | told)
         return stack
 
-# %% ../nbs/11_multitier_rnn.ipynb #4bcaa4d8
+# %% ../nbs/11_multitier_rnn.ipynb #eb2d5006
 _PAGE = """<!doctype html><meta charset="utf-8"><title>foleybook: play</title>
 <style>body{font:15px sans-serif;margin:1rem;max-width:34rem}label{display:block;margin:.5rem 0}
 input{width:60%;vertical-align:middle}button{font:inherit;padding:.4rem 1.2rem}</style>
 <button id="play">Play</button> <span id="told"></span><div id="knobs"></div>
 <script>
 const knobs = KNOBS, rate = RATE, ahead = AHEAD;
-let context = null, at = 0, reader = null, rest = new Uint8Array(0);
+let context = null, at = 0;
+const turned = {}, told = document.getElementById('told');
 for (const k of knobs) {
   const label = document.createElement('label'), input = document.createElement('input');
   Object.assign(input, {type: 'range', min: 0, max: 1, step: .001, value: k.value, id: k.name});
-  input.oninput = () => fetch(`set?name=${encodeURIComponent(k.name)}&value=${input.value}`);
+  input.oninput = () => {
+    turned[k.name] = [Number(input.value), performance.now()];
+    fetch(`set?name=${encodeURIComponent(k.name)}&value=${input.value}`);
+  };
   label.append(input, ' ' + k.text);
   document.getElementById('knobs').append(label);
 }
@@ -1590,16 +1729,22 @@ function add(samples) {
   source.connect(context.destination);
   at = Math.max(at, context.currentTime + .02);
   source.start(at);
+  const wait = at - context.currentTime;
   at += buffer.duration;
   window.heard = (window.heard || 0) + samples.length;
+  return wait;
 }
 async function pull() {
   while (context) {
     if (at - context.currentTime > ahead) { await new Promise(f => setTimeout(f, 10)); continue; }
     const answer = await fetch('next'), sound = await answer.arrayBuffer();
-    add(new Float32Array(sound));
-    document.getElementById('told').textContent =
-      `${((at - context.currentTime) * 1000).toFixed(0)} ms from a knob to the ear`;
+    if (!context) return;
+    const knows = JSON.parse(answer.headers.get('X-Knobs')), wait = add(new Float32Array(sound));
+    for (const [name, [value, since]] of Object.entries(turned)) if (knows[name] === value) {
+      const ms = performance.now() - since + 1000 * (wait + (context.outputLatency || 0));
+      told.textContent = `${ms.toFixed(0)} ms from a knob to the ear`;
+      delete turned[name];
+    }
   }
 }
 document.getElementById('play').onclick = async event => {
@@ -1608,7 +1753,7 @@ document.getElementById('play').onclick = async event => {
 };
 </script>"""
 
-# %% ../nbs/11_multitier_rnn.ipynb #81c11041
+# %% ../nbs/11_multitier_rnn.ipynb #34a61b61
 class LivePlayer:
     "A page on this machine with a slider for each control, and a sound that goes on and follows"
 
@@ -1624,9 +1769,10 @@ class LivePlayer:
         from http.server import ThreadingHTTPServer
         from threading import Lock, Thread
 
-        self.model, self.ahead, self.lock = model, ahead, Lock()
+        self.model, self.block, self.ahead, self.lock = model, block, ahead, Lock()
         self.values = {k: 0.5 for k in model.control_names}
-        live = {k: lambda t, k=k: self.values[k] for k in model.control_names}
+        self.known = dict(self.values)  # what the newest block was made with
+        live = {k: lambda t, k=k: self.known[k] for k in model.control_names}
         self.blocks = model.stream(controls=live or None, block=block, seconds=1e6, seed=seed,
                                    **asked)
         self.server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
@@ -1636,6 +1782,7 @@ class LivePlayer:
     def next(self) -> bytes:
         "The next block, float32"
         with self.lock:
+            self.known = dict(self.values)
             return next(self.blocks).audio[0, 0].numpy().astype("<f4").tobytes()
 
     def close(self):
@@ -1647,7 +1794,7 @@ class LivePlayer:
         return (f'<iframe src="{self.url}" width="560" height="{90 + 40 * len(self.values)}" '
                 'style="border:0" allow="autoplay"></iframe>')
 
-# %% ../nbs/11_multitier_rnn.ipynb #c67818f8
+# %% ../nbs/11_multitier_rnn.ipynb #5d053d1a
 @patch
 def page(self: LivePlayer) -> str:
     "HTML of the page"
@@ -1674,23 +1821,64 @@ def _handler(player):
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_): pass
 
+        def handle(self):
+            try: super().handle()
+            except ConnectionError: pass  # the page was closed while it waited
+
         def do_GET(self):
             asked = urlparse(self.path)
             query = {k: v[0] for k, v in parse_qs(asked.query).items()}
-            kind, code, body = "text/plain", 200, b""
+            kind, code, body, known = "text/plain", 200, b"", {}
             try:
                 if asked.path == "/": kind, body = "text/html", player.page().encode()
-                elif asked.path == "/next": kind, body = "application/octet-stream", player.next()
+                elif asked.path == "/next":
+                    kind, body = "application/octet-stream", player.next()
+                    known = {"X-Knobs": json.dumps(player.known)}
                 elif asked.path == "/set": player.set(query["name"], query["value"])
                 else: code = 404
             except (KeyError, ValueError) as e: code, body = 400, str(e).encode()
             self.send_response(code)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
+            told = {"Content-Type": kind, "Content-Length": str(len(body))} | known
+            for name, value in told.items(): self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
 
     return Handler
+
+# %% ../nbs/11_multitier_rnn.ipynb #e5723e35
+@patch
+def latency(
+    self: LivePlayer,
+    turns: int = 10,  # of the first knob, each after 0.2 to 0.4 s
+    seed: int = 0,  # of these moments
+) -> np.ndarray:  # s from each turn to the first sample that knows of it; less where one was missed
+    "Ask for blocks as the page does, in real time but unheard, while another thread turns a knob"
+    from threading import Thread
+
+    if not self.values:
+        raise ValueError("this model has no knob to turn")
+    rng, now, name = np.random.default_rng(seed), time.monotonic, next(iter(self.values))
+    ask = lambda path: urllib.request.urlopen(self.url + path, timeout=30)
+    turned, found, at = {}, [], 0.0
+
+    def turn():
+        for value in (rng.permutation(turns) + 0.25) / turns:  # none is where the knob stands
+            time.sleep(rng.uniform(0.2, 0.4))
+            turned[value] = now()
+            ask(f"set?name={urllib.parse.quote(name)}&value={value}").close()
+
+    hand = Thread(target=turn, daemon=True)
+    hand.start()
+    while hand.is_alive() or self.known[name] != self.values[name]:
+        if at - now() > self.ahead:
+            time.sleep(0.002)
+            continue
+        with ask("next") as answer:
+            value, samples = json.loads(answer.headers["X-Knobs"])[name], len(answer.read()) // 4
+        at = max(at, now() + 0.02)  # when this block begins to sound
+        if value in turned: found.append(at - turned.pop(value))
+        at += samples / self.model.sample_rate
+    return np.array(found)
 
 # %% ../nbs/11_multitier_rnn.ipynb #f2d315b8
 #| code-fold: true

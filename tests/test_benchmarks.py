@@ -24,7 +24,7 @@ SIZES = {  # so small that the numbers mean nothing
     "audio_features": dict(n=4, seconds=0.5),
     "diffwave": dict(rounds=1, compiled=False, second=2048, sizes=dict(channels=8, skip_channels=8, n_layers=4, cycle=2, hidden=16, step_out=16)),
     "evaluation": dict(widths=((40, 16),), rounds=1, clips=10, times=2),
-    "multitier_rnn": dict(rounds=1, samples=20, big=(16, 2), quick=(8, 2), live=(8, 1), batch=(2, 8)),
+    "multitier_rnn": dict(rounds=1, samples=20, big=(16, 2), quick=(8, 2), live=(8, 1), batch=(2, 8), turns=1),
     "pixelsnail": dict(published=False, rounds=1, rows=1, quick=TINY, foley=TINY, attention=(4, 6), rows_at_once=dict(c=8, layers=2)),
     "sashimi": dict(rounds=1, second=256, length=512, channels=4, sizes=dict(d_model=4, n_layers=1, length=256), speaking=(64, 8)),
     "sound_data": dict(n=8, many=8, rounds=2),

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch
 from foleybook.codebooks import (FSQ, VQVAE, VQVAE_PRESETS, Cascade, CascadeRecipe, CodeError, CodeTable, PriorConfig,
                                  ResidualVQ, UnigramPrior, UnigramRecipe, VectorQuantizer, VQVAEConfig, VQVAERecipe,
-                                 _audyn_names, _baseline_names, encode_table, kmeans, nearest_code, noise_texture)
+                                 _audyn_names, _baseline_names, augment_codes, encode_table, kmeans, nearest_code,
+                                 noise_texture)
 from foleybook.sound_data import MelCache, make_procedural
 from foleybook.files import CheckpointError
 from foleybook.settings import SettingsError
@@ -43,6 +44,41 @@ def cache(tmp_path_factory):
 
 
 # ---- numbers ----
+
+
+def read_and_wanted(codes, training=True, **options):
+    "What a batch of maps becomes"
+    from types import SimpleNamespace
+    callback = augment_codes(**options)
+    model = UnigramPrior(PriorConfig(code_shape=codes.shape[1:], n_codes=1000, n_classes=2))
+    callback.learn = SimpleNamespace(xb=(codes, "classes"), yb=(codes,), training=training, model=model)
+    callback.before_batch()
+    assert callback.learn.xb[1] == "classes"
+    return callback.learn.xb[0], callback.learn.yb[0]
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 20), (8, 20)])
+def test_maps_are_turned_where_that_is_asked_for(shape):
+    torch.manual_seed(0)
+    codes = torch.arange(math.prod(shape)).view(shape) % 1000
+    for options, training in ((dict(turn=False), True), ({}, False), (dict(noise=0.5), False)):
+        assert all(torch.equal(x, codes) for x in read_and_wanted(codes, training, **options))
+    read, wanted = read_and_wanted(codes)
+    assert torch.equal(read, wanted)
+    places = [next(k for k in range(20) if torch.equal(a, b.roll(k, -1))) for a, b in zip(read, codes)]
+    assert len({*places}) > 2  # each map by a number of its own
+    read, wanted = read_and_wanted(codes, turn=False, noise=0.3)
+    assert torch.equal(wanted, codes) and 0.1 < (read != codes).float().mean() < 0.5
+
+
+def test_a_recipe_says_whether_maps_are_turned(monkeypatch):
+    from types import SimpleNamespace
+    from foleybook import codebooks
+    asked = []
+    monkeypatch.setattr(codebooks, "augment_codes", lambda *options: asked.append(options))
+    for turn, noise in ((True, 0.0), (False, 0.1), (False, 0.0)):
+        codebooks.PriorRecipe.callbacks(SimpleNamespace(turn=turn, noise=noise))
+    assert asked == [(True, 0.0), (False, 0.1)]
 
 
 @given(n=st.integers(1, 40), l=st.integers(1, 60), d=st.integers(1, 6), chunk=st.integers(1, 70),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from foleybook import multitier_rnn
 from foleybook.data_sets import open_dataset
 from foleybook.files import CheckpointError
 from foleybook.generator import Conditions, Pretrained
@@ -78,6 +79,8 @@ def test_what_it_cannot_be_asked_by_is_an_error(tier):
     with pytest.raises(ValueError, match="no control 'pitch'"):
         tier.sample(controls=dict(rate=1.0), seconds=0.01)
     assert deaf.sample(seconds=0.01, seed=0).audio.shape == (1, 1, 160)
+    with pytest.raises(ValueError, match="rows of 3 values.*1 for the sample and 0 controls"):
+        deaf(torch.zeros(1, 1, 3))
 
 
 def test_an_item_is_the_same_in_any_batch(tier):
@@ -129,14 +132,27 @@ def test_compiled_and_plain_draw_the_same(options):
     assert torch.equal(a, b) and torch.allclose(h, g, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, dict(wide_input=True), dict(hidden_size=67, channels=256)])
+def test_int8_is_the_same_on_every_processor(options, monkeypatch):
+    torch.manual_seed(1)
+    tier = AudioTier(AudioTierConfig(**dict(hidden_size=20, n_layers=2, cond_size=2, channels=32) | options)).eval()
+    tier.precision = "int8"
+    controls, u, found = torch.rand(2, 150, 2), torch.rand(150, 2, dtype=torch.float64), []
+    row = tier.rows(torch.zeros(2, 1, dtype=torch.long), controls[:, :1])
+    for vnni in {multitier_rnn._has_vnni(), False}:
+        monkeypatch.setattr(multitier_rnn, "_has_vnni", lambda vnni=vnni: vnni)
+        tier._kept = (None,)
+        found.append(generate(tier, row, controls, u, 0.8))
+    assert all(torch.equal(found[0][0], codes) and torch.allclose(found[0][1], h, atol=1e-4) for codes, h in found)
+
+
 def test_int8_is_near_and_new_weights_are_seen():
     torch.manual_seed(1)
     tier = AudioTier(AudioTierConfig(hidden_size=64, n_layers=2)).eval()
     row, controls, u = torch.full((1, 1, 2), 0.5), torch.rand(1, 40, 1), torch.rand(40, 1, dtype=torch.float64)
     exact = generate(tier, row, controls, u)[1]
-    tier.precision = "int8"
-    near = generate(tier, row, controls[:, :1], u)[1]
-    tier.precision = "float32"
+    near = generate(tier.set_precision("int8"), row, controls[:, :1], u)[1]
+    tier.set_precision("float32")
     assert 0 < (near - generate(tier, row, controls[:, :1], u)[1]).abs().max() < 0.02
     with torch.no_grad(): tier.gru.weight_hh_l0.zero_()
     assert not torch.equal(generate(tier, row, controls, u)[1], exact)
@@ -150,6 +166,21 @@ def test_the_loop_over_time_is_torchs():
         out, after = run(x, h)
         grads.append([out, after, *torch.autograd.grad((out * torch.arange(7)).sum() + after.square().sum(), [x, h, *gru.parameters()])])
     assert all(torch.allclose(a, b, atol=2e-5, rtol=1e-4) for a, b in zip(*grads))
+
+
+def test_the_loop_over_time_takes_one_thread(monkeypatch):
+    "Rows are small: threads that wait for each other made a step many times slower on a busy machine"
+    from threadpoolctl import threadpool_info, threadpool_limits
+    real, seen = multitier_rnn._gru_loops(), []
+
+    def watched(loop):
+        return lambda *a: (seen.append({i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}), loop(*a))
+
+    monkeypatch.setattr(multitier_rnn, "_gru_loops", lambda: [watched(loop) for loop in real])
+    with threadpool_limits(2, "blas"):
+        x = torch.randn(3, 11, 7, requires_grad=True)
+        gru_over_time(torch.nn.GRU(7, 7, batch_first=True), x)[0].sum().backward()
+        assert seen == [{1}, {1}]
 
 
 # ---- controls ----
@@ -263,6 +294,49 @@ def test_bad_parameter_files(pops, tmp_path):
         Tracks(cache, ("rate", "rms"))
 
 
+def told(table, tmp_path, times, values):
+    "A cache of the clips, each with these points as its parameter"
+    cache = cache_of(table, tmp_path / "cache")
+    write_params(tmp_path / "told.params", dict(force=(times, values)))
+    cache.index.df["params"] = str((tmp_path / "told.params").resolve())
+    return cache
+
+
+def test_parameters_beyond_their_range(pops, tmp_path):
+    cache = told(pops, tmp_path, [0.0, 1.1], [0.5, 1.5])
+    with pytest.warns(UserWarning, match=r"wav: parameter 'force' goes from 0.5 to 1.\d+.* 6 of 6 clips: clipped"):
+        tracks = Tracks(cache, ("force",))
+    assert tracks.read(cache.index, [0], 0.9, 0.05).controls["force"].eq(1).all()
+    for outside, value in (("refuse", 1.5), ("clip", float("nan"))):
+        cache = told(pops, tmp_path / outside, [0.0, 1.1], [0.5, value])
+        with pytest.raises(ValueError, match="wav: parameter 'force'.*Correct the files"):
+            Tracks(cache, ("force",), outside=outside)
+    recipe = AudioTierRecipe.preset("steerable").override(SMALL | dict(controls=("rate",), cache_dir=str(tmp_path / "c")))
+    recipe.model.outside = "refuse"
+    asked = []
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(multitier_rnn, "Tracks", lambda *a: asked.append(a) or Tracks(*a))
+        recipe.dataloaders(pops)
+    assert asked[0][-1] == "refuse"
+
+
+def test_a_track_that_ends_before_its_sound(pops, tmp_path):
+    cache = told(pops, tmp_path, [0.0, 0.5], [0.0, 1.0])
+    with pytest.warns(UserWarning, match="wav: its parameter 'force' ends at 0.5 s, the sound at 1 s"):
+        force = Tracks(cache, ("force",)).memory[0, :, 0]
+    assert np.allclose(force[:50], np.arange(50) / 50, atol=1e-5) and (force[51:] == 1).all()
+
+
+def test_a_track_is_looped_as_its_sound_is(pops, tmp_path):
+    write_params(tmp_path / "told.params", dict(force=([0.0, 1.0], [0.0, 1.0])))
+    cache = WaveCache.build(pops, 8000, 2.5, tmp_path / "cache", n_jobs=1, trim=False, progress=False)
+    cache.index.df["params"] = str((tmp_path / "told.params").resolve())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        force = Tracks(cache, ("force",)).memory[0, :, 0]
+    assert np.allclose(force[100:250], np.arange(100, 250) / 100 % 1, atol=1e-5)
+
+
 def test_tracks_in_their_units():
     t = torch.arange(16000) / 16000
     tone = 0.5 * torch.sin(2 * torch.pi * 440 * t)
@@ -322,6 +396,12 @@ def test_a_stack_streams_what_it_samples(stack, tmp_path):
     again = Pretrained.from_pretrained(tmp_path / "stack")
     assert isinstance(again, TierStack) and torch.equal(again.sample(**asked).audio, whole)
     assert torch.equal(stack.sample(controls=dict(rate=[0.0, 1.0], tilt=0.2), seed=5, seconds=0.3).audio[0], whole[1])
+
+
+def test_a_stack_of_rounded_tiers(stack):
+    assert stack.set_precision("int8") is stack and stack.tier1.precision == stack.tier3.precision == "int8"
+    with pytest.raises(ValueError, match="precision='bf16'"):
+        stack.set_precision("bf16")
 
 
 def test_a_stack_that_does_not_fit(stack):
@@ -417,6 +497,9 @@ def test_a_published_run_is_read(tmp_path):
     assert torch.equal(Tier.from_original(tmp_path / "run", step=5).input.bias, tier.input.bias + 5)
     with pytest.raises(CheckpointError, match="model_7; found model_5.pkl, model_20.pkl"):
         Tier.from_original(tmp_path / "run", step=7)
+    for named, found in (("[]", ("control_0",)), ("None", ("control_0",)), ("['fill', 'tilt']", ("control_0",))):
+        (tmp_path / "run" / "log" / "args.txt").write_text(f"Namespace(generate=['rms', 'pitch'], prop={named})")
+        assert Tier.from_original(tmp_path / "run").control_names == found
     (tmp_path / "run" / "log" / "args.txt").write_text("Namespace(a=__import__('os'))")
     with pytest.raises(CheckpointError, match="args.txt"):
         Tier.from_original(tmp_path / "run")
@@ -447,13 +530,73 @@ def test_the_page_plays_and_its_knobs_turn(player):
             ask(player, wrong)
 
 
+def test_a_block_says_what_it_was_made_with(player):
+    def told():
+        with urllib.request.urlopen(player.url + "next", timeout=30) as answer: return json.loads(answer.headers["X-Knobs"])
+
+    assert told() == dict(rate=0.5, pitch=0.5)
+    ask(player, "set?name=rate&value=0.9")
+    assert told() == dict(rate=0.9, pitch=0.5)
+
+
+def test_from_a_knob_to_the_ear(tier):
+    player = LivePlayer(tier, block=0.02, ahead=0.06, seed=1)
+    player.next()
+    waits = player.latency(4)
+    player.close()
+    assert 1 <= len(waits) <= 4 and np.median(waits) >= 0.02  # s; a busy machine may be late
+    deaf = LivePlayer(AudioTier(AudioTierConfig(hidden_size=8, n_layers=1, cond_size=0)).eval())
+    with pytest.raises(ValueError, match="no knob"):
+        deaf.latency()
+    deaf.close()
+
+
+STAND_IN = """
+const texts = [], text = {set textContent(s) { texts.push(s); }}, play = {}, made = [];
+globalThis.document = {
+  getElementById: id => id === 'told' ? text : id === 'play' ? play : {append: label => made.push(label.input)},
+  createElement: kind => kind === 'input' ? {} : {append(input) { this.input = input; }}};
+globalThis.window = {};
+globalThis.AudioContext = class {
+  start = performance.now();
+  get currentTime() { return (performance.now() - this.start) / 1000; }
+  createBuffer(channels, n, rate) { return {duration: n / rate, getChannelData: () => ({set() {}})}; }
+  createBufferSource() { return {connect() {}, start() {}}; }
+  async close() {}
+};
+const ask = fetch;
+globalThis.fetch = path => ask('URL' + path);
+PAGE
+play.onclick({target: play});
+setTimeout(() => { made[0].value = '0.9'; made[0].oninput(); }, 400);
+const end = () => { console.log(JSON.stringify([texts, window.heard])); process.exit(0); };
+setInterval(() => { if (texts.length) end(); }, 50);
+setTimeout(end, 40000);
+"""
+NODE = shutil.which("node")
+
+
+@pytest.mark.skipif(not NODE, reason="no node here")
+def test_the_script_of_the_page_measures_its_latency(player, tmp_path):
+    "Without a browser: the page's own script, beside stand-ins for its elements and its sound card"
+    import subprocess
+    script = ask(player, "").decode().split("<script>")[1].split("</script>")[0]
+    (tmp_path / "page.mjs").write_text(STAND_IN.replace("URL", player.url).replace("PAGE", script))
+    done = subprocess.run([NODE, str(tmp_path / "page.mjs")], capture_output=True, text=True, timeout=60)
+    texts, heard = json.loads(done.stdout)
+    assert len(texts) == 1 and texts[0].endswith(" ms from a knob to the ear"), (texts, done.stderr)
+    assert int(texts[0].split()[0]) >= 20 and heard >= 160  # two blocks
+
+
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome", "chrome"])), None)
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 def test_a_browser_plays_on(player, tmp_path):
     import subprocess
-    page = ask(player, "").decode().replace("</script>", "setTimeout(() => document.getElementById('play').click(), 200);</script>")
+    turn = "setTimeout(() => { const knob = document.getElementById('rate'); knob.value = 0.9; knob.oninput(); }, 1500);"
+    page = ask(player, "").decode().replace(
+        "</script>", f"setTimeout(() => document.getElementById('play').click(), 200); {turn}</script>")
     player.page = lambda: page
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required",
                "--virtual-time-budget=4000", f"--screenshot={tmp_path / 'page.png'}", "--dump-dom", player.url]
@@ -467,4 +610,6 @@ def test_the_verb_writes(tier, tmp_path):
     tier.save_pretrained(tmp_path / "tier")
     words = ["play", str(tmp_path / "tier"), "--out", str(tmp_path / "a.wav"), "--seconds", "0.1", "--controls", "rate=0,1", "pitch=0.5"]
     assert main(words) == 0 and sf.info(tmp_path / "a.wav").frames == 400
+    assert main([*words, "--precision", "int8"]) == 0
+    assert main([*words, "--precision", "int4"]) == 1
     assert main([*words[:2], "--out", str(tmp_path / "b.wav"), "--controls", "speed=1"]) == 1
