@@ -422,10 +422,9 @@ def _dub(generator, video, out, eye, classes, asked, seed, quiet):
     _say(quiet)(f"{made.audio.shape[-1] / made.sample_rate:.2f} s of sound under {video}; {out}")
     return [out]
 
-# %% ../nbs/cli.ipynb #76739587
+# %% ../nbs/cli.ipynb #cdc063d8
 def sample(
-    # folder of a trained model, `foley` for the one that comes with the book, or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
     *,
     out: str = "out/samples",  # folder for the sounds, `metadata.jsonl` and `sampling.json`
     per_class: int = 4,  # sounds of each class
@@ -484,10 +483,9 @@ def sample(
         f"peak memory {_peak():.0f} MB; {out}")
     return made
 
-# %% ../nbs/cli.ipynb #606d644d
+# %% ../nbs/cli.ipynb #7db85573
 def edit(
-    # folder of a trained model, `foley` for the one that comes with the book, or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
     input: str,  # the sound file
     *,
     out: str = "edited.wav",  # file to write; several versions are numbered

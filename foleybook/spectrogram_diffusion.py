@@ -735,7 +735,7 @@ def slerp(
         return a + share * (b - a)
     return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #740a8486
+# %% ../nbs/10_spectrogram_diffusion.ipynb #0c2c1087
 class PackedConv2d(nn.Module):
     "A convolution whose weights are laid out once as the processor reads them, not at every call"
     def __init__(self,
@@ -745,8 +745,9 @@ class PackedConv2d(nn.Module):
         self.conv, self.packed = conv, {}
 
     def forward(self, x:Tensor)->Tensor:
-        "As the convolution"
+        "As the convolution, channels last in memory"
         c, shape = self.conv, tuple(x.shape)
+        x = x.contiguous(memory_format=torch.channels_last)
         how = c.padding, c.stride, c.dilation, c.groups
         if shape not in self.packed:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
@@ -878,7 +879,7 @@ class MelImageRecipe(DiffusionRecipe):
                              attention_head_dim=16)),
     }
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #be1de989
+# %% ../nbs/10_spectrogram_diffusion.ipynb #dc680141
 def _datasets():
     "The library, or what to do without"
     try:
@@ -889,7 +890,7 @@ def _datasets():
                           "foleybook[arrow].") from None
 
 def write_images(
-    folder, # is made
+    folder, # is made; one that is there raises `CheckpointError`
     images:Tensor, # bytes, (n, h, w)
     files:list, # n names of the recordings they come from
     numbers:list, # n: which slice of it
@@ -898,6 +899,11 @@ def write_images(
     from PIL import Image
 
     d, rows = _datasets(), [i for i, x in enumerate(images) if not (x == 255).all()]
+    if Path(folder).exists():
+        raise CheckpointError(f"{folder}: is there already. Name a new folder, or remove it.")
+    if len({len(images), len(files), len(numbers)}) > 1 or not rows:
+        raise ValueError(f"{len(images)} pictures, {len(rows)} of them of sound, {len(files)} "
+                         f"files and {len(numbers)} numbers. Give as many of each, not all silent.")
     pictures = [Image.fromarray(np.ascontiguousarray(images[i])) for i in rows]
     kinds = d.Features(image=d.Image(), audio_file=d.Value('string'), slice=d.Value('int16'))
     table = d.Dataset.from_dict(dict(image=pictures, audio_file=[files[i] for i in rows],
@@ -906,13 +912,22 @@ def write_images(
     return Path(folder)
 
 def read_images(
-    folder, # of a data set of the published tool
+    folder, # of a data set of the published tool; `CheckpointError` if it is none
 )->tuple: # bytes (n, h, w), names of recordings, numbers of slices
     "The pictures of a data set"
-    table = _datasets().load_from_disk(str(folder))['train']
-    images = [torch.from_numpy(np.array(x)) for x in table['image']]
+    try:
+        found = _datasets().load_from_disk(str(folder))
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{e}. Give one from `write_images` or `save_to_disk`.") from None
+    table = found.get('train') if isinstance(found, dict) else found
+    missing = {'image', 'audio_file', 'slice'} - set([] if table is None else table.column_names)
+    if missing:
+        raise CheckpointError(f"{folder}: no {', '.join(sorted(missing))} to train on. Give a "
+                              "data set of pictures as audio-diffusion makes it.")
+    images = [torch.from_numpy(np.array(x.convert('L'))) for x in table['image']]
     return torch.stack(images), list(table['audio_file']), list(table['slice'])
 
+# %% ../nbs/10_spectrogram_diffusion.ipynb #a5f4ef07
 def loop_beats(
     audio, # waveform, (t,)
     sample_rate:int, # Hz
@@ -1531,7 +1546,7 @@ class LatentUNet(UNet):
                              f"autoencoder has {vae.config.channels}. Join it with the one it was "
                              "trained on.")
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #6dae73a1
+# %% ../nbs/10_spectrogram_diffusion.ipynb #3bd5275d
 @dataclass
 class LatentDiffusionConfig:
     "What a painter knows beside its parts"
@@ -1584,23 +1599,29 @@ class LatentDiffusion(MelGenerator):
         "Columns that the backbone sees at once"
         return getattr(self.backbone.config, 'columns', 0) or 10**9
 
-    def parts(self)->dict:
-        "The parts that are saved: the vocoder of the book is there already"
-        own = super().parts()
-        if self.config.vocoder: own.pop('vocoder')
-        return own
-
-    def with_vocoder(self, vocoder)->MelGenerator:
-        "The same painter heard through another vocoder"
-        twin = super().with_vocoder(vocoder)
-        twin.config = replace(self.config, vocoder='')
-        return twin
-
     @classmethod
     def from_parts(cls, parts, config):
         "Join the parts of a folder"
         return cls(config, parts['vae'], parts['backbone'],
                    parts.get('vocoder') or config.vocoder or None)
+
+# %% ../nbs/10_spectrogram_diffusion.ipynb #126cb39a
+@patch
+def parts(self:LatentDiffusion)->dict: # name -> part
+    "The parts that are saved: the vocoder of the book is there already"
+    own = super(LatentDiffusion, self).parts()
+    if self.config.vocoder: own.pop('vocoder')
+    return own
+
+@patch
+def with_vocoder(self:LatentDiffusion,
+    # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into (b, 1, t)
+    vocoder,
+)->LatentDiffusion: # shares all else with this one
+    "The same painter heard through another vocoder"
+    twin = super(LatentDiffusion, self).with_vocoder(vocoder)
+    twin.config = replace(self.config, vocoder='')
+    return twin
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #ed63c328
 def windows(

@@ -1,4 +1,5 @@
 "Mel pictures, U-Nets, latents and flows: identities, editing, folders, bad input, resume"
+import io
 import json
 import sys
 from dataclasses import replace
@@ -17,7 +18,8 @@ from foleybook.sound_data import make_procedural
 from foleybook.spectrogram_diffusion import (AutoencoderConfig, AutoencoderKL, Encodings, FlowConfig, FlowTask, FlowTransformer,
                                              LatentDiffusion, LatentDiffusionConfig, LatentUNet, MelImageConfig,
                                              MelImageDiffusion, MelImageDiffusionConfig, MelVAE, MelVAEConfig, UNet, UNetConfig,
-                                             from_bytes, loop_seam, slerp, text_encodings, to_bytes, unet_preset, windows)
+                                             from_bytes, loop_seam, prepared, read_images, slerp, text_encodings, to_bytes,
+                                             unet_preset, windows, write_images)
 from foleybook.training import Checkpoint
 
 FOLEY = MelConfig.preset("foley")
@@ -76,6 +78,15 @@ def test_a_unet_takes_any_size(size, context):
     assert torch.allclose(one, out[1:], atol=1e-4)
 
 
+def test_a_prepared_network_says_the_same():
+    net = noisy(UNet(UNetConfig(**SMALL_UNET)))
+    fast = prepared(net)
+    with torch.no_grad():
+        for shape in ((1, 1, 16, 24), (3, 1, 5, 7)):
+            x = torch.randn(shape)
+            assert torch.allclose(fast(x, 500), net(x, 500), atol=1e-5)
+
+
 @pytest.mark.parametrize("changes,said", [(dict(block_out_channels=(8,)), "as many"), (dict(down_block_types=("Down", "Up")), "no block"),
                                           (dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")), "cross_attention_dim")])
 def test_unets_that_cannot_be(changes, said):
@@ -127,6 +138,68 @@ def test_what_paint_refuses(arguments, said):
     model = MelImageDiffusion(MelImageDiffusionConfig(image.mel, frames=16), UNet(UNetConfig(**SMALL_UNET)))
     with pytest.raises(ValueError, match=said):
         model.paint(torch.randn(1, 1, 8, 16), **{"steps": 4, **arguments})
+
+
+# ---- data sets of the published tool ----
+
+
+@pytest.fixture
+def pictures():
+    "Bytes of three slices; the second is silence, which is white"
+    images = torch.randint(0, 255, (3, 8, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[1] = 255
+    return images
+
+
+def test_our_pictures_are_read_by_the_library(pictures, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    write_images(tmp_path / "data", pictures, ["a.wav", "a.wav", "b.wav"], [0, 1, 7])
+    table = datasets.load_from_disk(str(tmp_path / "data"))["train"]
+    assert table.features == datasets.Features(image=datasets.Image(), audio_file=datasets.Value("string"), slice=datasets.Value("int16"))
+    assert [np.array(x).tolist() for x in table["image"]] == pictures[[0, 2]].tolist()
+    images, files, numbers = read_images(tmp_path / "data")
+    assert torch.equal(images, pictures[[0, 2]]) and images.dtype == torch.uint8 and (files, numbers) == (["a.wav", "b.wav"], [0, 7])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pictures_of_the_library_are_read(pictures, tmp_path, mode, shards):
+    "The published script stores PNG files as bytes, grey, or RGB for autoencoders of three channels"
+    datasets, image = pytest.importorskip("datasets"), pytest.importorskip("PIL.Image")
+
+    def png(x):
+        held = io.BytesIO()
+        image.fromarray(x.numpy()).convert(mode).save(held, format="PNG")
+        return dict(bytes=held.getvalue(), path=None)
+
+    kinds = datasets.Features(image=datasets.Image(), audio_file=datasets.Value("string"), slice=datasets.Value("int16"))
+    rows = [dict(image=png(x), audio_file=f"{i}.wav", slice=i) for i, x in enumerate(pictures)]
+    table = datasets.Dataset.from_list(rows, features=kinds)
+    datasets.DatasetDict(train=table).save_to_disk(str(tmp_path / "all"), num_shards=dict(train=shards))
+    table.save_to_disk(str(tmp_path / "one"))
+    for name in ("all", "one"):
+        images, files, numbers = read_images(tmp_path / name)
+        assert torch.equal(images, pictures) and files == ["0.wav", "1.wav", "2.wav"] and numbers == [0, 1, 2]
+
+
+def test_pictures_that_cannot_be(pictures, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict(dict(text=["a"])).save_to_disk(str(tmp_path / "text"))
+    for folder, said in (("nowhere", "not found"), ("", "neither"), ("text", "no audio_file, image, slice")):
+        with pytest.raises(CheckpointError, match=said):
+            read_images(tmp_path / folder)
+    with pytest.raises(CheckpointError, match="is there already"):
+        write_images(tmp_path / "text", pictures, list("abc"), [0, 1, 2])
+    for images, files in ((pictures, ["a"]), (pictures[1:2], ["a"])):
+        with pytest.raises(ValueError, match="as many of each"):
+            write_images(tmp_path / "new", images, files, [0])
+
+
+def test_pictures_need_their_extra(pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for call in (lambda: read_images(tmp_path), lambda: write_images(tmp_path / "new", pictures, list("abc"), [0, 1, 2])):
+        with pytest.raises(ImportError, match=r"foleybook\[arrow\]"):
+            call()
 
 
 # ---- latents ----
