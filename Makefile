@@ -59,4 +59,6 @@ $(STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	$(PY) -m pip install -c constraints.txt -e ".[dev,docs]"
 	@$(PY) -m pip install -c constraints.txt -e ".[checked]" || echo 'Left out: ONNX, TensorBoard and torch-fidelity could not be installed, their tests are skipped.'
 	@$(PY) -m pip install -c constraints.txt --no-deps aisfx || echo 'Left out: aisfx could not be installed, its tests are skipped.'
+	@# librosa compiles parts of itself when it is first imported; two processes at once may leave them broken
+	EAGER_IMPORT=1 $(PY) -c "import librosa"
 	@touch $@

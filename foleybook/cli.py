@@ -322,13 +322,19 @@ def load_generator(
                          "itself. Give a generator; for a prior, add --codebook.")
     return model
 
-# %% ../nbs/cli.ipynb #5068484e
+# %% ../nbs/cli.ipynb #504435b8
 def _regions(texts):
     "START:END in seconds, several of them"
     try: return [tuple(float(t) for t in text.split(":")) for text in texts or []] or None
     except ValueError:
         given = ' '.join(texts)
         raise ValueError(f"--mask {given}: write START:END in seconds, as in 1:2.5") from None
+
+def _joint(file):
+    "What is made anew so that a file becomes a loop: its last second or quarter, and 20 ms at the front"
+    from foleybook.audio_features import audio_info
+    seconds = audio_info(file).seconds
+    return [(0.0, min(0.02, seconds / 8)), (seconds - min(1.0, seconds / 4), seconds)]
 
 def _trained_on(model):
     "The data that a folder was trained on, where its run says so"
@@ -483,7 +489,7 @@ def sample(
         f"peak memory {_peak():.0f} MB; {out}")
     return made
 
-# %% ../nbs/cli.ipynb #7db85573
+# %% ../nbs/cli.ipynb #187fa882
 def edit(
     model: str,  # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
     input: str,  # the sound file
@@ -504,8 +510,9 @@ def edit(
     "Fill holes in a recording, continue it, vary it, or make it a loop"
     from foleybook.audio_features import write_audio
 
-    generator, out = load_generator(model, device=device), Path(out)
-    made = generator.sample(class_, n=n, seed=seed, init=input, mask=_regions(mask),
+    generator, out, holes = load_generator(model, device=device), Path(out), _regions(mask)
+    if loop and not holes and strength is None and seconds is None: holes = _joint(input)
+    made = generator.sample(class_, n=n, seed=seed, init=input, mask=holes,
                             seconds=seconds, strength=strength, loop=loop,
                             steps=steps, guidance=guidance, progress=_bar(quiet))
     names = [out] if n == 1 else [out.with_stem(f"{out.stem}_{k}") for k in range(n)]

@@ -49,11 +49,13 @@ class NotebookRuns:
 
     def start(self, workers):
         "From here on, so many notebooks at a time"
-        for _ in range(workers - self.workers):
-            threading.Thread(target=self.work, daemon=True).start()
+        for k in range(self.workers, workers):
+            threading.Thread(target=self.work, args=[k], daemon=True).start()
         self.workers = workers
 
-    def work(self):
+    def work(self, number):
+        # two processes that fill one cache of numba at once may leave it broken, and the next one dies of it
+        environment = self.environment | dict(NUMBA_CACHE_DIR=str(ROOT / f".pytest_cache/numba_{number}"))
         while True:
             try:
                 file = self.todo.get_nowait()
@@ -61,7 +63,7 @@ class NotebookRuns:
                 return
             start, command = time.time(), [sys.executable, "-c", RUN_NOTEBOOK, str(file), str(ROOT), *self.skip]
             with subprocess.Popen(command, cwd=file.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                  errors="replace", env=self.environment) as process:
+                                  errors="replace", env=environment) as process:
                 self.running.add(process)
                 text = process.communicate()[0]
             self.running.discard(process)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, log_mel
+from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, log_mel, read_audio, write_audio
+from foleybook.cli import main
 from foleybook.files import CheckpointError, write_safetensors
 from foleybook.generator import Conditions, Generator, Pretrained
 from foleybook.recipes import find_recipe
@@ -464,3 +465,19 @@ def test_loops_and_holes_with_grain(tmp_path):
     sound = torch.rand(1, 1, 44100) * 0.2 - 0.1
     made = model.sample("rain", init=sound, mask=(0.4, 0.6), seed=0, progress=False).audio
     assert torch.equal(made[..., :17000], sound[..., :17000]) and not torch.equal(made, sound)
+
+
+def test_a_recording_becomes_a_loop(tmp_path):
+    "Only its last second or quarter and the first 20 ms are made anew"
+    mel = MelConfig.preset("foley")
+    vae = MelVAE(MelVAEConfig(mel=mel, channels=8, width=8, hidden=8, depth=1)).fit(torch.randn(4, 128, 32)).eval()
+    net = FlowTransformer(FlowConfig(channels=8, width=16, heads=2, depth=1, n_classes=2, latents=vae.latents_hash)).eval()
+    LatentDiffusion(LatentDiffusionConfig(("rain", "pops"), steps=2, griffin_lim=2), vae, net).save_pretrained(tmp_path / "m")
+    sound = (torch.rand(1, 44100) * 0.2 - 0.1)
+    write_audio(tmp_path / "rain.wav", sound, 44100)
+    assert main(["edit", str(tmp_path / "m"), str(tmp_path / "rain.wav"), "--class", "rain", "--loop", "--out",
+                 str(tmp_path / "loop.wav"), "--quiet"]) in (0, None)
+    made = read_audio(tmp_path / "loop.wav")[0]
+    kept = slice(round(0.025 * 44100), round(0.74 * 44100))
+    assert made.shape == sound.shape and (made - sound)[:, kept].abs().max() < 1e-4
+    assert (made - sound)[:, round(0.8 * 44100):].abs().max() > 0.01
