@@ -322,7 +322,7 @@ def load_generator(
                          "itself. Give a generator; for a prior, add --codebook.")
     return model
 
-# %% ../nbs/cli.ipynb #504435b8
+# %% ../nbs/cli.ipynb #a46a0ea0
 def _regions(texts):
     "START:END in seconds, several of them"
     try: return [tuple(float(t) for t in text.split(":")) for text in texts or []] or None
@@ -331,7 +331,7 @@ def _regions(texts):
         raise ValueError(f"--mask {given}: write START:END in seconds, as in 1:2.5") from None
 
 def _joint(file):
-    "What is made anew so that a file becomes a loop: its last second or quarter, and 20 ms at the front"
+    "What is made anew for a loop: the last second or quarter of a file, and its first 20 ms"
     from foleybook.audio_features import audio_info
     seconds = audio_info(file).seconds
     return [(0.0, min(0.02, seconds / 8)), (seconds - min(1.0, seconds / 4), seconds)]
