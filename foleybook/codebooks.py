@@ -1145,7 +1145,7 @@ class CascadeConfig:
     top_p:float|None = None  # what `sample` uses where it is not told otherwise
     guidance:float|None = None  # as above
 
-# %% ../nbs/04_codebooks.ipynb #694fb2c2
+# %% ../nbs/04_codebooks.ipynb #a9653570
 class Cascade(MelGenerator):
     "class -> codes (prior) -> log-mel (codebook) -> sound (vocoder)"
     part_names = ('codebook', 'prior', 'vocoder')
@@ -1191,12 +1191,6 @@ class Cascade(MelGenerator):
 
     @classmethod
     def config_type(cls): return CascadeConfig
-
-    def parts(self)->dict:
-        "The parts that are saved: the vocoder of the book is there already"
-        own = super().parts()
-        if self.config.vocoder == 'default': own.pop('vocoder')
-        return own
 
     @property
     def map_seconds(self)->float:

@@ -8,7 +8,7 @@ __all__ = ['discretize', 'vandermonde', 'hippo', 'Swings', 'swings', 'cauchy', '
            'SashimiBlock', 'Sashimi', 'SashimiNetConfig', 'SashimiNet', 'SashimiWaveConfig', 'SashimiWave',
            'SashimiRecipe', 'Stepper', 'SashimiARConfig', 'SashimiAR', 'SashimiARRecipe', 'published_sizes']
 
-# %% ../nbs/09_sashimi.ipynb #21b6024c
+# %% ../nbs/09_sashimi.ipynb #ea8246ec
 #| code-fold: true
 import math, re
 from dataclasses import dataclass, field, replace
@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 from .audio_features import MelConfig, mu_law_decode, mu_law_encode
-from .diffwave import (DiffusionProcess, MelUpsample, WaveDiffusion, WaveDiffusionRecipe,
-                               average_weights, step_embedding, told_classes)
+from .diffwave import (DiffusionProcess, DiffWaveConfig, MelUpsample, WaveDiffusion,
+                               WaveDiffusionRecipe, average_weights, step_embedding, told_classes)
 from .files import CheckpointError, load_strict, published_weights
 from .generator import Conditions, Generator
 from .recipes import LoopRecipe
@@ -815,22 +815,12 @@ def forward(self:SashimiNet,
     y = self.output(self.last(h).relu())
     return y.mT.reshape(len(y), 1, samples) if c.patch > 1 else y
 
-# %% ../nbs/09_sashimi.ipynb #77153043
+# %% ../nbs/09_sashimi.ipynb #ddc00051
 @dataclass
-class SashimiWaveConfig:
-    "A SaShiMi denoiser, the process it was trained on, and how it is asked"
+class SashimiWaveConfig(DiffWaveConfig):
+    "As `DiffWaveConfig`, with a SaShiMi as the denoiser"
     net: SashimiNetConfig = field(default_factory=SashimiNetConfig)
-    process: DiffusionProcess = field(default_factory=lambda: DiffusionProcess(
-        'squaredcos', T=1000, prediction='v', draw='even'))
-    sample_rate: int = 16000        # Hz
-    seconds: float = 1.             # length of the sounds it was trained on
-    labels: tuple[str, ...] = ()    # names of the classes; none: unconditional
-    mel: MelConfig|None = None      # front end of the log-mels it follows
-    level: float = .1               # waveforms are divided by this first; recipes measure it
-    clip: bool = True               # keep denoised waveforms within -1 to 1 at every step
-    sampler: str = 'dpm++2m'        # used when nobody names one ...
-    steps: int|None = 8             # ... with so many steps; None: as many as the sampler likes
-    guidance: float = 1.            # ... and so much guidance
+    steps: int|None = 8 # when nobody says; None: as many as the sampler likes
 
 # %% ../nbs/09_sashimi.ipynb #5c5ec1c3
 class SashimiWave(WaveDiffusion):

@@ -1605,24 +1605,6 @@ class LatentDiffusion(MelGenerator):
         return cls(config, parts['vae'], parts['backbone'],
                    parts.get('vocoder') or config.vocoder or None)
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #126cb39a
-@patch
-def parts(self:LatentDiffusion)->dict: # name -> part
-    "The parts that are saved: the vocoder of the book is there already"
-    own = super(LatentDiffusion, self).parts()
-    if self.config.vocoder: own.pop('vocoder')
-    return own
-
-@patch
-def with_vocoder(self:LatentDiffusion,
-    # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into (b, 1, t)
-    vocoder,
-)->LatentDiffusion: # shares all else with this one
-    "The same painter heard through another vocoder"
-    twin = super(LatentDiffusion, self).with_vocoder(vocoder)
-    twin.config = replace(self.config, vocoder='')
-    return twin
-
 # %% ../nbs/10_spectrogram_diffusion.ipynb #ed63c328
 def windows(
     length:int, # columns

@@ -1696,7 +1696,7 @@ def find_vocoder(
     folder = shipped if str(name) == 'default' else Path(name)
     return fold_weight_norm(Pretrained.from_pretrained(folder, device))
 
-# %% ../nbs/03_vocoders.ipynb #b807f511
+# %% ../nbs/03_vocoders.ipynb #13655874
 class MelGenerator(Pipeline):
     "Base of all that paint a log-mel and have `self.vocoder` play it; a family writes `sample_mel`"
     fade = .01  # s over which kept sound goes over into new sound
@@ -1710,6 +1710,12 @@ class MelGenerator(Pipeline):
     def sample_rate(self)->int: # Hz
         "That of the vocoder"
         return self.mel.sample_rate
+
+    def parts(self)->dict:
+        "Those that are saved: the vocoder of the book is there already"
+        own = super().parts()
+        if getattr(self.config, 'vocoder', '') == 'default': own.pop('vocoder')
+        return own
 
     def sample_mel(self,
         cond:Conditions, # of n sounds
@@ -1785,7 +1791,7 @@ def paste(self:MelGenerator,
     share = F.avg_pool1d(inner, width, 1, width // 2, count_include_pad=False)
     return kept + share * (made - kept) * mask
 
-# %% ../nbs/03_vocoders.ipynb #cf1597fc
+# %% ../nbs/03_vocoders.ipynb #1a3e0ba6
 @patch
 def with_vocoder(self:MelGenerator,
     # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into (b, 1, t)
@@ -1796,6 +1802,7 @@ def with_vocoder(self:MelGenerator,
     self.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
     twin = copy.copy(self)
     twin._modules = dict(self._modules, vocoder=vocoder)
+    if getattr(self.config, 'vocoder', ''): twin.config = replace(self.config, vocoder='')
     return twin
 
 # %% ../nbs/03_vocoders.ipynb #d7b57ba5
