@@ -13,7 +13,7 @@ from nbdev.doclinks import nbglob
 from nbdev.process import extract_directives
 from execnb.nbio import NbCell
 
-from kept import Definitions, is_kept, mark, module_of, stamp
+from kept import FLAGS, Definitions, is_kept, mark, module_of, stamp
 
 
 def _left_out(cell, flags):
@@ -31,7 +31,8 @@ def run(path, flags):
         if _left_out(c, flags):
             c.metadata["tags"] = c.metadata.get("tags", []) + ["skip-execution"]
     folder = str(Path(path).parent)
-    NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}},
+    patience = 300 if flags >= FLAGS else None  # s; cells that train may take as long as they need
+    NotebookClient(nb, timeout=patience, kernel_name="python3", resources={"metadata": {"path": folder}},
                    store_widget_state=True, record_timing=False).execute()
     for c in code:
         tags = [t for t in c.metadata.pop("tags", []) if t != "skip-execution"]
