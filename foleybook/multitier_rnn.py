@@ -1467,7 +1467,7 @@ def param_loss(
         log_p = (out.pi.log_softmax(-2) + log_p).logsumexp(-2)
     return -log_p.mean((0, 2))
 
-# %% ../nbs/11_multitier_rnn.ipynb #cef9b267
+# %% ../nbs/11_multitier_rnn.ipynb #880b32d6
 @patch
 def begin(
     self: ParamTier,
@@ -1484,12 +1484,20 @@ def advance(
     carried: dict,  # from `begin`; is changed
     controls: Tensor,  # what the next rows are asked by, (n, l, cond_size)
     temperature: float = 1.0,  # see `spread`
+    known: Tensor = None,  # tracks that are there already and only heard, (n, l, tracks)
 ) -> Tensor:  # tracks, (n, l, tracks)
-    "Go on by some rows"
-    made, o = [], len(self.outputs)
+    "Go on by some rows: draw them, or follow what is there"
+    made, o, controls = [], len(self.outputs), controls.to(self.device)
     before = controls[:, 0] if carried["controls"] is None else carried["controls"]
+    if known is not None:
+        own = torch.cat([carried["last"][:, None], known.to(carried["last"])], 1)
+        beside = torch.cat([before[:, None], controls], 1)
+        rows = torch.cat([own, beside], -1)[:, :-1]
+        _, carried["state"] = self(rows, carried["state"], carried["at"])
+        carried.update(last=own[:, -1], controls=controls[:, -1], at=carried["at"] + len(rows[0]))
+        return known
     for k in range(controls.shape[1]):
-        row = torch.cat([carried["last"], before.to(self.device)], -1)[:, None]
+        row = torch.cat([carried["last"], before], -1)[:, None]
         out, carried["state"] = self(row, carried["state"], carried["at"])
         numbers = torch.stack([torch.randn(o, generator=g) for g in carried["noise"]])
         chance = torch.stack([torch.rand(o, generator=g) for g in carried["noise"]], 1)
@@ -1575,10 +1583,10 @@ class TierStackConfig:
     sample_rate: int = 16000  # of the lowest tier, Hz
     seconds: float = 2.0  # length of a sound where nobody says
 
-# %% ../nbs/11_multitier_rnn.ipynb #15496430
+# %% ../nbs/11_multitier_rnn.ipynb #5681b8f6
 class TierStack(Pipeline, Tier):
     "Tiers one above the other: each makes controls of the next, the lowest one makes the sound"
-    honours = frozenset(("seconds", "temperature"))
+    honours = frozenset(("seconds", "temperature", "init", "mask"))
 
     def __init__(
         self,
@@ -1610,7 +1618,7 @@ class TierStack(Pipeline, Tier):
         "From the top down"
         return [getattr(self, name) for name in self.part_names]
 
-# %% ../nbs/11_multitier_rnn.ipynb #5ec77d38
+# %% ../nbs/11_multitier_rnn.ipynb #cc8e2026
 @patch
 def tracks(
     self: Tier,
@@ -1619,19 +1627,26 @@ def tracks(
     seconds: float = 1.0,  # length
     seed: int = 0,  # item k has seed + k
     controls: dict = None,  # as for `sample`
+    known: Tensor = None,  # tracks that it goes on from, (n, l, outputs): measured, drawn or noise
 ) -> Conditions:  # controls of a tier below, with their rate
     "Tracks that a tier makes, to look at, or to give to a tier below"
     asked = self.conditions(cond, n, controls=controls)
     n = n if asked is None else len(asked)
     seeds = [seed + k for k in range(n)]
     asked = _with_classes(self, self.default_cond(seeds) if asked is None else asked, seeds)
-    rows = math.ceil(seconds * self.rate)
+    rows, walk = math.ceil(seconds * self.rate), self.begin(seeds)
+    track, heard = self.control_tracks(asked, rows), [] if known is None else [known]
+    first = 0 if known is None else known.shape[1]
+    if first >= rows:
+        raise ValueError(f"{first} rows are known, as many as asked for. Give a longer seconds.")
     with torch.inference_mode():
-        made = self.advance(self.begin(seeds), self.control_tracks(asked, rows))
+        for k in heard:
+            self.advance(walk, track[:, :first], known=k if self.outputs[1:] else k[..., 0])
+        made = torch.cat([*heard, self.advance(walk, track[:, first:])], 1)
     columns = dict(zip(self.outputs, made.unbind(-1)))
     return Conditions(n, controls=columns, control_rate=self.rate, names=asked.names)
 
-# %% ../nbs/11_multitier_rnn.ipynb #33c3b3c9
+# %% ../nbs/11_multitier_rnn.ipynb #2681f619
 @patch
 def _made_above(self: TierStack, made, tier, start, stop):
     "Tracks that the tiers above have made, at rows of a tier: name -> (n, l)"
@@ -1643,10 +1658,29 @@ def _made_above(self: TierStack, made, tier, start, stop):
                 found[name] = _at(values[..., k], places, name == "onset").clamp(0, 1)
     return found
 
+def _spans(model):
+    "What 0 and 1 of each control mean: name -> (low, high)"
+    tiers = getattr(model, "tiers", [model])
+    return {k: r for t in tiers for k, r in zip(t.control_names, t.config.ranges)}
+
+def _known(stack, init, mask):
+    "For each tier what a sound says that is there, (n, rows, outputs), and which rows are new"
+    found, spans = {stack.tiers[-1]: (init[:, 0, :, None], mask)}, _spans(stack)
+    for tier in stack.tiers[:-1]:
+        low, high = np.array([spans.get(k, (0.0, 1.0)) for k in tier.outputs]).T
+        each = [extract_tracks(x[0], round(stack.rate), tier.outputs, tier.rate) for x in init]
+        values = torch.from_numpy((np.stack(each) - low) / (high - low)).float().clamp(0, 1)
+        places = (torch.arange(values.shape[1]) * stack.rate / tier.rate).long()
+        new = mask[places.clamp_max(len(mask) - 1)]
+        found[tier] = values, F.pad(new, (0, 16), value=True)
+    return found
+
 @patch
-def _stream(self: TierStack, cond, n, seeds, block, seconds=2.0, temperature=1.0):
+def _stream(self: TierStack, cond, n, seeds, block, seconds=2.0, temperature=1.0, init=None,
+            mask=None):
     "All tiers go on side by side, each as far as the next one needs; yields (n, 1, block)"
     cond, length, made = _with_classes(self, cond, seeds), round(seconds * self.rate), {}
+    there = {} if init is None else _known(self, init, mask)
     own = [[mix_seed(s, "tier", k) for s in seeds] for k in range(len(self.tiers))]
     carried = [tier.begin(numbers) for tier, numbers in zip(self.tiers, own)]
     for first in range(0, length, block):
@@ -1662,7 +1696,15 @@ def _stream(self: TierStack, cond, n, seeds, block, seconds=2.0, temperature=1.0
             given = self._made_above(made, tier, start, stop)
             controls = tier.control_tracks(cond, stop - start, start,
                                            math.ceil(seconds * tier.rate), given)
-            values = tier.advance(memory, controls, *[temperature] * lowest)
+            heard, mask = there.get(tier, (None, None))
+            values = []
+            for a, b, new in _pieces(mask, start, stop):
+                known = None if new else heard[:, a:b]
+                if known is not None and isinstance(tier, AudioTier): known = known[..., 0]
+                here = tier.advance(memory, controls[:, a - start : b - start],
+                                    temperature if lowest else 1.0, known)
+                values.append(heard[:, a:b] if lowest and not new else here)
+            values = torch.cat(values, 1)
             if not lowest:
                 at, kept = made.get(tier, (0, values[:, :0]))
                 old = max(0, math.floor(first / self.rate * tier.rate) - 2 - at)
@@ -1702,23 +1744,44 @@ class TierStackRecipe(Recipe):
             stack.save_pretrained(out, self.card(table) | told)
         return stack
 
-# %% ../nbs/11_multitier_rnn.ipynb #eb2d5006
+# %% ../nbs/11_multitier_rnn.ipynb #c5c94dbc
+@patch
+def controls_in(
+    self: Tier,
+    x: Tensor,  # sound, (t,), at the rate of the tier
+    rate: float = 50.0,  # rows per second
+) -> np.ndarray:  # (frames, controls); 0 and 1 are the ends of the range that was heard in training
+    "Controls as they can be measured in a sound, to be asked for, or to compare with what was asked"
+    ranges = getattr(self.config, "ranges", ())
+    if not ranges or len(ranges) != len(self.control_names):
+        raise ValueError("the controls of this model were not measured in sounds. Train one of "
+                         "`steerable` with controls=rms,centroid.")
+    low, high = np.array(ranges, np.float32).T
+    return (extract_tracks(x, round(self.rate), self.control_names, rate) - low) / (high - low)
+
+# %% ../nbs/11_multitier_rnn.ipynb #f3c7fc3d
 _PAGE = """<!doctype html><meta charset="utf-8"><title>foleybook: play</title>
 <style>body{font:15px sans-serif;margin:1rem;max-width:34rem}label{display:block;margin:.5rem 0}
-input{width:60%;vertical-align:middle}button{font:inherit;padding:.4rem 1.2rem}</style>
-<button id="play">Play</button> <span id="told"></span><div id="knobs"></div>
+input{width:55%;vertical-align:middle}button{font:inherit;padding:.4rem 1.2rem}</style>
+<button id="play">Play</button> <span id="told"></span> <span id="gaps"></span><div id="knobs"></div>
 <script>
 const knobs = KNOBS, rate = RATE, ahead = AHEAD;
 let context = null, at = 0;
-const turned = {}, told = document.getElementById('told');
+const turned = {}, told = document.getElementById('told'), gaps = document.getElementById('gaps');
 for (const k of knobs) {
   const label = document.createElement('label'), input = document.createElement('input');
+  const name = document.createElement('span'), read = () => {
+    const v = k.low + (k.high - k.low) * Number(input.value);
+    name.textContent = ` ${k.name} ` + (k.hz ? `${Math.round(2 ** v)} Hz` : `${v.toFixed(2)} ${k.unit}`);
+  };
   Object.assign(input, {type: 'range', min: 0, max: 1, step: .001, value: k.value, id: k.name});
   input.oninput = () => {
+    read();
     turned[k.name] = [Number(input.value), performance.now()];
     fetch(`set?name=${encodeURIComponent(k.name)}&value=${input.value}`);
   };
-  label.append(input, ' ' + k.text);
+  read();
+  label.append(input, name);
   document.getElementById('knobs').append(label);
 }
 function add(samples) {
@@ -1727,6 +1790,10 @@ function add(samples) {
   const source = context.createBufferSource();
   source.buffer = buffer;
   source.connect(context.destination);
+  if (at && at < context.currentTime) {
+    window.gaps = (window.gaps || 0) + 1;
+    gaps.textContent = `(gaps: ${window.gaps}; this machine makes the sound too slowly)`;
+  }
   at = Math.max(at, context.currentTime + .02);
   source.start(at);
   const wait = at - context.currentTime;
@@ -1794,15 +1861,15 @@ class LivePlayer:
         return (f'<iframe src="{self.url}" width="560" height="{90 + 40 * len(self.values)}" '
                 'style="border:0" allow="autoplay"></iframe>')
 
-# %% ../nbs/11_multitier_rnn.ipynb #5d053d1a
+# %% ../nbs/11_multitier_rnn.ipynb #0f6a2e74
 @patch
 def page(self: LivePlayer) -> str:
     "HTML of the page"
-    names, spans = self.model.control_names, getattr(self.model.config, "ranges", ())
-    units = _units()
-    told = [f"{k}: {a:.3g} to {b:.3g} {units.get(k, '')}" for k, (a, b) in zip(names, spans)]
-    texts = told if len(told) == len(names) else names
-    knobs = [dict(name=k, text=t, value=self.values[k]) for k, t in zip(names, texts)]
+    knobs, units, spans = [], _units(), _spans(self.model)
+    for k, value in self.values.items():
+        (low, high), unit = spans.get(k, (0.0, 1.0)), units.get(k, "")
+        octaves = unit.startswith("octaves")
+        knobs.append(dict(name=k, value=value, low=low, high=high, hz=octaves, unit=unit))
     return (_PAGE.replace("KNOBS", json.dumps(knobs).replace("<", "\\u003c"))
             .replace("RATE", str(self.model.sample_rate)).replace("AHEAD", str(self.ahead)))
 
