@@ -1618,7 +1618,7 @@ class TierStack(Pipeline, Tier):
         "From the top down"
         return [getattr(self, name) for name in self.part_names]
 
-# %% ../nbs/11_multitier_rnn.ipynb #cc8e2026
+# %% ../nbs/11_multitier_rnn.ipynb #cda1cc50
 @patch
 def tracks(
     self: Tier,
@@ -1637,6 +1637,9 @@ def tracks(
     rows, walk = math.ceil(seconds * self.rate), self.begin(seeds)
     track, heard = self.control_tracks(asked, rows), [] if known is None else [known]
     first = 0 if known is None else known.shape[1]
+    if known is not None and (known.shape[0], *known.shape[2:]) != (n, len(self.outputs)):
+        raise ValueError(f"known of shape {tuple(known.shape)} is not allowed. Give {n} tracks "
+                         f"as ({n}, rows, {len(self.outputs)}), for {', '.join(self.outputs)}.")
     if first >= rows:
         raise ValueError(f"{first} rows are known, as many as asked for. Give a longer seconds.")
     with torch.inference_mode():
@@ -1645,18 +1648,6 @@ def tracks(
         made = torch.cat([*heard, self.advance(walk, track[:, first:])], 1)
     columns = dict(zip(self.outputs, made.unbind(-1)))
     return Conditions(n, controls=columns, control_rate=self.rate, names=asked.names)
-
-# %% ../nbs/11_multitier_rnn.ipynb #2681f619
-@patch
-def _made_above(self: TierStack, made, tier, start, stop):
-    "Tracks that the tiers above have made, at rows of a tier: name -> (n, l)"
-    times, found = torch.arange(start, stop, dtype=torch.float64) / tier.rate, {}
-    for above, (offset, values) in made.items():
-        for k, name in enumerate(above.outputs):
-            if name in tier.control_names:
-                places = (times * above.rate - offset).expand(len(values), -1)
-                found[name] = _at(values[..., k], places, name == "onset").clamp(0, 1)
-    return found
 
 def _spans(model):
     "What 0 and 1 of each control mean: name -> (low, high)"
@@ -1673,6 +1664,18 @@ def _known(stack, init, mask):
         places = (torch.arange(values.shape[1]) * stack.rate / tier.rate).long()
         new = mask[places.clamp_max(len(mask) - 1)]
         found[tier] = values, F.pad(new, (0, 16), value=True)
+    return found
+
+# %% ../nbs/11_multitier_rnn.ipynb #b1ec3393
+@patch
+def _made_above(self: TierStack, made, tier, start, stop):
+    "Tracks that the tiers above have made, at rows of a tier: name -> (n, l)"
+    times, found = torch.arange(start, stop, dtype=torch.float64) / tier.rate, {}
+    for above, (offset, values) in made.items():
+        for k, name in enumerate(above.outputs):
+            if name in tier.control_names:
+                places = (times * above.rate - offset).expand(len(values), -1)
+                found[name] = _at(values[..., k], places, name == "onset").clamp(0, 1)
     return found
 
 @patch
@@ -1696,9 +1699,8 @@ def _stream(self: TierStack, cond, n, seeds, block, seconds=2.0, temperature=1.0
             given = self._made_above(made, tier, start, stop)
             controls = tier.control_tracks(cond, stop - start, start,
                                            math.ceil(seconds * tier.rate), given)
-            heard, mask = there.get(tier, (None, None))
-            values = []
-            for a, b, new in _pieces(mask, start, stop):
+            (heard, fresh), values = there.get(tier, (None, None)), []
+            for a, b, new in _pieces(fresh, start, stop):
                 known = None if new else heard[:, a:b]
                 if known is not None and isinstance(tier, AudioTier): known = known[..., 0]
                 here = tier.advance(memory, controls[:, a - start : b - start],
@@ -1744,14 +1746,14 @@ class TierStackRecipe(Recipe):
             stack.save_pretrained(out, self.card(table) | told)
         return stack
 
-# %% ../nbs/11_multitier_rnn.ipynb #c5c94dbc
+# %% ../nbs/11_multitier_rnn.ipynb #1d647686
 @patch
 def controls_in(
     self: Tier,
     x: Tensor,  # sound, (t,), at the rate of the tier
     rate: float = 50.0,  # rows per second
 ) -> np.ndarray:  # (frames, controls); 0 and 1 are the ends of the range that was heard in training
-    "Controls as they can be measured in a sound, to be asked for, or to compare with what was asked"
+    "Controls as they are measured in a sound, to ask for or to compare with what was asked"
     ranges = getattr(self.config, "ranges", ())
     if not ranges or len(ranges) != len(self.control_names):
         raise ValueError("the controls of this model were not measured in sounds. Train one of "
@@ -1759,20 +1761,21 @@ def controls_in(
     low, high = np.array(ranges, np.float32).T
     return (extract_tracks(x, round(self.rate), self.control_names, rate) - low) / (high - low)
 
-# %% ../nbs/11_multitier_rnn.ipynb #f3c7fc3d
+# %% ../nbs/11_multitier_rnn.ipynb #9c1cc91d
 _PAGE = """<!doctype html><meta charset="utf-8"><title>foleybook: play</title>
 <style>body{font:15px sans-serif;margin:1rem;max-width:34rem}label{display:block;margin:.5rem 0}
 input{width:55%;vertical-align:middle}button{font:inherit;padding:.4rem 1.2rem}</style>
-<button id="play">Play</button> <span id="told"></span> <span id="gaps"></span><div id="knobs"></div>
+<button id="play">Play</button> <span id="told"></span>
+<div id="knobs"></div><small id="gaps"></small>
 <script>
 const knobs = KNOBS, rate = RATE, ahead = AHEAD;
-let context = null, at = 0;
+let context = null, at = 0, late = 0;
 const turned = {}, told = document.getElementById('told'), gaps = document.getElementById('gaps');
 for (const k of knobs) {
   const label = document.createElement('label'), input = document.createElement('input');
   const name = document.createElement('span'), read = () => {
     const v = k.low + (k.high - k.low) * Number(input.value);
-    name.textContent = ` ${k.name} ` + (k.hz ? `${Math.round(2 ** v)} Hz` : `${v.toFixed(2)} ${k.unit}`);
+    name.textContent = ` ${k.name} ${k.octaves ? Math.round(2 ** v) : v.toFixed(2)} ${k.unit}`;
   };
   Object.assign(input, {type: 'range', min: 0, max: 1, step: .001, value: k.value, id: k.name});
   input.oninput = () => {
@@ -1790,10 +1793,8 @@ function add(samples) {
   const source = context.createBufferSource();
   source.buffer = buffer;
   source.connect(context.destination);
-  if (at && at < context.currentTime) {
-    window.gaps = (window.gaps || 0) + 1;
-    gaps.textContent = `(gaps: ${window.gaps}; this machine makes the sound too slowly)`;
-  }
+  if (at && at < context.currentTime)
+    gaps.textContent = `gaps so far, where a block came too late: ${++late}`;
   at = Math.max(at, context.currentTime + .02);
   source.start(at);
   const wait = at - context.currentTime;
@@ -1820,7 +1821,7 @@ document.getElementById('play').onclick = async event => {
 };
 </script>"""
 
-# %% ../nbs/11_multitier_rnn.ipynb #34a61b61
+# %% ../nbs/11_multitier_rnn.ipynb #4140af92
 class LivePlayer:
     "A page on this machine with a slider for each control, and a sound that goes on and follows"
 
@@ -1858,10 +1859,10 @@ class LivePlayer:
         self.server.server_close()
 
     def _repr_html_(self):
-        return (f'<iframe src="{self.url}" width="560" height="{90 + 40 * len(self.values)}" '
+        return (f'<iframe src="{self.url}" width="560" height="{110 + 40 * len(self.values)}" '
                 'style="border:0" allow="autoplay"></iframe>')
 
-# %% ../nbs/11_multitier_rnn.ipynb #0f6a2e74
+# %% ../nbs/11_multitier_rnn.ipynb #04aa94c3
 @patch
 def page(self: LivePlayer) -> str:
     "HTML of the page"
@@ -1869,7 +1870,8 @@ def page(self: LivePlayer) -> str:
     for k, value in self.values.items():
         (low, high), unit = spans.get(k, (0.0, 1.0)), units.get(k, "")
         octaves = unit.startswith("octaves")
-        knobs.append(dict(name=k, value=value, low=low, high=high, hz=octaves, unit=unit))
+        knobs.append(dict(name=k, value=value, low=low, high=high, octaves=octaves,
+                          unit="Hz" if octaves else unit))
     return (_PAGE.replace("KNOBS", json.dumps(knobs).replace("<", "\\u003c"))
             .replace("RATE", str(self.model.sample_rate)).replace("AHEAD", str(self.ahead)))
 

@@ -15,7 +15,7 @@ NEEDS = "no chromium, chromium-browser, google-chrome or chrome on the PATH"
 class Browser:
     "One page in a headless Chromium; `with Browser(folder) as page`"
 
-    def __init__(self, folder, width=640, height=240):
+    def __init__(self, folder, width=640, height=360):
         to_it, from_us = os.pipe()
         to_us, from_it = os.pipe()
         size = f"--window-size={width},{height}"
@@ -51,7 +51,7 @@ class Browser:
 
     def value(self, expression):
         "What a JavaScript expression is in the page"
-        answer = self("Runtime.evaluate", expression=expression, returnByValue=True)
+        answer = self("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 

@@ -384,6 +384,8 @@ def test_tracks_that_are_known_are_followed(net):
     assert not torch.equal(other["a"][:, 9:], seen["a"][:, 9:])
     with pytest.raises(ValueError, match="25 rows are known"):
         tier.tracks(known=values, **asked)
+    with pytest.raises(ValueError, match=r"known of shape \(1, 9\).*\(1, rows, 2\), for a, b"):
+        tier.tracks(known=values[0, :9][None, :, 0], **asked)
     split, controls = [tier.begin([1]), tier.begin([1])], torch.rand(1, 9, 1)
     with torch.no_grad():
         tier.advance(split[0], controls, known=values[:, :9])
