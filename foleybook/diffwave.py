@@ -1125,7 +1125,7 @@ _PUBLISHED = dict(steps=1_000_000, epoch_steps=10_000, optimizer='adam', schedul
 _SC09 = dict(process=dict(schedule='linear', T=200, beta_T=.02), clip=False, sampler='ddpm',
              steps=None)
 
-# %% ../nbs/08_diffwave.ipynb #c811bfa1
+# %% ../nbs/08_diffwave.ipynb #639e7201
 @dataclass
 class DiffWaveRecipe(WaveDiffusionRecipe):
     "A WaveNet that denoises waveforms"
@@ -1136,8 +1136,9 @@ class DiffWaveRecipe(WaveDiffusionRecipe):
             seconds=4., segment=32768,
             model=dict(net='patched', seconds=4., steps=8, guidance=1.5)),
         'fsdd-diffwave': dict(
-            steps=2500, epoch_steps=250, batch_size=16, lr=1.5e-3, ema=.998, precision='auto',
-            peak=.5, model=dict(net='digits', steps=12, guidance=2.)),
+            steps=5000, epoch_steps=250, batch_size=16, lr=1.5e-3, ema=.998, precision='auto',
+            seconds=.6, peak=.5, model=dict(net='digits', sample_rate=8000, seconds=.6, steps=12,
+                                            guidance=2.)),
         'foley-diffwave': dict(
             steps=100_000, epoch_steps=1000, batch_size=16, lr=3e-4, ema=.9995, precision='auto',
             seconds=4., model=dict(net='foley', seconds=4., steps=25, guidance=2.)),

@@ -419,7 +419,7 @@ def classification_loss(smoothing=.1, weight=None):
     return lambda pred, y: F.cross_entropy(pred, y.as_subclass(Tensor).long(), weight=weight,
                                            label_smoothing=smoothing)
 
-# %% ../nbs/embedders.ipynb #f8ed347d
+# %% ../nbs/embedders.ipynb #ef6055f0
 @dataclass
 class ClassifierRecipe(LoopRecipe):
     "Trains the judge: a classifier of log-mels"
@@ -433,6 +433,10 @@ class ClassifierRecipe(LoopRecipe):
     valid_fold:int = 5 # where the set has folds
     model:MelClassifierConfig = field(default_factory=MelClassifierConfig)
     presets = {'quick-classifier': {},
+               'fsdd-classifier': dict(
+                   steps=1000, seconds=.6, augment=False, model=dict(
+                       seconds=.6, mel=dict(sample_rate=8000, n_fft=512, win_length=512,
+                                            hop_length=128, n_mels=64, f_max=None, center=True))),
                'classifier-test': dict(steps=4, epoch_steps=2, batch_size=8, seconds=1.)}
 
     def mel(self): return self.model.mel
@@ -444,13 +448,15 @@ class ClassifierRecipe(LoopRecipe):
     def callbacks(self): return [RollAndMask()] if self.augment else []
 
     def dataloaders(self, data):
-        "Random windows of each clip; the official fold is held out where there is one"
+        "Random windows of each clip; held out: the fold, or the official test split if there is none"
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
         cache = (table if isinstance(table, MelCache)
                  else MelCache.build(table, self.mel(), self.seconds, progress=False))
         # in the table, of each clip in the cache
         rows = np.delete(np.arange(len(cache) + len(cache.skipped)), cache.skipped_rows)
-        held = rows[np.flatnonzero(cache.index.df.fold == self.valid_fold)]
+        df = cache.index.df
+        told = df.fold == self.valid_fold if df.fold.notna().any() else df.split == 'test'
+        held = rows[np.flatnonzero(told)]
         return mel_dls(cache, self.mel(), self.seconds, self.batch_size,
                        held if len(held) else None, frames=self.window(),
                        device=self.torch_device, seed=self.seed)

@@ -1812,14 +1812,14 @@ def join(self:LatentDiffusionRecipe, codec, backbone, vocoder, cache, out):
         model.save_pretrained(out, self.card(cache) | dict(licence=licence))
     return model
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #2ec85aeb
+# %% ../nbs/10_spectrogram_diffusion.ipynb #d0dddcfc
 _FLOW = dict(schedule='warmup_cosine', warmup=.03, betas=(.9, .98), weight_decay=.01,
              clip_norm=1., batch_size=16)
 
 FlowRecipe.presets = {
     'quick-flow': dict(**_FLOW, steps=1500, epoch_steps=250, lr=1.5e-3, ema=.995,
                        precision='auto', model=FlowConfig(width=256, depth=6, heads=4)),
-    'foley-flow-backbone': dict(**_FLOW, steps=12_000, epoch_steps=500, lr=8e-4, ema=.999,
+    'foley-flow-backbone': dict(**_FLOW, steps=8000, epoch_steps=500, lr=8e-4, ema=.999,
                                 precision='auto',
                                 model=FlowConfig(width=320, heads=5, dropout=.15)),
     'foley-unet': dict(**_FLOW, steps=6000, epoch_steps=500, lr=8e-4, ema=.999,

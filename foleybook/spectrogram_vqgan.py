@@ -666,7 +666,7 @@ def _train(self:VQGANRecipe, data, out, resume, progress)->SpectrogramVQGAN:
         recipe.judge, data = self.train_judge(data, out/'perceptual', resume, progress)
     return LoopRecipe._train(recipe, data, out, resume, progress)
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #42be514d
+# %% ../nbs/06_spectrogram_vqgan.ipynb #c3300db4
 _QUICK = dict(widths=(24, 48, 64), freq_strides=(4, 2, 2), time_strides=(4, 2, 1))
 _OWN = dict(frames=128, lr=1e-3, optimizer='adam', betas=(.5, .9), clip_norm=10.,
             schedule='warmup_cosine')
@@ -677,7 +677,7 @@ _AS_PUBLISHED = dict(batch_size=32, frames=848, seconds=10., optimizer='adam', b
 VQGANRecipe.presets = {
     'quick-vqgan': dict(steps=600, epoch_steps=150, batch_size=8, critic_start=250, **_OWN,
                         model=VQGANConfig(**_QUICK)),
-    'foley-vqgan': dict(steps=3000, epoch_steps=500, batch_size=16, critic_start=1000,
+    'foley-vqgan': dict(steps=2000, epoch_steps=250, batch_size=8, critic_start=800,
                         precision='auto', **_OWN, model=VQGANConfig()),
     'vas-codebook': dict(steps=95_680, epoch_steps=368, lr=3.2e-5, critic_start=2001,
                          **_AS_PUBLISHED, model=VQGANConfig.preset('vas')),
@@ -933,7 +933,7 @@ def encode(self:NeuralCodec,
     return Encoded(codes, self.codebook.n_codes, x.shape[-1], int(sample_rate),
                    self.codebook.codebook_hash)
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #38d447eb
+# %% ../nbs/06_spectrogram_vqgan.ipynb #0b1a0430
 @patch
 def decode(self:NeuralCodec,
     encoded:Encoded, # made by the same codebook
@@ -948,6 +948,7 @@ def decode(self:NeuralCodec,
     m = decode_long(self.codebook, encoded.codes.to(self.codebook.device), frames, self.chunk)
     m = F.pad(m, (0, frames - m.shape[-1]), mode='replicate')
     with torch.no_grad():
+        m = self.codebook.with_grain(m, range(len(m)))     # a channel's own, always the same
         sound = (self.vocoder.vocode(m) if hasattr(self.vocoder, 'vocode') else self.vocoder(m))
     sound = resample(fit_length(sound[:, 0].float().cpu(), wanted), rate, encoded.sample_rate)
     return unclipped(fit_length(sound, encoded.samples)[None])[0]

@@ -89,7 +89,7 @@ def flags_left_out():
     from nbdev.config import get_config
 
     data = os.environ.get("FOLEYBOOK_DATA")
-    possible = {"esc10": data and (Path(data) / "esc10").is_dir(), "cuda": has_gpu()}
+    possible = {**{name: data and (Path(data) / name).is_dir() for name in ("esc10", "fsdd")}, "cuda": has_gpu()}
     return [f for f in get_config(path=ROOT).tst_flags.split() if not possible.get(f)]
 
 
