@@ -116,7 +116,7 @@ def audio_info(
     "Read the header only; raises `AudioError`"
     with _opened(path) as f: return AudioInfo(f.samplerate, f.channels, f.frames / f.samplerate)
 
-# %% ../nbs/00_audio_features.ipynb #29b3f120
+# %% ../nbs/00_audio_features.ipynb #cc4a8aa8
 def resample(
     x:Tensor, # waveform, (..., t)
     orig:int, # its sample rate, Hz
@@ -124,7 +124,7 @@ def resample(
 )->Tensor: # waveform, (..., ceil(t * new / orig))
     "Change the sample rate by windowed sincs; without gradients where the ratio is no simple one"
     if orig == new: return x
-    if {int(orig), int(new)} - set(RATES):
+    if not (int(orig) in RATES and int(new) in RATES):
         raise ValueError(f"resample: {orig} to {new} Hz; use 1000 to 768000 Hz")
     a,b = (int(r) // math.gcd(int(orig), int(new)) for r in (orig, new))
     table = b * (a + 12 * max(a / b, 1))   # entries: one filter for each of b positions
