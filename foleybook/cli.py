@@ -216,22 +216,66 @@ def prepare(
     if codebook: say(f"codes {encode_table(cache, book, out, progress=_bar(quiet))} in {out}")
     return table
 
-# %% ../nbs/cli.ipynb #4fd2e259
+# %% ../nbs/cli.ipynb #ac587ef7
+_MILLIONS = {  # of weights that a recipe trains, told ten classes
+    "audio-diffusion": 114, "audyn-pixelsnail": 75, "audyn-rvqvae": 2.2, "audyn-vqvae": 2.2,
+    "bigvgan-base_22khz_80band": 14, "bigvgan-base_24khz_100band": 14,
+    "bigvgan-v1_22khz_80band": 112, "bigvgan-v1_24khz_100band": 112,
+    "bigvgan-v2_22khz_80band_256x": 112, "bigvgan-v2_22khz_80band_fmax8k_256x": 112,
+    "bigvgan-v2_24khz_100band_256x": 112, "bigvgan-v2_44khz_128band_256x": 113,
+    "bigvgan-v2_44khz_128band_512x": 122, "class-sounds": 0.2, "class-tracks": 0.027,
+    "classifier-test": 0.33, "dcase-foley-published": 104, "dcase-pixelsnail": 87,
+    "dcase-vqvae": 2.2, "demo-cascade": 1.2, "demo-pixelsnail": 0.93, "demo-transformer": 1.1, "demo-vqvae": 0.25,
+    "foley": 1.2, "foley-diffwave": 20, "foley-flow": 12, "foley-flow-backbone": 11,
+    "foley-melvae": 1.6, "foley-melvae-2d": 1.5, "foley-own-vocoder": 4.9,
+    "foley-pixelsnail": 0.93, "foley-transformer": 2.9, "foley-transformer-cascade": 3.3,
+    "foley-unet": 7, "foley-unet-diffusion": 8.3, "foley-vocoder": 3.7,
+    "foley-vocoder-diffwave": 4.8, "foley-vqgan": 1.2, "foley-vqgan-cascade": 2.3,
+    "foley-vqvae": 0.31, "fsdd-diffwave": 2.3, "fsdd-sashimi": 3.4, "fsdd-sashimi-ar": 2.8,
+    "hifigan-v1": 14, "hifigan-v2": 0.93, "hifigan-v3": 1.5, "istft-vocoder": 3.7, "ljspeech": 2.6,
+    "melception-esc10": 24, "melception-vggsound": 24, "melgan": 4.3, "melgan-descriptinc": 4.3,
+    "mtcrnn-tier2": 4.5, "mtcrnn-tier3": 1.6, "pops": 1.6, "pops-onsets": 0.025,
+    "pops-sounds": 0.081, "quick-cascade": 1.2, "quick-classifier": 0.33, "quick-diffusion": 6,
+    "quick-diffwave": 2.9, "quick-flow": 5.3, "quick-hifigan-v2": 0.93, "quick-mel-images": 1.6,
+    "quick-melvae": 0.67, "quick-parallel": 1.6, "quick-pixelsnail": 0.93, "quick-pops": 0.11,
+    "quick-rnn": 0.22, "quick-sashimi": 0.6, "quick-sashimi-ar": 0.93, "quick-transformer": 1.3,
+    "quick-transformer-cascade": 1.5, "quick-vocoder": 3.7, "quick-vqgan": 0.88,
+    "quick-vqgan-cascade": 2, "quick-vqvae": 0.25, "sashimi": 23, "sashimi_small": 7.7, "sc09": 24,
+    "sc09-sashimi": 5.2, "sc09-small": 6.8, "specvqgan-transformer": 305, "steerable": 0.13,
+    "steerable-fire": 0.13, "steerable-rain": 0.13, "unigram-cascade": 0.25, "vas-codebook": 72,
+    "vggsound-codebook": 72}
+_SECONDS = {  # of one core of an AMD EPYC with AVX-512 that it took; what is absent was not measured
+    "foley-flow": 9600, "quick-cascade": 724, "quick-diffusion": 501, "quick-diffwave": 415,
+    "quick-sashimi": 275, "quick-transformer-cascade": 944, "quick-vqgan-cascade": 681,
+    "steerable-rain": 272, "unigram-cascade": 96}
+
+# %% ../nbs/cli.ipynb #4f37b93f
 def _parts(recipe, prefix=""):
     "(name, recipe) of the steps of a recipe, stages by their names"
     from foleybook.recipes import Recipe
 
     parts = [p for k, v in vars(recipe).items() if isinstance(v, Recipe)
-             for p in _parts(v, f"{prefix}{k}.")]
+             and k not in recipe.unused() for p in _parts(v, f"{prefix}{k}.")]
     return ([(prefix, recipe)] if hasattr(recipe, "batch_size") else []) + parts
 
-def _recipe_line(name):
-    "A recipe in the list: steps, sounds per step, what it does"
+def _recipe_list(names):
+    "A line for each recipe: what it costs, and what it does"
     from foleybook.recipes import find_recipe
 
-    recipe = find_recipe(name)
-    sizes = " + ".join(f"{p.steps:,} x {p.batch_size}" for _, p in _parts(recipe)) or "no steps"
-    return f"{name:34} {sizes:>28}  {inspect.getdoc(type(recipe)).splitlines()[0]}"
+    def row(name):
+        recipe, spent = find_recipe(name), _SECONDS.get(name)
+        steps = " + ".join(f"{p.steps:,} x {p.batch_size}" for _, p in _parts(recipe))
+        minutes = "-" if spent is None else f"{spent / 60:.{int(spent < 600)}f}"
+        about = inspect.getdoc(type(recipe)).splitlines()[0]
+        return [name, f"{_MILLIONS.get(name, '-')}", minutes, steps or "no steps", about]
+    rows = [["recipe", "million weights", "minutes", "steps x sounds", "what it does"],
+            *map(row, names)]
+    name, size, spent, steps = (max(map(len, column)) for column in [*zip(*rows)][:4])
+    lines = [f"{a:{name}} {b:>{size}} {c:>{spent}}  {d:>{steps}}  {e}" for a, b, c, d, e in rows]
+    return "\n".join([*lines, "", "million weights: what is trained, for ten classes; minutes: "
+                      "measured on one core of an AMD EPYC with AVX-512, other machines take "
+                      "more or less; -: not measured, or not known before there are data",
+                      "foleybook train RECIPE --help tells the fields of a recipe"])
 
 def _recipe_help(help_):
     "The fields of a recipe, as --set takes them: value and meaning"
@@ -253,7 +297,7 @@ def _recipe_help(help_):
     head = f"{help_}: {inspect.getdoc(type(recipe)).splitlines()[0]}"
     return "\n".join([head, "", "fields that --set changes, as in --set seed=1:", *lines])
 
-# %% ../nbs/cli.ipynb #4eed699a
+# %% ../nbs/cli.ipynb #ef547a8a
 def train(
     recipe: str = "",  # name of a recipe (`--list` shows them)
     *,
@@ -276,7 +320,7 @@ def train(
     from foleybook.recipes import all_recipes, find_recipe
     from foleybook.settings import parse_overrides
 
-    if list_: return print("\n".join(map(_recipe_line, sorted(all_recipes()))))
+    if list_: return print(_recipe_list(sorted(all_recipes())))
     if not recipe or not data:
         raise ValueError("train needs a recipe and --data, as in: foleybook train quick-cascade "
                          "--data sounds/")
@@ -1028,11 +1072,9 @@ VERBS = dict(prepare=prepare, train=train, sample=sample, edit=edit, gallery=gal
              codec=codec, export=export, evaluate=evaluate, leaderboard=leaderboard,
              roundtrip=roundtrip, play=play, demo=demo, bench=bench, doctor=doctor)
 
-# %% ../nbs/cli.ipynb #6c2c6965
-def main(
-    argv: list = None,  # words after the program's name (default: those of this process)
-) -> int:  # exit code
-    "The `foleybook` program"
+# %% ../nbs/cli.ipynb #9e0b9ccc
+def _program():
+    "The parser of all verbs"
     top = ArgumentParser("foleybook", description="Make sound effects with neural networks.",
                          epilog="foleybook VERB --help tells more.")
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -1043,10 +1085,17 @@ def main(
                              formatter_class=ArgumentDefaultsHelpFormatter)
         parser_of(f, one).add_argument("--debug", action="store_true", default=SUPPRESS,
                                        help="show the traceback of an error")
+    return top
+
+# %% ../nbs/cli.ipynb #8808d51a
+def main(
+    argv: list = None,  # words after the program's name (default: those of this process)
+) -> int:  # exit code
+    "The `foleybook` program"
     words = sys.argv[1:] if argv is None else list(argv)
     names = [w for w in words[1:2] if words[0] == "train" and w[0] != "-"]
     if names and {"-h", "--help"} & set(words[2:]): args = dict(verb="train", help_=names[0])
-    else: args = vars(top.parse_args(words))
+    else: args = vars(_program().parse_args(words))
     verb, debug = args.pop("verb"), args.pop("debug", False)
     import warnings
 

@@ -1,8 +1,10 @@
 """Recipes: what is refused, stored, found and heard, and what the card says."""
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
@@ -10,14 +12,17 @@ import tiny_run
 import torch
 from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, STACKS, Data, shrunk
 
-from foleybook.codebooks import Cascade, CascadeRecipe, PriorRecipe
+from foleybook import cli
+from foleybook.codebooks import Cascade, CascadeRecipe, CodeTable, PriorRecipe
 from foleybook.embedders import ClassifierRecipe
 from foleybook.generator import Pretrained
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.recipes import LoopRecipe, Recipe, all_recipes, find_recipe, licence_of, licence_of_parts
 from foleybook.settings import SettingsError
 from foleybook.sound_data import ClipTable, MelCache
+from foleybook.spectrogram_diffusion import FlowRecipe, MelVAE, MelVAERecipe
 from foleybook.training import StepDL
+from foleybook.transformer import CodeGPT, TransformerRecipe
 from foleybook.vocoders import ISTFTVocoder
 
 
@@ -263,3 +268,55 @@ def test_workers_are_used_and_change_nothing(name, data):
         assert isinstance(learn.dls.train, StepDL) and learn.dls.train.fake_l.num_workers == workers
         batches.append([torch.cat([t.as_subclass(torch.Tensor).flatten().float() for t in tensors(b)]) for b in learn.dls.train])
     assert len(batches[0]) == 4 and all(torch.equal(a, b) for a, b in zip(*batches))
+
+
+# ---- what it costs ----
+
+
+TEN = [str(i) for i in range(10)]
+SILENCE = SimpleNamespace(mean_std=lambda rows: SimpleNamespace(mean=np.float64(0), std=np.float64(1)), mels=np.zeros((1, 80, 100), "f4"),
+                          waves=np.ones((1, 100), "i2"))
+
+
+def loaders(**more):
+    "What a recipe asks of its loaders before it builds a model: ten classes"
+    return SimpleNamespace(vocab=TEN, train_rows=[0], valid_rows=[], tracks=SimpleNamespace(ranges=((0.0, 1.0),) * 5), cache=SILENCE, **more)
+
+
+def count(model): return sum(p.numel() for p in model.parameters())
+
+
+def weights(recipe, first=None):
+    "Numbers that a recipe trains; `first` is the recipe of the stage before"
+    parts = {k: v for k, v in vars(recipe).items() if isinstance(v, Recipe) and k not in recipe.unused()}
+    if not isinstance(recipe, LoopRecipe):
+        stages = {"prior": parts.get("codebook"), "backbone": parts.get("vae")}
+        return sum(weights(r, stages.get(k)) for k, r in parts.items() if isinstance(r, LoopRecipe))
+    if isinstance(recipe, MelVAERecipe): return count(MelVAE(recipe.model))
+    if isinstance(recipe, FlowRecipe):
+        object.__setattr__(recipe, "_vae", ("", MelVAE((first or find_recipe("foley-melvae")).model)))
+        return count(recipe.build_model(loaders()))
+    if not isinstance(recipe, PriorRecipe):
+        with torch.device("cpu" if recipe.name in ("sashimi", "sashimi_small") else "meta"): return count(recipe.build_model(loaders()))
+    if getattr(recipe.model, "condition", "") == "features":  # a large one: all its blocks are equal
+        one, two = (count(CodeGPT(replace(recipe.model, n_layers=k))) for k in (1, 2))
+        return one + (recipe.model.n_layers - 1) * (two - one)
+    book = (first or find_recipe(f"{recipe.name.split('-')[0]}-vqvae")).build_model(loaders())
+    codes = torch.zeros(10, *book.code_shape(book.mel.frames(4 * book.mel.sample_rate)), dtype=torch.long)
+    table = CodeTable(codes, pd.DataFrame(dict(label=TEN)), book.config.n_codes, "", 4.0)
+    with torch.device("cpu" if isinstance(recipe, TransformerRecipe) else "meta"): return count(recipe.build_model(loaders(table=table)))
+
+
+def test_the_sizes_in_the_list_are_true():
+    "What `foleybook train --list` says: two digits"
+    unknown = {"reflow", "shaped-noise", "unigram"}  # as large as the model that teaches it; without weights
+    right = {name: weights(find_recipe(name)) / 1e6 for name in SHIPPED if name not in unknown}
+    told = {name: f"{m:.2g}" if m < 10 else f"{m:.0f}" for name, m in right.items()}
+    assert {k: f"{v:g}" for k, v in cli._MILLIONS.items()} == {k: f"{float(v):g}" for k, v in told.items()}
+
+
+def test_every_time_in_the_list_is_of_a_recipe():
+    assert cli._SECONDS.keys() <= set(SHIPPED)
+    shown = {line.split()[0]: line.split()[1:3] for line in cli._recipe_list(["foley-flow", "quick-diffwave", "sc09", "unigram"]).splitlines() if line}
+    assert shown["foley-flow"] == ["12", "160"] and shown["quick-diffwave"] == ["2.9", "6.9"]
+    assert shown["sc09"] == ["24", "-"] and shown["unigram"] == ["-", "-"]
