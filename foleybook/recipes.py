@@ -471,7 +471,7 @@ def set_aside(
         for path in there: os.replace(path, out/f'earlier_{k}'/path.name)
     if num_distrib() > 1 and torch.distributed.is_initialized(): torch.distributed.barrier()
 
-# %% ../nbs/recipes.ipynb #d187d405
+# %% ../nbs/recipes.ipynb #2be729df
 def _learnt_from(dls):
     "A hash of the clips and labels behind loaders, as far as they tell it"
     told = (getattr(getattr(dls, name, None), 'digest', '') for name in ('cache', 'table'))
@@ -481,9 +481,10 @@ def _learnt_from(dls):
 def _train(self:LoopRecipe, data, out, resume, progress):
     "Train with checkpoints and history"
     from fastai.callback.progress import ProgressCallback
+    from foleybook.sound_data import telling
     from foleybook.training import AudioLogger, Checkpoint, History, TrainingError, distributed
 
-    learn = self.learner(data)
+    with telling(progress): learn = self.learner(data)
     if not progress: learn.remove_cbs(ProgressCallback); learn.logger = lambda *_: None
     learn.add_cbs([History(out, self.log_every),
                    Checkpoint(out/'checkpoints', self.checkpoint_steps, self.keep,

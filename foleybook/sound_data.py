@@ -10,7 +10,7 @@ __all__ = ['COLUMNS', 'PROCEDURAL', 'POPS_GAIN', 'TableError', 'ClipTable', 'rea
            'split_by_fold', 'split_table', 'onsets', 'CacheError', 'ClipCache', 'cache_folder', 'MelCache', 'WaveCache',
            'MeanStd', 'joblib_workers', 'TensorAudio', 'TensorMel', 'CacheLoader', 'mel_dls', 'wave_dls']
 
-# %% ../nbs/01_sound_data.ipynb #bf7311ab
+# %% ../nbs/01_sound_data.ipynb #4b1ad8b5
 #| code-fold: true
 import hashlib
 import json
@@ -23,6 +23,7 @@ import time
 import warnings
 import zlib
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -228,7 +229,7 @@ def _warn_skipped(reasons, total):
     said = [f"{len(reasons)} of {total} clips left out:", *reasons[:10], *more]
     warnings.warn("\n".join(said), stacklevel=3)
 
-# %% ../nbs/01_sound_data.ipynb #7e331b40
+# %% ../nbs/01_sound_data.ipynb #1f864423
 #| code-fold: true
 class _Lines:
     "Counts like a bar of tqdm, and prints a line now and then"
@@ -241,9 +242,19 @@ class _Lines:
             self.last = time.time()
             print(f"{self.what} {self.n} of {self.total} clips", file=sys.stderr, flush=True)
 
+_TELLING = ContextVar("telling", default=None)
+
+@contextmanager
+def telling(progress):
+    "Caches that are built inside tell how far they are, or do not, whatever else they are told"
+    before = _TELLING.set(progress)
+    try: yield
+    finally: _TELLING.reset(before)
+
 @contextmanager
 def counted(total, what, show, done=0):
     "A counter with `update`; silent unless `show`"
+    show = show if _TELLING.get() is None else _TELLING.get()
     if show and not sys.stderr.isatty(): yield _Lines(total, what, done)
     else:
         with tqdm(total=total, initial=done, desc=what, unit="clip", leave=False,

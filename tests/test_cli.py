@@ -1,7 +1,9 @@
 """The command line from outside: exit codes, messages, and one whole way from a folder of sounds to a page"""
+import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from foleybook import cli
 from foleybook.cli import VERBS, explain, main, matched
+from foleybook.recipes import all_recipes, find_recipe
+from foleybook.settings import parse_overrides
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--set", "codebook.steps=6", "codebook.epoch_steps=3", "codebook.batch_size=4",
@@ -184,3 +189,82 @@ def test_one_command_runs_all_stages(sounds, tmp_path):
     written = {f: f.stat().st_mtime_ns for f in made}
     main(words)  # nothing is left to do
     assert {f: f.stat().st_mtime_ns for f in made} == written
+
+
+# ---- commands in the book ----
+
+
+VERB = rf"foleybook (?:{'|'.join(VERBS)})\b(?!,)"
+
+
+def texts():
+    "(place, text) of everything that people read: prose of notebooks, their code and that of the project, pages"
+    for f in sorted((ROOT / "nbs").glob("*.ipynb")):
+        for i, c in enumerate(json.loads(f.read_text(encoding="utf-8"))["cells"]):
+            yield f"{f.name} cell {i}", c["cell_type"], "".join(c["source"])
+    for f in [ROOT / "README.md", ROOT / "Makefile"]:
+        yield f.name, "markdown", f.read_text(encoding="utf-8")
+    for f in sorted([*(ROOT / "data_scripts").glob("*.py"), *(ROOT / "docs").glob("*.py")]):
+        yield f.name, "code", f.read_text(encoding="utf-8")
+
+
+def strings(code):
+    "The strings of a cell or a file, docstrings too, and its comments"
+    try: tree = ast.parse(re.sub(r"^\s*[%!].*$", "", code, flags=re.M))
+    except SyntaxError: return []
+    told = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return [*told, *re.findall(r"#(.*)", code), *re.findall(r"^\s*!(.*)$", code, re.M)]
+
+
+def commands():
+    "(command, place, whole): whole ones stand in a line of their own, others are named in a sentence"
+    found = {}
+    for place, kind, text in texts():
+        for t in [text] if kind == "markdown" else strings(text):
+            t = t.replace("\\\n", " ")
+            whole = re.findall(rf"^(?:\s*\$?\s*|\t(?:\.venv/bin/)?)({VERB}[^`\n]*)$", t, re.M) if kind == "markdown" else []
+            for line in whole + re.findall(rf"as in: ({VERB}.*)", t): found[re.sub(r"(^|\s)#.*", "", line).strip()] = place, True
+            for line in re.findall(rf"`\$?\s*({VERB}[^`]*)`", re.sub(r"(?s)```.*?```", "", t)):
+                found.setdefault(" ".join(line.split()), (place, False))
+    return [(line, *more) for line, more in sorted(found.items())]
+
+
+def understood(words):
+    try: return cli._program().parse_known_args(words)
+    except SystemExit: return None, None
+
+
+def wrong(line, whole):
+    "What the program would say against a command, without running it; '' where nothing"
+    words = [w for w in shlex.split(line)[1:] if w not in ("-h", "--help")]
+    args, rest = understood(words)
+    if not args and (not whole or "--help" in line):  # a sentence may leave files out
+        args, rest = understood([words[0], "X", "X", "X", *words[1:]] if words[1:] and words[1][0] == "-" else [*words, "X", "X"])
+    if not args: return "is not understood"
+    if extra := [w for w in rest if w != "X"]: return f"{extra} is no option"
+    if args.verb != "train": return ""
+    if whole and not (args.list_ or args.data or "--help" in line): return "has no --data"
+    if not args.recipe or args.recipe.isupper(): return ""
+    cli.rooms()
+    if args.recipe not in all_recipes(): return "is no recipe"
+    try: find_recipe(args.recipe).override(parse_overrides(args.set_ or []))
+    except ValueError as e: return str(e)
+    return ""
+
+
+@pytest.mark.parametrize("line,whole,said", [
+    ("foleybook train quick-diffwave data/esc10 --out runs/x", True, "no option"), ("foleybook dance", True, "not understood"),
+    ("foleybook train quick-diffwav --data x", True, "no recipe"), ("foleybook train quick-diffwave --data x --set lrr=1", True, "lrr"),
+    ("foleybook train quick-diffwave", True, "--data"), ("foleybook codec encode", False, ""), ("foleybook codec encode", True, "not understood"),
+    ("foleybook sample MODEL --clases rain", False, "no option"), ("foleybook train RECIPE --help", False, "")])
+def test_a_wrong_command_is_seen(line, whole, said, capsys):
+    got = wrong(line, whole)
+    assert said in got if said else not got
+
+
+def test_every_command_in_the_book_is_understood(capsys):
+    cli.rooms()
+    told = commands()
+    assert len(told) > 40 and sum(whole for _, _, whole in told) > 15
+    bad = [f"{place}: `{line}` {said}" for line, place, whole in told if (said := wrong(line, whole))]
+    assert not bad, "\n".join(bad)

@@ -13,7 +13,7 @@ import tiny_run
 import torch
 
 import foleybook
-from foleybook import codebooks, evaluation
+from foleybook import cli, codebooks, evaluation
 from foleybook.audio_features import AudioError, MelConfig, MelMismatch, listed_sounds, read_audio, write_audio
 from foleybook.cli import main
 from foleybook.codebooks import CascadeRecipe, CodeTable, VQVAEConfig, VQVAERecipe
@@ -373,6 +373,24 @@ def test_progress_without_a_terminal(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(room.time, "time", iter(range(0, 10**6, 11)).__next__)
     open_dataset(clips(tmp_path / "in", 2)).check(n_jobs=1, progress=True)
     assert "checked 1 of 4 clips" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("progress", [True, False])
+@pytest.mark.parametrize("preset", ["fsdd-diffwave", "quick-vqvae", "quick-vocoder", "class-sounds"])
+def test_a_training_says_how_far_its_cache_is(tmp_path, capsys, monkeypatch, preset, progress):
+    import foleybook.sound_data as room
+
+    def cut(self, *args, **kwargs): raise KeyboardInterrupt
+    cli.rooms()
+    monkeypatch.setattr(type(find_recipe(preset)), "build_model", cut)
+    table = open_dataset(clips(tmp_path / "in", 3))
+    recipe = find_recipe(preset).override(batch_size=2, device="cpu", **{k: str(tmp_path / "c") for k in ["cache_dir"]
+                                                                     if hasattr(find_recipe(preset), k)})
+    monkeypatch.setenv("FOLEYBOOK_CACHE", str(tmp_path / "c"))
+    monkeypatch.setattr(room.time, "time", iter(range(0, 10**6, 11)).__next__)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(table, tmp_path / "out", progress=progress)
+    assert ("features 1 of 6 clips" in capsys.readouterr().err) == progress
 
 
 def test_the_playground_is_at_the_front():
