@@ -32,7 +32,7 @@ def parser_of(
         else: parser.add_argument(name, **kw, **({"nargs": "?"} if "default" in kw else {}))
     return parser
 
-# %% ../nbs/cli.ipynb #dee3e04d
+# %% ../nbs/cli.ipynb #2284c594
 def explain(
     err: BaseException,  # what was raised
 ) -> str:  # one line for a person: what, where, remedy
@@ -45,7 +45,9 @@ def explain(
                   errno.EFBIG: "The file may not grow further (quota or limit): free space or "
                                "raise the limit, then run again.",
                   errno.EACCES: "No permission: choose another folder with --out.",
-                  errno.ENOENT: "No such file or folder: check the path."}.get(err.errno, "")
+                  errno.ENOENT: "No such file or folder: check the path.",
+                  errno.EEXIST: "It is a file, not a folder: choose another one with --out.",
+                  errno.ENOTDIR: "A part of it is a file: check the path."}.get(err.errno, "")
         return f"{err.filename or ''}: {err.strerror}. {remedy}".strip(": ")
     if isinstance(err, KeyError):
         return f"no such name: {err.args[0]!r}" if err.args else "no such name"
@@ -73,11 +75,12 @@ def rooms() -> list:  # the imported modules
              and m.name != "cli"]
     return [importlib.import_module(f"foleybook.{n}") for n in sorted(names)]
 
-# %% ../nbs/cli.ipynb #64c4bd64
+# %% ../nbs/cli.ipynb #64589391
 def find_data(
     name: str,  # a path, or the name of a folder below `FOLEYBOOK_DATA`
 ) -> Path:  # an existing path
     "Where a data set lies; raises `FileNotFoundError` that says where was looked"
+    if not name: raise ValueError("no data are named. Give a folder of sounds; . is this one.")
     home = os.environ.get("FOLEYBOOK_DATA")
     tried = [Path(name)] + ([Path(home) / name] if home else [])
     for p in tried:
@@ -161,7 +164,7 @@ def _told_lengths(table, seconds):
         yield (f"{short.sum()} of {len(table)} clips are shorter than {seconds / 2:g} s (down to "
                f"{length.min():.2f} s): they are repeated up to {seconds:g} s")
 
-# %% ../nbs/cli.ipynb #78abd98a
+# %% ../nbs/cli.ipynb #1df49051
 def prepare(
     data: str,  # folder of class subfolders, a clip table (.csv), a known data set, or `procedural`
     *,
@@ -189,6 +192,8 @@ def prepare(
     from foleybook.sound_data import MelCache, joblib_workers, make_procedural
 
     _at_least_one(per_class=per_class)
+    if not jobs: raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per core.")
+    if seed < 0: raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
     say, out = _say(quiet), Path(out)
     if codebook:
         rooms()
@@ -565,7 +570,7 @@ def edit(
                           for f, label in zip(files, made.labels)))
     return files
 
-# %% ../nbs/cli.ipynb #b411e2da
+# %% ../nbs/cli.ipynb #10539509
 def gallery(
     folder: str,  # folder of sounds written by `foleybook sample`
     *,
@@ -576,12 +581,17 @@ def gallery(
     quiet: bool = False,  # print only errors
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
-    from foleybook.files import write_text
+    from foleybook.files import read_json, write_text
     from foleybook.reports import edits_page, gallery_page
     from foleybook.data_sets import open_dataset
 
     report = Path(folder) / "sampling.json"
-    report = json.loads(report.read_text()) if report.exists() else {}
+    told = read_json(report) if report.exists() else {}
+    if not isinstance(told, dict):
+        raise ValueError(f"{report}: is damaged. Remove it, or sample again.")
+    report = told
+    if real_per_class < 0:
+        raise ValueError(f"--real-per-class {real_per_class} is not allowed. Give 0 or more.")
     source = data or report.get("data") or ""
     real = open_dataset(find_data(source)) if data or (source and Path(source).exists()) else None
     if edits:
@@ -599,7 +609,7 @@ def gallery(
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
     return path
 
-# %% ../nbs/cli.ipynb #b811a404
+# %% ../nbs/cli.ipynb #a25d58bd
 def vocode(
     input: str,  # a sound file (copy synthesis) or a log-mel (.npy)
     *,
@@ -614,7 +624,10 @@ def vocode(
     from foleybook.vocoders import find_vocoder, render_file
 
     net, start = find_vocoder(vocoder).to(_device(device)), time.time()
-    audio = render_file(net, input)[0]
+    if not hasattr(net, "vocode"):
+        raise ValueError(f"--vocoder {vocoder}: holds a {type(net).__name__}, which is no vocoder.")
+    try: audio = render_file(net, input)[0]
+    except ValueError as e: raise ValueError(f"{input}: {str(e).removeprefix(f'{input}: ')}") from e
     spent, rate = time.time() - start, net.mel.sample_rate
     path = write_audio(out, audio, rate)
     _say(quiet)(f"{path}: {audio.shape[-1] / rate:.2f} s in {spent:.2f} s; peak memory "

@@ -328,7 +328,7 @@ _LIMITS = {name: (low, math.inf) for low, names in (
     for name in names}
 _LIMITS |= dict.fromkeys(('ema', 'warmup', 'lr_decay'), (0, 1))
 
-# %% ../nbs/recipes.ipynb #b6b0170a
+# %% ../nbs/recipes.ipynb #4a8ee1e0
 @patch
 def check(self:LoopRecipe) -> LoopRecipe: # itself
     "As `Recipe.check`; numbers in their range, words that are known"
@@ -338,6 +338,9 @@ def check(self:LoopRecipe) -> LoopRecipe: # itself
         if not low <= getattr(self, name) <= high:
             raise SettingsError(f"{name}={getattr(self, name)!r} is not allowed. Give a number "
                                 f"from {low} to {high}.")
+    for name in ('seconds', 'clip_seconds'): # of the families that have them
+        if not 0 < (1 if (value := getattr(self, name, None)) is None else value) < math.inf:
+            raise SettingsError(f"{name}={value!r} is not allowed. Give some seconds.")
     words = dict(schedule=SCHEDULES, optimizer=('adamw', 'adam', 'sgd'),
                  precision=(*PRECISIONS, 'auto'))
     for name, known in words.items():

@@ -375,6 +375,23 @@ def test_progress_without_a_terminal(tmp_path, capsys, monkeypatch):
     assert "checked 1 of 4 clips" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words,said", [
+    (["prepare", ""], "Give a folder of sounds"), (["prepare", "{in}", "--jobs", "0"], "--jobs 0"),
+    (["prepare", "procedural", "--seed", "-1"], "--seed -1"), (["prepare", "{in}", "--seconds", "0.5", "--out", "{in}/hiss/0.wav"], "choose another"),
+    (["vocode", "{in}/hiss/0.wav", "--vocoder", "foley"], "is no vocoder"), (["vocode", "{in}/short.wav"], "short.wav: "),
+    (["gallery", "{in}"], "sampling.json"), (["gallery", "{in}/hiss", "--real-per-class", "-1"], "0 or more"),
+    (["train", "quick-vqvae", "--data", "{in}", "--set", "seconds=-1"], "seconds=-1"),
+    (["train", "quick-vocoder", "--data", "{in}", "--set", "clip_seconds=nan"], "clip_seconds=nan")])
+def test_what_a_hostile_user_typed_is_answered(tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.setenv("FOLEYBOOK_CACHE", str(tmp_path / "c"))
+    monkeypatch.chdir(tmp_path)
+    folder = clips(tmp_path / "in", 2)
+    noise(folder / "short.wav", seconds=0.001)
+    (folder / "sampling.json").write_text("[1]")
+    assert main([w.replace("{in}", str(folder)) for w in words]) == 1
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("progress", [True, False])
 @pytest.mark.parametrize("preset", ["fsdd-diffwave", "quick-vqvae", "quick-vocoder", "class-sounds"])
 def test_a_training_says_how_far_its_cache_is(tmp_path, capsys, monkeypatch, preset, progress):
