@@ -371,7 +371,7 @@ def load_generator(
                          "itself. Give a generator; for a prior, add --codebook.")
     return model
 
-# %% ../nbs/cli.ipynb #a46a0ea0
+# %% ../nbs/cli.ipynb #95c69df5
 def _regions(texts):
     "START:END in seconds, several of them"
     try: return [tuple(float(t) for t in text.split(":")) for text in texts or []] or None
@@ -393,7 +393,9 @@ def _trained_on(model):
 
 def _tracks(pairs):
     "NAME=VALUE or NAME=V1,V2,... as control tracks"
-    return {k: [float(x) for x in text.split(",")] for k, text in _pairs(pairs).items()} or None
+    try: return {k: [*map(float, text.split(","))] for k, text in _pairs(pairs).items()} or None
+    except ValueError as e: raise ValueError(f"--controls {' '.join(pairs)}: {e}. Write NAME=VALUE "
+                                             "or NAME=V1,V2,... in numbers.") from None
 
 # %% ../nbs/cli.ipynb #cb3c8f40
 def _at_least_one(**numbers):
