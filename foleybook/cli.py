@@ -221,7 +221,7 @@ def prepare(
     if codebook: say(f"codes {encode_table(cache, book, out, progress=_bar(quiet))} in {out}")
     return table
 
-# %% ../nbs/cli.ipynb #df2b52cf
+# %% ../nbs/cli.ipynb #3aa80304
 _MILLIONS = {  # of weights that a recipe trains, told ten classes
     "audio-diffusion": 114, "audyn-pixelsnail": 75, "audyn-rvqvae": 2.2, "audyn-vqvae": 2.2,
     "bigvgan-base_22khz_80band": 14, "bigvgan-base_24khz_100band": 14,
@@ -236,23 +236,25 @@ _MILLIONS = {  # of weights that a recipe trains, told ten classes
     "foley-own-vocoder": 4.9, "foley-pixelsnail": 0.93, "foley-transformer": 2.9,
     "foley-transformer-cascade": 3.3, "foley-unet": 7, "foley-unet-diffusion": 8.3,
     "foley-vocoder": 3.7, "foley-vocoder-diffwave": 4.8, "foley-vqgan": 1.2,
-    "foley-vqgan-cascade": 2.3, "foley-vqvae": 0.31, "fsdd-diffwave": 2.3, "fsdd-sashimi": 3.4,
-    "fsdd-sashimi-ar": 2.8, "hifigan-v1": 14, "hifigan-v2": 0.93, "hifigan-v3": 1.5,
-    "istft-vocoder": 3.7, "ljspeech": 2.6, "melception-esc10": 24, "melception-vggsound": 24,
-    "melgan": 4.3, "melgan-descriptinc": 4.3, "mtcrnn-tier2": 4.5, "mtcrnn-tier3": 1.6,
-    "pops": 1.6, "pops-onsets": 0.025, "pops-sounds": 0.081, "quick-cascade": 1.2,
-    "quick-classifier": 0.33, "quick-diffusion": 6, "quick-diffwave": 2.9, "quick-flow": 5.3,
-    "quick-hifigan-v2": 0.93, "quick-mel-images": 1.6, "quick-melvae": 0.67, "quick-parallel": 1.6,
-    "quick-pixelsnail": 0.93, "quick-pops": 0.11, "quick-rnn": 0.22, "quick-sashimi": 0.6,
-    "quick-sashimi-ar": 0.93, "quick-transformer": 1.3, "quick-transformer-cascade": 1.5,
-    "quick-vocoder": 3.7, "quick-vqgan": 0.88, "quick-vqgan-cascade": 2, "quick-vqvae": 0.25,
-    "sashimi": 23, "sashimi_small": 7.7, "sc09": 24, "sc09-sashimi": 5.2, "sc09-small": 6.8,
-    "specvqgan-transformer": 305, "steerable": 0.13, "steerable-fire": 0.13,
-    "steerable-rain": 0.13, "unigram-cascade": 0.25, "vas-codebook": 72, "vggsound-codebook": 72}
+    "foley-vqgan-cascade": 2.3, "foley-vqvae": 0.31, "fsdd-classifier": 0.33, "fsdd-diffwave": 2.3,
+    "fsdd-sashimi": 3.4, "fsdd-sashimi-ar": 2.8, "hifigan-v1": 14, "hifigan-v2": 0.93,
+    "hifigan-v3": 1.5, "istft-vocoder": 3.7, "ljspeech": 2.6, "melception-esc10": 24,
+    "melception-vggsound": 24, "melgan": 4.3, "melgan-descriptinc": 4.3, "mtcrnn-tier2": 4.5,
+    "mtcrnn-tier3": 1.6, "pops": 1.6, "pops-onsets": 0.025, "pops-sounds": 0.081,
+    "quick-cascade": 1.2, "quick-classifier": 0.33, "quick-diffusion": 6, "quick-diffwave": 2.9,
+    "quick-flow": 5.3, "quick-hifigan-v2": 0.93, "quick-mel-images": 1.6, "quick-melvae": 0.67,
+    "quick-parallel": 1.6, "quick-pixelsnail": 0.93, "quick-pops": 0.11, "quick-rnn": 0.22,
+    "quick-sashimi": 0.6, "quick-sashimi-ar": 0.93, "quick-transformer": 1.3,
+    "quick-transformer-cascade": 1.5, "quick-vocoder": 3.7, "quick-vqgan": 0.88,
+    "quick-vqgan-cascade": 2, "quick-vqvae": 0.25, "sashimi": 23, "sashimi_small": 7.7, "sc09": 24,
+    "sc09-sashimi": 5.2, "sc09-small": 6.8, "specvqgan-transformer": 305, "steerable": 0.13,
+    "steerable-fire": 0.13, "steerable-rain": 0.13, "unigram-cascade": 0.25, "vas-codebook": 72,
+    "vggsound-codebook": 72}
 _SECONDS = {  # on one core of an AMD EPYC with AVX-512; what is absent was not measured
-    "foley-flow": 9600, "quick-cascade": 724, "quick-diffusion": 501, "quick-diffwave": 415,
-    "quick-sashimi": 275, "quick-transformer-cascade": 944, "quick-vqgan-cascade": 681,
-    "steerable-rain": 272, "unigram-cascade": 96}
+    "foley-flow": 6400, "foley-vqgan": 1840, "quick-cascade": 671, "quick-diffusion": 501,
+    "quick-diffwave": 415, "quick-rnn": 361, "quick-sashimi": 275,
+    "quick-transformer-cascade": 944, "quick-vqgan-cascade": 681, "steerable-fire": 262,
+    "steerable-rain": 272, "unigram-cascade": 123}
 
 # %% ../nbs/cli.ipynb #4f37b93f
 def _parts(recipe, prefix=""):

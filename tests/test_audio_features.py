@@ -881,10 +881,12 @@ def test_no_warnings_in_normal_use(tmp_path):
         Sounds(GriffinLim(mel, 2)(log_mel(noise(2, SR), mel)).clamp(-1, 1), SR).save(tmp_path)
 
 
-def test_resampling_costs_what_the_samples_cost():
-    "Not a look at every rate there is: that took 55 ms a clip"
-    x = torch.zeros(1, 3200)
-    audio_features.resample(x, 8000, 16000)  # its filter is made once
-    start = time.process_time()
-    for _ in range(20): audio_features.resample(x, 8000, 16000)
-    assert time.process_time() - start < 0.2
+def test_resampling_does_not_go_through_all_rates(monkeypatch):
+    "A set of them, made for every clip, took 55 ms"
+    class Asked:
+        def __contains__(self, rate): return rate in range(1000, 768001)
+
+    monkeypatch.setattr(audio_features, "RATES", Asked())
+    assert audio_features.resample(torch.zeros(1, 800), 8000, 16000).shape == (1, 1600)
+    with pytest.raises(ValueError, match="use 1000 to 768000 Hz"):
+        audio_features.resample(torch.zeros(1, 800), 8000, 10)
