@@ -419,7 +419,7 @@ def classification_loss(smoothing=.1, weight=None):
     return lambda pred, y: F.cross_entropy(pred, y.as_subclass(Tensor).long(), weight=weight,
                                            label_smoothing=smoothing)
 
-# %% ../nbs/embedders.ipynb #f8aec126
+# %% ../nbs/embedders.ipynb #45155f82
 @dataclass
 class ClassifierRecipe(LoopRecipe):
     "Trains the judge: a classifier of log-mels"
@@ -448,7 +448,7 @@ class ClassifierRecipe(LoopRecipe):
     def callbacks(self): return [RollAndMask()] if self.augment else []
 
     def dataloaders(self, data):
-        "Random windows of each clip; the official fold is held out, or else the official test split"
+        "Random windows of each clip; held out is the official fold, or else the test split"
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
         cache = (table if isinstance(table, MelCache)
                  else MelCache.build(table, self.mel(), self.seconds, progress=False))
