@@ -458,7 +458,7 @@ def dying_rank(n, folder):
         def run(rank):
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             try:
-                tiny_run.recipe(steps=16, checkpoint_steps=3, device="cpu", **(dict(die=7 + k) if rank else {})).train(None, folder / f"run_{k}", progress=False)
+                tiny_run.recipe(steps=16, checkpoint_steps=3, device="cpu", **(dict(die=7 + k % 8) if rank else {})).train(None, folder / f"run_{k}", progress=False)
             except BaseException as e:
                 said.write_text(f"{type(e).__name__}: {cli.explain(e)}")
                 os._exit(3)
