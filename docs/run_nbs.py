@@ -31,7 +31,7 @@ def run(path, flags):
         if _left_out(c, flags):
             c.metadata["tags"] = c.metadata.get("tags", []) + ["skip-execution"]
     folder = str(Path(path).parent)
-    patience = 300 if flags >= FLAGS else None  # s; cells that train may take as long as they need
+    patience = 300 if flags >= FLAGS else 6 * 3600  # s; cells that train may take hours
     NotebookClient(nb, timeout=patience, kernel_name="python3", resources={"metadata": {"path": folder}},
                    store_widget_state=True, record_timing=False).execute()
     for c in code:

@@ -1618,7 +1618,7 @@ class TierStack(Pipeline, Tier):
         "From the top down"
         return [getattr(self, name) for name in self.part_names]
 
-# %% ../nbs/11_multitier_rnn.ipynb #cda1cc50
+# %% ../nbs/11_multitier_rnn.ipynb #f7cf63a2
 @patch
 def tracks(
     self: Tier,
@@ -1635,17 +1635,17 @@ def tracks(
     seeds = [seed + k for k in range(n)]
     asked = _with_classes(self, self.default_cond(seeds) if asked is None else asked, seeds)
     rows, walk = math.ceil(seconds * self.rate), self.begin(seeds)
-    track, heard = self.control_tracks(asked, rows), [] if known is None else [known]
-    first = 0 if known is None else known.shape[1]
+    track, first = self.control_tracks(asked, rows), 0 if known is None else known.shape[1]
     if known is not None and (known.shape[0], *known.shape[2:]) != (n, len(self.outputs)):
         raise ValueError(f"known of shape {tuple(known.shape)} is not allowed. Give {n} tracks "
                          f"as ({n}, rows, {len(self.outputs)}), for {', '.join(self.outputs)}.")
     if first >= rows:
         raise ValueError(f"{first} rows are known, as many as asked for. Give a longer seconds.")
     with torch.inference_mode():
-        for k in heard:
-            self.advance(walk, track[:, :first], known=k if self.outputs[1:] else k[..., 0])
-        made = torch.cat([*heard, self.advance(walk, track[:, first:])], 1)
+        if known is not None:
+            self.advance(walk, track[:, :first], known=known if self.outputs[1:] else known[..., 0])
+        made = self.advance(walk, track[:, first:])
+        if known is not None: made = torch.cat([known, made], 1)
     columns = dict(zip(self.outputs, made.unbind(-1)))
     return Conditions(n, controls=columns, control_rate=self.rate, names=asked.names)
 
@@ -1654,13 +1654,18 @@ def _spans(model):
     tiers = getattr(model, "tiers", [model])
     return {k: r for t in tiers for k, r in zip(t.control_names, t.config.ranges)}
 
+def _shares(x, rate, names, per_second, spans):
+    "Tracks measured in a sound, (frames, names); 0 and 1 are the ends of their spans"
+    low, high = np.array(spans, np.float32).T
+    return (extract_tracks(x, rate, names, per_second) - low) / (high - low)
+
 def _known(stack, init, mask):
     "For each tier what a sound says that is there, (n, rows, outputs), and which rows are new"
     found, spans = {stack.tiers[-1]: (init[:, 0, :, None], mask)}, _spans(stack)
     for tier in stack.tiers[:-1]:
-        low, high = np.array([spans.get(k, (0.0, 1.0)) for k in tier.outputs]).T
-        each = [extract_tracks(x[0], round(stack.rate), tier.outputs, tier.rate) for x in init]
-        values = torch.from_numpy((np.stack(each) - low) / (high - low)).float().clamp(0, 1)
+        ends = [spans.get(k, (0.0, 1.0)) for k in tier.outputs]
+        each = [_shares(x[0], round(stack.rate), tier.outputs, tier.rate, ends) for x in init]
+        values = torch.from_numpy(np.stack(each)).float().clamp(0, 1)
         places = (torch.arange(values.shape[1]) * stack.rate / tier.rate).long()
         new = mask[places.clamp_max(len(mask) - 1)]
         found[tier] = values, F.pad(new, (0, 16), value=True)
@@ -1746,7 +1751,7 @@ class TierStackRecipe(Recipe):
             stack.save_pretrained(out, self.card(table) | told)
         return stack
 
-# %% ../nbs/11_multitier_rnn.ipynb #1d647686
+# %% ../nbs/11_multitier_rnn.ipynb #6a29da24
 @patch
 def controls_in(
     self: Tier,
@@ -1758,8 +1763,7 @@ def controls_in(
     if not ranges or len(ranges) != len(self.control_names):
         raise ValueError("the controls of this model were not measured in sounds. Train one of "
                          "`steerable` with controls=rms,centroid.")
-    low, high = np.array(ranges, np.float32).T
-    return (extract_tracks(x, round(self.rate), self.control_names, rate) - low) / (high - low)
+    return _shares(x, round(self.rate), self.control_names, rate, ranges)
 
 # %% ../nbs/11_multitier_rnn.ipynb #9c1cc91d
 _PAGE = """<!doctype html><meta charset="utf-8"><title>foleybook: play</title>
