@@ -46,7 +46,7 @@ h3{font-size:.9rem;color:var(--soft);margin:.9rem 0 .3rem}
 p.soft,figcaption,caption{color:var(--soft)}
 :focus-visible{outline:3px solid var(--accent);outline-offset:2px}
 .row{display:flex;flex-wrap:wrap;gap:1rem}.wide{overflow-x:auto}
-figure{margin:0;width:15rem}figure img{width:100%;height:5rem;border-radius:.3rem;display:block}
+figure{margin:0;width:13.8rem}figure img{width:100%;height:5rem;border-radius:.3rem;display:block}
 audio{width:100%;height:2.4rem;display:block;margin:.2rem 0}
 figcaption{font-size:.8rem;overflow-wrap:anywhere}figcaption b{color:var(--ink)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
@@ -165,7 +165,7 @@ def page(
 TEMPLATES['gallery.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player %}
 {% block body %}{% if about %}<p class="soft">{{ about }}</p>{% endif %}
 {% for label, groups in classes %}<section><h2>{{ label or 'sounds' }}</h2>
-{% for kind, players in groups %}<h3>{{ kind }}</h3>
+{% for kind, players in groups %}{% if kind %}<h3>{{ kind }}</h3>{% endif %}
 <div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div>
 {% endfor %}</section>{% endfor %}{% endblock %}"""
 
@@ -202,22 +202,28 @@ def edits_page(
     seed:int=0, # of what is made
 )->str: # a whole page without outside references
     "Original, filled, longer, varied and looped, of what the model honours, side by side"
-    from foleybook.audio_features import Sounds
+    from foleybook.audio_features import SamplingError, Sounds, unclipped
 
-    there, rows = Clips(sounds), []
+    there, rows, about = Clips(sounds), [], f'By {type(model).__name__}.'
     for i in range(min(most, len(there.labels))):
-        audio, rate = there.read(i)
-        x = Sounds(audio[None, ..., :round((model.default_seconds or 4.) * rate)], rate)
+        try:
+            audio, rate = there.read(i)
+            x = audio[None, ..., :round((model.default_seconds or 4.) * rate)]
+            x = Sounds(unclipped(x), rate)
+        except (AudioError, SamplingError, OSError, ValueError) as e:
+            about += f' {there.names[i]} is left out: {e}.'
+            continue
         length, label = x.audio.shape[-1] / rate, there.labels[i]
         cond, players = label if label in model.labels else None, []
         for kind, asked in EDITS.items():
             if not asked.keys() | {'init'} <= model.honours and asked: continue
             told = asked | ({'mask': (length / 3, 2 * length / 3)} if 'mask' in asked else {})
             if 'seconds' in told: told['seconds'] = 1.5 * length
-            made = model.sample(cond, init=x, seed=seed, progress=False, **told) if asked else x
-            players.append((kind, [clip_player(Clips(made), 0)]))
-        rows.append((f'{i + 1}. {label}', players))
-    return page('gallery.html', title, about=f'By {type(model).__name__}', classes=rows)
+            if not asked: players.append(player(x.audio[0], rate, kind, licence=there.licences[i]))
+            else: players.append(clip_player(Clips(model.sample(
+                cond, init=x, seed=seed, progress=False, **told)), 0, name=kind))
+        rows.append((f'{i + 1}. {label}', [('', players)]))
+    return page('gallery.html', title, about=about, classes=rows)
 
 # %% ../nbs/reports.ipynb #e78cd7a0
 TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player, table %}

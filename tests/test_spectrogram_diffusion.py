@@ -438,6 +438,20 @@ def test_the_page_of_edits(painter):
     assert all(kind in page for kind in EDITS) and "1. rain" in page and "2. dog" not in page
 
 
+def test_the_page_of_edits_takes_recordings_as_they_are(painter, tmp_path):
+    from foleybook.audio_features import write_audio
+    from foleybook.data_sets import open_dataset
+    from foleybook.reports import edits_page
+
+    loud = 1.2 * torch.randn(1, 22050).clamp(-1, 1)
+    for name, x in (("loud", loud), ("silent", torch.zeros(1, 22050))):
+        (tmp_path / name).mkdir()
+        write_audio(tmp_path / name / f"{name}.wav", x, 44100, "FLOAT")
+    page = edits_page(painter, open_dataset(tmp_path))
+    assert "loud</h2>" in page and "silent</h2>" not in page
+    assert "silent.wav is left out: all 1 sounds are silent" in page
+
+
 def test_the_books_own_vocoder_is_not_saved_again(tmp_path):
     mel = MelConfig.preset("foley")
     vae = MelVAE(MelVAEConfig(mel=mel, channels=8, width=8, hidden=8, depth=1, grain=8)).fit(torch.randn(4, 128, 32)).eval()
