@@ -1830,7 +1830,7 @@ FlowRecipe.presets = {
                            attention_head_dim=32, layers_per_block=2, sample_size=(8, 86))),
 }
 LatentDiffusionRecipe.presets = {
-    'quick-diffusion': dict(vae='quick-melvae', backbone='quick-flow'),
+    'quick-diffusion': dict(vae='quick-melvae', backbone='quick-flow', steps=16, guidance=3.),
     'foley-flow': dict(steps=20, guidance=3., interval=(0., 1.)),
     'foley-unet-diffusion': dict(vae='foley-melvae-2d', backbone='foley-unet'),
 }
