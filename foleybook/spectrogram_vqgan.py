@@ -20,6 +20,7 @@ import math
 import re
 import struct
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -894,7 +895,11 @@ class NeuralCodec:
         # 'default', a folder, a module that reads the codebook's mel, or None: Griffin-Lim
         vocoder='default',
         chunk:int=1024, # frames of a piece of a long sound
+        # of the codebook: 'float32', or 'bf16', near, and faster where the processor computes in it
+        precision:str='float32',
     ):
+        if precision not in ('float32', 'bf16'): raise CodecError(
+            f"precision={precision!r} is not known. Give 'float32' or 'bf16'.")
         if isinstance(codebook, (str, Path)): codebook = Pretrained.from_pretrained(codebook)
         if not hasattr(codebook, 'codebook_hash'): raise CodecError(
             f"a {type(codebook).__name__} makes no codes. Give the folder of a codebook.")
@@ -902,6 +907,8 @@ class NeuralCodec:
         if isinstance(vocoder, (str, Path)): vocoder = find_vocoder(vocoder, codebook.device)
         self.vocoder = vocoder or GriffinLim(self.mel)
         self.mel.require(self.vocoder.mel, f'the vocoder ({type(self.vocoder).__name__})')
+        self.rounded = partial(torch.autocast, self.codebook.device.type, torch.bfloat16,
+                               precision == 'bf16')
 
     @property
     def stages(self)->int:
@@ -928,7 +935,7 @@ def encode(self:NeuralCodec,
     frames = max(1, -(-y.shape[-1] // hop))
     room = max(self.mel.samples(frames), self.mel.padding + 1)
     m = log_mel(fit_length(y, room), self.mel)[..., :frames].to(self.codebook.device)
-    codes = encode_long(self.codebook, m, self.chunk).cpu()
+    with self.rounded(): codes = encode_long(self.codebook, m, self.chunk).cpu()
     if stages is not None and self.stages > 1: codes = codes[:, :stages]
     return Encoded(codes, self.codebook.n_codes, x.shape[-1], int(sample_rate),
                    self.codebook.codebook_hash)
@@ -945,7 +952,8 @@ def decode(self:NeuralCodec,
     rate = self.mel.sample_rate
     wanted = -(-encoded.samples * rate // encoded.sample_rate)
     frames = max(4, -(-wanted // self.mel.hop_length))     # fewer are too short for some vocoders
-    m = decode_long(self.codebook, encoded.codes.to(self.codebook.device), frames, self.chunk)
+    codes = encoded.codes.to(self.codebook.device)
+    with self.rounded(): m = decode_long(self.codebook, codes, frames, self.chunk).float()
     m = F.pad(m, (0, frames - m.shape[-1]), mode='replicate')
     with torch.no_grad():
         m = self.codebook.with_grain(m, range(len(m)))     # a channel's own, always the same

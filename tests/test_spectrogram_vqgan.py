@@ -236,6 +236,17 @@ def test_as_many_samples_as_went_in(make, samples, rate, tmp_path):
     assert (tmp_path / "a.foley").stat().st_size == 28 + len(head) + -(-round(bits) // 8)
 
 
+@book
+def test_a_rounded_codec_is_near(make):
+    book, x = make(), 0.1 * torch.randn(1, 22_050)
+    whole, rounded = (NeuralCodec(book, GriffinLim(MEL, 1), precision=p) for p in ("float32", "bf16"))
+    codes = whole.encode(x, 44100)
+    near = rounded.encode(x, 44100)
+    assert (near.codes == codes.codes).float().mean() > 0.8 and rounded.decode(codes).dtype == torch.float32
+    with pytest.raises(CodecError, match="'fp8' is not known. Give 'float32' or 'bf16'"):
+        NeuralCodec(book, GriffinLim(MEL, 1), precision="fp8")
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"", lambda b: b[:5], lambda b: b"FOLEYB01",
                                     *(lambda b, k=k: b[:k] + bytes([b[k] ^ 4]) + b[k + 1:] for k in (9, 30, -20, -2))])
 def test_a_damaged_file_is_told(damage, tmp_path):

@@ -23,6 +23,14 @@ def _there_and_back(name, model, frames, rounds):
     for job, took, work in (("encode", there, lambda: model.encode(x)), ("decode", back, lambda: model.decode(codes))):
         yield row(f"{job} {seconds:.1f} s, {name}", took, OWN_LENGTH, seconds, "s", share=share(took, flops=flops_of(work)))
 
+    def rounded():
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.decode(model.encode(x))
+
+    (ours, reference), mels = interleaved(rounded, lambda: model.decode(model.encode(x)), rounds=rounds)
+    work = share(ours, flops=flops_of(lambda: model.decode(model.encode(x))), dtype=torch.bfloat16)
+    yield row(f"encode and decode {seconds:.1f} s, {name}, bf16", ours, "float32", reference, "s", difference(*mels), work)
+
 
 @torch.inference_mode()
 def _in_pieces(model, frames, rounds):
