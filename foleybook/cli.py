@@ -233,8 +233,8 @@ _MILLIONS = {  # of weights that a recipe trains, told ten classes
     "dcase-vqvae": 2.2, "demo-cascade": 1.2, "demo-pixelsnail": 0.93, "demo-transformer": 1.1,
     "demo-vqvae": 0.25, "foley": 1.2, "foley-diffwave": 20, "foley-flow": 12,
     "foley-flow-backbone": 11, "foley-melvae": 1.6, "foley-melvae-2d": 1.5,
-    "foley-own-vocoder": 4.9, "foley-pixelsnail": 0.93, "foley-transformer": 2.9,
-    "foley-transformer-cascade": 3.3, "foley-unet": 7, "foley-unet-diffusion": 8.3,
+    "foley-own-vocoder": 4.9, "foley-pixelsnail": 0.93, "foley-transformer": 1.3,
+    "foley-transformer-cascade": 2.9, "foley-unet": 7, "foley-unet-diffusion": 8.3,
     "foley-vocoder": 3.7, "foley-vocoder-diffwave": 4.8, "foley-vqgan": 1.2,
     "foley-vqgan-cascade": 2.3, "foley-vqvae": 0.31, "fsdd-classifier": 0.33, "fsdd-diffwave": 2.3,
     "fsdd-sashimi": 3.4, "fsdd-sashimi-ar": 2.8, "hifigan-v1": 14, "hifigan-v2": 0.93,
@@ -648,6 +648,7 @@ def codec(
     vocoder: str = "default",  # folder of a vocoder for decoding, or none: Griffin-Lim
     stages: int = None,  # residual stages to keep (default: all)
     mono: bool = False,  # mix the channels before encoding
+    precision: str = "float32",  # of the codebook; bf16: near, and faster on some processors
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
@@ -661,7 +662,7 @@ def codec(
     if not codebook: raise ValueError("codec needs --codebook, the folder of a trained codebook.")
     say, book = _say(quiet), Pretrained.from_pretrained(codebook, _device(device))
     ear = None if action == "encode" or vocoder == "none" else vocoder
-    net, path = NeuralCodec(book, ear), Path(input)
+    net, path = NeuralCodec(book, ear, precision=precision), Path(input)
     if action == "encode":
         made = net.encode(*read_audio(path, mono=False), stages=stages, mono=mono)
         path = made.save(Path(out or path.with_suffix(".foley")))

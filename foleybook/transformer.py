@@ -37,6 +37,7 @@ from .recipes import Recipe
 from .codebooks import (CascadeRecipe, CodeError, CodePrior, CodeTable, PriorRecipe,
                                  prior_arguments)
 from .pixelsnail import (_add_product, _choose, _compiled, _exp, _look_back, draw_code)
+from .spectrogram_vqgan import VQGANRecipe # a codebook that presets below name
 
 # %% ../nbs/07_transformer.ipynb #c644d42d
 def code_order(
@@ -133,6 +134,7 @@ class TransformerConfig:
     stages:str = 'delay'  # residual codes: 'delay', or 'flat', one after the other
     places:str = 'axes'  # row + column + stage; 'table': one vector a step (SpecVQGAN)
     near:bool = True  # also read the codes around the place that is written (SpecVQGAN: False)
+    reminded:bool = True  # the class joins every code, not only the prefix (SpecVQGAN: False)
     slide:str = 'half'  # longer maps: go on every half map, or every 'column' (SpecVQGAN)
     dropout:float = .1  # of vectors added to the stream
     class_dropout:float = .1  # share of training items without their condition: for guidance
@@ -289,6 +291,13 @@ class Prefix(nn.Module):
             shares = cond.class_shares(self.config.n_classes).to(device)
             parts.append(self.keep((shares @ self.label.weight)[:, None]))
         return torch.cat(parts, 1) if parts else torch.zeros(n, 1, self.config.width, device=device)
+
+    def reminder(self,
+        prefix:Tensor, # from `forward`, (n, length, width)
+    )->Tensor: # (n, 1, width)
+        "What joins every code: the vector of the class, or 0"
+        told = prefix[:, -1:]
+        return told if self.config.reminded and self.label is not None else torch.zeros_like(told)
 
 # %% ../nbs/07_transformer.ipynb #0729cc4b
 def as_conditions(
@@ -455,7 +464,8 @@ class CodeGPT(CodeTransformer):
     )->Tensor: # (b, prefix + steps - 1, width)
         "The stream of vectors after the last block"
         x = self.rows_of(self.steps.to_steps(codes, self.config.n_codes), self.steps)
-        x = torch.cat([self.prefix(cond, len(codes)), self.embed(x, self.steps)], 1)
+        before = self.prefix(cond, len(codes))
+        x = torch.cat([before, self.embed(x, self.steps) + self.prefix.reminder(before)], 1)
         x = self.dropout(x + self.place(self.steps))
         for block in self.blocks: x = block(x)
         return x
@@ -494,12 +504,13 @@ class CachedGPT:
         self.keys = [empty(heads, d, size) for _ in model.blocks]
         self.values = [empty(heads, size, d) for _ in model.blocks]
         self.prefix, self.place, self.seen = prefix, model.place(model.steps), 0
+        self.told = model.prefix.reminder(prefix)
 
     def start(self,
         t:int, # first step that will be drawn; all before it are known
     )->Tensor: # the vector that step t is drawn from, (rows, width)
         "Prefix and known steps in one pass"
-        x = [self.prefix] + ([self.model.embed(self.x, self.steps, 1, t)] if t else [])
+        x = [self.prefix] + ([self.model.embed(self.x, self.steps, 1, t) + self.told] if t else [])
         x = torch.cat(x, 1) + self.place[:self.before + t]
         self.seen = x.shape[1]
         for block, keys, values in zip(self.model.blocks, self.keys, self.values):
@@ -516,7 +527,8 @@ def step(self:CachedGPT,
     t:int, # the step that was written last
 )->Tensor: # the vector that step t + 1 is drawn from, (rows, width)
     "One token through all blocks; its keys and values join the others"
-    x = self.model.embed(self.x, self.steps, t + 1, t + 1)[:, 0] + self.place[self.before + t]
+    x = self.model.embed(self.x, self.steps, t + 1, t + 1) + self.told
+    x = x[:, 0] + self.place[self.before + t]
     rows, at = len(x), self.seen
     self.seen = at + 1
     for block, keys, values in zip(self.model.blocks, self.keys, self.values):
@@ -613,6 +625,7 @@ class _Stack(NamedTuple):
     around: np.ndarray  # (near x (rows + 1), c)
     near: np.ndarray  # steps, (t, near)
     place: np.ndarray  # (before + t - 1, c)
+    told: np.ndarray  # of each row, (rows, c)
     norm: np.ndarray  # (2, c)
     head: np.ndarray  # (c, streams n)
 
@@ -648,13 +661,13 @@ def _block_steps(w, keys, values, rows, n_heads, at, x):
 
 @_compiled(inner=True)
 def _next_token(w, table, rows, t, at, x):
-    "Vectors that stand before step t: token, codes around, place; x (g, c) is overwritten"
+    "What stands before step t: token, codes around, place, class; x (g, c) is overwritten"
     size = len(w.tokens)
     blank = len(w.around) // max(1, w.near.shape[1])
     for b in range(len(rows)):
         known, y = table[rows[b]], x[b]
         for i in range(len(y)):
-            y[i] = w.place[at, i]
+            y[i] = w.place[at, i] + w.told[rows[b], i]
         for s in range(known.shape[1]):
             token = w.tokens[known[t - 1, s]]
             for i in range(len(y)):
@@ -716,13 +729,14 @@ class CompiledGPT(CachedGPT):
         turned = lambda x: x.unflatten(0, (rows, -1)).flatten(1, 2)
         self.memory = [torch.stack([turned(k) for k in self.keys]).contiguous().numpy(),
                        torch.stack([turned(v.mT) for v in self.values]).contiguous().numpy()]
-        self.weights = pack_weights(model, self.place)
+        self.weights = pack_weights(model, self.place, self.told[:, 0])
         return h
 
 # %% ../nbs/07_transformer.ipynb #d7745456
 def pack_weights(
     model:CodeGPT, # small
     place:Tensor, # vectors of the places, (before + t - 1, width)
+    told:Tensor, # what joins every code of a row, (rows, width)
 )->_Stack:
     "Weights inputs first, the scale of the queries folded in"
     c, d = model.config.width, model.config.width // model.config.n_heads
@@ -736,7 +750,7 @@ def pack_weights(
              each(lambda b: b.attn.proj.bias), each(lambda b: both(b.ln2)),
              each(lambda b: b.mlp[0].weight.T), each(lambda b: b.mlp[0].bias),
              each(lambda b: b.mlp[2].weight.T), each(lambda b: b.mlp[2].bias),
-             model.tokens.weight, around, near, place, both(model.ln_f), model.head.weight.T]
+             model.tokens.weight, around, near, place, told, both(model.ln_f), model.head.weight.T]
     return _Stack(*(x.detach().contiguous().numpy() for x in parts))
 
 # %% ../nbs/07_transformer.ipynb #16e3acba
@@ -899,7 +913,8 @@ class ParallelTransformer(CodeTransformer):
         x, steps = self.rows_of(x, self.steps), self.steps
         y = self.tokens(x).sum(2)
         if self.around is not None: y = y + self.beside(x, steps, 0, len(steps.first) - 1)
-        y = self.dropout(torch.cat([prefix, y], 1) + self.place(steps, False))
+        y = torch.cat([prefix, y + self.prefix.reminder(prefix)], 1)
+        y = self.dropout(y + self.place(steps, False))
         for block in self.blocks: y = block(y, causal=False)
         y = self.head(self.ln_f(y[:, self.prefix.length:]))
         return y.float().unflatten(-1, (steps.streams, -1))
@@ -1065,15 +1080,14 @@ TransformerRecipe.presets = {
                            model=TransformerConfig(**_SMALL)),
     'demo-transformer': dict(steps=300, epoch_steps=60, **_RUN | dict(lr=3e-3, ema=.97),
                              model=TransformerConfig(**_SMALL | dict(n_layers=3))),
-    'foley-transformer': dict(steps=2000, epoch_steps=200, precision='auto', **_RUN,
-                              model=TransformerConfig(**_SMALL | dict(width=192, n_layers=5,
-                                                                      n_heads=6, dropout=.2))),
+    'foley-transformer': dict(steps=1500, epoch_steps=150, precision='auto', **_RUN,
+                              model=TransformerConfig(**_SMALL | dict(dropout=.2))),
     'specvqgan-transformer': dict(
         steps=100_000, epoch_steps=1000, batch_size=2, lr=2e-6, schedule='constant',
         weight_decay=.01, betas=(.9, .95), turn=False,
         model=TransformerConfig(condition='features', width=1024, n_layers=24, n_heads=16,
-                                places='table', near=False, slide='column', dropout=0.,
-                                class_dropout=0.))}
+                                places='table', near=False, reminded=False, slide='column',
+                                dropout=0., class_dropout=0.))}
 
 # %% ../nbs/07_transformer.ipynb #01bbaa9b
 @dataclass
@@ -1082,7 +1096,7 @@ class TransformerCascadeRecipe(CascadeRecipe):
     prior:Recipe = field(default_factory=lambda: TransformerRecipe.preset('quick-transformer'))
     presets = {
         'quick-transformer-cascade': dict(vocoder='default', top_p=.9, guidance=3.),
-        'foley-transformer-cascade': dict(codebook='foley-vqvae', prior='foley-transformer',
+        'foley-transformer-cascade': dict(codebook='foley-vqgan', prior='foley-transformer',
                                           vocoder='default', top_p=.9, guidance=3.)}
 
 # %% ../nbs/07_transformer.ipynb #4bfd992c
@@ -1463,7 +1477,7 @@ def from_original(cls:CodeGPT,
         condition=kind, feature_dim=2048 if seen is None else seen.shape[1],
         feature_rows=max(1, rows), width=width, n_heads=n_heads, order=order, places='table',
         n_layers=len({k.split('.')[1] for k in ours if k.startswith('blocks.')}),
-        near=False, slide='column', dropout=0., class_dropout=0.)
+        near=False, reminded=False, slide='column', dropout=0., class_dropout=0.)
     model = cls(config)
     load_strict(model, {k: v.float() for k, v in ours.items()}, name)
     model.card = dict(source=Path(name).name)
