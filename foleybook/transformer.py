@@ -609,6 +609,8 @@ def _linear(x, weight, bias):
     _add_product(x, weight, y)
     return y
 
+# %% ../nbs/07_transformer.ipynb #1a975f6b
+#| code-fold: true
 class _Stack(NamedTuple):
     "Weights of all blocks, inputs first"
     ln1: np.ndarray  # weight and bias, (blocks, 2, c)
@@ -1080,7 +1082,7 @@ TransformerRecipe.presets = {
                            model=TransformerConfig(**_SMALL)),
     'demo-transformer': dict(steps=300, epoch_steps=60, **_RUN | dict(lr=3e-3, ema=.97),
                              model=TransformerConfig(**_SMALL | dict(n_layers=3))),
-    'foley-transformer': dict(steps=1500, epoch_steps=150, precision='auto', **_RUN,
+    'foley-transformer': dict(steps=1500, epoch_steps=150, precision='auto', best=False, **_RUN,
                               model=TransformerConfig(**_SMALL | dict(dropout=.2))),
     'specvqgan-transformer': dict(
         steps=100_000, epoch_steps=1000, batch_size=2, lr=2e-6, schedule='constant',
