@@ -1110,6 +1110,8 @@ def main(
     argv: list = None,  # words after the program's name (default: those of this process)
 ) -> int:  # exit code
     "The `foleybook` program"
+    # threads that wait turn in circles otherwise: beside other work a demo takes four times as long
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     words = sys.argv[1:] if argv is None else list(argv)
     names = [w for w in words[1:2] if words[0] == "train" and w[0] != "-"]
     if names and {"-h", "--help"} & set(words[2:]): args = dict(verb="train", help_=names[0])

@@ -268,3 +268,12 @@ def test_every_command_in_the_book_is_understood(capsys):
     assert len(told) > 40 and sum(whole for _, _, whole in told) > 15
     bad = [f"{place}: `{line}` {said}" for line, place, whole in told if (said := wrong(line, whole))]
     assert not bad, "\n".join(bad)
+
+
+@pytest.mark.parametrize("given", [None, "active"])
+def test_waiting_threads_sleep_unless_told_otherwise(given):
+    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | ({"OMP_WAIT_POLICY": given} if given else {})
+    code = ("import os, sys; from foleybook.cli import main; assert 'torch' not in sys.modules; main(['train', '--list']); "
+            "print(os.environ['OMP_WAIT_POLICY'])")
+    told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert told.split()[-1] == (given or "passive")
