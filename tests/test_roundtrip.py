@@ -84,6 +84,14 @@ def test_the_verb_writes_table_and_page(sounds, tmp_path, capsys):
     assert {"roundtrip.csv", "roundtrip.json", "originals"} <= {f.name for f in (tmp_path / "out").iterdir()}
 
 
+def test_what_is_kept_knows_the_settings_of_a_vocoder():
+    "Not only its weights: rounds are no weights"
+    way, other = (rt.ways_back([], ["default"])[0] for _ in range(2))
+    assert way.hash == other.hash
+    other.voice.config.sharpen = 0
+    assert way.hash != other.hash
+
+
 def test_no_codebook_is_told():
     rows = pd.DataFrame([dict(way="originals", folder="", accuracy=0.5, accuracy_interval=(0.4, 0.6))])
     assert rt.roundtrip_table(rows).iloc[0, 1] == "50% [40%, 60%]"
