@@ -30,9 +30,9 @@ def models():
     yield "bigvgan", lambda: BigVGAN(BigVGANConfig(upsample_initial_channel=16))
     yield "bigvgan-2", lambda: BigVGAN(BigVGANConfig(upsample_initial_channel=16, resblock="2", activation="snake",
                                                      use_tanh_at_final=False, use_bias_at_final=False))
-    yield "istft", lambda: ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2))
-    yield "istft-centred", lambda: ISTFTVocoder(ISTFTConfig(MelConfig.preset("specvqgan"), 16, 32, 2))
-    yield "istft-odd-hop", lambda: ISTFTVocoder(ISTFTConfig(MelConfig(hop_length=220, win_length=882), 16, 32, 1))
+    yield "istft", lambda: ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2, sharpen=3))
+    yield "istft-centred", lambda: ISTFTVocoder(ISTFTConfig(MelConfig.preset("specvqgan"), 16, 32, 2, sharpen=3))
+    yield "istft-odd-hop", lambda: ISTFTVocoder(ISTFTConfig(MelConfig(hop_length=220, win_length=882), 16, 32, 1, sharpen=3))
 
 
 @pytest.fixture(params=[m for _, m in models()], ids=[n for n, _ in models()])
@@ -64,6 +64,32 @@ def test_chunks_are_the_whole(vocoder):
     assert whole.std() > 1e-4
     for chunk in (7, 32):
         assert far(vocoder.vocode(x, chunk=chunk), whole) <= 1e-4
+
+
+def test_sharpened_attacks_in_chunks_are_those_of_the_whole():
+    torch.manual_seed(0)
+    v = ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=1, rounds=1, sharpen=4)).eval()
+    sound = torch.randn(1, 200 * 512, generator=torch.Generator().manual_seed(0)) / 10
+    bursts = torch.arange(200 * 512) % 20480  # every 40 frames, half of the time
+    x = log_mel(sound * (bursts >= 10240), v.mel)
+    with torch.no_grad():
+        whole = v(x)
+        v.config.sharpen = 0
+        plain = v(x)
+    v.config.sharpen = 4
+    assert v.context < 60 and far(v.vocode(x, chunk=64), whole) <= 1e-4 < far(plain, whole)
+    early = lambda y: float(y[0, 0, (bursts > 9300) & (bursts < 10200)].square().mean())
+    assert early(whole) < 0.6 * early(plain)  # after four rounds
+
+
+def test_sharpening_is_for_playing_not_for_learning():
+    v = ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=1, rounds=1))
+    x = torch.full((1, 128, 40), -9.)
+    x[..., 20:] = 0.
+    with torch.no_grad():
+        played, learned = v.eval()(x), v.train()(x)
+        v.config.sharpen = 0
+        assert torch.equal(learned, v(x)) and far(played, learned) > 0.01
 
 
 def test_batches_are_split_to_fit_in_memory(vocoder):
