@@ -895,8 +895,6 @@ def agreed(self:ISTFTVocoder,
     return real, imag
 
 # %% ../nbs/03_vocoders.ipynb #7cff5d4f
-ATTACK_FRAMES,ATTACK_RISE,ATTACK_POWER = 4,(10., 15.),1.6 # frames; dB; beta
-
 def frame_energy(
     mag:Tensor, # magnitudes, (b, f, bins)
     n_fft:int, # length of a frame
@@ -904,6 +902,9 @@ def frame_energy(
     "The sum of the squares of a windowed frame, by Parseval's theorem"
     power = mag.square()
     return (2 * power.sum(-1) - power[..., 0] - (power[..., -1] if n_fft % 2 == 0 else 0)) / n_fft
+
+# %% ../nbs/03_vocoders.ipynb #2c054cb5
+ATTACK_FRAMES,ATTACK_RISE,ATTACK_POWER = 4,(10., 15.),1.6 # frames; dB; beta
 
 def before_attacks(
     energy:Tensor, # of frames, (b, f)
