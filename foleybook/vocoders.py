@@ -952,7 +952,7 @@ def forward(self:ISTFTVocoder,
     mag,*first = self.spectrum(self.checked(log_mel), start)
     n,c = self.mel.n_fft,self.config
     with _float32(log_mel):
-        if 'fft' not in vars(self) and _by_kernel(mag, n):   # compiled, where nobody wants gradients
+        if 'fft' not in vars(self) and _by_kernel(mag, n):   # compiled: nobody wants gradients
             window = tuple(self.window.tolist())
             y = agreeing(mag, first, self.mel, window, c.rounds, c.momentum, 1e-3, refill=False)
         else: y = self.overlapped(self.inverse_fft(*self.agreed(mag, *first)))
