@@ -13,7 +13,7 @@ __all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'MPD_WIDTHS', 'MSD_WI
            'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss',
            'spectral_energy_loss', 'wave_to_mel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe',
            'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'copy_synthesis', 'render_file', 'find_vocoder',
-           'MelGenerator']
+           'MelGenerator', 'joined']
 
 # %% ../nbs/03_vocoders.ipynb #c786516a
 #| code-fold: true
@@ -720,6 +720,8 @@ def _mel_affine(mel):
     if mel.low is None:
         return unit, 0.
     return unit * (mel.high - mel.low), unit * mel.low
+
+def _decibels(db, mel): return db * math.log(10) / 20 / _mel_affine(mel)[0] # as log-mel
 
 def _spread(mel):
     "Weights (bins, m) from log mels to log magnitudes of bins; level (m): log of a filter's sum"
@@ -1753,6 +1755,7 @@ def find_vocoder(
 class MelGenerator(Pipeline):
     "Base of all that paint a log-mel and have `self.vocoder` play it; a family writes `sample_mel`"
     fade = .01  # s over which kept sound goes over into new sound
+    match = 20. # dB by which a band of new sound may be moved to fit the edges of kept sound
 
     @property
     def mel(self)->MelConfig:
@@ -1783,6 +1786,33 @@ class MelGenerator(Pipeline):
         raise TypeError(f"{type(self).__name__} has no sample_mel: a painter must say how it "
                         "paints.")
 
+# %% ../nbs/03_vocoders.ipynb #9d3bffb6
+def joined(
+    made:Tensor, # log-mel, (n, m, f)
+    kept:Tensor, # log-mel of what stays, (n, m, f)
+    mask:Tensor, # bool, (f,): frames that are new
+    limit:float, # most that a band is moved, in units of the log-mel
+    fall:int, # frames in which a difference fades out, where only one edge is known
+    around:int=8, # frames on each side of an edge that are compared
+)->Tensor: # log-mel, (n, m, f): `kept` outside the mask
+    "New frames, each band moved to fit what stays before and after them"
+    out,mask = torch.where(mask.to(made.device), made, kept),mask.cpu()
+    change = mask.int().diff(prepend=mask.new_zeros(1).int(), append=mask.new_zeros(1).int())
+    for a,b in zip((change == 1).nonzero().flatten().tolist(),
+                   (change == -1).nonzero().flatten().tolist()):
+        apart = lambda here,there: (kept[..., here].mean(-1, keepdim=True)
+            - made[..., there].mean(-1, keepdim=True)).clamp(-limit, limit)
+        k,at = min(around, b - a),torch.arange(1, b - a + 1, device=made.device)
+        left = right = 0.
+        if stays := min(k, int(mask[:a].flip(0).int().cumsum(0).eq(0).sum())):
+            left = apart(slice(a - stays, a), slice(a, a + k))
+        if more := min(k, int(mask[b:].int().cumsum(0).eq(0).sum())):
+            right = apart(slice(b, b + more), slice(b - k, b))
+        part = at / (b - a + 1) if stays and more else (at / fall).clamp(max=1)
+        if not stays: part = (1 - part).flip(0) # only what comes after is known
+        out[..., a:b] += left * (1 - part) + right * part
+    return out
+
 # %% ../nbs/03_vocoders.ipynb #27ecaa80
 @patch
 def _sample(self:MelGenerator,
@@ -1804,6 +1834,9 @@ def _sample(self:MelGenerator,
         if mask is not None:
             honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(), frames)[0].bool()
     painted = self.sample_mel(cond, n, seeds, frames, **honoured)
+    if honoured.get('mask') is not None:
+        limit,fall = _decibels(self.match, mel),max(1, round(self.sample_rate / 2 / mel.hop_length))
+        painted = joined(painted, honoured['init'].to(painted), honoured['mask'], limit, fall)
     made = torch.cat([self.play(m, samples, seed, loop) for m,seed in zip(painted.split(1), seeds)])
     return made if mask is None else self.paste(unclipped(made), init.mean(1, keepdim=True), mask)
 
