@@ -459,3 +459,18 @@ def test_loud_mels_are_turned_down_not_clipped(tmp_path):
     np.save(tmp_path / "loud.npy", log_mel(x, vocoder.mel)[0].numpy())
     y = render_file(vocoder, tmp_path / "loud.npy")
     assert y.abs().max() == 1 and (y.abs() > 0.999).float().mean() < 0.01
+
+
+def test_new_frames_fit_the_edges_that_are_there():
+    kept, made = torch.zeros(1, 2, 30), torch.ones(1, 2, 30)
+    frames = torch.arange(30)
+    every = vocoders.joined(made, kept, frames >= 0, 9.0, 5)
+    assert torch.equal(every, made)  # no edge: nothing to fit
+    first = vocoders.joined(made, kept, frames < 10, 9.0, 5)[0, 0]
+    assert torch.equal(first[:5], made[0, 0, :5]) and first[9] < first[8] < first[6] and torch.equal(first[10:], kept[0, 0, 10:])
+    last = vocoders.joined(made, kept, frames >= 20, 9.0, 5)[0, 0]
+    assert torch.allclose(last[20:], first[:10].flip(0))
+    near = vocoders.joined(made, kept, (frames >= 10) & (frames < 20), 0.25, 5)  # moved by so much at most
+    assert torch.allclose(near[..., 10:20], torch.tensor(0.75)) and torch.equal(made, torch.ones(1, 2, 30))
+    alone = vocoders.joined(made, kept, frames == 4, 9.0, 5)
+    assert torch.equal(alone, kept)
