@@ -607,6 +607,7 @@ class MelImageDiffusion(MelGenerator):
     part_names = ('unet', 'vae', 'vocoder')
     honours = frozenset({'seconds', 'steps', 'guidance', 'sampler', 'init', 'strength', 'mask',
                          'loop', 'on_step', 'progress'})
+    match = 0. # as published: the picture stays as it was painted
 
     def __init__(self,
         config:MelImageDiffusionConfig, # pictures, process and defaults

@@ -1755,7 +1755,7 @@ def find_vocoder(
 class MelGenerator(Pipeline):
     "Base of all that paint a log-mel and have `self.vocoder` play it; a family writes `sample_mel`"
     fade = .01  # s over which kept sound goes over into new sound
-    match = 20. # dB by which a band of new sound may be moved to fit the edges of kept sound
+    match = 20. # dB by which a band of new sound may be moved to fit kept sound; 0: as painted
 
     @property
     def mel(self)->MelConfig:
@@ -1834,7 +1834,7 @@ def _sample(self:MelGenerator,
         if mask is not None:
             honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(), frames)[0].bool()
     painted = self.sample_mel(cond, n, seeds, frames, **honoured)
-    if honoured.get('mask') is not None:
+    if self.match and honoured.get('mask') is not None:
         limit,fall = _decibels(self.match, mel),max(1, round(self.sample_rate / 2 / mel.hop_length))
         painted = joined(painted, honoured['init'].to(painted), honoured['mask'], limit, fall)
     made = torch.cat([self.play(m, samples, seed, loop) for m,seed in zip(painted.split(1), seeds)])
