@@ -344,7 +344,7 @@ def _check_config(k):
         raise ValueError(f"code_shape is {k.code_shape}; give (rows, columns), or stages before "
                          "them")
     for name, allowed in dict(condition=('place', 'linear map', 'embedding map'),
-                              key_order=('first', 'last')).items():
+                              key_order=('first', 'last'), order=('rows', 'columns')).items():
         if getattr(k, name) not in allowed:
             raise ValueError(f"{name} is {getattr(k, name)!r}; use one of {allowed}")
     if k.kernel_size < 3 or k.kernel_size % 2 == 0:
@@ -376,6 +376,7 @@ class PixelSNAILConfig:
     attention_dropout:float = 0.  # of attention weights; published .1, which costs time
     cond_channels:int = 64
     class_dropout:float = 0.  # share of training items that are shown no class: what guidance needs
+    order:str = 'rows'  # of drawing: 'rows', from low to high; 'columns', from early to late
     weight_norm:bool = True
     # ---- published models ----
     condition:str = 'place'  # any size; for one size 'linear map' (DCASE), 'embedding map' (Audyn)
@@ -397,6 +398,11 @@ class PixelSNAILConfig:
     def map_shape(self)->tuple: # (H, W)
         "Rows and columns of the map"
         return self.code_shape[-2:]
+
+    @property
+    def grid(self)->tuple: # (H, W), or (W, H) where columns are drawn first
+        "The map as the network sees it: drawn from the top, row by row"
+        return self.map_shape[::1 if self.order == 'rows' else -1]
 
 # %% ../nbs/05_pixelsnail.ipynb #eb64edfd
 class PixelBlock(nn.Module):
@@ -471,9 +477,9 @@ class PixelSNAIL(CodePrior):
         self.vertical = CodeConv2d(n, k.channels, above, **norm)
         self.horizontal = CodeConv2d(n, k.channels, left_taps(k.kernel_size), **norm)
         if k.condition == 'linear map':
-            self.condition = LinearCondition(k.n_classes, k.map_shape, k.cond_width)
+            self.condition = LinearCondition(k.n_classes, k.grid, k.cond_width)
         elif k.condition == 'embedding map':
-            self.condition = EmbeddingCondition(k.n_classes, k.map_shape)
+            self.condition = EmbeddingCondition(k.n_classes, k.grid)
         else:
             self.condition = PlaceCondition(k.n_classes, k.cond_channels)
         self.blocks = nn.ModuleList(PixelBlock(k) for _ in range(k.n_blocks))
@@ -508,11 +514,11 @@ def class_weights(self:PixelSNAIL,
 # %% ../nbs/05_pixelsnail.ipynb #5746b859
 @patch
 def map_shape(self:PixelSNAIL,
-    h:int, # rows of a map
+    h:int, # rows of a map, as it is drawn
     w:int, # columns
 )->tuple: # (rows, columns) of the whole map
     "The map that codes belong to: the first rows of the trained size, or a map of their own size"
-    own = self.config.map_shape
+    own = self.config.grid
     if w == own[1] and h <= own[0]:
         return own
     if self.config.condition == 'place':
@@ -538,10 +544,18 @@ def check_map(self:PixelSNAIL,
         raise CodeError(f"codes run from {int(low)} to {int(high)}, the codebook has rows "
                         f"0..{n - 1}. Use the codebook that made them.")
 
+# %% ../nbs/05_pixelsnail.ipynb #a2744ad2
+@patch
+def turned(self:PixelSNAIL,
+    x:Tensor, # (..., H, W), or as it is drawn
+)->Tensor: # as it is drawn, or (..., H, W): turning twice changes nothing
+    "A map as the network sees it, and back"
+    return x.mT if self.config.order == 'columns' and x.ndim > 2 else x
+
 # %% ../nbs/05_pixelsnail.ipynb #afec736e
 @patch
 def features(self:PixelSNAIL,
-    codes:Tensor, # (b, h, w) or (b, k, h, w)
+    codes:Tensor, # (b, h, w) or (b, k, h, w), as they are drawn
     cond=None, # see `class_weights`
 )->Tensor: # (b, c, h, w)
     "What each position knows of the codes before it and of the class"
@@ -573,12 +587,13 @@ def forward(self:PixelSNAIL,
     cond=None, # class numbers (b,), shares of classes (b, n_classes), or None
 )->Tensor: # float32, (b, n, h, w), residual (b, n, k, h, w)
     "Logits of every code, each from the codes before it only"
+    codes = self.turned(codes)
     x = self.features(codes, cond)
     logits = [self.out(F.elu(x)).float()]
     for i, stage in enumerate(self.stages):
         x = stage(x, codes[:, i])
         logits.append(stage.out(F.elu(x)).float())
-    return torch.stack(logits, 2) if self.stages else logits[0]
+    return self.turned(torch.stack(logits, 2) if self.stages else logits[0])
 
 # %% ../nbs/05_pixelsnail.ipynb #bf4b6030
 def draw_code(
@@ -805,7 +820,7 @@ class CachedPixelSNAIL:
     def __init__(self,
         model:PixelSNAIL, # whose weights are folded
         weights:Tensor|None, # shares of the classes, (b, n_classes); None: no class
-        shape:tuple, # (h, w) of the map
+        shape:tuple, # (h, w) of the map, as it is drawn
         batch:int=1, # used when weights is None
     ):
         self.config, self.shape, self.device = model.config, tuple(shape), model.device
@@ -1364,7 +1379,8 @@ def _start(self:PixelSNAIL, cond, n, init, mask, shape, guidance):
     "Check the arguments of `sample_codes`: class shares, init, mask (n, k, h, w), shape, guidance"
     k = self.config
     shape = tuple(shape or k.map_shape)
-    if shape != k.map_shape and self.map_shape(*shape) != shape:
+    grid = shape[::1 if k.order == 'rows' else -1]
+    if shape != k.map_shape and self.map_shape(*grid) != grid:
         raise CodeError(f"shape={shape}: this prior draws maps of {k.map_shape} codes, "
                         "or of any other width and more rows.")
     if isinstance(cond, Conditions):
@@ -1377,12 +1393,13 @@ def _start(self:PixelSNAIL, cond, n, init, mask, shape, guidance):
     if guidance is not None and not k.class_dropout:
         raise CodeError(f"guidance={guidance}: this prior was trained without class_dropout, "
                         "it knows no maps without a class.")
-    full = lambda x: None if x is None else x.reshape(n, k.n_quantizers, *shape).to(self.device)
+    full = lambda x: (None if x is None else self.turned(x.reshape(n, k.n_quantizers, *shape))
+                      .contiguous().to(self.device))
     if cond is not None or k.condition != 'place' and not k.class_dropout:
         weights = self.class_weights(cond if shares else number)
     else:  # what the network was shown in training where the class was dropped
         weights = torch.zeros(n, k.n_classes, device=self.device)
-    return weights, full(init), full(mask), shape, None if cond is None else guidance
+    return weights, full(init), full(mask), grid, None if cond is None else guidance
 
 # %% ../nbs/05_pixelsnail.ipynb #7ea6b614
 @patch
@@ -1405,7 +1422,8 @@ def sample_codes(self:PixelSNAIL,
             codes = self._draw_map(*asked, noise, progress, **how)
     finally:
         self.train(training)
-    return (codes if self.config.n_quantizers > 1 else codes[:, 0]).clone()
+    codes = self.turned(codes if self.config.n_quantizers > 1 else codes[:, 0])
+    return codes.clone(memory_format=torch.contiguous_format)
 
 # %% ../nbs/05_pixelsnail.ipynb #8c40b45d
 #| code-fold: true
@@ -1444,7 +1462,7 @@ class PixelSNAILRecipe(PriorRecipe):
 # %% ../nbs/05_pixelsnail.ipynb #9a64e2a6
 _SMALL = dict(channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3, n_heads=4,
               attention_width=64,
-              cond_channels=64, class_dropout=.1, dropout=.15)
+              cond_channels=64, class_dropout=.1, dropout=.15, order='columns')
 
 PixelSNAILRecipe.presets = {
     'quick-pixelsnail': dict(steps=800, epoch_steps=200, batch_size=8, lr=3e-3, weight_decay=.05,

@@ -25,6 +25,9 @@ KINDS = {
     "residual": dict(code_shape=(3, 4, 5), n_out_res_blocks=1),
     "no attention": dict(attention=False, weight_norm=False),
     "kernel 3": dict(kernel_size=3, n_res_blocks=3, n_codes=10),
+    "columns": dict(order="columns"),
+    "columns, baseline": dict(order="columns", condition="linear map", cond_width=8),
+    "columns, residual": dict(order="columns", code_shape=(3, 4, 5)),
 }
 PATHS = {"torch": 0, "compiled": 1e9}  # values of COMPILED_MB
 
@@ -48,17 +51,19 @@ def network(seed=0, **changes):
 def sample_plain(model, cond, seeds, shape=None, init=None, mask=None, **how):
     "The plain way: the whole network again for every code, with the same random draws"
     k, shape = model.config, shape or model.config.map_shape
+    shape = shape[::-1] if k.order == "columns" else shape
     single, noise = k.n_quantizers == 1, ItemNoise(seeds)
+    init, mask = (None if x is None else model.turned(x) for x in (init, mask))
     codes = torch.zeros(len(seeds), k.n_quantizers, *shape, dtype=torch.long)
     for i in range(shape[0]):
         uniform = noise.rand(shape[1], k.n_quantizers, k.n_codes)
         for j in range(shape[1]):
             for s in range(k.n_quantizers):
-                logits = model(codes[:, 0] if single else codes, cond)
+                logits = model.turned(model(model.turned(codes[:, 0] if single else codes), cond))
                 logits = logits[:, :, i, j] if single else logits[:, :, s, i, j]
                 drawn = draw_code(logits, uniform[:, j, s], **how)
                 codes[:, s, i, j] = drawn if mask is None else torch.where(mask[..., i, j], drawn, init[..., i, j])
-    return codes[:, 0] if single else codes
+    return model.turned(codes[:, 0] if single else codes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,8 +101,9 @@ def any_map_size(h, w, kernel_size, batch, seed):
     assert torch.equal(other.sample_codes(cond, seeds, shape=(h, w)), sample_plain(other, cond, seeds, (h, w)))
 
 
-def test_kept_codes_stay_and_the_rest_is_drawn_given_them(path):
-    model, cond = network(), torch.tensor([0, 2])
+@pytest.mark.parametrize("order", ["rows", "columns"])
+def test_kept_codes_stay_and_the_rest_is_drawn_given_them(path, order):
+    model, cond = network(order=order), torch.tensor([0, 2])
     init = torch.randint(0, 11, (2, 5, 7))
     mask = torch.zeros(5, 7, dtype=torch.bool)
     mask[1:4, 2:5] = True
@@ -117,10 +123,26 @@ def test_no_position_sees_itself_or_what_follows(kind):
     changed[..., 2, 3] = (changed[..., 2, 3] + 1) % model.config.n_codes
     with torch.no_grad():
         a, b = model(codes, torch.tensor([1])), model(changed, torch.tensor([1]))
-    differ = (a != b).flatten(0, -3).any(0).flatten()
-    at = 2 * shape[-1] + 3
+    differ = model.turned((a != b).flatten(1, -3)).any(1).flatten()
+    at = 2 * shape[-1] + 3 if model.config.order == "rows" else 3 * shape[-2] + 2
     assert not differ[:at].any() and differ[at + 1 :].any()
     assert differ[at] == (len(shape) == 3)  # later stages of the same position may look at the earlier ones
+
+
+def test_columns_are_rows_of_the_turned_map():
+    by_rows, by_columns = network(), network(code_shape=(7, 5), order="columns")
+    codes, cond = torch.randint(0, 11, (2, 7, 5)), torch.tensor([1, 2])
+    with torch.no_grad():
+        assert torch.equal(by_columns(codes, cond), by_rows(codes.mT.contiguous(), cond).mT)
+    drawn = by_columns.sample_codes(cond, [3, 4])
+    assert torch.equal(drawn, by_rows.sample_codes(cond, [3, 4]).mT) and drawn.is_contiguous()
+    longer = by_columns.sample_codes(cond, [3, 4], shape=(7, 9))
+    assert longer.shape == (2, 7, 9) and torch.equal(longer, sample_plain(by_columns, cond, [3, 4], (7, 9)))
+    with pytest.raises(ValueError, match="order is 'time'"):
+        network(order="time")
+    for wrong in (codes[0, 0], codes[None]):
+        with pytest.raises(CodeError, match="code map has shape"):
+            by_columns(wrong, cond)
 
 
 def test_classes_between_classes_and_guidance(path):
