@@ -1471,7 +1471,7 @@ PixelSNAILRecipe.presets = {
     'demo-pixelsnail': dict(steps=600, epoch_steps=150, batch_size=8, lr=3e-3, weight_decay=.05,
                             ema=.98, clip_norm=1., noise=.05,
                             model=PixelSNAILConfig(**_SMALL)),
-    'foley-pixelsnail': dict(steps=1500, epoch_steps=250, precision='auto', batch_size=8, lr=3e-3,
+    'foley-pixelsnail': dict(steps=3000, epoch_steps=250, precision='auto', batch_size=8, lr=3e-3,
                              weight_decay=.05, ema=.99, clip_norm=1., noise=.05,
                              model=PixelSNAILConfig(**_SMALL)),
     'dcase-pixelsnail': dict(steps=909_000, epoch_steps=606, batch_size=8, lr=3e-4,

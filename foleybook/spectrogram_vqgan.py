@@ -705,7 +705,8 @@ class VQGANCascadeRecipe(CascadeRecipe):
     guidance:float|None = 3.
     presets:ClassVar[dict] = {
         'quick-vqgan-cascade': {},
-        'foley-vqgan-cascade': dict(codebook='foley-vqgan', prior='foley-pixelsnail')}
+        'foley-vqgan-cascade': dict(codebook='foley-vqgan', prior='foley-pixelsnail',
+                                    top_p=None, guidance=2.)}
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #6842aa62
 def bitrate(

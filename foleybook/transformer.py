@@ -365,6 +365,8 @@ class CodeTransformer(CodePrior):
             if isinstance(module, (nn.Linear, nn.Embedding)): nn.init.normal_(module.weight, 0, .02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        if k.reminded and self.prefix.label is not None:  # as loud as what the codes grow into
+            nn.init.normal_(self.prefix.label.weight, 0, .5)
 
     @property
     def map_shape(self)->tuple: # (H, W)
@@ -1082,7 +1084,8 @@ TransformerRecipe.presets = {
                            model=TransformerConfig(**_SMALL)),
     'demo-transformer': dict(steps=300, epoch_steps=60, **_RUN | dict(lr=3e-3, ema=.97),
                              model=TransformerConfig(**_SMALL | dict(n_layers=3))),
-    'foley-transformer': dict(steps=1500, epoch_steps=150, precision='auto', best=False, **_RUN,
+    'foley-transformer': dict(steps=800, epoch_steps=100, precision='auto', best=False,
+                              **_RUN | dict(turn=True),
                               model=TransformerConfig(**_SMALL | dict(dropout=.2))),
     'specvqgan-transformer': dict(
         steps=100_000, epoch_steps=1000, batch_size=2, lr=2e-6, schedule='constant',
@@ -1099,7 +1102,7 @@ class TransformerCascadeRecipe(CascadeRecipe):
     presets = {
         'quick-transformer-cascade': dict(vocoder='default', top_p=.9, guidance=3.),
         'foley-transformer-cascade': dict(codebook='foley-vqgan', prior='foley-transformer',
-                                          vocoder='default', top_p=.9, guidance=3.)}
+                                          vocoder='default', guidance=2.)}
 
 # %% ../nbs/07_transformer.ipynb #4bfd992c
 @patch
