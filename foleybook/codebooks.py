@@ -967,6 +967,9 @@ def encode_table(
     if folder and (Path(folder)/'codes.json').is_file():
         kept = CodeTable.load(folder)
         if (kept.codebook_hash, kept.source) == (codebook.codebook_hash, cache.path.name):
+            if valid_idx is not None and kept.valid_idx != list(valid_idx):
+                kept.valid_idx = [int(i) for i in valid_idx]
+                kept.save(folder)
             return kept
     codebook.eval()
     codes = [codebook.encode(torch.from_numpy(np.array(cache.mels[i:i
@@ -1425,7 +1428,7 @@ VQVAERecipe.presets = {
                         model=VQVAEConfig(**_SMALL)),
     'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3,
                         precision='auto', model=VQVAEConfig(
-        **_SMALL | dict(freq_strides=(2, 2), time_strides=(2, 2), width=64))),
+        **_SMALL | dict(time_strides=(2, 2), width=64))),
     'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3, seconds=2.,
                        model=VQVAEConfig(**_SMALL)),
     'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16, **_PUBLISHED,
@@ -1634,6 +1637,7 @@ class CascadeRecipe(Recipe):
     vocoder:str|None = None
     top_p:float|None = None  # how the finished model draws where it is not told otherwise
     guidance:float|None = None  # as above; needs `class_dropout` in the training of the prior
+    every_clip:bool = False  # the prior learns from the validation clips too: when all is settled
     presets:ClassVar[dict] = {
         'unigram-cascade': dict(vocoder='default'),
         'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail', vocoder='default',
@@ -1662,11 +1666,11 @@ class CascadeRecipe(Recipe):
         book = train_stage(codebook, cache, cache.path.name, out/'codebook', resume, progress, say)
         say(f'2/3 codes: {book.code_shape(cache.array.shape[-1])} a clip, '
             f'{book.bits_per_second:.0f} bits/s')
+        held = [] if self.every_clip else split_table(cache.index, seed=self.seed)[1]
         table = encode_table(cache, book, None if rank_distrib() else out/'codes',
-                             progress=progress,
-                             valid_idx=split_table(cache.index, seed=self.seed)[1])
+                             progress=progress, valid_idx=held)
         say(f'3/3 prior: {type(prior).__name__} on {len(table.train_idx)} maps')
-        key = f'{cache.path.name} {book.codebook_hash}'
+        key = f'{cache.path.name} {book.codebook_hash}' + ' every clip' * self.every_clip
         model = train_stage(prior, table, key, out/'prior', resume, progress, say)
         cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds, self.top_p,
                           self.guidance).eval()

@@ -1505,12 +1505,11 @@ class FoleyRecipe(CascadeRecipe):
     vocoder_recipe:LoopRecipe = field(default_factory=lambda: ISTFTRecipe.preset('foley-vocoder'))
     vocoder_data:str|None = None  # recordings for the vocoder; None: the same as for the rest
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
-    top_p:float|None = .9  # how the finished model draws where it is not told otherwise
-    guidance:float|None = 3.  # as above
+    guidance:float|None = 2.  # how the finished model draws where it is not told otherwise
     presets = {
-        'foley': dict(vocoder='default', per_class=0), 'foley-own-vocoder': {},
+        'foley': dict(vocoder='default', per_class=0, every_clip=True), 'foley-own-vocoder': {},
         'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail',
-                                      vocoder_recipe='hifigan-v1', top_p=None, guidance=None)}
+                                      vocoder_recipe='hifigan-v1', guidance=None)}
 
     def unused(self)->dict:
         "With a vocoder that is there already, none is trained"

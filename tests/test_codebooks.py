@@ -21,7 +21,7 @@ from foleybook.codebooks import (FSQ, VQVAE, VQVAE_PRESETS, Cascade, CascadeReci
                                  ResidualVQ, UnigramPrior, UnigramRecipe, VectorQuantizer, VQVAEConfig, VQVAERecipe,
                                  _audyn_names, _baseline_names, augment_codes, encode_table, kmeans, nearest_code,
                                  noise_texture)
-from foleybook.sound_data import MelCache, make_procedural
+from foleybook.sound_data import MelCache, make_procedural, split_table
 from foleybook.files import CheckpointError
 from foleybook.settings import SettingsError
 
@@ -387,6 +387,17 @@ def test_cascade_recipe_goes_on_where_it_stood(cache, tmp_path, capsys):
     assert changed.codebook.n_codes == 8 and (tmp_path / "run/codebook/earlier_1").is_dir()
     with pytest.raises(SettingsError, match="stepps"):
         small_recipe(**{"prior.stepps": 3})
+
+
+def test_a_prior_can_learn_from_every_clip(cache, tmp_path):
+    "The validation clips join the codes, on the codebook that is there; and leave them again"
+    held, seen = len(split_table(cache.index)[1]), []
+    for every in (False, True, False):
+        model = small_recipe(every_clip=every).train(cache, tmp_path / "run", progress=False)
+        table = CodeTable.load(tmp_path / "run/codes")
+        seen.append((len(table.train_idx), int(model.prior.counts.sum()), model.codebook.codebook_hash))
+    assert held and seen[0] == seen[2] and seen[1][0] == len(cache) == seen[0][0] + held
+    assert seen[1][1] > seen[0][1] and seen[1][2] == seen[0][2]
 
 
 @pytest.mark.parametrize("changes", [
