@@ -1637,7 +1637,8 @@ class CascadeRecipe(Recipe):
     vocoder:str|None = None
     top_p:float|None = None  # how the finished model draws where it is not told otherwise
     guidance:float|None = None  # as above; needs `class_dropout` in the training of the prior
-    every_clip:bool = False  # the prior learns from the validation clips too: when all is settled
+    # the prior learns from the validation clips too, when all is settled; bits are then of those
+    every_clip:bool = False
     presets:ClassVar[dict] = {
         'unigram-cascade': dict(vocoder='default'),
         'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail', vocoder='default',

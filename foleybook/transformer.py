@@ -365,8 +365,10 @@ class CodeTransformer(CodePrior):
             if isinstance(module, (nn.Linear, nn.Embedding)): nn.init.normal_(module.weight, 0, .02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        if k.reminded and self.prefix.label is not None:  # as loud as what the codes grow into
+        if k.reminded and self.prefix.label is not None:  # a class that is heard among the codes
             nn.init.normal_(self.prefix.label.weight, 0, .5)
+            for table in filter(None, (self.tokens, self.around)):
+                nn.init.normal_(table.weight, 0, .15)
 
     @property
     def map_shape(self)->tuple: # (H, W)
@@ -1084,9 +1086,9 @@ TransformerRecipe.presets = {
                            model=TransformerConfig(**_SMALL)),
     'demo-transformer': dict(steps=300, epoch_steps=60, **_RUN | dict(lr=3e-3, ema=.97),
                              model=TransformerConfig(**_SMALL | dict(n_layers=3))),
-    'foley-transformer': dict(steps=800, epoch_steps=100, precision='auto', best=False,
-                              **_RUN | dict(turn=True),
-                              model=TransformerConfig(**_SMALL | dict(dropout=.2))),
+    'foley-transformer': dict(steps=3500, epoch_steps=250, precision='auto', best=False,
+                              **_RUN | dict(batch_size=4, turn=True),
+                              model=TransformerConfig(**_SMALL)),
     'specvqgan-transformer': dict(
         steps=100_000, epoch_steps=1000, batch_size=2, lr=2e-6, schedule='constant',
         weight_decay=.01, betas=(.9, .95), turn=False,
