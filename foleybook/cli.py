@@ -251,7 +251,8 @@ _MILLIONS = {  # of weights that a recipe trains, told ten classes
     "steerable-fire": 0.13, "steerable-rain": 0.13, "unigram-cascade": 0.25, "vas-codebook": 72,
     "vggsound-codebook": 72}
 _SECONDS = {  # on one core of an AMD EPYC with AVX-512; what is absent was not measured
-    "foley": 3870, "foley-transformer": 3680, "foley-vqgan": 1840, "quick-cascade": 671, "quick-diffusion": 501,
+    "foley": 3870, "foley-transformer": 3680, "foley-vqgan": 1840, "quick-cascade": 671,
+    "quick-diffusion": 501,
     "quick-diffwave": 415, "quick-rnn": 361, "quick-sashimi": 275,
     "quick-transformer-cascade": 944, "quick-vqgan-cascade": 681, "steerable-fire": 262,
     "steerable-rain": 272, "unigram-cascade": 123}
