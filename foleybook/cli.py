@@ -251,11 +251,11 @@ _MILLIONS = {  # of weights that a recipe trains, told ten classes
     "steerable-fire": 0.13, "steerable-rain": 0.13, "unigram-cascade": 0.25, "vas-codebook": 72,
     "vggsound-codebook": 72}
 _SECONDS = {  # on one core of an AMD EPYC with AVX-512; what is absent was not measured
-    "foley": 3870, "foley-transformer": 3680, "foley-vqgan": 1840, "quick-cascade": 671,
-    "quick-diffusion": 501,
-    "quick-diffwave": 415, "quick-rnn": 361, "quick-sashimi": 275,
-    "quick-transformer-cascade": 944, "quick-vqgan-cascade": 681, "steerable-fire": 262,
-    "steerable-rain": 272, "unigram-cascade": 123}
+    "foley": 3870, "foley-transformer": 3680, "foley-vqgan": 1840, "quick-cascade": 660,
+    "quick-diffusion": 455,
+    "quick-diffwave": 352, "quick-rnn": 307, "quick-sashimi": 265,
+    "quick-transformer-cascade": 867, "quick-vqgan-cascade": 665, "steerable-fire": 262,
+    "steerable-rain": 272, "unigram-cascade": 115}
 
 # %% ../nbs/cli.ipynb #4f37b93f
 def _parts(recipe, prefix=""):
