@@ -252,8 +252,7 @@ _MILLIONS = {  # of weights that a recipe trains, told ten classes
     "vggsound-codebook": 72}
 _SECONDS = {  # on one core of an AMD EPYC with AVX-512; what is absent was not measured
     "foley": 3870, "foley-transformer": 3680, "foley-vqgan": 1840, "quick-cascade": 660,
-    "quick-diffusion": 455,
-    "quick-diffwave": 352, "quick-rnn": 307, "quick-sashimi": 265,
+    "quick-diffusion": 455, "quick-diffwave": 352, "quick-rnn": 307, "quick-sashimi": 265,
     "quick-transformer-cascade": 867, "quick-vqgan-cascade": 665, "steerable-fire": 262,
     "steerable-rain": 272, "unigram-cascade": 115}
 

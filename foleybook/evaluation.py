@@ -1265,7 +1265,7 @@ AGAINST = dict(seconds_per_clip='processor seconds for one clip', parameters='pa
 # %% ../nbs/12_evaluation.ipynb #7ee149e1
 def _processor_seconds():
     "Of this process, all its threads and the workers that have ended"
-    return sum(os.times()[:4])
+    return time.process_time() + sum(os.times()[2:4])
 
 def _folder_names(names):
     "name -> a name for its folder: distinct, and never a way out of the folder above"
