@@ -1,16 +1,18 @@
-"""What all checks share: their order, `cuda`, and the notebooks that run beside the other tests.
+"""What all tests share: tiers, chapters, groups for several workers, seeds, `cuda`.
 
-`pytest` is `make test` without the set-up; `-k`, `-x` and paths work as everywhere. Notebooks run in processes of their
-own: one beside the tests from the start, a second one when only notebooks are left, so that two cores stay busy.
+    pytest                    every test (`make test-all`)
+    pytest --tier test        all but those marked slow (`make test`)
+    pytest --tier check       the quick ones (`make check`)
+    pytest --chapter 03       one chapter: its notebook, its tests, its golden cases (`make chapter N=03`)
+
+With `-n 2 --dist loadgroup` one file of tests, or one notebook, is one piece of work.
 """
+import json
 import os
-import queue
 import random
+import re
 import subprocess
 import sys
-import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+# two processes that fill one cache of numba at once may leave it broken, and the next one dies of it
+os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / f"numba_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}")
 
-FIRST, LAST = ["test_export", "test_imports", "test_hygiene"], ["test_notebooks"]
+FIRST = ["test_export", "test_imports", "test_hygiene"]  # what fails soonest
+QUICK = {*FIRST, "test_golden", "test_toy_family", "test_package"}  # files of `make check`
+LONG = ["test_notebooks", "test_resume", "test_docs"]  # begin with these where several work
 RUN_NOTEBOOK = """
 import sys
 from pathlib import Path
@@ -30,58 +36,16 @@ sys.exit(not test_nb(Path(file), skip_flags=skip, basepath=root)[0])
 """
 
 
+def pytest_addoption(parser):
+    parser.addoption("--tier", choices=["check", "test", "all"], default="all", help="check: the quick tests; test: all but slow")
+    parser.addoption("--chapter", help="number of a chapter: its notebook, its tests, its golden cases")
+
+
 def has_gpu():
     "Is there a device for tests marked `cuda`?"
     import torch
 
     return torch.cuda.is_available()
-
-
-class NotebookRuns:
-    "Runs notebooks in other processes, the largest first; `result` waits for one"
-
-    def __init__(self, files, skip):
-        self.skip, self.todo, self.results, self.running, self.workers = skip, queue.SimpleQueue(), {}, set(), 0
-        self.done = {file: threading.Event() for file in files}
-        self.environment = dict(os.environ)  # as it is now: tests change it for a moment
-        for file in sorted(files, key=lambda f: -f.stat().st_size):
-            self.todo.put(file)
-
-    def start(self, workers):
-        "From here on, so many notebooks at a time"
-        for k in range(self.workers, workers):
-            threading.Thread(target=self.work, args=[k], daemon=True).start()
-        self.workers = workers
-
-    def work(self, number):
-        # two processes that fill one cache of numba at once may leave it broken, and the next one dies of it
-        environment = self.environment | dict(NUMBA_CACHE_DIR=str(ROOT / f".pytest_cache/numba_{number}"))
-        while True:
-            try:
-                file = self.todo.get_nowait()
-            except queue.Empty:
-                return
-            start, command = time.time(), [sys.executable, "-c", RUN_NOTEBOOK, str(file), str(ROOT), *self.skip]
-            with subprocess.Popen(command, cwd=file.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                  errors="replace", env=environment) as process:
-                self.running.add(process)
-                text = process.communicate()[0]
-            self.running.discard(process)
-            self.results[file] = process.returncode, text, time.time() - start
-            self.done[file].set()
-
-    def result(self, file):
-        "(exit code, what was printed, seconds)"
-        self.done[file].wait()
-        return self.results[file]
-
-    def stop(self):
-        "Begin no more, end those that run"
-        with suppress(queue.Empty):
-            while True:
-                self.todo.get_nowait()
-        for process in [*self.running]:
-            process.kill()
 
 
 def flags_left_out():
@@ -93,10 +57,57 @@ def flags_left_out():
     return [f for f in get_config(path=ROOT).tst_flags.split() if not possible.get(f)]
 
 
-def pytest_collection_modifyitems(items):
-    "Quick checks of the whole first, notebooks last; no `cuda` without a GPU"
-    place = {name: i - len(FIRST) for i, name in enumerate(FIRST)} | {name: 1 + i for i, name in enumerate(LAST)}
-    items.sort(key=lambda item: place.get(item.path.stem, 0))
+def run_notebook(file, timeout=600):
+    "(exit code, what was printed) of a notebook that runs in a process of its own, from top to bottom"
+    command = [sys.executable, "-c", RUN_NOTEBOOK, str(file), str(ROOT), *flags_left_out()]
+    done = subprocess.run(command, cwd=file.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                          timeout=timeout)
+    return done.returncode, done.stdout
+
+
+def module_of(notebook):
+    "The module that a notebook exports: `kernels.log_mel`"
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    found = (re.search(r"^#\s*\|\s*default_exp\s+(\S+)", "".join(c["source"]), re.M) for c in cells)
+    return next((m[1] for m in found if m), "")
+
+
+def of_chapter(item, number):
+    "Is this a test of the chapter, its notebook, or one of its golden cases?"
+    from golden_kinds import CHECKS
+
+    notebook = next((ROOT / "nbs").glob(f"{number}_*.ipynb"), None)
+    if notebook is None:
+        raise pytest.UsageError(f"--chapter {number}: no such chapter. Give a number from 00 to 12.")
+    name, params = notebook.stem[3:], getattr(item, "callspec", None)
+    if item.path.stem == "test_golden" and params:
+        check = CHECKS.get(params.params["meta"]["kind"])
+        return check is not None and check.__module__.endswith(f".{name}")
+    if params and "notebook" in params.params:
+        return Path(params.params["notebook"]) == notebook
+    return item.path.stem == f"test_{name}"
+
+
+def group_of(item):
+    "The piece of work that a test belongs to"
+    if getattr(item, "originalname", "") in ("test_notebook_runs", "test_survives"):
+        return item.nodeid
+    return item.path.stem
+
+
+def pytest_collection_modifyitems(config, items):
+    "Tier or chapter; quick checks of the whole first, or long files where several work; no `cuda` without a GPU"
+    tier, chapter = config.getoption("--tier"), config.getoption("--chapter")
+    keep = [i for i in items if (not chapter or of_chapter(i, chapter))
+            and (tier == "all" or not i.get_closest_marker("slow")) and (tier != "check" or i.path.stem in QUICK)]
+    if len(keep) < len(items):
+        config.hook.pytest_deselected(items=[i for i in items if i not in {*keep}])
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    first = LONG if several else FIRST
+    keep.sort(key=lambda i: first.index(i.path.stem) if i.path.stem in first else len(first))
+    items[:] = keep
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if marked and not has_gpu():
         for item in marked:
@@ -111,32 +122,3 @@ def pytest_runtest_setup():
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
-
-
-def pytest_runtestloop(session):
-    "The notebooks that were asked for start with the first test, where there is a core for them"
-    files = [item.callspec.params["notebook"] for item in session.items if "notebook_runs" in item.fixturenames]
-    if session.config.option.collectonly or not files:
-        return
-    session.config.notebook_runs = NotebookRuns(files, flags_left_out())
-    if (os.cpu_count() or 1) > 1:
-        session.config.notebook_runs.start(workers=1)
-
-
-@pytest.fixture(scope="session")
-def notebook_runs(request):
-    "The runs, two at a time now that the tests only wait"
-    request.config.notebook_runs.start(workers=2)
-    return request.config.notebook_runs
-
-
-def pytest_sessionfinish(session):
-    if hasattr(session.config, "notebook_runs"):
-        session.config.notebook_runs.stop()
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    runs = getattr(config, "notebook_runs", None)
-    if runs and runs.results:
-        times = ", ".join(f"{f.stem} {seconds:.0f} s" for f, (_, _, seconds) in sorted(runs.results.items()))
-        terminalreporter.write_line(f"notebooks: {times}; left out: cells flagged {', '.join(runs.skip) or 'nothing'}")

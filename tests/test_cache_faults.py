@@ -18,6 +18,8 @@ from foleybook.audio_features import MelConfig, MelMismatch, log_mel
 from foleybook.data_sets import open_dataset
 from foleybook.sound_data import CacheError, ClipTable, MelCache, TableError, WaveCache, mel_dls
 
+pytestmark = pytest.mark.slow
+
 MEL = MelConfig.preset("dcase2023")
 SECONDS, N = 0.1, 200
 fork = multiprocessing.get_context("fork")

@@ -66,6 +66,8 @@ assert tiny_run.pair(r"{tmp_path / 'b'}", **options) == [0, 0]
     assert [r["equal"] for r in told(done.stdout)] == [True] * 4
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_command_line_under_torchrun_trains_as_one_process(tmp_path):
     import numpy as np

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from stage import only_imports, published, what_it_is
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "docs" / "_site"
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))

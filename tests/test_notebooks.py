@@ -8,7 +8,7 @@ import kept
 import nbformat
 import pytest
 import run_nbs
-from conftest import ROOT
+from conftest import ROOT, run_notebook
 from nbclient import NotebookClient
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
@@ -16,12 +16,13 @@ from nbdev.config import get_config
 from foleybook.audio_features import recordings
 
 NOTEBOOKS, DEFINITIONS = sorted((ROOT / "nbs").glob("*.ipynb")), kept.Definitions()
+LARGEST_FIRST = sorted(NOTEBOOKS, key=lambda f: -f.stat().st_size)  # so that no worker ends with a long one
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs(notebook, notebook_runs):
-    code, text, seconds = notebook_runs.result(notebook)
-    assert code == 0, f"{notebook.name} stopped after {seconds:.0f} s:\n{text[-6000:]}"
+@pytest.mark.parametrize("notebook", LARGEST_FIRST, ids=lambda p: p.stem)
+def test_notebook_runs(notebook):
+    code, text = run_notebook(notebook)
+    assert code == 0, f"{notebook.name} stopped:\n{text[-6000:]}"
 
 
 # ---- Run All without recordings ----

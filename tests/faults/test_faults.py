@@ -2,6 +2,8 @@
 import jobs
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", [name for name, job in jobs.JOBS.items() if job["short"]])
 def test_survives(name):
