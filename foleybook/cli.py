@@ -613,6 +613,12 @@ def gallery(
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
     return path
 
+# %% ../nbs/cli.ipynb #864b4721
+def _not_over(given, out):
+    "A verb never writes over what it was given"
+    if out.exists() and given.exists() and out.samefile(given):
+        raise ValueError(f"{out} is the input itself. Give --out another name.")
+
 # %% ../nbs/cli.ipynb #a25d58bd
 def vocode(
     input: str,  # a sound file (copy synthesis) or a log-mel (.npy)
@@ -627,6 +633,7 @@ def vocode(
     from foleybook.audio_features import write_audio
     from foleybook.vocoders import find_vocoder, render_file
 
+    _not_over(Path(input), Path(out))
     net, start = find_vocoder(vocoder).to(_device(device)), time.time()
     if not hasattr(net, "vocode"):
         raise ValueError(f"--vocoder {vocoder}: holds a {type(net).__name__}, which is no vocoder.")
@@ -643,7 +650,8 @@ def codec(
     action: str,  # encode or decode
     input: str,  # a sound file, or a file of codes
     *,
-    codebook: str = "",  # folder of the codebook; the same one for both ways
+    # folder of a codebook or of a cascade that has one; the same for both ways
+    codebook: str = "foley-cascade",
     out: str = "",  # file to write (default: the input's name with .foley or .decoded.wav)
     vocoder: str = "default",  # folder of a vocoder for decoding, or none: Griffin-Lim
     stages: int = None,  # residual stages to keep (default: all)
@@ -659,17 +667,18 @@ def codec(
 
     if action not in ("encode", "decode"):
         raise ValueError(f"codec {action}: write encode or decode.")
-    if not codebook: raise ValueError("codec needs --codebook, the folder of a trained codebook.")
-    say, book = _say(quiet), Pretrained.from_pretrained(codebook, _device(device))
+    say, path = _say(quiet), Path(input)
+    target = Path(out or path.with_suffix(".foley" if action == "encode" else ".decoded.wav"))
+    _not_over(path, target)
+    book = Pretrained.from_pretrained(codebook, _device(device))
     ear = None if action == "encode" or vocoder == "none" else vocoder
-    net, path = NeuralCodec(book, ear, precision=precision), Path(input)
+    net = NeuralCodec(book, ear, precision=precision)
     if action == "encode":
         made = net.encode(*read_audio(path, mono=False), stages=stages, mono=mono)
-        path = made.save(Path(out or path.with_suffix(".foley")))
+        path = made.save(target)
     else:
         made = Encoded.load(path)
-        path = write_audio(out or path.with_suffix(".decoded.wav"), net.decode(made),
-                           made.sample_rate)
+        path = write_audio(target, net.decode(made), made.sample_rate)
     say(f"{path}: {made.seconds:.2f} s, {made.kbps:.3f} kbit/s, {path.stat().st_size} bytes")
     return path
 
