@@ -468,7 +468,7 @@ def _make(generator, out, wanted, asked, files, batch, quiet):
 # %% ../nbs/cli.ipynb #16688db9
 def _dub(generator, video, out, eye, classes, asked, seed, quiet):
     "Sound under a film"
-    from foleybook.transformer import dub, find_eye
+    from foleybook.transformer import dub, film_seconds, find_eye
 
     if out.suffix != ".mp4":
         raise ValueError(f"--out {out}: with --video, give the film to write, as in dubbed.mp4.")
@@ -476,6 +476,7 @@ def _dub(generator, video, out, eye, classes, asked, seed, quiet):
     if wrong := given.keys() & {"init", "mask", "strength", "loop", "text", "controls"}:
         raise ValueError(f"--{sorted(wrong)[0]} cannot be used with --video. Leave one out.")
     if classes: given["cond"] = classes[0]
+    film_seconds(video)  # told first if it is not there
     made = dub(generator, video, out, find_eye(generator, eye), seed=seed, progress=_bar(quiet),
                **given)
     _say(quiet)(f"{made.audio.shape[-1] / made.sample_rate:.2f} s of sound under {video}; {out}")
@@ -1085,14 +1086,17 @@ def play(
     if controls:
         raise ValueError("--controls are for a file: give --out too, or turn the knobs on the "
                          "page.")
-    player = LivePlayer(generator, block, port=port, **asked)
-    say(f"open {player.url} in a browser; Ctrl-C ends it")
-    if browser:
-        import webbrowser
-        webbrowser.open(player.url)
+    say("making a first block, for which the loop is compiled: some seconds")
     try:
-        while True: time.sleep(1)
-    finally: player.close()
+        player = LivePlayer(generator, block, port=port, **asked)
+        say(f"open {player.url} in a browser; Ctrl-C ends it")
+        if browser:
+            import webbrowser
+            webbrowser.open(player.url)
+        try:
+            while True: time.sleep(1)
+        finally: player.close()
+    except KeyboardInterrupt: say("the player has ended")
 
 # %% ../nbs/cli.ipynb #d80c165f
 VERBS = dict(prepare=prepare, train=train, sample=sample, edit=edit, gallery=gallery, vocode=vocode,
