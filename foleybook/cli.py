@@ -575,6 +575,58 @@ def edit(
                           for f, label in zip(files, made.labels)))
     return files
 
+# %% ../nbs/cli.ipynb #f1349b0c
+_WORDS = (  # of a card's metrics: value and that of recordings, form, words
+    (("recognised", "recordings recognised"), ".0%", "{} recognised as what was asked for"),
+    (("Frechet distance", "Frechet distance of recordings"), ".0f",
+     "Frechet distance {}, lower is nearer to recordings"),
+    (("coverage", "coverage of recordings"), ".0%", "{} of the recordings have a sound near them"),
+    (("rhythm distance", "rhythm distance of recordings"), ".2f",
+     "rhythm distance {}, lower is nearer"),
+    (("told apart", "recordings told apart"), ".0%",
+     "a classifier told to tell them from recordings is right in {}, where 50% is chance"))
+
+# %% ../nbs/cli.ipynb #d0825020
+def _card_of(model):
+    "The card of a model on this machine, {} where there is none: no network is asked for it"
+    from foleybook.files import CheckpointError, read_json
+    from foleybook.generator import _folder
+
+    if not model or model.startswith("hf://"): return {}
+    try:
+        files = [_folder(model) / n for n in ("pipeline.json", "config.json")]
+        card = next((read_json(f) for f in files if f.is_file()), {}).get("card", {})
+        return card if isinstance(card, dict) else {}
+    except (CheckpointError, OSError, AttributeError): return {}  # moved, or no model
+
+def _measured(model):
+    "What the card of a model says of its quality, in words"
+    said = _card_of(model).get("metrics")
+    found = {k: v for k, v in (said.items() if isinstance(said, dict) else ())
+             if isinstance(v, (int, float))}
+    take = lambda name: found.pop(name, None)  # noqa: E731
+    sounds, references, copies = take("clips"), take("references"), take("copies")
+    lines = []
+    for names, form, text in _WORDS:
+        if names[0] not in found: continue
+        value, real = (take(k) for k in names)
+        beside = "" if real is None else f" (recordings: {format(real, form)})"
+        lines.append(text.format(format(value, form) + beside))
+    if copies is not None:
+        lines.append(f"{copies:g} of them copies of training clips" if copies else
+                     "no copy of a training clip found")
+    lines += [f"{k} {v:.3g}" for k, v in found.items()]
+    of = f" of {sounds:g} sounds" if sounds else ""
+    against = f" against {references:g} recordings" if references else ""
+    return f"Measured by its card{of}{against}: {'; '.join(lines)}." if lines else ""
+
+def _trained_beside(folder, model):
+    "Recordings that a model on this machine, outside of the folder, says it was trained on"
+    if not model or not Path(model).is_dir(): return None
+    if Path(model).resolve().is_relative_to(Path(folder).resolve()): return None
+    data = _trained_on(model)
+    return data if isinstance(data, str) and Path(data).exists() else None
+
 # %% ../nbs/cli.ipynb #10539509
 def gallery(
     folder: str,  # folder of sounds written by `foleybook sample`
@@ -592,13 +644,15 @@ def gallery(
 
     report = Path(folder) / "sampling.json"
     told = read_json(report) if report.exists() else {}
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or not all(isinstance(told.get(k), str | None)
+                                             for k in ("model", "data")):
         raise ValueError(f"{report}: is damaged. Remove it, or sample again.")
     report = told
     if real_per_class < 0:
         raise ValueError(f"--real-per-class {real_per_class} is not allowed. Give 0 or more.")
-    source = data or report.get("data") or ""
-    real = open_dataset(find_data(source)) if data or (source and Path(source).exists()) else None
+    model = report.get("model") or ""
+    source = data or (not edits and _trained_beside(folder, model)) or ""
+    real = open_dataset(find_data(source)) if source else None
     if edits:
         if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
         page = edits_page(load_generator(folder), real.subset(range(0, len(real.df),
@@ -606,10 +660,11 @@ def gallery(
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path
-    about = (f"By {report.get('model', folder)}"
+    about = (f"Made by {model or 'an unknown model'}"
              + (f", beside recordings from {source}." if real else "."))
-    if report.get("model"): about += _measured(report["model"])
-    page = gallery_page(folder, real, f"Sounds of {Path(folder).name}", about, real_per_class)
+    name = f"by {Path(model).name}" if model else f"in {Path(folder).resolve().name}"
+    page = gallery_page(folder, real, f"Sounds {name}", f"{about}\n{_measured(model)}".strip(),
+                        real_per_class)
     path = write_text(Path(out or Path(folder) / "index.html"), page)
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
     return path
@@ -1006,18 +1061,6 @@ def _small_cascade(out, per_class, seed, quiet):
     say("training")
     train("demo-cascade", data=str(data / "clips.csv"), out=str(model), seed=seed, quiet=quiet)
     return model, data / "clips.csv"
-
-def _measured(model):
-    "What the card of a model says of its quality, as a sentence"
-    from foleybook.files import read_json
-    from foleybook.generator import _folder
-
-    try: folder = _folder(model)
-    except ValueError: return ""  # the model has been moved
-    about = next((f for n in ("pipeline.json", "config.json") if (f := folder / n).exists()), None)
-    metrics = read_json(about).get("card", {}).get("metrics", {}) if about else {}
-    told = ", ".join(f"{k} {v:.3g}" for k, v in metrics.items() if isinstance(v, (int, float)))
-    return f" Measured: {told}." if told else ""
 
 # %% ../nbs/cli.ipynb #7b6cd3c8
 def demo(
