@@ -577,18 +577,20 @@ def edit(
 
 # %% ../nbs/cli.ipynb #f1349b0c
 _WORDS = (  # of a card's metrics: value and that of recordings, form, words
-    (("recognised", "recordings recognised"), ".0%", "{} recognised as what was asked for"),
+    (("recognised", "recordings recognised"), ".0%",
+     "{} are recognised as what was asked for{}"),
     (("Frechet distance", "Frechet distance of recordings"), ".0f",
-     "Frechet distance {}, lower is nearer to recordings"),
-    (("coverage", "coverage of recordings"), ".0%", "{} of the recordings have a sound near them"),
+     "Frechet distance {}{}, lower is nearer to recordings"),
+    (("coverage", "coverage of recordings"), ".0%",
+     "{} of the recordings have a sound near them{}"),
     (("rhythm distance", "rhythm distance of recordings"), ".2f",
-     "rhythm distance {}, lower is nearer"),
+     "rhythm distance {}{}, lower is nearer"),
     (("told apart", "recordings told apart"), ".0%",
-     "a classifier told to tell them from recordings is right in {}, where 50% is chance"))
+     "a classifier trained to tell them from recordings is right in {}{} (chance: 50%)"))
 
 # %% ../nbs/cli.ipynb #d0825020
 def _card_of(model):
-    "The card of a model on this machine, {} where there is none: no network is asked for it"
+    "The card of a model on this machine, {} where there is none; no network is asked"
     from foleybook.files import CheckpointError, read_json
     from foleybook.generator import _folder
 
@@ -611,7 +613,7 @@ def _measured(model):
         if names[0] not in found: continue
         value, real = (take(k) for k in names)
         beside = "" if real is None else f" (recordings: {format(real, form)})"
-        lines.append(text.format(format(value, form) + beside))
+        lines.append(text.format(format(value, form), beside))
     if copies is not None:
         lines.append(f"{copies:g} of them copies of training clips" if copies else
                      "no copy of a training clip found")
@@ -621,7 +623,7 @@ def _measured(model):
     return f"Measured by its card{of}{against}: {'; '.join(lines)}." if lines else ""
 
 def _trained_beside(folder, model):
-    "Recordings that a model on this machine, outside of the folder, says it was trained on"
+    "What a model on this machine, outside of the folder, says it was trained on"
     if not model or not Path(model).is_dir(): return None
     if Path(model).resolve().is_relative_to(Path(folder).resolve()): return None
     data = _trained_on(model)
@@ -660,11 +662,11 @@ def gallery(
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path
-    about = (f"Made by {model or 'an unknown model'}"
-             + (f", beside recordings from {source}." if real else "."))
+    about = f"Made by {model or 'an unknown model'}"
+    about += ", beside recordings." if real else "."
     name = f"by {Path(model).name}" if model else f"in {Path(folder).resolve().name}"
-    page = gallery_page(folder, real, f"Sounds {name}", f"{about}\n{_measured(model)}".strip(),
-                        real_per_class)
+    about = f"{about}\n{_measured(model)}".strip()
+    page = gallery_page(folder, real, f"Sounds {name}", about, real_per_class)
     path = write_text(Path(out or Path(folder) / "index.html"), page)
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
     return path
@@ -1089,6 +1091,8 @@ def _write_stream(generator, out, seconds, block, say, **asked):
     import torch
     from foleybook.audio_features import write_audio
 
+    if not 0 < seconds <= 3600:
+        raise ValueError(f"--seconds {seconds:g}: give a length above 0 and up to an hour.")
     start, blocks = time.time(), generator.stream(block=block, seconds=seconds, **asked)
     audio = torch.cat([b.audio[0] for b in blocks], -1)
     took = time.time() - start

@@ -1840,8 +1840,8 @@ _ALONE = 2.0  # s after which a page that asked for nothing may be followed by a
 
 def _plays_on(model):
     "Whether a model goes on as long as anybody listens: tiers down to one of samples"
-    tiers = getattr(model, "tiers", [model])
-    return isinstance(model, Tier) and tiers[-1].outputs == ("audio",)
+    lowest = getattr(model, "tiers", [model])[-1]
+    return getattr(lowest, "outputs", ()) == ("audio",)
 
 def _open_server(port, handler, most=32):
     "A server on this machine alone, with at most so many connections: a newer one ends the oldest"
@@ -1887,13 +1887,16 @@ class LivePlayer:
             raise ValueError(f"a {type(model).__name__} makes sounds of a certain length and cannot "
                              "play on without an end. `pops` can, and what `train steerable` "
                              "makes; for others there is sample.")
+        if not 0 < block <= 10:
+            raise ValueError(f"block={block:g}: give a length above 0 and up to 10 s.")
         self.model, self.block, self.ahead, self.lock = model, block, ahead, Lock()
         self.door = Lock()
         self.values = {k: 0.5 for k in model.control_names}
         self.known = dict(self.values)  # what the newest block was made with
         self.listener, self.heard_at = None, -math.inf  # who asks for blocks, and when last
         live = {k: lambda t, k=k: self.known[k] for k in model.control_names}
-        told = dict(controls=live or None, block=block, seconds=_WITHOUT_END, **asked)
+        seconds = None if getattr(model, "endless", False) else _WITHOUT_END
+        told = dict(controls=live or None, block=block, seconds=seconds, **asked)
         self.blocks = model.stream(seed=seed, **told)
         self.server = _open_server(port, _handler(self))
         try: next(model.stream(seed=0, **told))  # compiled before anybody listens

@@ -221,7 +221,8 @@ def gallery_page(
     heard = lambda clips, rows: [clip_player(clips, i, match=True) for i in rows]
     there = None if real is None else Clips(real)
     for label in dict.fromkeys(made.labels):
-        groups = [('generated', heard(made, [i for i,l in enumerate(made.labels) if l == label]))]
+        rows = [i for i,l in enumerate(made.labels) if l == label]
+        groups = [('generated', heard(made, rows))]
         own = [i for i,l in enumerate(there.labels) if l == label] if there else []
         if own: groups.append(('recordings', heard(there, own[:real_per_class])))
         lost += sum(p is None for _,players in groups for p in players)

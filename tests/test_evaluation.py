@@ -835,9 +835,9 @@ def test_recordings_beside_a_gallery_are_those_its_own_model_names(tmp_path):
         (model / "run.json").write_text(json.dumps(dict(data=str(private))))
         (folder / "sampling.json").write_text(json.dumps(dict(model=str(model), data=str(private))))
         assert main(["gallery", str(folder)]) == 0
-        assert ("recordings from" in (folder / "index.html").read_text()) == fine
+        assert ("beside recordings" in (folder / "index.html").read_text()) == fine
         (folder / "sampling.json").write_text(json.dumps(dict(data=str(private))))
-        assert main(["gallery", str(folder)]) == 0 and "recordings from" not in (folder / "index.html").read_text()
+        assert main(["gallery", str(folder)]) == 0 and "beside recordings" not in (folder / "index.html").read_text()
 
 
 def test_the_recordings_that_ship_name_author_and_licence():
@@ -853,7 +853,7 @@ def test_a_card_is_told_in_words(tmp_path):
     metrics = {"clips": 100, "references": 40, "recognised": 0.98, "recordings recognised": 0.95, "Frechet distance": 132, "copies": 0, "odd figure": 1.25,
                "words": "many"}
     (tmp_path / "config.json").write_text(json.dumps(dict(card=dict(metrics=metrics))))
-    assert _measured(str(tmp_path)) == ("Measured by its card of 100 sounds against 40 recordings: 98% (recordings: 95%) recognised as what was asked for; "
+    assert _measured(str(tmp_path)) == ("Measured by its card of 100 sounds against 40 recordings: 98% are recognised as what was asked for (recordings: 95%); "
                                         "Frechet distance 132, lower is nearer to recordings; no copy of a training clip found; odd figure 1.25.")
     for card in (3, None, [], dict(metrics=[1]), dict(metrics=None)):
         (tmp_path / "config.json").write_text(json.dumps(dict(card=card)))

@@ -779,3 +779,6 @@ def test_the_verb_writes(tier, tmp_path):
     assert main([*words, "--precision", "int8"]) == 0
     assert main([*words, "--precision", "int4"]) == 1
     assert main([*words[:2], "--out", str(tmp_path / "b.wav"), "--controls", "speed=1"]) == 1
+    for seconds in ("nan", "1e9", "0", "inf"): assert main([*words[:2], "--out", str(tmp_path / "b.wav"), "--seconds", seconds]) == 1
+    for block in (0, 1e9, float("nan")):
+        with pytest.raises(ValueError, match="give a length above 0 and up to 10 s"): LivePlayer(tier, block=block)
