@@ -1811,7 +1811,10 @@ async function pull() {
   while (context) {
     if (at - context.currentTime > ahead) { await new Promise(f => setTimeout(f, 10)); continue; }
     const answer = await send('next?listener=' + me).catch(() => null);
-    if (!answer || !answer.ok) { stop(answer ? await answer.text() : 'the player has ended'); return; }
+    if (!answer || !answer.ok) {
+      stop(answer ? await answer.text() : 'the player has ended');
+      return;
+    }
     const sound = await answer.arrayBuffer();
     if (!context) return;
     const knows = JSON.parse(answer.headers.get('X-Knobs')), wait = add(new Float32Array(sound));
@@ -1884,9 +1887,9 @@ class LivePlayer:
         from threading import Lock, Thread
 
         if not _plays_on(model):
-            raise ValueError(f"a {type(model).__name__} makes sounds of a certain length and cannot "
-                             "play on without an end. `pops` can, and what `train steerable` "
-                             "makes; for others there is sample.")
+            raise ValueError(f"a {type(model).__name__} makes sounds of a certain length and "
+                             "cannot play on without an end. `pops` can, and what `train "
+                             "steerable` makes; for others there is sample.")
         if not 0 < block <= 10:
             raise ValueError(f"block={block:g}: give a length above 0 and up to 10 s.")
         self.model, self.block, self.ahead, self.lock = model, block, ahead, Lock()
