@@ -952,8 +952,8 @@ def _frames(self:NeuralCodec, channels, samples, rate):
     if rate not in RATES: raise CodecError(f"{rate} Hz: use {RATES[0]} to {RATES[-1]} Hz.")
     wanted = -(-samples * self.mel.sample_rate // int(rate))
     if channels * max(samples, wanted) > LONGEST: raise CodecError(
-        f"{channels} channels of {samples / rate:.0f} s are more than can be coded at once. Cut the "
-        "sound into parts.")
+        f"{channels} channels of {samples / rate:.0f} s are more than can be coded at once. Cut "
+        "the sound into parts.")
     return max(1, -(-wanted // self.mel.hop_length))
 
 @patch
