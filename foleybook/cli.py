@@ -468,7 +468,7 @@ def _make(generator, out, wanted, asked, files, batch, quiet):
 # %% ../nbs/cli.ipynb #16688db9
 def _dub(generator, video, out, eye, classes, asked, seed, quiet):
     "Sound under a film"
-    from foleybook.transformer import dub, find_eye
+    from foleybook.transformer import dub, film_seconds, find_eye
 
     if out.suffix != ".mp4":
         raise ValueError(f"--out {out}: with --video, give the film to write, as in dubbed.mp4.")
@@ -476,6 +476,7 @@ def _dub(generator, video, out, eye, classes, asked, seed, quiet):
     if wrong := given.keys() & {"init", "mask", "strength", "loop", "text", "controls"}:
         raise ValueError(f"--{sorted(wrong)[0]} cannot be used with --video. Leave one out.")
     if classes: given["cond"] = classes[0]
+    film_seconds(video)  # told first if it is not there
     made = dub(generator, video, out, find_eye(generator, eye), seed=seed, progress=_bar(quiet),
                **given)
     _say(quiet)(f"{made.audio.shape[-1] / made.sample_rate:.2f} s of sound under {video}; {out}")
@@ -574,6 +575,60 @@ def edit(
                           for f, label in zip(files, made.labels)))
     return files
 
+# %% ../nbs/cli.ipynb #f1349b0c
+_WORDS = (  # of a card's metrics: value and that of recordings, form, words
+    (("recognised", "recordings recognised"), ".0%",
+     "{} are recognised as what was asked for{}"),
+    (("Frechet distance", "Frechet distance of recordings"), ".0f",
+     "Frechet distance {}{}, lower is nearer to recordings"),
+    (("coverage", "coverage of recordings"), ".0%",
+     "{} of the recordings have a sound near them{}"),
+    (("rhythm distance", "rhythm distance of recordings"), ".2f",
+     "rhythm distance {}{}, lower is nearer"),
+    (("told apart", "recordings told apart"), ".0%",
+     "a classifier trained to tell them from recordings is right in {}{} (chance: 50%)"))
+
+# %% ../nbs/cli.ipynb #d0825020
+def _card_of(model):
+    "The card of a model on this machine, {} where there is none; no network is asked"
+    from foleybook.files import CheckpointError, read_json
+    from foleybook.generator import _folder
+
+    if not model or model.startswith("hf://"): return {}
+    try:
+        files = [_folder(model) / n for n in ("pipeline.json", "config.json")]
+        card = next((read_json(f) for f in files if f.is_file()), {}).get("card", {})
+        return card if isinstance(card, dict) else {}
+    except (CheckpointError, OSError, AttributeError): return {}  # moved, or no model
+
+def _measured(model):
+    "What the card of a model says of its quality, in words"
+    said = _card_of(model).get("metrics")
+    found = {k: v for k, v in (said.items() if isinstance(said, dict) else ())
+             if isinstance(v, (int, float))}
+    take = lambda name: found.pop(name, None)  # noqa: E731
+    sounds, references, copies = take("clips"), take("references"), take("copies")
+    lines = []
+    for names, form, text in _WORDS:
+        if names[0] not in found: continue
+        value, real = (take(k) for k in names)
+        beside = "" if real is None else f" (recordings: {format(real, form)})"
+        lines.append(text.format(format(value, form), beside))
+    if copies is not None:
+        lines.append(f"{copies:g} of them copies of training clips" if copies else
+                     "no copy of a training clip found")
+    lines += [f"{k} {v:.3g}" for k, v in found.items()]
+    of = f" of {sounds:g} sounds" if sounds else ""
+    against = f" against {references:g} recordings" if references else ""
+    return f"Measured by its card{of}{against}: {'; '.join(lines)}." if lines else ""
+
+def _trained_beside(folder, model):
+    "What a model on this machine, outside of the folder, says it was trained on"
+    if not model or not Path(model).is_dir(): return None
+    if Path(model).resolve().is_relative_to(Path(folder).resolve()): return None
+    data = _trained_on(model)
+    return data if isinstance(data, str) and Path(data).exists() else None
+
 # %% ../nbs/cli.ipynb #10539509
 def gallery(
     folder: str,  # folder of sounds written by `foleybook sample`
@@ -591,13 +646,15 @@ def gallery(
 
     report = Path(folder) / "sampling.json"
     told = read_json(report) if report.exists() else {}
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or not all(isinstance(told.get(k), str | None)
+                                             for k in ("model", "data")):
         raise ValueError(f"{report}: is damaged. Remove it, or sample again.")
     report = told
     if real_per_class < 0:
         raise ValueError(f"--real-per-class {real_per_class} is not allowed. Give 0 or more.")
-    source = data or report.get("data") or ""
-    real = open_dataset(find_data(source)) if data or (source and Path(source).exists()) else None
+    model = report.get("model") or ""
+    source = data or (not edits and _trained_beside(folder, model)) or ""
+    real = open_dataset(find_data(source)) if source else None
     if edits:
         if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
         page = edits_page(load_generator(folder), real.subset(range(0, len(real.df),
@@ -605,13 +662,20 @@ def gallery(
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path
-    about = (f"By {report.get('model', folder)}"
-             + (f", beside recordings from {source}." if real else "."))
-    if report.get("model"): about += _measured(report["model"])
-    page = gallery_page(folder, real, f"Sounds of {Path(folder).name}", about, real_per_class)
+    about = f"Made by {model or 'an unknown model'}"
+    about += ", beside recordings." if real else "."
+    name = f"by {Path(model).name}" if model else f"in {Path(folder).resolve().name}"
+    about = f"{about}\n{_measured(model)}".strip()
+    page = gallery_page(folder, real, f"Sounds {name}", about, real_per_class)
     path = write_text(Path(out or Path(folder) / "index.html"), page)
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
     return path
+
+# %% ../nbs/cli.ipynb #864b4721
+def _not_over(given, out):
+    "A verb never writes over what it was given"
+    if out.exists() and given.exists() and out.samefile(given):
+        raise ValueError(f"{out} is the input itself. Give --out another name.")
 
 # %% ../nbs/cli.ipynb #a25d58bd
 def vocode(
@@ -627,6 +691,7 @@ def vocode(
     from foleybook.audio_features import write_audio
     from foleybook.vocoders import find_vocoder, render_file
 
+    _not_over(Path(input), Path(out))
     net, start = find_vocoder(vocoder).to(_device(device)), time.time()
     if not hasattr(net, "vocode"):
         raise ValueError(f"--vocoder {vocoder}: holds a {type(net).__name__}, which is no vocoder.")
@@ -643,7 +708,8 @@ def codec(
     action: str,  # encode or decode
     input: str,  # a sound file, or a file of codes
     *,
-    codebook: str = "",  # folder of the codebook; the same one for both ways
+    # folder of a codebook or of a cascade that has one; the same for both ways
+    codebook: str = "foley-cascade",
     out: str = "",  # file to write (default: the input's name with .foley or .decoded.wav)
     vocoder: str = "default",  # folder of a vocoder for decoding, or none: Griffin-Lim
     stages: int = None,  # residual stages to keep (default: all)
@@ -659,17 +725,18 @@ def codec(
 
     if action not in ("encode", "decode"):
         raise ValueError(f"codec {action}: write encode or decode.")
-    if not codebook: raise ValueError("codec needs --codebook, the folder of a trained codebook.")
-    say, book = _say(quiet), Pretrained.from_pretrained(codebook, _device(device))
+    say, path = _say(quiet), Path(input)
+    target = Path(out or path.with_suffix(".foley" if action == "encode" else ".decoded.wav"))
+    _not_over(path, target)
+    book = Pretrained.from_pretrained(codebook, _device(device))
     ear = None if action == "encode" or vocoder == "none" else vocoder
-    net, path = NeuralCodec(book, ear, precision=precision), Path(input)
+    net = NeuralCodec(book, ear, precision=precision)
     if action == "encode":
         made = net.encode(*read_audio(path, mono=False), stages=stages, mono=mono)
-        path = made.save(Path(out or path.with_suffix(".foley")))
+        path = made.save(target)
     else:
         made = Encoded.load(path)
-        path = write_audio(out or path.with_suffix(".decoded.wav"), net.decode(made),
-                           made.sample_rate)
+        path = write_audio(target, net.decode(made), made.sample_rate)
     say(f"{path}: {made.seconds:.2f} s, {made.kbps:.3f} kbit/s, {path.stat().st_size} bytes")
     return path
 
@@ -997,18 +1064,6 @@ def _small_cascade(out, per_class, seed, quiet):
     train("demo-cascade", data=str(data / "clips.csv"), out=str(model), seed=seed, quiet=quiet)
     return model, data / "clips.csv"
 
-def _measured(model):
-    "What the card of a model says of its quality, as a sentence"
-    from foleybook.files import read_json
-    from foleybook.generator import _folder
-
-    try: folder = _folder(model)
-    except ValueError: return ""  # the model has been moved
-    about = next((f for n in ("pipeline.json", "config.json") if (f := folder / n).exists()), None)
-    metrics = read_json(about).get("card", {}).get("metrics", {}) if about else {}
-    told = ", ".join(f"{k} {v:.3g}" for k, v in metrics.items() if isinstance(v, (int, float)))
-    return f" Measured: {told}." if told else ""
-
 # %% ../nbs/cli.ipynb #7b6cd3c8
 def demo(
     *,
@@ -1036,6 +1091,8 @@ def _write_stream(generator, out, seconds, block, say, **asked):
     import torch
     from foleybook.audio_features import write_audio
 
+    if not 0 < seconds <= 3600:
+        raise ValueError(f"--seconds {seconds:g}: give a length above 0 and up to an hour.")
     start, blocks = time.time(), generator.stream(block=block, seconds=seconds, **asked)
     audio = torch.cat([b.audio[0] for b in blocks], -1)
     took = time.time() - start
@@ -1076,14 +1133,17 @@ def play(
     if controls:
         raise ValueError("--controls are for a file: give --out too, or turn the knobs on the "
                          "page.")
-    player = LivePlayer(generator, block, port=port, **asked)
-    say(f"open {player.url} in a browser; Ctrl-C ends it")
-    if browser:
-        import webbrowser
-        webbrowser.open(player.url)
+    say("making a first block, for which the loop is compiled: some seconds")
     try:
-        while True: time.sleep(1)
-    finally: player.close()
+        player = LivePlayer(generator, block, port=port, **asked)
+        say(f"open {player.url} in a browser; Ctrl-C ends it")
+        if browser:
+            import webbrowser
+            webbrowser.open(player.url)
+        try:
+            while True: time.sleep(1)
+        finally: player.close()
+    except KeyboardInterrupt: say("the player has ended")
 
 # %% ../nbs/cli.ipynb #d80c165f
 VERBS = dict(prepare=prepare, train=train, sample=sample, edit=edit, gallery=gallery, vocode=vocode,

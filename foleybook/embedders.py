@@ -544,6 +544,7 @@ class Clips:
         if self.sounds:
             self.names = [f'{l}/{i}' for i,l in enumerate(source.labels)]
             self.labels,self.files,self.cuts = list(source.labels),None,None
+            self.authors = [''] * len(source)
             self.seeds,self.licences = (list(source.seeds),
                                         [str(source.meta.get('licence', ''))] * len(source))
             return
@@ -552,6 +553,7 @@ class Clips:
         self.source,self.skipped = str(table.root),list(table.skipped)
         self.names,self.labels,self.files = list(table.df.path),list(table.df.label),table.files()
         self.licences = list(table.df.licence)
+        self.authors = list(table.df.author if 'author' in table.df else [''] * len(table))
         self.seeds = list(table.df.seed) if 'seed' in table.df else [None] * len(table)
         self.cuts = [(0. if s != s else float(s),
                       None if l != l or 'start' not in table.df or s != s else float(l))
@@ -574,6 +576,16 @@ class Clips:
             while block := f.read(1 << 20): h.update(block)
         return h.hexdigest()
 
+# %% ../nbs/embedders.ipynb #2c123631
+def _check_row(folder, n, path, label, seed, licence):
+    "That a line of a metadata.jsonl is what `Sounds.save` writes, and its sound lies in the folder"
+    kinds = dict(file=(path, str), label=(label, str), seed=(seed, int | None),
+                 licence=(licence, str | None))
+    if wrong := [k for k,(v,kind) in kinds.items() if not isinstance(v, kind)]:
+        raise ValueError(f'line {n}: {wrong[0]} is {str(kinds[wrong[0]][0])[:40]!r}')
+    if not (folder/path).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f'line {n}: {path!r} lies outside of the folder')
+
 # %% ../nbs/embedders.ipynb #73f623fd
 def _open_clips(folder):
     "A data set, or what `Sounds.save` wrote"
@@ -584,6 +596,7 @@ def _open_clips(folder):
         rows = [dict(path=r['file'], label=r['label'], seed=r.get('seed'),
                      licence=r.get('meta', {}).get('licence', ''))
                 for r in rows]
+        for n,r in enumerate(rows, 1): _check_row(folder, n, **r)
     except (ValueError, KeyError, AttributeError, TypeError) as e:
         raise TableError(f"{listing}: damaged ({type(e).__name__}: {e}). Sample again, or remove "
                          "the file.") from None

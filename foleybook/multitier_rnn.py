@@ -10,7 +10,7 @@ __all__ = ['EXTRACTED', 'AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'Tier
 
 # %% ../nbs/11_multitier_rnn.ipynb #47d5d9aa
 #| code-fold: true
-import ast, json, math, time, urllib.parse, urllib.request, warnings
+import ast, json, math, secrets, time, urllib.parse, urllib.request, warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -1772,7 +1772,8 @@ input{width:55%;vertical-align:middle}button{font:inherit;padding:.4rem 1.2rem}<
 <button id="play">Play</button> <span id="told"></span>
 <div id="knobs"></div><small id="gaps"></small>
 <script>
-const knobs = KNOBS, rate = RATE, ahead = AHEAD;
+const knobs = KNOBS, rate = RATE, ahead = AHEAD, me = Math.random().toString(36).slice(2);
+const send = path => fetch(path, {method: 'POST'});
 let context = null, at = 0, late = 0;
 const turned = {}, told = document.getElementById('told'), gaps = document.getElementById('gaps');
 for (const k of knobs) {
@@ -1785,7 +1786,7 @@ for (const k of knobs) {
   input.oninput = () => {
     read();
     turned[k.name] = [Number(input.value), performance.now()];
-    fetch(`set?name=${encodeURIComponent(k.name)}&value=${input.value}`);
+    send(`set?name=${encodeURIComponent(k.name)}&value=${input.value}`);
   };
   read();
   label.append(input, name);
@@ -1809,7 +1810,12 @@ function add(samples) {
 async function pull() {
   while (context) {
     if (at - context.currentTime > ahead) { await new Promise(f => setTimeout(f, 10)); continue; }
-    const answer = await fetch('next'), sound = await answer.arrayBuffer();
+    const answer = await send('next?listener=' + me).catch(() => null);
+    if (!answer || !answer.ok) {
+      stop(answer ? await answer.text() : 'the player has ended');
+      return;
+    }
+    const sound = await answer.arrayBuffer();
     if (!context) return;
     const knows = JSON.parse(answer.headers.get('X-Knobs')), wait = add(new Float32Array(sound));
     for (const [name, [value, since]] of Object.entries(turned)) if (knows[name] === value) {
@@ -1819,11 +1825,51 @@ async function pull() {
     }
   }
 }
-document.getElementById('play').onclick = async event => {
-  if (context) { await context.close(); context = null; event.target.textContent = 'Play'; return; }
-  context = new AudioContext(); at = 0; event.target.textContent = 'Stop'; pull();
+const button = document.getElementById('play');
+async function stop(why) {
+  const open = context;
+  context = null; button.textContent = 'Play'; if (why) gaps.textContent = why;
+  if (open) await open.close();
+}
+button.onclick = async () => {
+  if (context) { await stop(''); return; }
+  context = new AudioContext(); at = 0; button.textContent = 'Stop'; gaps.textContent = ''; pull();
 };
 </script>"""
+
+# %% ../nbs/11_multitier_rnn.ipynb #67cc0599
+_WITHOUT_END = 1e6  # s, eleven days
+_ALONE = 2.0  # s after which a page that asked for nothing may be followed by another one
+
+def _plays_on(model):
+    "Whether a model goes on as long as anybody listens: tiers down to one of samples"
+    lowest = getattr(model, "tiers", [model])[-1]
+    return getattr(lowest, "outputs", ()) == ("audio",)
+
+def _open_server(port, handler, most=32):
+    "A server on this machine alone, with at most so many connections: a newer one ends the oldest"
+    import socket
+    from http.server import ThreadingHTTPServer
+
+    class Server(ThreadingHTTPServer):
+        held = []
+
+        def process_request(self, connection, address):
+            self.held.append(connection)
+            for old in self.held[:-most]:
+                try: old.shutdown(socket.SHUT_RDWR)
+                except OSError: pass  # it has gone already
+            super().process_request(connection, address)
+
+        def shutdown_request(self, connection):
+            if connection in self.held: self.held.remove(connection)
+            super().shutdown_request(connection)
+
+    try: return Server(("127.0.0.1", port), handler)
+    except (OSError, OverflowError) as e:
+        raise ValueError(f"port {port} cannot be opened ({getattr(e, 'strerror', None) or e}): "
+                         "another program may have it. Choose another one, or none: any that is "
+                         "free is taken then.") from None
 
 # %% ../nbs/11_multitier_rnn.ipynb #4140af92
 class LivePlayer:
@@ -1838,17 +1884,30 @@ class LivePlayer:
         seed: int = None,  # of the sound; None: another one each time
         **asked,  # `cond`, `temperature` ... of `stream`
     ):
-        from http.server import ThreadingHTTPServer
         from threading import Lock, Thread
 
+        if not _plays_on(model):
+            raise ValueError(f"a {type(model).__name__} makes sounds of a certain length and "
+                             "cannot play on without an end. `pops` can, and what `train "
+                             "steerable` makes; for others there is sample.")
+        if not 0 < block <= 10:
+            raise ValueError(f"block={block:g}: give a length above 0 and up to 10 s.")
         self.model, self.block, self.ahead, self.lock = model, block, ahead, Lock()
+        self.door = Lock()
         self.values = {k: 0.5 for k in model.control_names}
         self.known = dict(self.values)  # what the newest block was made with
+        self.listener, self.heard_at = None, -math.inf  # who asks for blocks, and when last
         live = {k: lambda t, k=k: self.known[k] for k in model.control_names}
-        self.blocks = model.stream(controls=live or None, block=block, seconds=1e6, seed=seed,
-                                   **asked)
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
-        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        seconds = None if getattr(model, "endless", False) else _WITHOUT_END
+        told = dict(controls=live or None, block=block, seconds=seconds, **asked)
+        self.blocks = model.stream(seed=seed, **told)
+        self.server = _open_server(port, _handler(self))
+        try: next(model.stream(seed=0, **told))  # compiled before anybody listens
+        except BaseException:
+            self.server.server_close()
+            raise
+        self.token = secrets.token_urlsafe(16)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/{self.token}/"
         Thread(target=self.server.serve_forever, daemon=True).start()
 
     def next(self) -> bytes:
@@ -1863,8 +1922,7 @@ class LivePlayer:
         self.server.server_close()
 
     def _repr_html_(self):
-        return (f'<iframe src="{self.url}" width="560" height="{110 + 40 * len(self.values)}" '
-                'style="border:0" allow="autoplay"></iframe>')
+        return f'<a href="{self.url}" target="_blank" rel="noreferrer">open the player</a>'
 
 # %% ../nbs/11_multitier_rnn.ipynb #04aa94c3
 @patch
@@ -1886,35 +1944,84 @@ def set(self: LivePlayer, name, value):
         raise ValueError(f"{name}={value}: give one of {', '.join(self.values)}, from 0 to 1.")
     self.values[name] = float(value)
 
+@patch
+def refused(self: LivePlayer, path, headers):
+    "Why a request is not from the page itself, or None"
+    port = self.server.server_port
+    homes = [f"127.0.0.1:{port}", f"localhost:{port}"]
+    host, origin = headers.get_all("Host", []), headers.get("Origin")
+    site, into = headers.get("Sec-Fetch-Site"), headers.get("Sec-Fetch-Dest")
+    top, (_, token, rest) = into == "document", (*path.split("/", 2), "", "")[:3]
+    if len(host) != 1 or host[0] not in homes: return "another host"
+    if origin is not None and origin not in [f"http://{h}" for h in homes]: return "another origin"
+    if site not in (None, "same-origin", "none") and not (top and not rest): return "another site"
+    if into in ("iframe", "frame", "embed", "object"): return "a frame"
+    if not secrets.compare_digest(token.encode(), self.token.encode()): return "another address"
+
+@patch
+def next_for(self: LivePlayer, listener):
+    "The next block for one page; while it listens, any other is a `BlockingIOError`"
+    now = time.monotonic
+    with self.door:
+        if listener != self.listener and now() - self.heard_at < _ALONE:
+            raise BlockingIOError("another page listens already. Press Stop there, or close it.")
+        self.listener, self.heard_at = listener, now() + 60  # while the block is being made
+    try: return self.next()
+    finally: self.heard_at = now()
+
+# %% ../nbs/11_multitier_rnn.ipynb #4ac70cf9
+_GUARDED = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
+            "style-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'"}
+
+def _answer(player, path, query, post):
+    "Code, kind, body and further headers of an answer"
+    if path == "" and not post: return 200, "text/html; charset=utf-8", player.page().encode(), {}
+    if path not in ("", "next", "set"): return 404, "text/plain", b"", {}
+    if post != (path != ""): return 405, "text/plain", b"", {"Allow": "POST" if path else "GET"}
+    try:
+        if path == "next":
+            body = player.next_for(query.get("listener"))
+            return 200, "application/octet-stream", body, {"X-Knobs": json.dumps(player.known)}
+        player.set(query["name"], query["value"])
+        return 200, "text/plain", b"", {}
+    except (KeyError, ValueError) as e: return 400, "text/plain", str(e).encode(), {}
+    except BlockingIOError as e: return 409, "text/plain", str(e).encode(), {}
+    except (StopIteration, RuntimeError) as e:
+        return 500, "text/plain", f"the sound has ended. {e} Start play again.".encode(), {}
+
 def _handler(player):
-    "What the page may ask for"
+    "What the page may ask for, and nobody else"
     from http.server import BaseHTTPRequestHandler
     from urllib.parse import parse_qs, urlparse
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 10  # s without a word
+
         def log_message(self, *_): pass
 
         def handle(self):
             try: super().handle()
-            except ConnectionError: pass  # the page was closed while it waited
+            except OSError: pass  # the page was closed while it waited
 
-        def do_GET(self):
+        def do_GET(self, post=False):
             asked = urlparse(self.path)
             query = {k: v[0] for k, v in parse_qs(asked.query).items()}
-            kind, code, body, known = "text/plain", 200, b"", {}
-            try:
-                if asked.path == "/": kind, body = "text/html", player.page().encode()
-                elif asked.path == "/next":
-                    kind, body = "application/octet-stream", player.next()
-                    known = {"X-Knobs": json.dumps(player.known)}
-                elif asked.path == "/set": player.set(query["name"], query["value"])
-                else: code = 404
-            except (KeyError, ValueError) as e: code, body = 400, str(e).encode()
+            if why := player.refused(asked.path, self.headers):
+                code, kind, more = 403, "text/plain", {}
+                body = f"refused: {why}. Open the address that the player gave.".encode()
+            else:
+                path = asked.path.split("/", 2)[2] if asked.path.count("/") > 1 else "?"
+                code, kind, body, more = _answer(player, path, query, post)
             self.send_response(code)
-            told = {"Content-Type": kind, "Content-Length": str(len(body))} | known
+            told = {"Content-Type": kind, "Content-Length": str(len(body))} | _GUARDED | more
             for name, value in told.items(): self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+        def do_POST(self): self.do_GET(post=True)
 
     return Handler
 
@@ -1931,7 +2038,7 @@ def latency(
     if not self.values:
         raise ValueError("this model has no knob to turn")
     rng, now, name = np.random.default_rng(seed), time.monotonic, next(iter(self.values))
-    ask = lambda path: urllib.request.urlopen(self.url + path, timeout=30)
+    ask = lambda path: urllib.request.urlopen(self.url + path, b"", timeout=30)  # a POST
     turned, found, at = {}, [], 0.0
 
     def turn():

@@ -24,12 +24,14 @@ from torch import Tensor
 
 # %% ../nbs/reports.ipynb #bc3d4e2a
 #| code-fold: true
-from .audio_features import AudioError, audio_data_uri, mel_data_uri
+from .audio_features import (AudioError, audio_data_uri, match_loudness,
+                                      mel_data_uri)
 from .embedders import Clips
 from .evaluation import (AGAINST, MEASURES, SUMMARY, Evaluation, Interval, bootstrap,
                                   draw_leaderboard, leaderboard_table)
 from .files import atomic_folder, write_text
 from .roundtrip import roundtrip_table
+from .sound_data import TableError
 
 # %% ../nbs/reports.ipynb #a0604205
 STYLE = """
@@ -88,12 +90,13 @@ TEMPLATES = {'base.html': """<!doctype html>
 
 # %% ../nbs/reports.ipynb #996543e9
 TEMPLATES['parts.html'] = """
-{% macro player(p, picture=True) %}<figure>
+{% macro player(p, picture=True, download=False) %}<figure>
 {%- if picture %}
 <img src="{{ p.picture }}" alt="spectrogram of {{ p.name }}" width="240" height="80">{% endif %}
 <audio controls preload="none" aria-label="{{ p.name }}" src="{{ p.audio }}"></audio>
 {%- if picture %}<figcaption><b>{{ p.name }}</b><br>{{ p.facts }}{% if p.note %}
-<br>{{ p.note }}{% endif %}</figcaption>{% endif -%}
+<br>{{ p.note }}{% endif %}{% if download %}<br>
+<a download="{{ p.name.rpartition('/')[2] }}.mp3">download</a>{% endif %}</figcaption>{% endif -%}
 </figure>{% endmacro %}
 
 {% macro table(rows, columns, label, heading) %}
@@ -132,16 +135,22 @@ def player(
     return Player(name, facts, note, audio_data_uri(x, sample_rate), mel_data_uri(x, sample_rate))
 
 # %% ../nbs/reports.ipynb #4d34fef3
+_MATCHED = .05 # root mean square of the loudest 0.4 s: room for peaks 26 dB above it
+
 def clip_player(
     clips:Clips, # where it is
     i:int, # its number there
     note:str='', # what is to be said of it
     name:str='', # by default as the file is called
+    match:bool=False, # as loud as all others that are matched?
 )->Player: # None for a file that cannot be read
     "A clip of a set, with its seed and licence where they are known"
     try: x,rate = clips.read(i)
     except (AudioError, OSError, ValueError): return None
-    return player(x, rate, name or clips.names[i], clips.seeds[i], clips.licences[i], note)
+    if match: x = match_loudness([x], rate, _MATCHED)[0]
+    author = clips.authors[i]
+    by = f'by {author}' if isinstance(author, str) and author else ''
+    return player(x, rate, name or clips.names[i], clips.seeds[i], clips.licences[i], note or by)
 
 # %% ../nbs/reports.ipynb #5ed14407
 @lru_cache
@@ -163,32 +172,64 @@ def page(
 
 # %% ../nbs/reports.ipynb #bb7b9440
 TEMPLATES['gallery.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player %}
-{% block body %}{% if about %}<p class="soft">{{ about }}</p>{% endif %}
+{% block policy %}; script-src 'unsafe-inline'{% endblock %}
+{% block style %}button{font:inherit;padding:.3rem .8rem}{% endblock %}
+{% block body %}{% for line in about %}<p class="soft">{{ line }}</p>
+{% endfor %}<p><button type="button" id="all">Play all</button></p>
 {% for label, groups in classes %}<section><h2>{{ label or 'sounds' }}</h2>
 {% for kind, players in groups %}{% if kind %}<h3>{{ kind }}</h3>{% endif %}
-<div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div>
-{% endfor %}</section>{% endfor %}{% endblock %}"""
+<div class="row">{% for p in players %}{{ player(p, download=True) }}{% endfor %}</div>
+{% endfor %}</section>{% endfor %}
+<script>
+const sounds = [...document.querySelectorAll('audio')], button = document.getElementById('all');
+for (const a of document.querySelectorAll('a[download]'))
+  a.href = a.closest('figure').querySelector('audio').src;
+let at = -1;
+function go(k) {
+  if (at >= 0) sounds[at].pause();
+  at = k < sounds.length ? k : -1;
+  button.textContent = at < 0 ? 'Play all' : 'Stop';
+  if (at < 0) return;
+  sounds[at].scrollIntoView({block: 'center', behavior: 'smooth'});
+  sounds[at].currentTime = 0;
+  sounds[at].play();
+}
+for (const s of sounds) s.onended = () => { if (s === sounds[at]) go(at + 1); };
+button.onclick = () => go(at < 0 ? 0 : sounds.length);
+</script>{% endblock %}"""
+
+# %% ../nbs/reports.ipynb #83eb1355
+def _check_inside(clips, source):
+    "A folder's list may name what lies in it, not what lies beside it: the page would show it"
+    home = (source if source.is_dir() else source.parent).resolve()
+    for f in clips.files:
+        if not f.resolve().is_relative_to(home): raise TableError(
+            f'{source}: lists {f}, which lies outside of it. Leave it out, or copy it into the '
+            'folder.')
 
 # %% ../nbs/reports.ipynb #12b7028c
 def gallery_page(
     sounds, # generated: `Sounds`, or a folder, csv or `ClipTable`
     real=None, # recordings to show beside them: the same
     title:str='foleybook gallery', # heading
-    about:str='', # a line of text below it
+    about:str='', # lines of text below it
     real_per_class:int=4, # recordings of each class
 )->str: # a whole page without outside references
-    "Players of generated clips, class by class, beside real ones; unreadable files are left out"
+    "Players, equally loud, of generated clips beside real ones; unreadable files are left out"
     made,classes,lost = Clips(sounds),[],0
+    if isinstance(sounds, (str, Path)): _check_inside(made, Path(sounds))
+    heard = lambda clips, rows: [clip_player(clips, i, match=True) for i in rows]
     there = None if real is None else Clips(real)
     for label in dict.fromkeys(made.labels):
-        groups = [('generated',
-                   [clip_player(made, i) for i,l in enumerate(made.labels) if l == label])]
+        rows = [i for i,l in enumerate(made.labels) if l == label]
+        groups = [('generated', heard(made, rows))]
         own = [i for i,l in enumerate(there.labels) if l == label] if there else []
-        if own: groups.append(('recordings', [clip_player(there, i) for i in own[:real_per_class]]))
+        if own: groups.append(('recordings', heard(there, own[:real_per_class])))
         lost += sum(p is None for _,players in groups for p in players)
         classes.append((label, [(kind, [p for p in players if p]) for kind,players in groups]))
-    if lost: about = f'{about} {lost} files cannot be read and are left out.'.strip()
-    return page('gallery.html', title, about=about, classes=classes)
+    told = about.splitlines() + ['All players are equally loud; a download is what is heard here.']
+    if lost: told.append(f'{lost} files cannot be read and are left out.')
+    return page('gallery.html', title, about=told, classes=classes)
 
 # %% ../nbs/reports.ipynb #c48009ae
 EDITS = {'original': {}, 'a hole filled': dict(mask='middle'), 'longer': dict(seconds=1.5),
@@ -223,7 +264,7 @@ def edits_page(
             else: players.append(clip_player(Clips(model.sample(
                 cond, init=x, seed=seed, progress=False, **told)), 0, name=kind))
         rows.append((f'{i + 1}. {label}', [('', players)]))
-    return page('gallery.html', title, about=about, classes=rows)
+    return page('gallery.html', title, about=[about], classes=rows)
 
 # %% ../nbs/reports.ipynb #e78cd7a0
 TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player, table %}

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #f55e3806
 #| code-fold: true
-from .audio_features import (fit_length, GriffinLim, log_mel, MelConfig, resample, Sounds,
-                                      unclipped)
+from .audio_features import (fit_length, GriffinLim, log_mel, LONGEST, MelConfig, RATES,
+                                      resample, Sounds, unclipped)
 from .codebooks import (check_codes, CascadeRecipe, CodeError, FSQ, mel_distance,
                                  ResidualVQ, train_stage, VectorQuantizer, VQVAE, VQVAERecipe)
 from .files import atomic_file, CheckpointError, load_strict, published_weights
@@ -870,29 +870,55 @@ def save(self:Encoded,
         work.write_bytes(body + hashlib.blake2b(body, digest_size=16).digest())
     return Path(path)
 
+# %% ../nbs/06_spectrogram_vqgan.ipynb #33b556f0
+def _read_codes(path):
+    "All bytes of a file that begins as ours do; of another, a device or a pipe, only the first"
+    if path.exists() and not path.is_file(): return b''
+    with path.open('rb') as f:
+        magic = f.read(8)
+        return magic + (f.read() if magic == _MAGIC else b'')
+
+def _checked_head(text):
+    "The head of a file of codes as a dict; whoever can write a digest can write anything here"
+    about = json.loads(text)
+    whole = lambda v, low, high: type(v) is int and low <= v <= high
+    rules = dict(shape=lambda v: isinstance(v, list) and len(v) in (3, 4)
+                                 and all(whole(n, 1, 2**31) for n in v),
+                 n_codes=lambda v: whole(v, 2, 2**31), samples=lambda v: whole(v, 1, LONGEST),
+                 sample_rate=lambda v: type(v) is int and v in RATES,
+                 codebook=lambda v: isinstance(v, str) and len(v) <= 200)
+    if not isinstance(about, dict) or about.keys() != rules.keys(): raise CodecError(
+        f"its head does not tell just {', '.join(rules)}. Encode the sound again.")
+    if wrong := [k for k, rule in rules.items() if not rule(about[k])]: raise CodecError(
+        f"its head says {wrong[0]}={str(about[wrong[0]])[:60]}. Encode the sound again.")
+    return about
+
 # %% ../nbs/06_spectrogram_vqgan.ipynb #6695e98c
 @patch(cls_method=True)
 def load(cls:Encoded,
     path, # written by `save`
 )->Encoded:
     "Read codes back; a missing, damaged or foreign file is a `CodecError`"
-    try: held = Path(path).read_bytes()
+    try: held = _read_codes(Path(path))
     except OSError as e: raise CodecError(f"{path}: cannot be read ({e.strerror}).") from None
     if held[:8] != _MAGIC: raise CodecError(
         f"{path}: is no file of codes. Give what `foleybook codec encode` wrote.")
     body, digest = held[:-16], held[-16:]
     if hashlib.blake2b(body, digest_size=16).digest() != digest: raise CodecError(
         f"{path}: damaged or cut (its digest differs). Copy it again, or encode the sound again.")
-    end = 12 + struct.unpack('<I', body[8:12])[0]
-    about = json.loads(body[12:end])
-    codes = unpack_codes(body[end:], about.pop('shape'), about['n_codes'])
+    try:
+        end = 12 + struct.unpack('<I', body[8:12])[0]
+        about = _checked_head(body[12:end])
+        codes = unpack_codes(body[end:], about.pop('shape'), about['n_codes'])
+    except (ValueError, RecursionError, struct.error) as e:
+        raise CodecError(f"{path}: {e}") from None
     return cls(codes, **about)
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #3f758841
 class NeuralCodec:
     "Any sound to codes and back, through a codebook and a vocoder"
     def __init__(self,
-        codebook, # `VQVAE`, `SpectrogramVQGAN`, or the folder of one
+        codebook, # `VQVAE`, `SpectrogramVQGAN`, a `Cascade` that has one, or the folder of these
         # 'default', a folder, a module that reads the codebook's mel, or None: Griffin-Lim
         vocoder='default',
         chunk:int=1024, # frames of a piece of a long sound
@@ -902,8 +928,11 @@ class NeuralCodec:
         if precision not in ('float32', 'bf16'): raise CodecError(
             f"precision={precision!r} is not known. Give 'float32' or 'bf16'.")
         if isinstance(codebook, (str, Path)): codebook = Pretrained.from_pretrained(codebook)
+        if not hasattr(codebook, 'codebook_hash'):
+            codebook = getattr(codebook, 'codebook', codebook)
         if not hasattr(codebook, 'codebook_hash'): raise CodecError(
-            f"a {type(codebook).__name__} makes no codes. Give the folder of a codebook.")
+            f"a {type(codebook).__name__} makes no codes. Give the folder of a codebook, or of a "
+            "cascade that has one, such as foley-cascade.")
         self.codebook, self.mel, self.chunk = codebook.eval(), codebook.mel, chunk
         if isinstance(vocoder, (str, Path)): vocoder = find_vocoder(vocoder, codebook.device)
         self.vocoder = vocoder or GriffinLim(self.mel)
@@ -915,6 +944,30 @@ class NeuralCodec:
     def stages(self)->int:
         "Residual stages of the codebook; 1 where it has none"
         return self.codebook.config.n_quantizers
+
+# %% ../nbs/06_spectrogram_vqgan.ipynb #51223c42
+@patch
+def _frames(self:NeuralCodec, channels, samples, rate):
+    "Frames of a sound in the codebook's mel; a sound that is too long is a `CodecError`"
+    if rate not in RATES: raise CodecError(f"{rate} Hz: use {RATES[0]} to {RATES[-1]} Hz.")
+    wanted = -(-samples * self.mel.sample_rate // int(rate))
+    if channels * max(samples, wanted) > LONGEST: raise CodecError(
+        f"{channels} channels of {samples / rate:.0f} s are more than can be coded at once. Cut "
+        "the sound into parts.")
+    return max(1, -(-wanted // self.mel.hop_length))
+
+@patch
+def _check(self:NeuralCodec, encoded):
+    "That codes are those of this codebook, and as many as the samples they speak of need"
+    if encoded.codebook != self.codebook.codebook_hash: raise CodecError(
+        f"codes of codebook {encoded.codebook}, given is {self.codebook.codebook_hash}. Decode "
+        "with the codebook that encoded.")
+    frames = self._frames(len(encoded.codes), encoded.samples, encoded.sample_rate)
+    shape, there = tuple(self.codebook.code_shape(frames)), tuple(encoded.codes.shape[1:])
+    if len(shape) == 3 and there[0] <= shape[0]: shape = (there[0], *shape[1:])  # stages left out
+    if encoded.n_codes != self.codebook.n_codes or there != shape: raise CodecError(
+        f"codes of shape {there}, of {encoded.n_codes}: {encoded.seconds:.2f} s of sound have "
+        f"{shape}, of {self.codebook.n_codes}. Encode the sound again.")
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #5ec9d67e
 @patch
@@ -932,8 +985,8 @@ def encode(self:NeuralCodec,
     if mono: x = x.mean(0, keepdim=True)
     if stages is not None and not 1 <= stages <= self.stages: raise CodecError(
         f"stages={stages}: this codebook has {self.stages}.")
-    y, hop = resample(x, sample_rate, self.mel.sample_rate), self.mel.hop_length
-    frames = max(1, -(-y.shape[-1] // hop))
+    frames = self._frames(*x.shape, sample_rate)
+    y = resample(x, sample_rate, self.mel.sample_rate)
     room = max(self.mel.samples(frames), self.mel.padding + 1)
     m = log_mel(fit_length(y, room), self.mel)[..., :frames].to(self.codebook.device)
     with self.rounded(): codes = encode_long(self.codebook, m, self.chunk).cpu()
@@ -947,9 +1000,7 @@ def decode(self:NeuralCodec,
     encoded:Encoded, # made by the same codebook
 )->Tensor: # waveform, (channels, encoded.samples), at encoded.sample_rate, in -1..1
     "As many samples as went in"
-    if encoded.codebook != self.codebook.codebook_hash: raise CodecError(
-        f"codes of codebook {encoded.codebook}, given is {self.codebook.codebook_hash}. Decode "
-        "with the codebook that encoded.")
+    self._check(encoded)
     rate = self.mel.sample_rate
     wanted = -(-encoded.samples * rate // encoded.sample_rate)
     frames = max(4, -(-wanted // self.mel.hop_length))     # fewer are too short for some vocoders

@@ -7,6 +7,7 @@
 from __future__ import annotations
 import json, math, os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -1124,6 +1125,8 @@ def attention(self:CodeGPT,
     return (q @ k.mT * q.shape[-1]**-.5).masked_fill(later, -torch.inf).softmax(-1)
 
 # %% ../nbs/07_transformer.ipynb #10aa931e
+_LONGEST_FILM = 3600.  # s
+
 class VideoError(ValueError):
     "A film that cannot be read or written: names file, reason and remedy"
 
@@ -1133,6 +1136,15 @@ def _av():
     except ImportError:
         raise VideoError("films are read by PyAV. Install it: pip install av") from None
     return av
+
+# %% ../nbs/07_transformer.ipynb #a4ef1887
+@contextmanager
+def _film(path):
+    "An open film: a file, whatever its name may mean to FFmpeg, and nothing that it points to"
+    if not Path(path).is_file(): raise VideoError(f"{path}: no such film. Give a file.")
+    av = _av()
+    with Path(path).open('rb') as file, av.open(file, options=dict(protocol_whitelist='-')) as film:
+        yield film
 
 # %% ../nbs/07_transformer.ipynb #bc5769b6
 def read_frames(
@@ -1145,9 +1157,11 @@ def read_frames(
     "The picture that is seen at 0, 1/fps, 2/fps ... s"
     av, found, last = _av(), [], None
     try:
-        with av.open(str(path)) as film:
+        with _film(path) as film:
             for frame in film.decode(video=0):
                 t = frame.time or 0.
+                if t > _LONGEST_FILM: raise VideoError(
+                    f"{path}: is longer than an hour ({t:g} s). Cut it.")
                 while last is not None and len(found) / fps < t - 1e-6: found.append(last)
                 if seconds is not None and len(found) >= round(seconds * fps): break
                 last = _square(frame, size, resize)
@@ -1176,7 +1190,8 @@ def write_film(
 )->Path:
     "A silent film"
     av = _av()
-    with atomic_file(path) as work, av.open(str(work), 'w', format='mp4') as film:
+    with atomic_file(path) as work, work.open('wb') as file, \
+         av.open(file, 'w', format='mp4') as film:
         stream = film.add_stream('mpeg4', rate=fps)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.bit_rate = 'yuv420p', 2_000_000
@@ -1193,7 +1208,7 @@ def film_seconds(
     "How long the pictures last"
     av = _av()
     try:
-        with av.open(str(path)) as film:
+        with _film(path) as film:
             stream = film.streams.video[0]
             if stream.duration: return float(stream.duration * stream.time_base)
             return film.duration / av.time_base
@@ -1271,7 +1286,9 @@ def follow(
 )->Sounds:
     "Sound for features of any length: half a piece at a time, each with its own part of the film"
     piece, rows = model.default_seconds, round(model.default_seconds * rate)
-    seconds, at = seconds or len(features) / rate, 0.
+    seconds, at = len(features) / rate if seconds is None else seconds, 0.
+    if not 0 < seconds <= _LONGEST_FILM:
+        raise ValueError(f"seconds={seconds:g}: give a length above 0 and up to an hour.")
     look = lambda t: tile_features(features, round(t * rate) + rows)[round(t * rate):]
     made = model.sample(features=look(0), seconds=min(piece, seconds), seed=seed, **how)
     while made.audio.shape[-1] / made.sample_rate < seconds - 1e-6:
@@ -1298,8 +1315,8 @@ def add_sound(
     "Pictures as they are, and a new sound track"
     av, x = _av(), sounds.audio[0].mean(0, keepdim=True).numpy()
     try:
-        with atomic_file(out) as work, av.open(str(film)) as old, \
-             av.open(str(work), 'w', format='mp4') as new:
+        with _film(film) as old, atomic_file(out) as work, work.open('wb') as file, \
+             av.open(file, 'w', format='mp4') as new:
             pictures = old.streams.video[0]
             copied = new.add_stream_from_template(pictures)
             track = new.add_stream('aac', rate=sounds.sample_rate, layout='mono')
@@ -1318,12 +1335,22 @@ def add_sound(
                          ".mp4.") from None
     return Path(out)
 
+# %% ../nbs/07_transformer.ipynb #da13cb79
+def _check_sees(model):
+    "Only a model that is asked by features can watch a film"
+    asks = getattr(model, 'asks', ())
+    if 'features' not in asks: raise ValueError(
+        f"this {type(model).__name__} cannot watch films: it is asked by "
+        f"{', '.join(sorted(asks)) or 'nothing'}, not by features. Train a prior with "
+        "condition='features'.")
+
 # %% ../nbs/07_transformer.ipynb #f66873c7
 def find_eye(
     model:Generator, # asked by features
     weights=None, # torchvision's file of a ResNet-50, or 'random'
 ): # function of frames
     "An eye that gives as many numbers as the model reads"
+    _check_sees(model)
     prior = getattr(model, 'prior', model)
     wanted = getattr(prior.config, 'feature_dim', 0)
     if weights is not None:
@@ -1344,9 +1371,7 @@ def dub(
     **how, # seconds, seed, guidance ... see `follow`
 )->Sounds: # what was put under the film
     "Watch a film and write it with sound"
-    if 'features' not in getattr(model, 'asks', ()):
-        raise ValueError(f"{type(model).__name__} is asked by {', '.join(sorted(model.asks))}, not "
-                         "by features. Train a prior with condition='features'.")
+    _check_sees(model)
     if how.get('seconds') is None: how['seconds'] = film_seconds(film)
     sounds = follow(model, video_features(film, eye), **how)
     add_sound(film, sounds, out)

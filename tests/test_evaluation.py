@@ -18,6 +18,7 @@ from foleybook import embedders as em
 from foleybook import evaluation as ev
 from foleybook import reports
 from foleybook.audio_features import Sounds, write_audio
+from foleybook.cli import main
 from foleybook.data_sets import open_dataset, read_folder
 from foleybook.files import CheckpointError
 from foleybook.generator import Conditions, Generator
@@ -758,6 +759,105 @@ def test_a_broken_file_is_left_out_of_the_gallery(toy, tmp_path):
     sorted(tmp_path.glob("*.wav"))[1].write_bytes(b"RIFF, but no sound")
     page = reports.gallery_page(tmp_path)
     assert page.count("<audio") == 2 and "1 files cannot be read and are left out" in page
+
+
+def gallery_of(folder, levels=(0.1, 0.1)):
+    "Sounds of these levels, saved as `sample` does"
+    noise = torch.randn(len(levels), 1, 8000, generator=torch.Generator().manual_seed(0))
+    Sounds(torch.tensor(levels)[:, None, None] * noise.clamp(-1, 1), 8000, labels=["rain"] * len(levels)).save(folder)
+    return folder
+
+
+def test_players_of_a_gallery_are_equally_loud(tmp_path):
+    import base64
+    import io
+
+    page = reports.gallery_page(gallery_of(tmp_path, (0.01, 0.9)))
+    heard = [sf.read(io.BytesIO(base64.b64decode(part.split('"')[0])))[0] for part in page.split('src="data:audio/mpeg;base64,')[1:]]
+    quiet, loud = (np.sqrt((x**2).mean()) for x in heard)
+    assert 0.9 < quiet / loud < 1.1 and "equally loud" in page
+    assert page.count("<a download=") == 2 and page.count('id="all"') == 1 and "script-src" in page
+
+
+@pytest.mark.parametrize("how", ["above", "absolute", "link", "table", "linked folder"])
+def test_a_gallery_shows_nothing_from_outside_its_folder(tmp_path, capsys, how):
+    secret = gallery_of(tmp_path / "private")
+    folder, file = gallery_of(tmp_path / "stranger"), next(secret.glob("*.wav"))
+    own = next(folder.glob("*.wav"))
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    if how == "link":
+        own.unlink()
+        own.symlink_to(file)
+    elif how == "linked folder":
+        (folder / "in").symlink_to(secret)
+        rows[0]["file"] = f"in/{file.name}"
+    else: rows[0]["file"] = f"../private/{file.name}" if how != "absolute" else str(file)
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    if how == "table":
+        (folder / "metadata.jsonl").unlink()
+        (folder / "clips.csv").write_text(f"path,label\n../private/{file.name},rain\n")
+    assert main(["gallery", str(folder)]) == 1
+    assert "lies outside" in capsys.readouterr().err and not (folder / "index.html").exists()
+
+
+@pytest.mark.parametrize("row", [dict(file=3), dict(file=None), dict(file="a\0b"), dict(seed="x"), dict(seed=[1]), dict(label=3), dict(label=["rain"]),
+                                 dict(meta=[1]), dict(meta=dict(licence=[1]))], ids=str)
+def test_a_damaged_list_of_a_gallery_is_named(tmp_path, capsys, row):
+    folder = gallery_of(tmp_path / "made")
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    (folder / "metadata.jsonl").write_text(json.dumps(rows[0] | row) + "\n")
+    assert main(["gallery", str(folder)]) == 1 and "metadata.jsonl: damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("report,fine", [(dict(model="runs/moved"), True), (dict(model="hf://stranger/model"), True), (dict(), True), (dict(model="pops"), True),
+                                         (dict(model=[1]), False), (dict(data=3), False), (dict(model="x\0y"), True)], ids=str)
+def test_a_gallery_whose_model_has_moved(tmp_path, monkeypatch, capsys, report, fine):
+    "The card of a model is read where it lies on this machine; the network is never asked"
+    import huggingface_hub
+
+    def asked(*_, **__): raise AssertionError("asked the network")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    monkeypatch.chdir(tmp_path)
+    folder = gallery_of(tmp_path / "made")
+    (folder / "sampling.json").write_text(json.dumps(report))
+    assert main(["gallery", str(folder)]) == (0 if fine else 1)
+    assert fine or "sampling.json: is damaged" in capsys.readouterr().err
+    if fine: assert "Sounds of" not in (folder / "index.html").read_text() and "<h1>Sounds " in (folder / "index.html").read_text()
+
+
+def test_recordings_beside_a_gallery_are_those_its_own_model_names(tmp_path):
+    "Not what a stranger's list says: it would put any folder of this machine on a page"
+    private = gallery_of(tmp_path / "private" / "rain").parent
+    for name, fine in (("theirs/model", False), ("ours", True)):
+        folder, model = gallery_of(tmp_path / "theirs" / name.replace("/", "_")), tmp_path / name
+        if not fine: model = folder / "model"
+        model.mkdir(parents=True)
+        (model / "run.json").write_text(json.dumps(dict(data=str(private))))
+        (folder / "sampling.json").write_text(json.dumps(dict(model=str(model), data=str(private))))
+        assert main(["gallery", str(folder)]) == 0
+        assert ("beside recordings" in (folder / "index.html").read_text()) == fine
+        (folder / "sampling.json").write_text(json.dumps(dict(data=str(private))))
+        assert main(["gallery", str(folder)]) == 0 and "beside recordings" not in (folder / "index.html").read_text()
+
+
+def test_the_recordings_that_ship_name_author_and_licence():
+    from foleybook.generator import shipped_models
+    table = open_dataset(shipped_models()["foley"] / "recordings")
+    assert len(table) == 19 and set(table.df.licence) == {"CC0"} and (table.df.author != "").all() and table.df.source_url.str.startswith("http").all()
+    page = reports.gallery_page(Sounds(0.1 * torch.ones(1, 1, 8000), 8000, labels=["rain"], meta=dict(licence="CC0")), table)
+    assert "licence unknown" not in page and "by laura222" in page
+
+
+def test_a_card_is_told_in_words(tmp_path):
+    from foleybook.cli import _measured
+    metrics = {"clips": 100, "references": 40, "recognised": 0.98, "recordings recognised": 0.95, "Frechet distance": 132, "copies": 0, "odd figure": 1.25,
+               "words": "many"}
+    (tmp_path / "config.json").write_text(json.dumps(dict(card=dict(metrics=metrics))))
+    assert _measured(str(tmp_path)) == ("Measured by its card of 100 sounds against 40 recordings: 98% are recognised as what was asked for (recordings: 95%); "
+                                        "Frechet distance 132, lower is nearer to recordings; no copy of a training clip found; odd figure 1.25.")
+    for card in (3, None, [], dict(metrics=[1]), dict(metrics=None)):
+        (tmp_path / "config.json").write_text(json.dumps(dict(card=card)))
+        assert _measured(str(tmp_path)) == ""
 
 
 def test_the_report_frames_the_diagonal(pages):

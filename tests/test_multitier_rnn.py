@@ -1,6 +1,10 @@
 """The audio tier: asked by controls, streamed, never moved, read from published files without running code."""
+import http.client
 import json
 import shutil
+import signal
+import threading
+import time
 import urllib.error
 import urllib.request
 import warnings
@@ -12,6 +16,8 @@ import torch
 from chromium import CHROMIUM, NEEDS, Browser
 
 from foleybook import multitier_rnn
+from foleybook.audio_features import SamplingError
+from foleybook.cli import load_generator
 from foleybook.data_sets import open_dataset
 from foleybook.files import CheckpointError
 from foleybook.generator import Conditions, Pretrained
@@ -567,7 +573,19 @@ def player(tier):
 
 
 def ask(player, path):
-    with urllib.request.urlopen(player.url + path, timeout=30) as answer: return answer.read()
+    with urllib.request.urlopen(player.url + path, b"" if path else None, timeout=30) as answer: return answer.read()
+
+
+def answer(player, path="", post=False, **headers):
+    "Code and text of a raw request; `path` from the root where it begins with a slash"
+    port = player.server.server_port
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    line.putrequest("POST" if post else "GET", path if path.startswith("/") else f"/{player.token}/{path}", skip_host=True)
+    for name, value in (dict(Host=f"127.0.0.1:{port}") | headers).items():
+        if value is not None: line.putheader(name.replace("_", "-"), value.replace("PORT", str(port)))
+    line.endheaders()
+    told = line.getresponse()
+    return told.status, told.read().decode("latin1"), told.headers
 
 
 def test_the_page_plays_and_its_knobs_turn(player):
@@ -583,11 +601,97 @@ def test_the_page_plays_and_its_knobs_turn(player):
 
 def test_a_block_says_what_it_was_made_with(player):
     def told():
-        with urllib.request.urlopen(player.url + "next", timeout=30) as answer: return json.loads(answer.headers["X-Knobs"])
+        with urllib.request.urlopen(player.url + "next", b"", timeout=30) as answer: return json.loads(answer.headers["X-Knobs"])
 
     assert told() == dict(rate=0.5, pitch=0.5)
     ask(player, "set?name=rate&value=0.9")
     assert told() == dict(rate=0.9, pitch=0.5)
+
+
+def test_only_the_page_itself_is_answered(player):
+    for host in ("evil.example", "127.0.0.1", "localhost", "127.0.0.1:PORT.evil.example", "[::1]:PORT", "evil.example:PORT", None):
+        assert answer(player, Host=host)[0] == 403
+        assert answer(player, "set?name=rate&value=0.9", True, Host=host)[0] == 403
+    for origin in ("http://evil.example", "null", "https://127.0.0.1:PORT", "http://127.0.0.1:1", "http://127.0.0.1:PORT.evil.example"):
+        for path in ("next", "set?name=rate&value=0.9"):
+            assert answer(player, path, True, Origin=origin)[0] == 403
+    for site in ("cross-site", "same-site"):
+        for path in ("next", "set?name=rate&value=0.9"):
+            assert answer(player, path, True, Sec_Fetch_Site=site)[0] == 403
+            assert answer(player, path, True, Sec_Fetch_Site=site, Sec_Fetch_Dest="document")[0] == 403
+        assert answer(player, Sec_Fetch_Site=site)[0] == 403
+        assert answer(player, Sec_Fetch_Site=site, Sec_Fetch_Dest="document")[0] == 200  # a link that somebody followed
+    for path in ("/", "/next", "/set?name=rate&value=0.9", "/x/next", f"/{player.token}x/next", f"/{player.token}"):
+        for post in (False, True):
+            assert answer(player, path, post)[0] in (403, 404), path
+    for path in ("next", "set?name=rate&value=0.9"): assert answer(player, path)[0] == 405  # what changes something is a POST
+    assert answer(player, Sec_Fetch_Site="same-origin", Sec_Fetch_Dest="iframe")[0] == 403
+    assert player.values == dict(rate=0.5, pitch=0.5)
+    assert "iframe" not in player._repr_html_()
+    for host in ("127.0.0.1:PORT", "localhost:PORT"):
+        code, page, headers = answer(player, Host=host, Sec_Fetch_Site="none", Sec_Fetch_Dest="document")
+        assert code == 200 and "AudioContext" in page and headers["X-Frame-Options"] == "DENY"
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"] and headers["Referrer-Policy"] == "no-referrer"
+        assert answer(player, "set?name=rate&value=0.9", True, Host=host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin")[0] == 200
+
+
+def test_a_second_listener_is_refused_in_words(player, monkeypatch):
+    assert answer(player, "next?listener=one", True)[0] == 200
+    code, told, _ = answer(player, "next?listener=two", True)
+    assert code == 409 and "another page listens already" in told
+    assert answer(player, "next?listener=one", True)[0] == 200
+    player.heard_at -= 3  # s
+    assert answer(player, "next?listener=two", True)[0] == 200
+
+
+def test_idle_connections_go_and_there_are_not_many(player):
+    import socket
+    assert player.server.RequestHandlerClass.timeout <= 10
+    before = threading.active_count()
+    silent = [socket.create_connection(("127.0.0.1", player.server.server_port)) for _ in range(100)]
+    assert ask(player, "") and ask(player, "next")  # served beside them
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before + 34 and time.monotonic() < deadline: time.sleep(0.05)
+    assert threading.active_count() <= before + 34 and len(player.server.held) <= 34
+    for one in silent: one.close()
+
+
+def test_a_stream_that_ends_is_told(player):
+    def fails():
+        raise SamplingError("all 1 sounds are silent")
+        yield
+
+    player.blocks = fails()
+    for _ in range(2):
+        code, told, _ = answer(player, "next", True)
+        assert code == 500 and "the sound has ended" in told
+    assert answer(player)[0] == 200
+
+
+def test_what_cannot_play_on_is_refused_at_once(tier):
+    for model in (load_generator("foley"), ParamTier(ParamTierConfig(hidden_size=8)).eval()):
+        with pytest.raises(ValueError, match="cannot play on without an end. `pops` can"):
+            LivePlayer(model)
+    first = LivePlayer(tier, block=0.02)
+    with pytest.raises(ValueError, match=f"port {first.server.server_port} cannot be opened .*in use.*Choose another one"):
+        LivePlayer(tier, block=0.02, port=first.server.server_port)
+    first.close()
+    with pytest.raises(ValueError, match="port 99999"):
+        LivePlayer(tier, port=99999)
+
+
+def test_play_ends_with_ctrl_c(tier, tmp_path):
+    "The address is told after the first block; Ctrl-C is a way out like any other"
+    import subprocess
+    import sys
+    tier.save_pretrained(tmp_path / "tier")
+    words = [sys.executable, "-m", "foleybook", "play", str(tmp_path / "tier"), "--no-browser"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert "first block" in run.stdout.readline()
+        assert "Ctrl-C ends it" in run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 0 and out == "the player has ended\n" and not err
 
 
 def test_from_a_knob_to_the_ear(tier):
@@ -616,7 +720,7 @@ globalThis.AudioContext = class {
   async close() {}
 };
 const ask = fetch;
-globalThis.fetch = path => ask('URL' + path);
+globalThis.fetch = (path, how) => ask('URL' + path, how);
 PAGE
 play.onclick({target: play});
 setTimeout(() => { made[0].value = '0.9'; made[0].oninput(); }, 400);
@@ -675,3 +779,6 @@ def test_the_verb_writes(tier, tmp_path):
     assert main([*words, "--precision", "int8"]) == 0
     assert main([*words, "--precision", "int4"]) == 1
     assert main([*words[:2], "--out", str(tmp_path / "b.wav"), "--controls", "speed=1"]) == 1
+    for seconds in ("nan", "1e9", "0", "inf"): assert main([*words[:2], "--out", str(tmp_path / "b.wav"), "--seconds", seconds]) == 1
+    for block in (0, 1e9, float("nan")):
+        with pytest.raises(ValueError, match="give a length above 0 and up to 10 s"): LivePlayer(tier, block=block)

@@ -1,7 +1,10 @@
 """The spectrogram VQGAN and its codec outside their notebook: any sizes, broken files, judges that are missing, the verb"""
+import hashlib
 import json
 import math
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,6 +257,53 @@ def test_a_damaged_file_is_told(damage, tmp_path):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(CodecError, match="a.foley"):
         Encoded.load(file)
+
+
+def forge(file, to, head=None, **changed):
+    "A copy whose digest is right and whose head lies"
+    body = file.read_bytes()[:-16]
+    end = 12 + int.from_bytes(body[8:12], "little")
+    text = json.dumps({k: v for k, v in (json.loads(body[12:end]) | changed).items() if v != "gone"}).encode() if head is None else head
+    body = body[:8] + len(text).to_bytes(4, "little") + text + body[end:]
+    to.write_bytes(body + hashlib.blake2b(body, digest_size=16).digest())
+    return to
+
+
+LIES = [dict(head=b"[" * 5000), dict(head=b"[]"), dict(head=b"7"), dict(head=b"{"), dict(head=b"\xff"), dict(head=b'{"shape": ' + b"9" * 5000 + b"}"),
+        *(dict([(k, v)]) for k in ("shape", "n_codes", "samples", "sample_rate", "codebook") for v in ("gone", None, True, -1, 0, 1.5, 2**70, "x", [], [[1]], {})),
+        dict(more=1), dict(shape=[1, 0, 3]), dict(shape=[2**40, 1, 1]), dict(shape=[1] * 9), dict(n_codes=1), dict(sample_rate=7),
+        dict(samples=1), dict(samples=2**26), dict(samples=10 * 3600 * 44100), dict(samples=36_000_000, sample_rate=1000), dict(samples=10_001), dict(n_codes=13)]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=lambda lie: str(lie)[:40])
+def test_a_forged_file_of_codes_is_told(lie, tmp_path):
+    codec = NeuralCodec(tiny(), GriffinLim(MEL, 1))
+    file = codec.encode(torch.randn(1, 5000), 44100).save(tmp_path / "a.foley")
+    with pytest.raises(CodecError):
+        codec.decode(Encoded.load(forge(file, tmp_path / "b.foley", **lie)))
+
+
+def test_devices_and_pipes_are_no_codes(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for odd in (Path("/dev/zero"), tmp_path / "pipe", tmp_path):
+        with pytest.raises(CodecError):
+            Encoded.load(odd)
+
+
+def test_the_codec_verb_finds_its_codebook_and_spares_its_input(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = (0.3 * np.sin(np.arange(22050) / 7)).astype(np.float32)
+    sf.write("a.wav", x, 44100)
+    assert main(["codec", "encode", "a.wav", "--device", "cpu"]) == 0  # the one that ships
+    assert main(["codec", "decode", "a.foley", "--device", "cpu", "--vocoder", "none"]) == 0 and sf.info("a.decoded.wav").frames == 22050
+    sf.write("b.wav", x, 44100)
+    os.replace("b.wav", "b.foley")
+    for words in (["encode", "b.foley"], ["encode", "a.wav", "--out", "./a.wav"], ["decode", "a.foley", "--out", "a.foley"]):
+        before = Path(words[1]).read_bytes()
+        assert main(["codec", *words]) == 1 and "is the input itself. Give --out another name" in capsys.readouterr().err
+        assert Path(words[1]).read_bytes() == before
+    assert main(["vocode", "a.wav", "--out", "a.wav"]) == 1 and "is the input itself" in capsys.readouterr().err
+    assert main(["codec", "encode", "a.wav", "--codebook", "foley"]) == 1 and "such as foley-cascade" in capsys.readouterr().err
 
 
 def test_rates_and_distortions():

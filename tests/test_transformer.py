@@ -17,7 +17,7 @@ from foleybook.files import CheckpointError
 from foleybook.generator import Conditions, Generator, ItemNoise
 from foleybook.pixelsnail import draw_code
 from foleybook.transformer import (CHUNK, CodeGPT, ParallelTransformer, ResNetEye, TransformerConfig, TransformerRecipe, VideoError,
-                                   decayed, dub, film_playground, find_eye, first_stage, read_frames, sample_takes, tile_features,
+                                   decayed, dub, film_playground, film_seconds, find_eye, first_stage, read_frames, sample_takes, tile_features,
                                    video_features, with_features, write_film)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -272,6 +272,62 @@ def test_films_that_cannot_be_read(film, tmp_path):
             read_frames(tmp_path / name)
     with pytest.raises(ValueError, match="give rows"):
         tile_features(torch.zeros(0, 4), 3)
+
+
+@pytest.mark.parametrize("name", ["file:x.mp4", "concat:x.mp4", "http:x.mp4", "pipe:0.mp4", "subfile,,start,0,end,9,,:x.mp4", "tcp:x.mp4", "a|b%03d.mp4"])
+def test_films_whose_names_look_like_protocols(film, follower, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(film.read_bytes())
+    assert film_seconds(name) == film_seconds(film) and torch.equal(read_frames(name), read_frames(film))
+    dub(follower[0], name, f"dubbed {name}", seconds=0.5, seed=1, progress=False)
+    assert len(read_frames(f"dubbed {name}")) == 43
+
+
+def test_nothing_but_files_is_opened(film, follower, tmp_path, capsys):
+    "Neither a name nor what is written in a file leads elsewhere"
+    import http.server
+    import threading
+
+    asked, root = [], tmp_path / "www"
+    root.mkdir()
+    (root / "film.mp4").write_bytes(film.read_bytes())
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args): super().__init__(*args, directory=str(root))
+        def log_message(self, *_): asked.append(self.path)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_port
+    for name in (f"http://127.0.0.1:{port}/film.mp4", f"tcp://127.0.0.1:{port}", f"concat:{film}|{film}", f"file:{film}", "/dev/zero"):
+        for read in (read_frames, film_seconds):
+            with pytest.raises(VideoError, match="no such film"):
+                read(name)
+    for target in (f"http://127.0.0.1:{port}/film.mp4", str(root / "film.mp4"), "film.mp4"):
+        for name, text in dict(hls=f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{target}\n#EXT-X-ENDLIST\n",
+                               concat=f"ffconcat version 1.0\nfile '{target}'\nduration 2\n",
+                               dash=f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
+                                    f'<Representation id="1" bandwidth="1"><BaseURL>{target}</BaseURL></Representation></AdaptationSet></Period></MPD>',
+                               sdp=f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n").items():
+            (root / f"{name}.mp4").write_text(text)
+            with pytest.raises(VideoError):
+                read_frames(root / f"{name}.mp4")
+    server.shutdown()
+    assert not asked
+    assert main(["sample", str(follower[1]), "--video", str(tmp_path / "none.mp4"), "--out", str(tmp_path / "x.mp4")]) == 1
+    assert "none.mp4: no such film" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e9, 0, -1])
+def test_lengths_that_no_film_has(film, follower, tmp_path, seconds):
+    with pytest.raises(ValueError, match="give a length above 0 and up to an hour"):
+        dub(follower[0], film, tmp_path / "x.mp4", seconds=seconds, progress=False)
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_a_model_that_cannot_watch_says_so(follower):
+    blind = Cascade(network(code_shape=follower[0].prior.config.code_shape, n_codes=8), follower[0].codebook)
+    with pytest.raises(ValueError, match="cannot watch films: it is asked by .*not by features"):
+        find_eye(blind)
 
 
 def test_resnet_eye_reads_torchvisions_weights_only(tmp_path):

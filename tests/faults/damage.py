@@ -1,8 +1,10 @@
 """Files that a careless or a hostile user could give: sounds, tables, model folders, weights. Each is made from a number, so that a
 failure can be made again."""
+import hashlib
 import io
 import json
 import pickle
+import random
 import shutil
 import struct
 import zipfile
@@ -88,6 +90,45 @@ def folder(whole, target, k):
         file.write_text(json.dumps(changed_json(json.loads(file.read_text()), rng)))
     else: file.write_bytes(damaged_bytes(file.read_bytes(), rng))
     return file.relative_to(target)
+
+
+LIES = [None, True, -1, 0, 1, 2, 7, 1.5, 10**4, 2**26, 2**31, 2**40, 2**70, 10**300, float("nan"), "", "x", "\0", [], [1], [[2]], [1, 2, 3], [2**40, 1, 1], {}, {"a": 1}]
+
+
+def codec(whole, k):
+    "Bytes of a file of codes whose digest is right and whose head lies, or is no head at all"
+    rng, body = random.Random(k), whole[:-16]
+    end = 12 + int.from_bytes(body[8:12], "little")
+    head, rest = json.loads(body[12:end]), body[end:]
+    way = rng.randrange(8)
+    if way == 0: text = rng.choice([b"", b"{", b"[" * 3000, b"7", b"null", b"\xff\xfe", b"{}", b'{"shape": ' + b"9" * 6000 + b"}"])
+    elif way == 1: text = damaged_bytes(body[12:end], np.random.default_rng(k))
+    else:
+        for name in rng.sample([*head, "more"], rng.choice([1, 1, 1, 2, 3])):
+            if rng.random() < 0.1: head.pop(name, None)
+            else: head[name] = rng.choice(LIES)
+        if way == 2: head["samples"], head["sample_rate"] = rng.choice([(36_000_000, 1000), (2**26, 768_000), (60_000_000, 48_000)])
+        if way == 3: rest = damaged_bytes(rest, np.random.default_rng(k)) if rest else rest
+        text = json.dumps(head).encode()
+    length = len(text) if rng.random() < 0.95 else rng.randrange(2**32)
+    body = body[:8] + length.to_bytes(4, "little") + text + rest
+    return body + hashlib.blake2b(body, digest_size=16).digest()
+
+
+def request(port, token, k):
+    "Bytes for the live page, and whether damage may have made them those of the page itself"
+    rng, own = random.Random(k), f"127.0.0.1:{port}"
+    method = rng.choice(["GET", "POST", "POST", "PUT", "HEAD", "OPTIONS", "get", "\0", "X" * 70_000])
+    path = rng.choice([f"/{token}/", f"/{token}/next", f"/{token}/set?name=rate&value=0.9", "/", "/next", "/set?name=rate&value=0.9", f"/{token[:-1]}/next",
+                       f"//{token}/next", f"/../{token}/next", f"http://evil.example/{token}/next", f"/{token}/../next", "/" + "a" * 70_000, "/%00/next", ""])
+    headers = dict(Host=own)
+    foreign = rng.choice([dict(Host="evil.example"), dict(Host=f"evil.example:{port}"), dict(Host="127.0.0.1"), dict(Host=f"{own}.evil.example"), dict(Host=""),
+                          dict(Origin="http://evil.example"), dict(Origin="null"), dict(Origin=f"https://{own}"), {"Sec-Fetch-Site": "cross-site"},
+                          {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}])
+    lines = [f"{k}: {v}" for k, v in (headers | foreign).items()] + rng.choice([[], ["Host: evil.example"], ["x" * 70_000], ["Content-Length: 99999999"], ["a"] * 300])
+    text = f"{method} {path} HTTP/1.{rng.choice('0112')}\r\n" + "\r\n".join(lines) + "\r\n\r\n"
+    if len(text) < 1000 and rng.random() < 0.2: return damaged_bytes(text.encode("latin1"), np.random.default_rng(k)), True
+    return text.encode("latin1"), False
 
 
 class Payload:

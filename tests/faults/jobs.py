@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -30,6 +31,8 @@ import tiny_run  # noqa: E402
 import torch  # noqa: E402
 
 from foleybook import audio_features, cli, codebooks, data_sets, files, generator, recipes, sound_data, vocoders  # noqa: E402
+from foleybook.multitier_rnn import AudioTier, AudioTierConfig, LivePlayer  # noqa: E402
+from foleybook.spectrogram_vqgan import Encoded, NeuralCodec  # noqa: E402
 
 fork = multiprocessing.get_context("fork")
 JOBS, SECONDS, MEGABYTES = {}, 20, 2048
@@ -316,6 +319,46 @@ def killed(name, n, folder):
         elif (left := work.left(name, out)) != right:
             failed.append((f"{name} {k}", f"other result: {sorted(x for x in right.keys() | left.keys() if right.get(x) != left.get(x))[:4]}"))
     return n, failed
+
+
+@job(400, 60, "files of codes whose digest is right and whose head lies")
+def codec_files(n, folder):
+    codec = NeuralCodec(codebooks.VQVAE(SMALL).eval(), audio_features.GriffinLim(MEL, 1))
+    file = codec.encode(torch.randn(1, 20_000), 22050).save(folder / "whole.foley")
+    samples, whole = codec.decode(Encoded.load(file)).shape[-1], file.read_bytes()
+
+    def one(k):
+        bad = folder / "bad.foley"
+        bad.write_bytes(damage.codec(whole, k))
+        def check(x): return "" if x.shape[-1] <= 2 * samples and len(x) == 1 else f"gave {tuple(x.shape)}"
+        return attempt(lambda: codec.decode(Encoded.load(bad)), check)
+    return n, apart(lambda: [(k, why) for k in range(n) if (why := one(k))])
+
+
+@job(400, 60, "requests to the live page: foreign hosts, origins and sites, broken lines, silence")
+def live_page(n, folder):
+    tier = AudioTier(AudioTierConfig(hidden_size=8, n_layers=1, sample_rate=4000, controls=("rate",), cond_size=1)).eval()
+
+    def work():
+        player, failed = LivePlayer(tier, block=0.02, seed=1), []
+        silent = []
+        for k in range(n):
+            sent, allowed = damage.request(player.server.server_port, player.token, k)
+            with socket.create_connection(("127.0.0.1", player.server.server_port), timeout=15) as line:
+                try:
+                    line.sendall(sent)
+                    line.shutdown(socket.SHUT_WR)
+                    told = line.makefile("rb").read()
+                except OSError: told = b""
+            if not allowed and told.startswith((b"HTTP/1.0 200", b"HTTP/1.1 200")): failed.append((k, sent[:200]))
+            if k % 4 == 0: silent.append(socket.create_connection(("127.0.0.1", player.server.server_port)))
+            if not allowed and player.values["rate"] != 0.5: failed.append((k, "turned the knob"))
+            player.values["rate"] = 0.5
+        if len(player.next()) != 320: failed.append(("after", "no block"))
+        if threading.active_count() > 40: failed.append(("threads", str(threading.active_count())))
+        player.close()
+        return failed
+    return n, apart(work)
 
 
 @job(20, 3, "kill -9 during prepare")
