@@ -7,8 +7,9 @@ __all__ = ['COLUMNS', 'PROCEDURAL', 'POPS_GAIN', 'TableError', 'ClipTable', 'rea
            'interp_linear', 'resample_params', 'resample_track', 'Range', 'shaped_noise', 'formants', 'harmonics',
            'ring', 'room', 'procedural', 'procedural_sound', 'pops', 'dog_bark', 'footstep', 'gunshot', 'keyboard',
            'moving_motor_vehicle', 'rain', 'sneeze_cough', 'make_procedural', 'trim_silence', 'split_by_source',
-           'split_by_fold', 'split_table', 'onsets', 'CacheError', 'ClipCache', 'cache_folder', 'MelCache', 'WaveCache',
-           'MeanStd', 'joblib_workers', 'TensorAudio', 'TensorMel', 'CacheLoader', 'mel_dls', 'wave_dls']
+           'split_by_fold', 'official_split', 'in_test_split', 'split_table', 'onsets', 'CacheError', 'ClipCache',
+           'cache_folder', 'MelCache', 'WaveCache', 'MeanStd', 'joblib_workers', 'TensorAudio', 'TensorMel',
+           'CacheLoader', 'mel_dls', 'wave_dls']
 
 # %% ../nbs/01_sound_data.ipynb #4b1ad8b5
 #| code-fold: true
@@ -72,6 +73,7 @@ class ClipTable:
         for c in COLUMNS:
             if c not in df: df[c] = np.nan if c in _NUMERIC else ""
             if c not in _NUMERIC: df[c] = df[c].fillna("").astype(str)
+        df["split"] = df.split.str.strip().str.lower()
         self.df = df[COLUMNS + [c for c in df if c not in COLUMNS]]
         self.root, self.skipped = Path(root), list(skipped)
 
@@ -844,24 +846,47 @@ def split_by_fold(
     folds = valid_fold if isinstance(valid_fold, (list, tuple)) else [valid_fold]
     mask = table.df.fold.isin(folds).to_numpy()
     if not mask.any():
-        there = sorted(table.df.fold.dropna().unique())
-        raise TableError(f"{table.root}: no clip in fold {valid_fold}. Choose one of {there}.")
+        there = ", ".join(f"{f:g}" for f in sorted(table.df.fold.dropna().unique()))
+        raise TableError(f"{table.root}: no clip in fold {valid_fold}. "
+                         + (f"Choose one of {there}." if there else
+                            "The table has no folds: add a column `fold` of numbers."))
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 # %% ../nbs/01_sound_data.ipynb #d8a4bbcd
+_SPLITS = dict(training="train", dev="train", validation="valid", val="valid", eval="valid",
+               testing="test")
+
+def official_split(
+    df, # frame of clips; without a column `split` nothing is stated
+    )->np.ndarray: # 'train', 'valid', 'test' or '' for each row
+    "The split that a set states, under one set of names"
+    told = df.split if "split" in df else pd.Series([""]*len(df))
+    return told.fillna("").astype(str).str.strip().str.lower().replace(_SPLITS).to_numpy(object)
+
+# %% ../nbs/01_sound_data.ipynb #7fcfdc01
+def in_test_split(
+    df, # frame of clips
+    )->np.ndarray: # a bool for each row
+    "The rows that training never sees: the official test split, unless there is nothing else"
+    test = official_split(df) == "test"
+    return test & ~test.all()
+
+# %% ../nbs/01_sound_data.ipynb #0a43d557
 def split_table(
     table:ClipTable, # to split
     valid:float=.2, # share, where the set states no split
     seed:int=0, # where a split is drawn
+    fold=None, # to validate on, whatever split is stated (default: the last one, if there are folds)
     )->tuple: # (train, valid) row numbers; an official test split is in neither
-    "The official split if the table has one, else the last fold, else by source"
-    names = dict(validation="valid", val="valid", dev="train", eval="valid")
-    split = table.df.split.str.lower().replace(names)
-    if (split == "valid").any() and (split == "train").any():
-        return np.flatnonzero(split == "train"), np.flatnonzero(split == "valid")
-    if table.df.fold.nunique() > 1: return split_by_fold(table, table.df.fold.max())
-    rows = np.flatnonzero(split != "test") if (split != "test").any() else np.arange(len(table))
-    return tuple(rows[i] for i in split_by_source(table.subset(rows), valid, seed))
+    "The official split if the table has one, else a fold, else by source"
+    rows = np.flatnonzero(~in_test_split(table.df))
+    some, split = table.subset(rows), official_split(table.df)[rows]
+    train = split == ("train" if (split == "train").any() else "")
+    if fold is None and train.any() and (split == "valid").any(): parts = train, split == "valid"
+    elif fold is not None or some.df.fold.nunique() > 1:
+        parts = split_by_fold(some, some.df.fold.max() if fold is None else fold)
+    else: parts = split_by_source(some, valid, seed)
+    return tuple(rows[i] for i in parts)
 
 # %% ../nbs/01_sound_data.ipynb #8a354942
 def onsets(
@@ -1510,13 +1535,14 @@ def show_batch(self:CacheLoader,
 
 # %% ../nbs/01_sound_data.ipynb #564d8853
 #| code-fold: true
-def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, **given):
+def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold=None, **given):
     "Train and valid loaders; `valid_idx` counts rows of the table the cache was built from"
-    if valid_idx is None: train, held = split_table(cache.index, valid, given["seed"])
+    if valid_idx is None: train, held = split_table(cache.index, valid, given["seed"], fold)
     else:
         place = np.delete(np.arange(len(cache) + len(cache.skipped)), cache.skipped_rows)
         mask = np.isin(place, np.asarray(valid_idx)) # table row of each cache row
-        train, held = np.flatnonzero(~mask), np.flatnonzero(mask)
+        train = np.flatnonzero(~mask & ~in_test_split(cache.index.df))
+        held = np.flatnonzero(mask)
     if not len(held):
         warnings.warn(f"{cache.path}: too few recordings for a validation part; "
                       "the training clips serve as it")
@@ -1551,6 +1577,7 @@ def mel_dls(
     valid:float=.2, # share to validate on where the set states no split
     workers:int=0, # processes that read; their batches are the same
     conditions=None, # `ClipConditions`: the second part of a batch is then `Conditions`
+    fold=None, # to validate on (default: see `split_table`)
     **cache_options, # of `MelCache.build`
     )->DataLoaders: # of (TensorMel (b, m, f), TensorCategory (b,)); `.vocab`, `.mel`, `.cache`
     "Loaders of log-mels with class labels, or with whatever else asks for them"
@@ -1559,8 +1586,8 @@ def mel_dls(
     if not isinstance(data, MelCache):
         cache = MelCache.build(data, mel, seconds, cache_dir, **cache_options)
     if mel is not None: mel.require(cache.mel, f"the cache {cache.path}")
-    dls = _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, bs=bs, crop=frames,
-                   seed=seed, target="label", num_workers=workers)
+    dls = _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold, bs=bs,
+                   crop=frames, seed=seed, target="label", num_workers=workers)
     dls.mel = cache.mel
     return dls
 

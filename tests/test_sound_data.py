@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from foleybook.data_sets import (ClipConditions, load_features, open_dataset, re
                                  read_folder, read_fsdd, read_ljspeech, read_params, read_speech_commands,
                                  read_urbansound8k, read_vas, read_vggsound, snake_case)
 from foleybook.sound_data import (CacheError, ClipTable, MelCache, PROCEDURAL, TableError, TensorAudio, TensorMel,
-                                  WaveCache, load_params, make_procedural, mel_dls, procedural_sound, resample_params,
+                                  WaveCache, in_test_split, load_params, make_procedural, mel_dls, procedural_sound, resample_params,
                                   split_by_fold, split_by_source, split_table, trim_silence, wave_dls, write_params)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -345,6 +346,29 @@ def test_split_never_separates_takes(rows, valid, seed):
     assert set(table.df.label[train]) == set(table.labels) and len(train)
     again = split_by_source(table, valid, seed)
     assert np.array_equal(train, again[0]) and np.array_equal(held, again[1])
+
+
+@pytest.mark.parametrize("test", ["test", "Test ", "testing"])
+@pytest.mark.parametrize("ask", [{}, dict(fold=2), dict(valid_idx=[4, 5])])
+def test_an_official_test_split_never_trains(tmp_path, test, ask):
+    rows = [dict(path=tone(tmp_path / f"{i}.wav", 0.1 + i / 50).name, label="ab"[i % 2], fold=1 + i % 5, split=test if i < 4 else "")
+            for i in range(20)]
+    table = ClipTable(pd.DataFrame(rows), tmp_path)
+    mel = MelConfig(22050, 256, 256, 64, 8)
+    dls = mel_dls(table, mel, 0.1, cache_dir=tmp_path / "cache", bs=2, progress=False, **ask)
+    assert set(dls.train_rows) and not set(dls.train_rows) & set(range(4))
+    assert not set(dls.valid_rows) & (set(range(4)) | set(dls.train_rows))
+    assert in_test_split(table.df).tolist() == [i < 4 for i in range(20)]
+
+
+def test_a_fold_that_is_not_there_is_refused():
+    table = ClipTable(dict(path=[f"{i}.wav" for i in range(10)], fold=[1, 2] * 5))
+    with pytest.raises(TableError, match="no clip in fold 7. Choose one of 1, 2."): split_table(table, fold=7)
+
+
+def test_rows_named_valid_do_not_train_where_the_others_have_no_name():
+    table = ClipTable(dict(path=[f"{i}.wav" for i in range(10)], split=["valid"] * 3 + [""] * 7))
+    assert [p.tolist() for p in split_table(table)] == [[*range(3, 10)], [0, 1, 2]]
 
 
 def test_split_share_and_singles():
