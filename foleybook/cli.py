@@ -105,7 +105,9 @@ def held_rows(
     import numpy as np
 
     held = np.zeros(len(table), bool)
-    for column, value in _pairs(held_out).items():
+    _pairs(held_out)
+    for column, value in (o.split("=", 1) for o in held_out or []):
+        if column == "split": value = value.strip().lower()
         if column not in table.df:
             raise ValueError(f"--hold-out {column}={value}: no column {column!r} among "
                              f"{', '.join(table.df)}.")
@@ -122,7 +124,10 @@ def without(
     held_out: list,  # COLUMN=VALUE, as in fold=5 or split=test
 ):  # `ClipTable` of the other rows
     "The rows that training may see"
-    return table.subset(~held_rows(table, held_out))
+    rest = table.subset(~held_rows(table, held_out))
+    if len(rest) or not len(table): return rest
+    raise ValueError(f"--hold-out {' '.join(held_out)}: nothing is left of {len(table)} clips. "
+                     "Hold fewer out.")
 
 # %% ../nbs/cli.ipynb #f0c3fed1
 def _device(name):
@@ -143,8 +148,18 @@ def _open_table(data, plain, hold_out, licence=None):
     "The clips that a verb was given, without those held out, under the licences wanted"
     from foleybook.data_sets import open_dataset
 
-    table = without(open_dataset(find_data(data), "folders" if plain else None), hold_out)
+    return _wanted(open_dataset(find_data(data), "folders" if plain else None), hold_out, licence)
+
+def _wanted(table, hold_out, licence):
+    "The clips that are not held out, under the licences wanted"
+    table = without(table, hold_out)
     return table.under_licence(*licence) if licence else table
+
+def _no_use(**options):
+    "Raise if an option was given that another one leaves without effect: (given, why)"
+    for name, (given, why) in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if given: raise ValueError(f"{option} would not be used: {why}")
 
 def _told_lengths(table, seconds):
     "Lines about clips that are cut or repeated to get `seconds`"
@@ -169,9 +184,9 @@ def prepare(
     data: str,  # folder of class subfolders, a clip table (.csv), a known data set, or `procedural`
     *,
     out: str = "data/prepared",  # folder for the clip table and the feature cache
-    mel: str = "foley",  # mel preset of the feature cache (see `foleybook doctor`)
+    mel: str = "",  # mel preset of the feature cache, `foley` if none (see `foleybook doctor`)
     seconds: float = 4.0,  # length every clip is brought to, seconds
-    per_class: int = 40,  # procedural sounds per class (only with `procedural`)
+    per_class: int = None,  # procedural sounds per class, 40 if not given (only with `procedural`)
     # folder of a trained codebook: save the codes of all clips too, for the training of a prior
     codebook: str = "",
     hold_out: list = None,  # clips to leave out, as COLUMN=VALUE: fold=5, split=test
@@ -183,7 +198,7 @@ def prepare(
     jobs: int = -1,  # workers, -1 for one per core
     backend: str = "threading",  # joblib backend: threading, loky (processes), dask or ray
     scheduler: str = "",  # address of the dask or ray cluster (default: start one here)
-    seed: int = 0,  # seed of procedural sounds
+    seed: int = None,  # seed of procedural sounds, 0 if not given
     strict: bool = False,  # stop at the first bad file instead of leaving it out
     quiet: bool = False,  # print only errors
 ):
@@ -193,28 +208,38 @@ def prepare(
 
     _at_least_one(per_class=per_class)
     if not jobs: raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per core.")
-    if seed < 0: raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
+    if (seed or 0) < 0: raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
+    ours, other = data == "procedural", "it is for procedural sounds. Leave it out."
+    _no_use(per_class=(per_class and not ours, other), seed=(seed is not None and not ours, other),
+            plain=(plain and ours, "no folder is read. Leave it out."),
+            mel=(mel and codebook, f"{codebook} has a mel of its own. Leave it out."),
+            overlap=(overlap and slice_ != "fixed", "add --slice fixed, or leave it out."),
+            scheduler=(scheduler and backend not in ("dask", "ray"), "add --backend dask or ray."))
     say, out = _say(quiet), Path(out)
     if codebook:
         rooms()
         from foleybook.codebooks import encode_table
         from foleybook.generator import Pretrained
         book = Pretrained.from_pretrained(codebook, _device(device))
-    config = book.mel if codebook else MelConfig.preset(mel)
+    config = book.mel if codebook else MelConfig.preset(mel or "foley")
     with joblib_workers(backend, scheduler or None, jobs):
-        if data == "procedural":
-            table = make_procedural(out / "sounds", n=per_class, seconds=seconds,
-                                    sample_rate=config.sample_rate, seed=seed,
+        if ours:
+            table = make_procedural(out / "sounds", n=per_class or 40, seconds=seconds,
+                                    sample_rate=config.sample_rate, seed=seed or 0,
                                     n_jobs=jobs, progress=not quiet)
+            table = _wanted(table, hold_out, licence)
         else:
             table = _open_table(data, plain, hold_out, licence)
             if table.note: say(f"{data}: {table.note}")
             table = table.check(strict=strict, n_jobs=jobs, progress=not quiet)
-        if slice_: table = table.sliced(seconds, slice_, overlap)
+        if slice_:
+            whole, table = len(table), table.sliced(seconds, slice_, overlap)
+            say(f"{len(table)} clips of up to {seconds:g} s from {whole} recordings")
         path = table.save(out / "clips.csv")
         cache = MelCache.build(table, config, seconds, n_jobs=jobs, strict=strict,
                                progress=not quiet)
     for file, why in table.skipped: say(f"left out {file}: {why}")
+    if table.skipped: say(f"{len(table.skipped)} left out in all")
     for line in _told_lengths(cache.index, seconds): say(line)
     say(f"{len(cache)} clips in {len(table.labels)} classes: {', '.join(table.labels)}")
     say(f"table {path}, features {cache.path}")
@@ -331,20 +356,24 @@ def train(
     if not recipe or not data:
         raise ValueError("train needs a recipe and --data, as in: foleybook train quick-cascade "
                          "--data sounds/")
-    chosen = find_recipe(recipe).override({"seed": seed, "device": device,
-                                           **parse_overrides(set_ or [])})
+    changes = parse_overrides(set_ or [])
+    _no_use(seed=(seed and "seed" in changes, "--set names a seed, too. Give it once."),
+            device=(device != "auto" and "device" in changes, "--set names a device, too."))
+    chosen = find_recipe(recipe).override({"seed": seed, "device": device, **changes})
     path, start, out = find_data(data), time.time(), Path(out)
     coded = (path / "codes.json").exists()
     if coded and hold_out:
         raise ValueError("--hold-out: these are codes already. Hold the clips out when you prepare "
                          "them.")
+    _no_use(strict=(coded and strict, "these are codes already. Leave it out."),
+            plain=(coded and plain, "these are codes already. Leave it out."))
     table = path if coded else _open_table(data, plain, hold_out)
     if not coded:
         if table.note: _say(quiet)(f"{data}: {table.note}")
         table = table.check(strict=strict, progress=not quiet)
     model = chosen.train(table, out, resume=not fresh, progress=not quiet)
     if int(os.environ.get("RANK", 0)) == 0:
-        run = dict(recipe=recipe, data=str(path.resolve()), seed=seed, changes=set_ or [],
+        run = dict(recipe=recipe, data=str(path.resolve()), seed=chosen.seed, changes=set_ or [],
                    hold_out=hold_out or [], seconds=round(time.time() - start, 1),
                    versions={p: _version(p) for p in ("foleybook", "torch", "fastai")})
         write_text(out / "run.json", json.dumps(run, indent=1))
