@@ -32,7 +32,6 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 # %% ../nbs/04_codebooks.ipynb #00fca3bb
 class CodeError(ValueError):
@@ -958,7 +957,7 @@ def encode_table(
     progress:bool=True, # show a bar
 )->CodeTable:
     "Encode every clip once"
-    from foleybook.sound_data import MelCache, split_table
+    from foleybook.sound_data import MelCache, counted, split_table
 
     cache = data
     if not isinstance(data, MelCache):
@@ -972,10 +971,12 @@ def encode_table(
                 kept.save(folder)
             return kept
     codebook.eval()
-    codes = [codebook.encode(torch.from_numpy(np.array(cache.mels[i:i
-        + bs])).float().to(codebook.device)).cpu()
-             for i in tqdm(range(0, len(cache), bs), 'encode', disable=None if progress else True,
-                           leave=False)]
+    codes = []
+    with counted(len(cache), 'encode', progress) as bar:
+        for i in range(0, len(cache), bs):
+            mels = torch.from_numpy(np.array(cache.mels[i:i + bs])).float()
+            codes.append(codebook.encode(mels.to(codebook.device)).cpu())
+            bar.update(len(mels))
     if valid_idx is None: valid_idx = split_table(cache.index)[1]
     df = cache.index.relative(folder) if folder else cache.index.df
     table = CodeTable(torch.cat(codes), df, codebook.n_codes, codebook.codebook_hash,

@@ -6,6 +6,7 @@
 #| code-fold: true
 from __future__ import annotations
 import copy, dataclasses, importlib, json, math, os, sys
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe', 'set_aside',
-           'learner', 'StagedRecipe', 'teller', 'train_stage']
+__all__ = ['SCHEDULES', 'FEW_CLIPS', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe',
+           'set_aside', 'few_clips', 'learner', 'StagedRecipe', 'teller', 'train_stage']
 
 # %% ../nbs/recipes.ipynb #5469ca18
 #| code-fold: true
@@ -439,7 +440,8 @@ def learner(self:LoopRecipe,
     from fastai.callback.progress import ProgressCallback
     from fastai.data.core import DataLoaders
     from foleybook.training import (AutoPrecision, EMA, GradientAccumulation, GradientClip,
-                                    LineLogger, MixedPrecision, StepDL, StepEpochs, StepLearner)
+                                    LineLogger, MixedPrecision, StepDL, StepEpochs, StepLearner,
+                                    StepLines)
 
     self.check()
     seed_everything(self.seed)
@@ -460,6 +462,7 @@ def learner(self:LoopRecipe,
     if not (IN_NOTEBOOK or sys.stdout.isatty()):
         learn.remove_cbs(ProgressCallback)
         learn.logger = LineLogger(learn)
+        learn.add_cb(StepLines())
     return learn
 
 # %% ../nbs/recipes.ipynb #01548a43
@@ -508,15 +511,43 @@ def _learnt_from(dls):
     told = (getattr(getattr(dls, name, None), 'digest', '') for name in ('cache', 'table'))
     return next(filter(None, told), '')
 
+# %% ../nbs/recipes.ipynb #296b19a6
+FEW_CLIPS = 10 # of a class, below which one is told
+_TOLD = set()  # what was said in this process: the stages of a recipe say it once
+
+def few_clips(
+    labels, # of the training clips
+) -> list: # of one sentence, or none
+    "What to do where some class has hardly any clips to learn from"
+    few = {l: n for l, n in sorted(Counter(labels).items()) if n < FEW_CLIPS}
+    if not few: return []
+    named = ', '.join(f'{l} {n}' for l, n in [*few.items()][:5]) + ', ...' * (len(few) > 5)
+    return [f"few clips to train on: {named}. Expect the model to repeat them. Add recordings, "
+            "cut long ones into clips (foleybook prepare --slice), or put classes together."]
+
+def _training_labels(dls):
+    "Of the clips behind loaders, where they tell it"
+    table, cache = getattr(dls, 'table', None), getattr(dls, 'cache', None)
+    if hasattr(table, 'train_idx'): return list(table.df.label.iloc[table.train_idx])
+    if cache is None or not hasattr(dls, 'train_rows'): return []
+    return list(cache.index.df.label.iloc[dls.train_rows])
+
+# %% ../nbs/recipes.ipynb #67e21c36
 @patch
 def _train(self:LoopRecipe, data, out, resume, progress):
     "Train with checkpoints and history"
     from fastai.callback.progress import ProgressCallback
     from foleybook.sound_data import telling
-    from foleybook.training import AudioLogger, Checkpoint, History, TrainingError, distributed
+    from foleybook.training import (AudioLogger, Checkpoint, History, StepLines, TrainingError,
+                                    distributed)
 
     with telling(progress): learn = self.learner(data)
-    if not progress: learn.remove_cbs(ProgressCallback); learn.logger = lambda *_: None
+    for text in few_clips(_training_labels(learn.dls)):
+        if text not in _TOLD: teller(progress)(text)
+        _TOLD.add(text)
+    if not progress:
+        for kind in (ProgressCallback, StepLines): learn.remove_cbs(kind)
+        learn.logger = lambda *_: None
     learn.add_cbs([History(out, self.log_every),
                    Checkpoint(out/'checkpoints', self.checkpoint_steps, self.keep,
                               about=self.hash, data=_learnt_from(learn.dls))])
@@ -575,7 +606,7 @@ def learner(
 # %% ../nbs/recipes.ipynb #fed541a7
 @dataclass
 class StagedRecipe(Recipe):
-    "Recipes trained one after the other, each in a field; seed and device of the whole hold for all"
+    "Recipes trained one after the other, each in a field; seed and device hold for all"
     taken:ClassVar[dict] = {} # 'stage.field' that the whole decides -> what to set instead
 
     @property
