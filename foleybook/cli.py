@@ -179,6 +179,20 @@ def _told_lengths(table, seconds):
         yield (f"{short.sum()} of {len(table)} clips are shorter than {seconds / 2:g} s (down to "
                f"{length.min():.2f} s): they are repeated up to {seconds:g} s")
 
+# %% ../nbs/cli.ipynb #b3380b27
+def _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap, scheduler, backend,
+                   jobs):
+    "Raise where an option of `prepare` is out of range, or is left without effect by another"
+    _at_least_one(per_class=per_class)
+    if not jobs: raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per core.")
+    if (seed or 0) < 0: raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
+    ours, other = data == "procedural", "it is for procedural sounds. Leave it out."
+    _no_use(per_class=(per_class and not ours, other), seed=(seed is not None and not ours, other),
+            plain=(plain and ours, "no folder is read. Leave it out."),
+            mel=(mel and codebook, f"{codebook} has a mel of its own. Leave it out."),
+            overlap=(overlap and slice_ != "fixed", "add --slice fixed, or leave it out."),
+            scheduler=(scheduler and backend not in ("dask", "ray"), "add --backend dask or ray."))
+
 # %% ../nbs/cli.ipynb #1df49051
 def prepare(
     data: str,  # folder of class subfolders, a clip table (.csv), a known data set, or `procedural`
@@ -206,16 +220,9 @@ def prepare(
     from foleybook.audio_features import MelConfig
     from foleybook.sound_data import MelCache, joblib_workers, make_procedural
 
-    _at_least_one(per_class=per_class)
-    if not jobs: raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per core.")
-    if (seed or 0) < 0: raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
-    ours, other = data == "procedural", "it is for procedural sounds. Leave it out."
-    _no_use(per_class=(per_class and not ours, other), seed=(seed is not None and not ours, other),
-            plain=(plain and ours, "no folder is read. Leave it out."),
-            mel=(mel and codebook, f"{codebook} has a mel of its own. Leave it out."),
-            overlap=(overlap and slice_ != "fixed", "add --slice fixed, or leave it out."),
-            scheduler=(scheduler and backend not in ("dask", "ray"), "add --backend dask or ray."))
-    say, out = _say(quiet), Path(out)
+    _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap, scheduler,
+                   backend, jobs)
+    say, out, ours = _say(quiet), Path(out), data == "procedural"
     if codebook:
         rooms()
         from foleybook.codebooks import encode_table
