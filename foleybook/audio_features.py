@@ -94,7 +94,8 @@ def _opened(path):
     if not path.is_file(): raise AudioError(path, "no such file", "Check the path")
     if not path.stat().st_size:
         raise AudioError(path, "is empty (0 bytes)", "Copy or download it again")
-    try: f = sf.SoundFile(path)
+    # bytes: a name need not be UTF-8, and the locale need not know its letters
+    try: f = sf.SoundFile(path if os.name == 'nt' else os.fsencode(path))
     except sf.LibsndfileError as e:
         raise AudioError(path, f"is no audio that can be read ({e.error_string.strip()})",
             "Convert it to wav, flac, ogg or mp3, or leave it out") from e

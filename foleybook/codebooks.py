@@ -8,8 +8,7 @@ __all__ = ['VQVAE_PRESETS', 'CodeError', 'Quantized', 'nearest_code', 'check_cod
            'VQVAEConfig', 'mel_distance', 'VQVAEOutput', 'VQVAE', 'noise_texture', 'Grain', 'published_keys',
            'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits',
            'UnigramPrior', 'CascadeConfig', 'Cascade', 'VQLoss', 'codebook_use', 'distance_db', 'VQVAERecipe',
-           'UnigramRecipe', 'turn_codes', 'augment_codes', 'code_bits', 'held_out_bits', 'PriorRecipe', 'train_stage',
-           'CascadeRecipe']
+           'UnigramRecipe', 'turn_codes', 'augment_codes', 'code_bits', 'held_out_bits', 'PriorRecipe', 'CascadeRecipe']
 
 # %% ../nbs/04_codebooks.ipynb #4d8ad777
 import hashlib
@@ -33,7 +32,6 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 # %% ../nbs/04_codebooks.ipynb #00fca3bb
 class CodeError(ValueError):
@@ -452,7 +450,8 @@ from .vocoders import find_vocoder, MelGenerator
 from .files import (atomic_folder, CheckpointError, published_weights, read_json,
                              read_safetensors, write_safetensors, write_text)
 from .generator import class_numbers, Conditions, ItemNoise, Pretrained
-from .recipes import licence_of_parts, LoopRecipe, Recipe, set_aside
+from .recipes import (licence_of_parts, LoopRecipe, Recipe, StagedRecipe, teller,
+                               train_stage)
 from .settings import SettingsError
 
 # %% ../nbs/04_codebooks.ipynb #e13cb962
@@ -900,9 +899,9 @@ class CodeTable:
     @property
     def train_idx(self)->list:
         "Rows that are neither kept for validation nor in the set's own test split (unless all are)"
-        held = set(self.valid_idx)
-        test = self.df.split == 'test' if 'split' in self.df else np.zeros(len(self), bool)
-        if not np.all(test): held |= set(np.flatnonzero(test).tolist())
+        from foleybook.sound_data import in_test_split
+
+        held = {*self.valid_idx, *np.flatnonzero(in_test_split(self.df)).tolist()}
         return [i for i in range(len(self)) if i not in held]
 
 # %% ../nbs/04_codebooks.ipynb #d020b9d8
@@ -958,7 +957,7 @@ def encode_table(
     progress:bool=True, # show a bar
 )->CodeTable:
     "Encode every clip once"
-    from foleybook.sound_data import MelCache, split_table
+    from foleybook.sound_data import MelCache, counted, split_table
 
     cache = data
     if not isinstance(data, MelCache):
@@ -972,10 +971,12 @@ def encode_table(
                 kept.save(folder)
             return kept
     codebook.eval()
-    codes = [codebook.encode(torch.from_numpy(np.array(cache.mels[i:i
-        + bs])).float().to(codebook.device)).cpu()
-             for i in tqdm(range(0, len(cache), bs), 'encode', disable=None if progress else True,
-                           leave=False)]
+    codes = []
+    with counted(len(cache), 'encode', progress) as bar:
+        for i in range(0, len(cache), bs):
+            mels = torch.from_numpy(np.array(cache.mels[i:i + bs])).float()
+            codes.append(codebook.encode(mels.to(codebook.device)).cpu())
+            bar.update(len(mels))
     if valid_idx is None: valid_idx = split_table(cache.index)[1]
     df = cache.index.relative(folder) if folder else cache.index.df
     table = CodeTable(torch.cat(codes), df, codebook.n_codes, codebook.codebook_hash,
@@ -1598,38 +1599,9 @@ def listen(self:PriorRecipe,
     "Four maps, drawn from the same seeds each time, as sound"
     return self.cascade(learn).sample(n=4, seed=0, progress=False)
 
-# %% ../nbs/04_codebooks.ipynb #7050f7d4
-def train_stage(
-    recipe:Recipe, # trains the stage
-    data, # what the recipe takes
-    key:str, # names the data
-    folder:Path, # of the stage
-    resume:bool, # as in `Recipe.train`
-    progress:bool, # as in `Recipe.train`
-    say, # prints
-)->Pretrained: # the trained model
-    "Train a stage, unless its folder says that the same recipe was finished on the same data"
-    from fastai.torch_core import rank_distrib
-
-    begun, mark = folder/'begun.json', folder/'finished.json'
-    about = dict(recipe=recipe.hash, data=key)
-    kept = [read_json(f) for f in (begun, mark) if f.is_file()]
-    same = resume and all(k == about for k in kept)
-    if same and mark.is_file():
-        say(f'{folder}: finished before, loaded')
-        return Pretrained.from_pretrained(folder, recipe.torch_device)
-    if not same:
-        if resume:
-            say(f'{folder}: other data or settings than before; the earlier run is set aside')
-        set_aside(folder)
-    if not rank_distrib(): write_text(begun, json.dumps(about))
-    model = recipe.train(data, folder, progress=progress)
-    if not rank_distrib(): write_text(mark, json.dumps(about))
-    return model
-
 # %% ../nbs/04_codebooks.ipynb #39f248c0
 @dataclass
-class CascadeRecipe(Recipe):
+class CascadeRecipe(StagedRecipe):
     "Train a codebook, then a prior on its codes; seed and device hold for both"
     codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
     prior:Recipe = field(default_factory=lambda: UnigramRecipe.preset('unigram'))
@@ -1639,6 +1611,9 @@ class CascadeRecipe(Recipe):
     guidance:float|None = None  # as above; needs `class_dropout` in the training of the prior
     # the prior learns from the validation clips too, when all is settled; bits are then of those
     every_clip:bool = False
+    taken:ClassVar[dict] = {
+        'prior.codebook': "The prior is heard through the codebook of this run. Leave it out.",
+        'prior.vocoder': "Set vocoder of the whole."}
     presets:ClassVar[dict] = {
         'unigram-cascade': dict(vocoder='default'),
         'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail', vocoder='default',
@@ -1653,11 +1628,10 @@ class CascadeRecipe(Recipe):
         from foleybook.data_sets import open_dataset
         from foleybook.sound_data import MelCache, split_table
 
-        say = print if progress and not rank_distrib() else lambda *_: None
-        codebook, prior = (r.override(seed=self.seed, device=self.device)
-                           for r in (self.codebook, self.prior))
-        if getattr(prior, 'audio_every', 0):
-            prior = prior.override(codebook=str(out/'codebook'), vocoder=self.vocoder)
+        say, codebook = teller(progress), self.stage('codebook')
+        heard = (dict(codebook=str(out/'codebook'), vocoder=self.vocoder)
+                 if getattr(self.prior, 'audio_every', 0) else {})
+        prior = self.stage('prior', **heard)
         if isinstance(data, (str, Path)): data = open_dataset(data).check()
         cache = data if isinstance(data, MelCache) else MelCache.build(
             data, codebook.model.mel, codebook.seconds, codebook.cache_dir, progress=progress)

@@ -12,6 +12,7 @@ __all__ = ['AUDIO_SUFFIXES', 'DCASE2023_LABELS', 'SC09_WORDS', 'LAYOUTS', 'snake
 import os
 import pickle
 import re
+import sys
 import unicodedata
 import warnings
 from collections.abc import Callable
@@ -54,24 +55,60 @@ def _class_names(folders):
     return out
 
 # %% ../nbs/data_sets.ipynb #42543b63
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus", ".au"}
+# what libsndfile reads
+AUDIO_SUFFIXES = {f".{s}" for s in """wav wave bwf wavex rf64 w64 flac ogg oga opus mp3 aif
+    aiff aifc au snd caf voc sph nist sf paf pvf svx avr htk wve xi sds""".split()}
 
 # %% ../nbs/data_sets.ipynb #d3ecaf61
 #| code-fold: true
-def _audio_files(folder, suffixes=AUDIO_SUFFIXES):
-    "Audio files below `folder`, sorted; hidden files and folders are passed over"
+def _audio_files(folder, suffixes=AUDIO_SUFFIXES, text=True):
+    "Audio files below `folder`, sorted; hidden ones, and names that are no text, are passed over"
     folder = Path(folder)
     if not folder.is_dir():
         raise TableError(f"{folder}: no such folder. Give the folder that holds the clips.")
     seen = (f for f in folder.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
-    return sorted(f for f in seen if not any(p[0] == "." for p in f.relative_to(folder).parts))
+    return sorted(f for f in seen if not any(p[0] == "." for p in f.relative_to(folder).parts)
+                  and (not text or _is_text(f.relative_to(folder))))
 
+# %% ../nbs/data_sets.ipynb #34c6252e
+#| code-fold: true
+_UNREAD = dict(wv="WavPack", m4a="AAC", m4b="AAC", aac="AAC", wma="Windows Media",
+               ape="Monkey's Audio", amr="AMR", ac3="AC-3", tta="True Audio", dsf="DSD",
+               dff="DSD", mpc="Musepack", spx="Speex", mka="Matroska", ra="RealAudio",
+               mid="MIDI", midi="MIDI", mp4="a film", mov="a film", mkv="a film",
+               webm="a film", avi="a film")
+
+def _shown(path):
+    "A name that can be printed and stored, whatever bytes it is made of"
+    return os.fsencode(path).decode(sys.getfilesystemencoding(), "backslashreplace")
+
+def _is_text(path):
+    "Can the name stand in a table?"
+    try: return bool(str(path).encode())
+    except UnicodeEncodeError: return False
+
+def _unread(root):
+    "(path, reason) of the files below `root` that hold sound but are no clips"
+    remedy = ("Its name is not UTF-8. Rename it." if sys.getfilesystemencoding() == "utf-8" else
+              "Python runs without UTF-8, so it cannot be named. Set PYTHONUTF8=1.")
+    found = [(f, f"{_UNREAD[f.suffix[1:].lower()]} is not read. Convert it to wav or flac.")
+             for f in _audio_files(root, {f".{s}" for s in _UNREAD}, False)]
+    odd = (f for f in _audio_files(root, text=False) if not _is_text(f.relative_to(root)))
+    found = sorted([*found, *((f, remedy) for f in odd)])
+    return [(_shown(f.relative_to(root)), f"{_shown(f)}: {reason}") for f, reason in found]
+
+# %% ../nbs/data_sets.ipynb #804aaf36
+#| code-fold: true
 def _table(root, rows, what, skipped=()):
-    "Table of `rows` (dicts); none is an error that says what was looked for"
-    rows = list(rows)
+    "Table of `rows` (dicts), and what was left out; no row is an error"
+    rows, unread = list(rows), _unread(root)
+    more = [f"... and {len(unread) - 10} more"]*(len(unread) > 10)
+    told = "\n".join([f"{len(unread)} files left out:", *[why for _, why in unread[:10]], *more])
     if not rows:
-        raise TableError(f"{root}: no clips found ({what}). Check the path and the layout.")
-    return ClipTable(pd.DataFrame(rows), root, skipped)
+        raise TableError(f"{_shown(root)}: no clips found ({what}). Check the path and the layout."
+                         + f"\n{told}"*bool(unread))
+    if unread: warnings.warn(told)
+    return ClipTable(pd.DataFrame(rows), root, [*skipped, *unread])
 
 # %% ../nbs/data_sets.ipynb #9664be86
 def read_folder(
@@ -84,9 +121,12 @@ def read_folder(
     top = [f.parts[0] if len(f.parts) > 1 else root.resolve().name for f in files]
     names = _class_names(dict.fromkeys(top))
     for d in sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != "."):
-        if d.name not in names:
-            reason = f"{d}: class folder holds no audio. Add clips or remove the folder."
-            empty.append((d.name, reason))
+        if d.name not in names and _is_text(d.name):
+            there = [f for f in d.rglob("*") if f.is_file() and f.name[0] != "."]
+            kinds = ", ".join(sorted({f.suffix for f in there}))
+            held = f"no audio among its {len(there)} files ({kinds})" if there else "no audio"
+            reason = f"{_shown(d)}: class folder holds {held}. Add clips or remove the folder."
+            empty.append((_shown(d.name), reason))
             warnings.warn(reason)
     rows = [dict(path=str(f), label=names[t], licence=licence) for f, t in zip(files, top)]
     return _table(root, rows, "*/*" + "|".join(sorted(AUDIO_SUFFIXES)), empty)

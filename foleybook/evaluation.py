@@ -28,7 +28,7 @@ from .files import CheckpointError, atomic_folder, held_folder, write_text
 from .generator import Generator, ItemNoise
 from .recipes import Recipe, find_recipe
 from .settings import SettingsError
-from .sound_data import ClipTable, TableError
+from .sound_data import ClipTable, TableError, in_test_split
 from .training import TrainingError
 from .vocoders import stft_magnitude
 
@@ -1242,6 +1242,7 @@ class ShapedNoiseRecipe(Recipe):
     def _train(self, data, out, resume, progress):
         "Fit and save"
         table = (data if isinstance(data, ClipTable) else open_dataset(data)).check()
+        table = table.subset(~in_test_split(table.df))
         model = ShapedNoise(ShapedNoiseConfig(**vars(self.model)
                                               | dict(labels=tuple(table.labels)))).fit(table)
         model.save_pretrained(out, self.card(table))

@@ -40,10 +40,10 @@ from .files import (CheckpointError, load_strict, published_weights, read_json,
                              read_published,
                              write_text)
 from .generator import Conditions, ItemNoise
-from .recipes import LoopRecipe, Recipe
+from .recipes import LoopRecipe, Recipe, teller, train_stage
 from .vocoders import ISTFTRecipe
 from .codebooks import (Cascade, CascadeRecipe, CodeError, CodePrior, PriorRecipe,
-                                 VQVAERecipe, filter_logits, prior_arguments, train_stage)
+                                 VQVAERecipe, filter_logits, prior_arguments)
 
 # %% ../nbs/05_pixelsnail.ipynb #8d99104e
 def causal_taps(
@@ -1522,10 +1522,10 @@ class FoleyRecipe(CascadeRecipe):
         from fastai.torch_core import rank_distrib
         from foleybook.sound_data import WaveCache
 
-        say = print if progress and not rank_distrib() else lambda *_: None
+        say = teller(progress)
         clips, folder = opened(data), self.vocoder or str(out/'first_vocoder')
         if not self.vocoder:
-            recipe = self.vocoder_recipe.override(seed=self.seed, device=self.device)
+            recipe = self.stage('vocoder_recipe')
             self.codebook.model.mel.require(recipe.model.mel, 'the vocoder')
             heard = WaveCache.build(opened(self.vocoder_data or clips),
                                     recipe.model.mel.sample_rate, recipe.clip_seconds,

@@ -6,6 +6,7 @@
 #| code-fold: true
 from __future__ import annotations
 import copy, dataclasses, importlib, json, math, os, sys
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe', 'set_aside',
-           'learner']
+__all__ = ['SCHEDULES', 'FEW_CLIPS', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe',
+           'set_aside', 'few_clips', 'learner', 'StagedRecipe', 'teller', 'train_stage']
 
 # %% ../nbs/recipes.ipynb #5469ca18
 #| code-fold: true
@@ -26,7 +27,7 @@ from torch import nn
 # %% ../nbs/recipes.ipynb #de403928
 #| code-fold: true
 from .audio_features import Sounds
-from .files import CheckpointError, held_folder, write_text
+from .files import CheckpointError, held_folder, read_json, write_text
 from .generator import Generator, Pretrained, peak_memory_mb, seed_everything
 from .settings import SettingsError, changed, config_hash, from_plain, near, to_plain
 
@@ -39,9 +40,10 @@ class Recipe:
 
     name:ClassVar[str] = ''     # the preset it comes from
     presets:ClassVar[dict] = {} # name -> {field: value}
+    renamed:ClassVar[dict] = {} # earlier name of a field -> name, for a stored recipe.json
     free:ClassVar[tuple] = ('device',)  # fields that may change when a run is resumed
 
-    def unused(self) -> dict: # name of a field -> what would have to be set for it to matter
+    def unused(self) -> dict: # field, or stage.field -> what would have to be set for it to matter
         "Fields that this recipe, as it is set, would ignore"
         return {}
 
@@ -58,6 +60,27 @@ class Recipe:
         told = self.presets.get(self.name)
         return changed(type(self)(), told) if told else type(self)()
 
+# %% ../nbs/recipes.ipynb #c8206356
+def _at(value, name):
+    "What a dotted name stands for; None where there is no such field"
+    for part in name.split('.'): value = getattr(value, part, None)
+    return value
+
+def _usual(recipe, name):
+    "The same where nobody has set it; of a stage, what the stage's own preset gives"
+    head, _, rest = name.partition('.')
+    stage = getattr(recipe, head, None)
+    if rest and isinstance(stage, Recipe): return _usual(stage, rest)
+    return _at(recipe.baseline, name)
+
+def _boundless(config, prefix=''):
+    "Names of numbers that are not finite, nested ones with dots; those of recipes are their own"
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, float) and not math.isfinite(value): yield prefix + f.name
+        if dataclasses.is_dataclass(value) and not isinstance(value, Recipe):
+            yield from _boundless(value, f'{prefix}{f.name}.')
+
 # %% ../nbs/recipes.ipynb #6949ef7f
 @patch
 def check(self:Recipe) -> Recipe: # itself
@@ -69,8 +92,12 @@ def check(self:Recipe) -> Recipe: # itself
         raise SettingsError(
             f"device={self.device!r} is not known. Give auto, cpu, cuda or cuda:1.") from None
     for name, remedy in self.unused().items():
-        if (value := getattr(self, name)) != getattr(self.baseline, name):
+        if (value := _at(self, name)) != _usual(self, name):
+            if isinstance(value, Recipe): value = value.name or type(value).__name__
             raise SettingsError(f"{name}={value!r} would not be used. {remedy}")
+    for name in _boundless(self):
+        if (value := _at(self, name)) != _usual(self, name):
+            raise SettingsError(f"{name}={value} is not allowed. Give a finite number.")
     for f in dataclasses.fields(self):
         if isinstance(part := getattr(self, f.name), Recipe):
             try: part.check()
@@ -174,7 +201,8 @@ def from_dict(cls:Recipe,
         raise SettingsError(f"{module}.{name} is no {cls.__name__} known here. Import it first.")
     inner = (lambda v: Recipe.from_dict(v)
              if isinstance(v, dict) and {'recipe', 'settings'} <= v.keys() else v)
-    recipe = from_plain(found, {k: inner(v) for k, v in value['settings'].items()}, name)
+    settings = {found.renamed.get(k, k): inner(v) for k, v in value['settings'].items()}
+    recipe = from_plain(found, settings, name)
     recipe.name = value.get('preset', '')
     return recipe.check()
 
@@ -321,7 +349,7 @@ def callbacks(self:LoopRecipe) -> list:
 
 # %% ../nbs/recipes.ipynb #3034c9b9
 SCHEDULES = ('one_cycle', 'constant', 'exponential', 'warmup_cosine')
-_LIMITS = {name: (low, math.inf) for low, names in (
+_LIMITS = {name: (low, sys.float_info.max) for low, names in (
     (1, ('steps', 'epoch_steps', 'batch_size', 'accumulate', 'log_every', 'keep')),
     (1e-12, ('lr',)),
     (0, ('weight_decay', 'clip_norm', 'checkpoint_steps', 'audio_every', 'workers')))
@@ -336,8 +364,9 @@ def check(self:LoopRecipe) -> LoopRecipe: # itself
 
     for name, (low, high) in _LIMITS.items():
         if not low <= getattr(self, name) <= high:
-            raise SettingsError(f"{name}={getattr(self, name)!r} is not allowed. Give a number "
-                                f"from {low} to {high}.")
+            most = f' to {high}' if high == 1 else ''
+            raise SettingsError(f"{name}={getattr(self, name)!r} is not allowed. Give a finite "
+                                f"number from {low}{most}.")
     for name in ('seconds', 'clip_seconds'): # of the families that have them
         if not 0 < (1 if (value := getattr(self, name, None)) is None else value) < math.inf:
             raise SettingsError(f"{name}={value!r} is not allowed. Give some seconds.")
@@ -411,7 +440,8 @@ def learner(self:LoopRecipe,
     from fastai.callback.progress import ProgressCallback
     from fastai.data.core import DataLoaders
     from foleybook.training import (AutoPrecision, EMA, GradientAccumulation, GradientClip,
-                                    LineLogger, MixedPrecision, StepDL, StepEpochs, StepLearner)
+                                    LineLogger, MixedPrecision, StepDL, StepEpochs, StepLearner,
+                                    StepLines)
 
     self.check()
     seed_everything(self.seed)
@@ -432,6 +462,7 @@ def learner(self:LoopRecipe,
     if not (IN_NOTEBOOK or sys.stdout.isatty()):
         learn.remove_cbs(ProgressCallback)
         learn.logger = LineLogger(learn)
+        learn.add_cb(StepLines())
     return learn
 
 # %% ../nbs/recipes.ipynb #01548a43
@@ -480,15 +511,43 @@ def _learnt_from(dls):
     told = (getattr(getattr(dls, name, None), 'digest', '') for name in ('cache', 'table'))
     return next(filter(None, told), '')
 
+# %% ../nbs/recipes.ipynb #296b19a6
+FEW_CLIPS = 10 # of a class, below which one is told
+_TOLD = set()  # what was said in this process: the stages of a recipe say it once
+
+def few_clips(
+    labels, # of the training clips
+) -> list: # of one sentence, or none
+    "What to do where some class has hardly any clips to learn from"
+    few = {l: n for l, n in sorted(Counter(labels).items()) if n < FEW_CLIPS}
+    if not few: return []
+    named = ', '.join(f'{l} {n}' for l, n in [*few.items()][:5]) + ', ...' * (len(few) > 5)
+    return [f"few clips to train on: {named}. Expect the model to repeat them. Add recordings, "
+            "cut long ones into clips (foleybook prepare --slice), or put classes together."]
+
+def _training_labels(dls):
+    "Of the clips behind loaders, where they tell it"
+    table, cache = getattr(dls, 'table', None), getattr(dls, 'cache', None)
+    if hasattr(table, 'train_idx'): return list(table.df.label.iloc[table.train_idx])
+    if cache is None or not hasattr(dls, 'train_rows'): return []
+    return list(cache.index.df.label.iloc[dls.train_rows])
+
+# %% ../nbs/recipes.ipynb #67e21c36
 @patch
 def _train(self:LoopRecipe, data, out, resume, progress):
     "Train with checkpoints and history"
     from fastai.callback.progress import ProgressCallback
     from foleybook.sound_data import telling
-    from foleybook.training import AudioLogger, Checkpoint, History, TrainingError, distributed
+    from foleybook.training import (AudioLogger, Checkpoint, History, StepLines, TrainingError,
+                                    distributed)
 
     with telling(progress): learn = self.learner(data)
-    if not progress: learn.remove_cbs(ProgressCallback); learn.logger = lambda *_: None
+    for text in few_clips(_training_labels(learn.dls)):
+        if text not in _TOLD: teller(progress)(text)
+        _TOLD.add(text)
+    if not progress:
+        for kind in (ProgressCallback, StepLines): learn.remove_cbs(kind)
+        learn.logger = lambda *_: None
     learn.add_cbs([History(out, self.log_every),
                    Checkpoint(out/'checkpoints', self.checkpoint_steps, self.keep,
                               about=self.hash, data=_learnt_from(learn.dls))])
@@ -543,3 +602,67 @@ def learner(
     "A `Learner` for a recipe: `learner('quick-vqvae', cache, lr=1e-3).fit_one_cycle(4)`"
     recipe = find_recipe(recipe, LoopRecipe) if isinstance(recipe, str) else recipe
     return recipe.override(overrides).learner(data) if overrides else recipe.learner(data)
+
+# %% ../nbs/recipes.ipynb #fed541a7
+@dataclass
+class StagedRecipe(Recipe):
+    "Recipes trained one after the other, each in a field; seed and device hold for all"
+    taken:ClassVar[dict] = {} # 'stage.field' that the whole decides -> what to set instead
+
+    @property
+    def stages(self) -> dict: # name -> recipe
+        "The fields that are recipes"
+        parts = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return {name: part for name, part in parts if isinstance(part, Recipe)}
+
+    def unused(self) -> dict:
+        "What of a stage the whole decides"
+        told = {f'{name}.{k}': f"Set {k} of the whole, which holds for every stage."
+                for name, stage in self.stages.items() for k in ('seed', 'device')
+                if getattr(stage, k) != getattr(self, k)}
+        return super().unused() | told | self.taken
+
+    def stage(self,
+        name:str, # of a field
+        **changes, # what the whole decides
+    ) -> Recipe:
+        "A stage as it is trained"
+        return self.stages[name].override(changes, seed=self.seed, device=self.device)
+
+# %% ../nbs/recipes.ipynb #8ee7d844
+def teller(
+    progress:bool, # as in `Recipe.train`
+): # f(text) that prints in the first process, or does nothing
+    "How a recipe says what it is about to do"
+    from fastai.torch_core import rank_distrib
+
+    return partial(print, flush=True) if progress and not rank_distrib() else lambda *_: None
+
+# %% ../nbs/recipes.ipynb #7050f7d4
+def train_stage(
+    recipe:Recipe, # trains the stage
+    data, # what the recipe takes
+    key:str, # names the data
+    folder:Path, # of the stage
+    resume:bool, # as in `Recipe.train`
+    progress:bool, # as in `Recipe.train`
+    say, # prints
+)->Pretrained: # the trained model
+    "Train a stage, unless its folder says that the same recipe was finished on the same data"
+    from fastai.torch_core import rank_distrib
+
+    begun, mark = folder/'begun.json', folder/'finished.json'
+    about = dict(recipe=recipe.hash, data=key)
+    kept = [read_json(f) for f in (begun, mark) if f.is_file()]
+    same = resume and all(k == about for k in kept)
+    if same and mark.is_file():
+        say(f'{folder}: finished before, loaded')
+        return Pretrained.from_pretrained(folder, recipe.torch_device)
+    if not same:
+        if resume:
+            say(f'{folder}: other data or settings than before; the earlier run is set aside')
+        set_aside(folder)
+    if not rank_distrib(): write_text(begun, json.dumps(about))
+    model = recipe.train(data, folder, progress=progress)
+    if not rank_distrib(): write_text(mark, json.dumps(about))
+    return model

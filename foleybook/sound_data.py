@@ -7,8 +7,9 @@ __all__ = ['COLUMNS', 'PROCEDURAL', 'POPS_GAIN', 'TableError', 'ClipTable', 'rea
            'interp_linear', 'resample_params', 'resample_track', 'Range', 'shaped_noise', 'formants', 'harmonics',
            'ring', 'room', 'procedural', 'procedural_sound', 'pops', 'dog_bark', 'footstep', 'gunshot', 'keyboard',
            'moving_motor_vehicle', 'rain', 'sneeze_cough', 'make_procedural', 'trim_silence', 'split_by_source',
-           'split_by_fold', 'split_table', 'onsets', 'CacheError', 'ClipCache', 'cache_folder', 'MelCache', 'WaveCache',
-           'MeanStd', 'joblib_workers', 'TensorAudio', 'TensorMel', 'CacheLoader', 'mel_dls', 'wave_dls']
+           'split_by_fold', 'official_split', 'in_test_split', 'split_table', 'onsets', 'CacheError', 'ClipCache',
+           'cache_folder', 'MelCache', 'WaveCache', 'MeanStd', 'joblib_workers', 'TensorAudio', 'TensorMel',
+           'CacheLoader', 'mel_dls', 'wave_dls']
 
 # %% ../nbs/01_sound_data.ipynb #4b1ad8b5
 #| code-fold: true
@@ -56,6 +57,17 @@ _PATHS = ("path", "params", "rgb", "flow", "resnet50", "video") # columns of fil
 class TableError(ValueError):
     "A clip table or data folder that cannot be used: says which file, what is wrong and what to do"
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]") # what a csv in UTF-8 cannot hold
+
+def _texts(values, where):
+    "A column as text"
+    texts = ["" if v is None or v != v else str(v) for v in values]
+    for i, t in enumerate(texts):
+        if _NO_TEXT.search(t):
+            raise TableError(f"{where} of row {i} is {ascii(t)}, which is no text in UTF-8. "
+                             "Rename it.")
+    return texts
+
 # %% ../nbs/01_sound_data.ipynb #86f62220
 class ClipTable:
     "A row per clip in `df`; paths are relative to `root`; `skipped` has (path, reason) of the rest"
@@ -71,7 +83,9 @@ class ClipTable:
             raise TableError(f"{root}: no column 'path' among {list(df)}. Give the files in one.")
         for c in COLUMNS:
             if c not in df: df[c] = np.nan if c in _NUMERIC else ""
-            if c not in _NUMERIC: df[c] = df[c].fillna("").astype(str)
+            if c in _NUMERIC: continue
+            df[c] = pd.Series(_texts(df[c], f"{root}: {c}"), df.index, str)
+        df["split"] = df.split.str.strip().str.lower()
         self.df = df[COLUMNS + [c for c in df if c not in COLUMNS]]
         self.root, self.skipped = Path(root), list(skipped)
 
@@ -151,7 +165,8 @@ def relative(self:ClipTable,
     "The frame with paths relative to another folder"
     df, here, root = self.df.copy(), Path(folder).resolve(), self.root.resolve()
     inside = lambda p: os.path.relpath(root/p, here) if isinstance(p, str) and p else ""
-    for c in set(_PATHS) & set(df): df[c] = [inside(p) for p in df[c]]
+    for c in set(_PATHS) & set(df):
+        df[c] = _texts([inside(p) for p in df[c]], f"{ascii(str(root))}: {c}")
     return df
 
 @patch
@@ -193,6 +208,7 @@ def read(cls:ClipTable,
 #| code-fold: true
 LOUDEST = 10. # a sample beyond it (full scale is 1) is a fault
 PIECE = 60. # s of a long recording that are held at once
+MOST_CLIPS = 100_000 # that are cut or made at once
 
 def _pieces(file, start, seconds, sample_rate=None):
     "The sound of a clip, (1, t) at a time"
@@ -512,6 +528,9 @@ def procedural_sound(
     "Make one procedural sound"
     if kind not in PROCEDURAL:
         raise TableError(f"no procedural sound {kind!r}. Choose one of {', '.join(PROCEDURAL)}.")
+    if not 1 <= seconds*sample_rate <= LONGEST:
+        raise TableError(f"{seconds=:g} is no length of a sound. Give {LONGEST/sample_rate:.0f} "
+                         "at most, more than 0.")
     make, key = PROCEDURAL[kind], zlib.crc32(kind.encode())
     if bad := set(params) - set(make.ranges):
         known = ", ".join(make.ranges)
@@ -786,10 +805,11 @@ def make_procedural(
     **params, # fixed parameters, for every kind that has them
     )->ClipTable: # one extra column per parameter
     "Make a set of procedural clips with known parameters"
-    folder, kinds = Path(folder), list(kinds or PROCEDURAL)
+    folder, kinds = Path(folder), list(dict.fromkeys(kinds or PROCEDURAL))
     if bad := set(kinds) - set(PROCEDURAL):
         known = ", ".join(PROCEDURAL)
         raise TableError(f"no procedural sound {sorted(bad)[0]!r}. Choose one of {known}.")
+    _bounded(folder, n*len(kinds), seconds)
     for k in kinds: (folder/k).mkdir(parents=True, exist_ok=True)
     own = {k: {p: v for p, v in params.items() if p in PROCEDURAL[k].ranges} for k in kinds}
     work = joblib.Parallel(n_jobs, prefer="threads", return_as="generator")(
@@ -844,24 +864,47 @@ def split_by_fold(
     folds = valid_fold if isinstance(valid_fold, (list, tuple)) else [valid_fold]
     mask = table.df.fold.isin(folds).to_numpy()
     if not mask.any():
-        there = sorted(table.df.fold.dropna().unique())
-        raise TableError(f"{table.root}: no clip in fold {valid_fold}. Choose one of {there}.")
+        there = ", ".join(f"{f:g}" for f in sorted(table.df.fold.dropna().unique()))
+        raise TableError(f"{table.root}: no clip in fold {valid_fold}. "
+                         + (f"Choose one of {there}." if there else
+                            "The table has no folds: add a column `fold` of numbers."))
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 # %% ../nbs/01_sound_data.ipynb #d8a4bbcd
+_SPLITS = dict(training="train", dev="train", validation="valid", val="valid", eval="valid",
+               testing="test")
+
+def official_split(
+    df, # frame of clips; without a column `split` nothing is stated
+    )->np.ndarray: # 'train', 'valid', 'test' or '' for each row
+    "The split that a set states, under one set of names"
+    told = df.split if "split" in df else pd.Series([""]*len(df))
+    return told.fillna("").astype(str).str.strip().str.lower().replace(_SPLITS).to_numpy(object)
+
+# %% ../nbs/01_sound_data.ipynb #7fcfdc01
+def in_test_split(
+    df, # frame of clips
+    )->np.ndarray: # a bool for each row
+    "The rows that training never sees: the official test split, unless there is nothing else"
+    test = official_split(df) == "test"
+    return test & ~test.all()
+
+# %% ../nbs/01_sound_data.ipynb #0a43d557
 def split_table(
     table:ClipTable, # to split
     valid:float=.2, # share, where the set states no split
     seed:int=0, # where a split is drawn
+    fold=None, # to validate on, whatever is stated (default: the last, if there are any)
     )->tuple: # (train, valid) row numbers; an official test split is in neither
-    "The official split if the table has one, else the last fold, else by source"
-    names = dict(validation="valid", val="valid", dev="train", eval="valid")
-    split = table.df.split.str.lower().replace(names)
-    if (split == "valid").any() and (split == "train").any():
-        return np.flatnonzero(split == "train"), np.flatnonzero(split == "valid")
-    if table.df.fold.nunique() > 1: return split_by_fold(table, table.df.fold.max())
-    rows = np.flatnonzero(split != "test") if (split != "test").any() else np.arange(len(table))
-    return tuple(rows[i] for i in split_by_source(table.subset(rows), valid, seed))
+    "The official split if the table has one, else a fold, else by source"
+    rows = np.flatnonzero(~in_test_split(table.df))
+    some, split = table.subset(rows), official_split(table.df)[rows]
+    train = split == ("train" if (split == "train").any() else "")
+    if fold is None and train.any() and (split == "valid").any(): parts = train, split == "valid"
+    elif fold is not None or some.df.fold.nunique() > 1:
+        parts = split_by_fold(some, some.df.fold.max() if fold is None else fold)
+    else: parts = split_by_source(some, valid, seed)
+    return tuple(rows[i] for i in parts)
 
 # %% ../nbs/01_sound_data.ipynb #8a354942
 def onsets(
@@ -887,12 +930,20 @@ def onsets(
 
 # %% ../nbs/01_sound_data.ipynb #9a77bfbe
 #| code-fold: true
+def _bounded(root, n, seconds):
+    "Raise before more clips are made than a set can have"
+    if n > MOST_CLIPS:
+        raise TableError(f"{root}: this makes about {n:,.0f} clips of {seconds:g} s, more than "
+                         f"{MOST_CLIPS:,}. Make them longer, let them overlap less, or take fewer "
+                         "recordings at a time.")
+
 def _cuts(begin, end, at, seconds, overlap, file):
     "(start, seconds) of the clips of one recording"
     if at == "onsets" and len(found := onsets(file, begin, end - begin)):
         begins = np.maximum(begin, found - .02)
         return [(a, min(seconds, b - a)) for a, b in zip(begins, [*begins[1:], end]) if b - a > .05]
     step = seconds*(1 - overlap)
+    _bounded(file, (end - begin)/step, seconds)
     starts = begin + step*np.arange(int((end - begin - seconds)/step + 1e-6) + 1)
     rest = end - starts[-1] - seconds
     return [(s, seconds) for s in [*starts, *[end - seconds]*bool(rest > seconds/2)]]
@@ -902,20 +953,24 @@ def _cuts(begin, end, at, seconds, overlap, file):
 def sliced(self:ClipTable,
     seconds:float=4., # length of a clip; a recording up to half as long again stays as it is
     at:str="fixed", # 'fixed': one behind the other; 'onsets': where sounds begin, else as fixed
-    overlap:float=0., # share of a clip that the next one repeats, below 1; for 'fixed'
+    overlap:float=0., # share of a clip that the next one repeats, 0 to .95; for 'fixed'
     )->ClipTable: # more rows, with `start`, `seconds` and `source`
     "Cut long recordings into clips"
-    if at not in ("fixed", "onsets") or not 0 <= overlap < 1 or not seconds > 0:
+    if at not in ("fixed", "onsets") or not 0 <= overlap <= .95 or not 0 < seconds < math.inf:
         raise TableError(f"sliced: {at=}, {seconds=}, {overlap=}. Use 'fixed' or 'onsets', a "
-                         "length above 0, and an overlap from 0 to below 1.")
-    rows = []
-    for i, row in enumerate(self.df.to_dict("records")):
-        begin, end = _num(row["start"], 0.), audio_info(self.file(i)).seconds
-        end = min(end, begin + _num(row["seconds"], math.inf))
+                         "length above 0, and an overlap from 0 to 0.95.")
+    rows, told, step = [], self.df.to_dict("records"), seconds*(1 - overlap)
+    begins = [_num(row["start"], 0.) for row in told]
+    lasts = [min(audio_info(f).seconds, a + _num(row["seconds"], math.inf))
+             for f, a, row in zip(self.files(), begins, told)]
+    if at == "fixed":
+        _bounded(self.root, sum(max(1, (b - a)/step) for a, b in zip(begins, lasts)), seconds)
+    for i, (row, begin, end) in enumerate(zip(told, begins, lasts)):
         row["source"] = row["source"] or row["path"]
         long = end - begin > 1.5*seconds
         cuts = _cuts(begin, end, at, seconds, overlap, self.file(i)) if long else []
         rows += [row | dict(start=a, seconds=b) for a, b in cuts] if long else [row]
+        _bounded(self.root, len(rows), seconds)
     found = ClipTable(pd.DataFrame(rows), self.root, self.skipped)
     found.note = self.note
     return found
@@ -1134,7 +1189,7 @@ class ClipCache:
 # %% ../nbs/01_sound_data.ipynb #03858740
 #| code-fold: true
 def _digests(files, folder, n_jobs):
-    "Content hashes; those of files with unchanged size and time are remembered in `folder`"
+    "Content hashes; those of files that were not touched since are remembered in `folder`"
     memo, book = folder/"hashes.json", {}
     if memo.exists():
         try: book = json.loads(memo.read_text())
@@ -1142,7 +1197,9 @@ def _digests(files, folder, n_jobs):
         book = book if isinstance(book, dict) else {}
         book = {f: v for f, v in book.items() if isinstance(v, list) and len(v) == 2}
     absolute = {f: str(f.absolute()) for f in files}
-    stat = {f: [s.st_size, s.st_mtime_ns] for f in absolute if f.is_file() and (s := f.stat())}
+    # a copy may keep size and time of what it replaces, but neither inode nor time of change
+    stat = {f: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f in absolute
+            if f.is_file() and (s := f.stat())}
     new = [f for f in stat if book.get(absolute[f], [None])[0] != stat[f]]
     work = joblib.Parallel(n_jobs, prefer="threads")
     fresh = zip(new, work(joblib.delayed(_digest)(f) for f in new))
@@ -1510,13 +1567,14 @@ def show_batch(self:CacheLoader,
 
 # %% ../nbs/01_sound_data.ipynb #564d8853
 #| code-fold: true
-def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, **given):
+def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold=None, **given):
     "Train and valid loaders; `valid_idx` counts rows of the table the cache was built from"
-    if valid_idx is None: train, held = split_table(cache.index, valid, given["seed"])
+    if valid_idx is None: train, held = split_table(cache.index, valid, given["seed"], fold)
     else:
         place = np.delete(np.arange(len(cache) + len(cache.skipped)), cache.skipped_rows)
         mask = np.isin(place, np.asarray(valid_idx)) # table row of each cache row
-        train, held = np.flatnonzero(~mask), np.flatnonzero(mask)
+        train = np.flatnonzero(~mask & ~in_test_split(cache.index.df))
+        held = np.flatnonzero(mask)
     if not len(held):
         warnings.warn(f"{cache.path}: too few recordings for a validation part; "
                       "the training clips serve as it")
@@ -1551,6 +1609,7 @@ def mel_dls(
     valid:float=.2, # share to validate on where the set states no split
     workers:int=0, # processes that read; their batches are the same
     conditions=None, # `ClipConditions`: the second part of a batch is then `Conditions`
+    fold=None, # to validate on (default: see `split_table`)
     **cache_options, # of `MelCache.build`
     )->DataLoaders: # of (TensorMel (b, m, f), TensorCategory (b,)); `.vocab`, `.mel`, `.cache`
     "Loaders of log-mels with class labels, or with whatever else asks for them"
@@ -1559,8 +1618,8 @@ def mel_dls(
     if not isinstance(data, MelCache):
         cache = MelCache.build(data, mel, seconds, cache_dir, **cache_options)
     if mel is not None: mel.require(cache.mel, f"the cache {cache.path}")
-    dls = _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, bs=bs, crop=frames,
-                   seed=seed, target="label", num_workers=workers)
+    dls = _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold, bs=bs,
+                   crop=frames, seed=seed, target="label", num_workers=workers)
     dls.mel = cache.mel
     return dls
 

@@ -33,13 +33,14 @@ from tqdm.auto import tqdm
 
 from .audio_features import (GriffinLim, MelConfig, Sounds, fit_length, image_to_mel,
                                       log_mel, mel_to_image, mel_values, unclipped)
-from .codebooks import Grain, mel_distance, train_stage
+from .codebooks import Grain, mel_distance
 from .diffwave import (DiffusionProcess, DiffusionRecipe, diffuse, guided, invert_ddim,
                                 sample_ddim, sample_ddpm, time_grid)
 from .files import (CheckpointError, load_strict, published_weights, read_json,
                              read_safetensors, write_safetensors)
 from .generator import Conditions, Generator, ItemNoise, Pipeline, Pretrained
-from .recipes import LoopRecipe, Recipe, licence_of_parts
+from .recipes import LoopRecipe, Recipe, StagedRecipe, licence_of_parts, teller
+from .recipes import train_stage
 from .settings import SettingsError, near
 from .vocoders import ConvNeXtBlock, MelGenerator, find_vocoder
 
@@ -1759,28 +1760,31 @@ def sample_mel(self:LatentDiffusion,
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #16351981
 @dataclass
-class LatentDiffusionRecipe(Recipe):
+class LatentDiffusionRecipe(StagedRecipe):
     "Train an autoencoder, then a backbone on its latents; seed and device hold for both"
     vae:LoopRecipe = field(default_factory=lambda: MelVAERecipe.preset('foley-melvae'))
     backbone:LoopRecipe = field(default_factory=lambda: FlowRecipe.preset('foley-flow-backbone'))
     # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     vocoder:str|None = 'default'
     seconds:float = 4. # length of what `sample` makes where it is not told otherwise
-    steps:int = 12 # as above
+    sample_steps:int = 12 # as above; the steps of training are vae.steps and backbone.steps
     guidance:float = 2. # as above
     sampler:str = 'dpm++2m' # as above
     interval:tuple[float, float] = (.1, .9) # see `LatentDiffusionConfig`
     shift:float = 1. # as above
+    renamed:ClassVar[dict] = dict(steps='sample_steps')
+    taken:ClassVar[dict] = {
+        'vae.seconds': "Set backbone.seconds: both learn from clips of that length.",
+        'backbone.cache_dir': "Set vae.cache_dir: both learn from the same mels.",
+        'backbone.vae': "The backbone learns from the autoencoder of this run. Leave it out."}
 
     def _train(self, data, out, resume, progress)->LatentDiffusion:
         "Both stages: `out` gets vae/, backbone/ and pipeline.json"
-        from fastai.torch_core import rank_distrib
         from foleybook.data_sets import open_dataset
         from foleybook.sound_data import MelCache
 
-        say = print if progress and not rank_distrib() else lambda *_: None
-        vae, backbone = (r.override(seed=self.seed, device=self.device)
-                         for r in (self.vae, self.backbone))
+        say, vae = teller(progress), self.stage('vae')
+        backbone = self.stage('backbone', vae=str(out/'vae'))
         if isinstance(data, (str, Path)):
             data = open_dataset(data).check()
         cache = data if isinstance(data, MelCache) else MelCache.build(
@@ -1790,7 +1794,6 @@ class LatentDiffusionRecipe(Recipe):
             vae.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
         say(f'1/2 autoencoder: {vae.steps} steps on {len(cache)} clips')
         codec = train_stage(vae, cache, cache.path.name, out/'vae', resume, progress, say)
-        backbone = backbone.override(vae=str(out/'vae'))
         say(f'2/2 backbone: {backbone.steps} steps')
         key = f'{cache.path.name} {codec.latents_hash}'
         model = train_stage(backbone, cache, key, out/'backbone', resume, progress, say)
@@ -1801,9 +1804,9 @@ def join(self:LatentDiffusionRecipe, codec, backbone, vocoder, cache, out):
     "The parts as one model, saved"
     from fastai.torch_core import rank_distrib
 
-    named = ('seconds', 'steps', 'guidance', 'sampler', 'interval', 'shift')
+    named = ('seconds', 'guidance', 'sampler', 'interval', 'shift')
     config = LatentDiffusionConfig(tuple(cache.labels), prediction=self.backbone.task.prediction,
-                                   **{k: getattr(self, k) for k in named})
+                                   steps=self.sample_steps, **{k: getattr(self, k) for k in named})
     own = 'default' if self.vocoder == 'default' else vocoder
     model = LatentDiffusion(config, codec, backbone, own).eval()
     told = dict(vae=codec, backbone=backbone, vocoder=vocoder)
@@ -1831,8 +1834,9 @@ FlowRecipe.presets = {
                            attention_head_dim=32, layers_per_block=2, sample_size=(8, 86))),
 }
 LatentDiffusionRecipe.presets = {
-    'quick-diffusion': dict(vae='quick-melvae', backbone='quick-flow', steps=16, guidance=3.),
-    'foley-flow': dict(steps=20, guidance=3., interval=(0., 1.)),
+    'quick-diffusion': dict(vae='quick-melvae', backbone='quick-flow', sample_steps=16,
+                            guidance=3.),
+    'foley-flow': dict(sample_steps=20, guidance=3., interval=(0., 1.)),
     'foley-unet-diffusion': dict(vae='foley-melvae-2d', backbone='foley-unet'),
 }
 

@@ -5,7 +5,8 @@
 # %% ../nbs/02_training.ipynb #2e53677a
 #| code-fold: true
 from __future__ import annotations
-import copy, csv, importlib.util, json, math, os, random, secrets, shutil, sys, time, warnings
+import copy, csv, importlib.util, json, math, os, random, re, secrets, shutil, sys, time
+import warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,9 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'StepEpochs', 'MixedPrecision', 'must_skip',
            'forget_verdict', 'precision_seconds', 'AutoPrecision', 'GradientAccumulation', 'GradientClip', 'EMA',
-           'LineLogger', 'reduce_mean', 'History', 'pack_state', 'unpack_state', 'write_checkpoint', 'read_checkpoint',
-           'laid_out_as', 'load_optimizer', 'Checkpoint', 'average_gradients', 'Distributed', 'distributed',
-           'AdversarialTraining', 'spectrogram_picture', 'AudioLogger']
+           'LineLogger', 'StepLines', 'reduce_mean', 'History', 'pack_state', 'unpack_state', 'write_checkpoint',
+           'read_checkpoint', 'laid_out_as', 'load_optimizer', 'Checkpoint', 'average_gradients', 'Distributed',
+           'distributed', 'AdversarialTraining', 'spectrogram_picture', 'AudioLogger']
 
 # %% ../nbs/02_training.ipynb #bc654678
 #| code-fold: true
@@ -504,6 +505,27 @@ class LineLogger:
         print(f'epoch {values[0] + 1}/{self.learn.n_epoch}  step {self.learn.train_iter}  {told}  '
               f'peak {peak_memory_mb():.0f} MB', flush=True)
 
+# %% ../nbs/02_training.ipynb #0ff8e70a
+class StepLines(Callback):
+    "Where there is no bar: a line now and then inside an epoch, with the time that is left"
+    order, run_valid = 96, False
+    def __init__(self,
+        every:float=30., # seconds between two lines; a third of it before the first
+    ): self.every = every
+
+    def before_fit(self): self.since = None
+
+    def after_batch(self):
+        if not self.training or rank_distrib(): return
+        now, step, total = time.time(), self.train_iter, self.learn.n_epoch * self.n_iter
+        if self.since is None: self.since, self.due = (now, step), now + self.every / 3
+        elif now >= self.due:
+            left = (total - step) * (now - self.since[0]) / (step - self.since[1])
+            about = f'{left:.0f} s' if left < 90 else f'{left / 60:.0f} minutes'
+            print(f'step {step}/{total}  loss {float(self.recorder.smooth_loss.value):.4f}  '
+                  f'about {about} left', flush=True)
+            self.due = now + self.every
+
 # %% ../nbs/02_training.ipynb #8cadce72
 def reduce_mean(
     x, # a number or a tensor of one value
@@ -871,6 +893,8 @@ class Distributed(DistributedTrainer):
     def _wrap_dl(self, dl): return dl if isinstance(dl, StepDL) else super()._wrap_dl(dl)
 
 # %% ../nbs/02_training.ipynb #0fcf074f
+_LOST = re.compile('gloo|nccl|connection (closed|reset|refused)|broken pipe|socket', re.I)
+
 @contextmanager
 def distributed(
     learn:Learner, # trained inside the block
@@ -888,6 +912,12 @@ def distributed(
     bars = learn.cbs.filter(lambda cb: isinstance(cb, ProgressCallback)) if rank_distrib() else []
     learn.remove_cbs(list(bars)); learn.add_cb(trainer)
     try: yield learn
+    except RuntimeError as e:
+        if not _LOST.search(str(e)): raise
+        raise TrainingError(
+            f"process {rank_distrib()} of {num_distrib()}: another process of this run has ended "
+            "or is out of reach. Its own message says why; the same command goes on from the last "
+            "checkpoint.") from e
     finally: learn.remove_cb(trainer); learn.add_cbs(list(bars))
 
 # %% ../nbs/02_training.ipynb #57a72e3e

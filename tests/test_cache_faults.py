@@ -198,6 +198,21 @@ def test_changed_content_settings_and_labels(table, tmp_path):
     assert second.path != first.path and not np.array_equal(second.mels[0], first.mels[0])
 
 
+@pytest.mark.parametrize("how", ["written", "replaced"])
+def test_content_of_the_same_size_and_time_is_noticed(table, tmp_path, how):
+    file = table.file(0)
+    was, before = file.stat(), MelCache.build(table, MEL, SECONDS, tmp_path / "cache", n_jobs=1, progress=False)
+    x, rate = soundfile.read(file)
+    new = file if how == "written" else file.with_name("new")
+    soundfile.write(new, x[::-1], rate, format="WAV")
+    os.replace(new, file)
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+    after = MelCache.build(table, MEL, SECONDS, tmp_path / "cache", n_jobs=1, progress=False)
+    fresh = MelCache.build(table, MEL, SECONDS, tmp_path / "fresh", n_jobs=1, progress=False)
+    assert after.digest != before.digest and np.array_equal(after.mels[0], fresh.mels[0])
+
+
 @pytest.mark.parametrize("column", ["label", "split", "fold", "source"])
 def test_corrected_tables_have_another_digest(table, tmp_path, monkeypatch, column):
     "Labels are not part of what is computed, but of what training on a cache depends on"

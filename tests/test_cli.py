@@ -116,6 +116,7 @@ def test_train_is_quiet_without_a_terminal_and_makes_a_page(sounds, tmp_path):
     text = done.stdout + done.stderr
     assert "empty.wav" in text and "notes.wav" in text and "2 of 14 clips left out" in text  # named, counted, not fatal
     assert "peak memory" in done.stdout and "\r" not in done.stdout
+    assert done.stdout.count("few clips to train on: beep ") == 1 and "prepare --slice" in done.stdout
     assert {"pipeline.json", "run.json"} <= {p.name for p in run.iterdir()}
 
     done = foleybook("sample", run, "--per-class", 2, "--seed", 7, "--out", out)
@@ -140,6 +141,37 @@ def test_strict_stops_at_the_first_bad_file(sounds, tmp_path, capsys):
     assert main(["prepare", str(sounds), "--out", str(tmp_path / "p"), "--strict", "--jobs", "1"]) == 1
     err = capsys.readouterr().err
     assert ("empty.wav: is empty (0 bytes)" in err) and not (tmp_path / "p" / "clips.csv").exists()
+
+
+@pytest.mark.parametrize("words,said", [
+    (["procedural", "--hold-out", "fold=5"], "no such clip"), (["procedural", "--licence", "CC0"], "no clip under CC0. There are generated"),
+    (["procedural", "--hold-out", "label=rain", "label=rian"], "label=rian: no such clip"),
+    (["procedural", "--plain"], "--plain would not be used"), (["DATA", "--per-class", "3"], "--per-class would not be used"),
+    (["DATA", "--seed", "1"], "--seed would not be used"), (["DATA", "--overlap", ".5"], "add --slice fixed"),
+    (["DATA", "--slice", "onsets", "--overlap", ".5"], "add --slice fixed"), (["DATA", "--scheduler", "tcp://x"], "add --backend dask"),
+    (["DATA", "--codebook", "BOOK", "--mel", "hifigan"], "has a mel of its own"), (["DATA", "--slice", "fixed", "--overlap", ".9999"], "0.95"),
+    (["DATA", "--slice", "fixed", "--seconds", "1e-6"], "clips of 1e-06 s, more than 100,000"),
+    (["DATA", "--hold-out", "label=beep", "label=hum"], "nothing is left of 14 clips")])
+def test_prepare_uses_or_refuses_every_option(words, said, sounds, tmp_path, capsys):
+    words = [str(sounds) if w == "DATA" else w for w in words]
+    few = ["--per-class", "1", "--seconds", ".2"] if words[0] == "procedural" else []
+    assert main(["prepare", *words, *few, "--out", str(tmp_path), "--jobs", "1"]) == 1
+    assert said in capsys.readouterr().err and not (tmp_path / "clips.csv").exists()
+
+
+def test_procedural_sounds_are_held_out_by_all_that_is_named(tmp_path, capsys):
+    words = ["prepare", "procedural", "--per-class", "1", "--seconds", ".2", "--out", str(tmp_path), "--jobs", "1", "--licence", "generated"]
+    assert main([*words, "--hold-out", "label=rain", "label=pops", "--quiet"]) == 0
+    labels = {line.split(",")[1] for line in (tmp_path / "clips.csv").read_text().splitlines()[1:]}
+    assert len(labels) == 6 and not labels & {"rain", "pops"}
+
+
+@pytest.mark.parametrize("words,said", [
+    (["--seed", "3", "--set", "seed=4"], "--seed would not be used"), (["--device", "cpu", "--set", "device=cpu"], "--device would not"),
+    (["--set", "codebook.seed=4"], "Set seed of the whole"), (["--set", "codebook.lr=inf"], "finite")])
+def test_a_wish_of_two_meanings_is_refused(words, said, sounds, capsys):
+    assert main(["train", "quick-cascade", "--data", str(sounds), *words]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_empty_class_folder_is_named(tmp_path, capsys):

@@ -17,7 +17,7 @@ from foleybook.codebooks import Cascade, CascadeRecipe, CodeTable, PriorRecipe
 from foleybook.embedders import ClassifierRecipe
 from foleybook.generator import Pretrained
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
-from foleybook.recipes import LoopRecipe, Recipe, all_recipes, find_recipe, licence_of, licence_of_parts
+from foleybook.recipes import LoopRecipe, Recipe, StagedRecipe, all_recipes, find_recipe, licence_of, licence_of_parts
 from foleybook.settings import SettingsError
 from foleybook.sound_data import ClipTable, MelCache
 from foleybook.spectrogram_diffusion import FlowRecipe, MelVAE, MelVAERecipe
@@ -66,6 +66,47 @@ def test_what_would_be_ignored_is_refused(preset, changes, said):
 def test_what_is_used_or_was_there_before_is_not_refused(preset, changes):
     again = find_recipe(preset).override(changes)
     assert again.override().hash == Recipe.from_dict(again.to_dict()).hash == again.hash
+
+
+@pytest.mark.parametrize("name", [n for n, cls in SHIPPED.items() if issubclass(cls, StagedRecipe)])
+def test_seed_and_device_of_a_stage_are_refused(name):
+    recipe = find_recipe(name)
+    for stage in recipe.stages:
+        with pytest.raises(SettingsError, match="Set seed of the whole|finished one"):
+            recipe.override({f"{stage}.seed": 3})
+        with pytest.raises(SettingsError, match="Set device of the whole|finished one"):
+            recipe.override({f"{stage}.device": "cpu"})
+        assert recipe.stage(stage).seed == 0 and recipe.override(seed=5).stage(stage).seed == 5
+    alike = {f"{s}.seed": 3 for s in recipe.stages if s not in recipe.unused()}
+    assert recipe.override(alike | {"seed": 3}).seed == 3
+
+
+@pytest.mark.parametrize("preset,field_,value,remedy", [
+    ("quick-cascade", "prior.codebook", "x", "codebook of this run"), ("quick-cascade", "prior.vocoder", "x", "vocoder of the whole"),
+    ("foley-flow", "vae.seconds", 2, "backbone.seconds"), ("quick-diffusion", "backbone.cache_dir", "x", "vae.cache_dir"),
+    ("foley-flow", "backbone.vae", "x", "autoencoder of this run"), ("quick-vqgan", "classifier.seed", 3, "Set seed"),
+    ("quick-vqgan", "classifier.seconds", 1, "Set seconds"), ("quick-vqgan-cascade", "codebook.classifier.device", "cpu", "Set device")])
+def test_what_the_whole_decides_is_refused_with_the_field_to_set(preset, field_, value, remedy):
+    with pytest.raises(SettingsError, match=rf"{field_.removeprefix('codebook.')}=.* would not be used.*{remedy}"):
+        find_recipe(preset).override({field_: value})
+
+
+def test_the_steps_of_sampling_are_not_those_of_training():
+    with pytest.raises(SettingsError, match="vae.steps or backbone.steps"):
+        find_recipe("quick-diffusion").override(steps=50)
+    recipe = find_recipe("quick-diffusion").override(sample_steps=7)
+    stored = recipe.to_dict()
+    stored["settings"]["steps"] = stored["settings"].pop("sample_steps")  # as it was written earlier
+    assert Recipe.from_dict(stored) == recipe
+
+
+@pytest.mark.parametrize("preset,changes", [
+    ("quick-vqvae", dict(lr="inf")), ("quick-vqvae", dict(lr=float("nan"))), ("quick-vqvae", dict(clip_norm="inf")),
+    ("quick-vqvae", {"model.decay": "inf"}), ("quick-cascade", dict(guidance="nan")), ("quick-cascade", {"codebook.lr": "inf"}),
+    ("quick-diffusion", {"backbone.task.drop": "nan"}), ("quick-rnn", {"lower.track_rate": "inf"})])
+def test_numbers_are_finite(preset, changes):
+    with pytest.raises(SettingsError, match="finite"):
+        find_recipe(preset).override(changes)
 
 
 def test_a_preset_that_sets_a_field_may_change_its_schedule():
@@ -253,6 +294,25 @@ def test_the_fold_asked_for_is_held_out_where_clips_were_skipped(data, tmp_path)
     dls = recipe.dataloaders(cache)
     assert {f.rpartition("/")[2] for f in cache.index.df.path.iloc[dls.valid_rows]} == {"4.wav", "7.wav"}
     assert set(cache.index.df.fold.iloc[dls.train_rows]) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("name", ["quick-vqvae", "quick-melvae", "quick-diffwave", "quick-vocoder", "quick-classifier", "class-sounds",
+                                  "quick-mel-images", "unigram", "shaped-noise"])
+def test_no_recipe_learns_from_the_test_split(name, data, tmp_path):
+    "Folds and a test split in one table: rows 0 to 3 are loud, what was learned or measured knows nothing of them"
+    clips = data.clips()
+    df = clips.df.assign(split=["Test", *[""] * 3] * 2, fold=[1, 2, 3, 4] * 2)
+    table, recipe = ClipTable(df, clips.root), shrunk(name) if name in LOOPS else find_recipe(name)
+    if name == "unigram":
+        codes = CodeTable(data.codes().codes[:8], df.assign(split=["Test", *[""] * 3] * 2), 8, "")
+        assert codes.train_idx == [1, 2, 3, 5, 6, 7]
+        return
+    if name == "shaped-noise":
+        made = recipe.train(table, tmp_path / "a"), recipe.train(table.subset([1, 2, 3, 5, 6, 7]), tmp_path / "b")
+        torch.testing.assert_close(made[0].spectrum, made[1].spectrum, rtol=0, atol=0)
+        return
+    dls = recipe.dataloaders(table)
+    assert sorted([*dls.train_rows, *dls.valid_rows]) == [1, 2, 3, 5, 6, 7]
 
 
 def tensors(batch):

@@ -12,18 +12,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile as sf
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foleybook import audio_features
+from foleybook import audio_features, sound_data
 from foleybook.audio_features import MelConfig, write_audio
 from foleybook.data_sets import (ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc,
                                  read_folder, read_fsdd, read_ljspeech, read_params, read_speech_commands,
                                  read_urbansound8k, read_vas, read_vggsound, snake_case)
 from foleybook.sound_data import (CacheError, ClipTable, MelCache, PROCEDURAL, TableError, TensorAudio, TensorMel,
-                                  WaveCache, load_params, make_procedural, mel_dls, procedural_sound, resample_params,
+                                  WaveCache, in_test_split, load_params, make_procedural, mel_dls, procedural_sound, resample_params,
                                   split_by_fold, split_by_source, split_table, trim_silence, wave_dls, write_params)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -347,6 +349,29 @@ def test_split_never_separates_takes(rows, valid, seed):
     assert np.array_equal(train, again[0]) and np.array_equal(held, again[1])
 
 
+@pytest.mark.parametrize("test", ["test", "Test ", "testing"])
+@pytest.mark.parametrize("ask", [{}, dict(fold=2), dict(valid_idx=[4, 5])])
+def test_an_official_test_split_never_trains(tmp_path, test, ask):
+    rows = [dict(path=tone(tmp_path / f"{i}.wav", 0.1 + i / 50).name, label="ab"[i % 2], fold=1 + i % 5, split=test if i < 4 else "")
+            for i in range(20)]
+    table = ClipTable(pd.DataFrame(rows), tmp_path)
+    mel = MelConfig(22050, 256, 256, 64, 8)
+    dls = mel_dls(table, mel, 0.1, cache_dir=tmp_path / "cache", bs=2, progress=False, **ask)
+    assert set(dls.train_rows) and not set(dls.train_rows) & set(range(4))
+    assert not set(dls.valid_rows) & (set(range(4)) | set(dls.train_rows))
+    assert in_test_split(table.df).tolist() == [i < 4 for i in range(20)]
+
+
+def test_a_fold_that_is_not_there_is_refused():
+    table = ClipTable(dict(path=[f"{i}.wav" for i in range(10)], fold=[1, 2] * 5))
+    with pytest.raises(TableError, match="no clip in fold 7. Choose one of 1, 2."): split_table(table, fold=7)
+
+
+def test_rows_named_valid_do_not_train_where_the_others_have_no_name():
+    table = ClipTable(dict(path=[f"{i}.wav" for i in range(10)], split=["valid"] * 3 + [""] * 7))
+    assert [p.tolist() for p in split_table(table)] == [[*range(3, 10)], [0, 1, 2]]
+
+
 def test_split_share_and_singles():
     table = ClipTable(dict(path=[f"{i}.wav" for i in range(200)], label=["a", "b"] * 100))
     train, held = split_by_source(table, 0.2)
@@ -411,6 +436,63 @@ def test_make_procedural_is_deterministic(tmp_path):
     fixed = make_procedural(tmp_path / "c", ["pops"], 2, 0.3, rate=[4, 32])
     p = load_params(fixed.root / fixed.df.params[0])["rate"]
     assert p["values"] == [0.0, 1.0] and p["origMinval"] == 2 and p["origMaxval"] == 5
+
+
+@pytest.mark.parametrize("suffix,kind", [("oga", "OGG"), ("aif", "AIFF"), ("aifc", "AIFF"), ("w64", "W64"), ("caf", "CAF"), ("rf64", "RF64"),
+                                         ("snd", "AU"), ("voc", "VOC"), ("wave", "WAV"), ("nist", "NIST"), ("sf", "IRCAM"), ("paf", "PAF"),
+                                         ("svx", "SVX"), ("avr", "AVR"), ("pvf", "PVF"), ("htk", "HTK"), ("flac", "FLAC"), ("mp3", "MP3")])
+def test_whatever_libsndfile_reads_is_a_clip(tmp_path, suffix, kind):
+    (tmp_path / "ui").mkdir()
+    with open(tmp_path / f"ui/x.{suffix}", "wb") as f: sf.write(f, np.full(8000, 0.25), 8000, format=kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = open_dataset(tmp_path).check()
+    assert len(table) == 1 and not table.skipped
+
+
+def test_every_file_that_is_left_out_is_named(tmp_path):
+    tone(tmp_path / "kick/a.wav")
+    for name in ("kick/b.wv", "kick/c.M4A", "ui/d.wv"): text(tmp_path / name, "x")
+    with open(os.fsencode(tmp_path / "kick") + b"/\xff.wav", "wb") as f: f.write((tmp_path / "kick/a.wav").read_bytes())
+    with pytest.warns(UserWarning) as said: table = open_dataset(tmp_path)
+    assert "4 files left out" in str(said[-1].message) and "among its 1 files (.wv)" in str(said[0].message)
+    assert [p for p, _ in table.skipped] == ["ui", "kick/b.wv", "kick/c.M4A", "kick/\\xff.wav", "ui/d.wv"]
+    reasons = " ".join(why for _, why in table.skipped)
+    assert "WavPack is not read. Convert it" in reasons and "name is not UTF-8. Rename it" in reasons and len(table) == 1
+    (tmp_path / "kick/a.wav").unlink()
+    with pytest.raises(TableError, match=r"no clips found(.|\n)*4 files left out(.|\n)*b.wv: WavPack is not read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        open_dataset(tmp_path)
+
+
+def test_sounds_are_read_below_a_folder_whose_name_is_not_utf8(tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfc"))
+    tone(odd / "kick/a.wav")
+    table = read_folder(odd).check()
+    assert len(table) == 1
+    with pytest.raises(TableError, match=r"is no text in UTF-8. Rename it"): table.save(tmp_path / "clips.csv")
+
+
+@pytest.mark.parametrize("column", ["label", "path", "source"])
+@pytest.mark.parametrize("odd", ["\0", "a\0b", "\udcff"])
+def test_what_a_table_cannot_hold_is_refused(column, odd):
+    with pytest.raises(TableError, match=f"{column} of row 1 is .*Rename it"):
+        ClipTable({"path": ["a.wav", "b.wav"], column: ["x", odd]})
+
+
+@pytest.mark.parametrize("how", [dict(seconds=1e-5), dict(overlap=0.9999), dict(seconds=float("inf")),
+                                 dict(seconds=0.01, overlap=0.95)])
+def test_slices_have_a_bound(tmp_path, how, monkeypatch):
+    monkeypatch.setattr(sound_data, "MOST_CLIPS", 1000)
+    tone(tmp_path / "a/x.wav", 1.0)
+    with pytest.raises(TableError, match="about [12].* clips of .*more than 1,000. Make them longer|overlap from 0 to 0.95"):
+        ClipTable(dict(path=["a/x.wav"] * 12), tmp_path).sliced(**dict(seconds=0.1) | how)
+    with pytest.raises(TableError, match="about 2,000 clips"): make_procedural(tmp_path, ["rain", "rain", "pops"], n=1000)
+
+
+def test_a_kind_named_twice_is_made_once(tmp_path):
+    table = make_procedural(tmp_path, ["rain", "pops", "rain"], n=2, seconds=0.1, n_jobs=1)
+    assert len(table) == 4 and not table.df.path.duplicated().any()
 
 
 def test_classes_can_be_told_apart():

@@ -380,6 +380,7 @@ def tiny(name, folder):
     run = dict(steps=6, epoch_steps=3, batch_size=2, precision="float32", cache_dir=str(folder), seconds=0.6, checkpoint_steps=2)
     changes = {f"{s}.{k}": v for s in ("vae", "backbone") for k, v in run.items()} | {"vae.frames": 16, "backbone.frames": 48}
     recipe = find_recipe(name)
+    changes = {k: v for k, v in changes.items() if k not in recipe.taken}
     flat = recipe.backbone.model
     changes |= {"backbone.model.block_out_channels": (16, 16, 16)} if isinstance(flat, UNetConfig) else {
         "backbone.model.width": 16, "backbone.model.heads": 2, "backbone.model.depth": 1}

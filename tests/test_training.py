@@ -23,6 +23,7 @@ from foleybook.files import CheckpointError, atomic_folder
 from foleybook.generator import Generator, ItemNoise
 from foleybook.recipes import LoopRecipe, find_recipe, learner
 from foleybook.settings import SettingsError, from_plain, parse_overrides, to_plain
+from foleybook import training
 from foleybook.training import AudioLogger, History, StepDL, TrainingError, pack_state, unpack_state
 
 
@@ -348,3 +349,26 @@ def test_lines_without_a_terminal(tmp_path, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[0].startswith("epoch 1/3  step 8  train_loss") and "peak" in lines[0]
     assert "█" not in "".join(lines) and "saved" in lines[-1]
+
+
+def test_inside_a_long_epoch_a_line_says_how_long_it_will_take(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(training.StepLines.__init__, "__defaults__", (0.0,))
+    tiny_run.recipe().train(None, tmp_path / "run")
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 23 and lines[-1].startswith("step 24/24  loss 0.") and lines[-1].endswith("about 0 s left")
+    tiny_run.recipe().train(None, tmp_path / "quiet", progress=False)
+    assert not capfd.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242",
+                                   "Exception occured in `History`:\n\n[gloo/pair.cc] Read error", "NCCL communicator was aborted"])
+def test_a_survivor_says_that_another_process_ended(words, monkeypatch):
+    class Quiet(training.Callback): pass
+
+    monkeypatch.setattr(training, "num_distrib", lambda: 2)
+    monkeypatch.setattr(training, "Distributed", lambda **_: Quiet())
+    learn = tiny_run.recipe().learner(None)
+    with pytest.raises(training.TrainingError, match="process 0 of 2: another process of this run has ended.*same command"):
+        with training.distributed(learn, cpu=True): raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match="a plain fault"):
+        with training.distributed(learn, cpu=True): raise RuntimeError("a plain fault")

@@ -102,6 +102,7 @@ def shrunk(name, **changes):
     parts = {s: getattr(recipe, s) for s in stages}
     inner = {f"{s}.{k}": v for s, part in parts.items() if isinstance(part, LoopRecipe)
              for k, v in (run_of(part) | sizes(part)).items() if k != "device"}
+    inner = {k: v for k, v in inner.items() if k not in recipe.taken}
     if recipe.vocoder: inner["vocoder"] = None  # Griffin-Lim; the default one is not trained here
     if isinstance(recipe, FoleyRecipe): inner["per_class"] = 0
     return recipe.override(inner | dict(device="cpu") | changes)
