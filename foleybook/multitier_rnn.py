@@ -145,7 +145,7 @@ class Tier(Generator):
 class AudioTier(Tier):
     "A recurrent network over mu-law samples with control values (MTCRNN, tier 1)"
     asks = frozenset(("controls",))
-    honours = frozenset(("seconds", "temperature", "init", "mask"))
+    honours, endless = frozenset(("seconds", "temperature", "init", "mask")), True
     precision = "float32"  # of the weights in the compiled loop, see `set_precision`
 
     def __init__(
@@ -1586,7 +1586,7 @@ class TierStackConfig:
 # %% ../nbs/11_multitier_rnn.ipynb #5681b8f6
 class TierStack(Pipeline, Tier):
     "Tiers one above the other: each makes controls of the next, the lowest one makes the sound"
-    honours = frozenset(("seconds", "temperature", "init", "mask"))
+    honours, endless = frozenset(("seconds", "temperature", "init", "mask")), True
 
     def __init__(
         self,
