@@ -1040,8 +1040,8 @@ class Finish:
             self.held, self.need = x[..., :0], x.new_ones(len(x), self.ahead + self.hold)
         x = torch.cat([self.held, x], -1)
         ready = x.shape[-1] - (0 if last else min(self.ahead, x.shape[-1]))
-        new = x[..., self.held.shape[-1]:].abs().amax(1).clamp_min(self.ceiling)
-        self.need = torch.cat([self.need, self.ceiling / new], -1)
+        need = self.ceiling / x[..., self.held.shape[-1]:].abs().amax(1)
+        self.need = torch.cat([self.need, need.clamp(max=1)], -1)
         y = self._faded(x[..., :ready] * self._gains(ready, last), last)
         self.held, self.need, self.at = x[..., ready:], self.need[:, ready:], self.at + ready
         return y

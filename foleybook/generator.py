@@ -539,7 +539,8 @@ def check_arguments(self:Generator,
     "Raise a `ValueError` for everything out of range, or beyond this family"
     args = _unaliased(given, aliases)
     for name, value in args.items():
-        if name not in {'seed', *self.honours} and not _same(value, _PLAIN.get(name)):
+        plain = value is None or _same(value, _PLAIN.get(name))
+        if not plain and name not in {'seed', *self.honours}:
             known = ', '.join(sorted({'seed', *self.honours} - {'progress'}))
             raise ValueError(f"{type(self).__name__} cannot honour {name}={value!r:.80}. It "
                              f"honours {known}.")
@@ -671,9 +672,9 @@ def _check_conditions(self:Generator, cond):
 def _rows(name, x, axes):
     "A field for one sound or for several, with an axis for them"
     x = _numbers(name, x).float()
-    if x.ndim > axes or not x.numel():
-        raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give up to {axes} "
-                         "axes, the first one for the sounds, and one number or more.")
+    if not (2 if axes == 3 else 0) <= x.ndim <= axes or not x.numel():
+        raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give rows of numbers, "
+                         f"with up to {axes} axes, the first one for the sounds.")
     return x.reshape((1,) * (axes - x.ndim) + x.shape) if x.ndim else x.reshape((1,) * axes)
 
 @patch
