@@ -796,9 +796,10 @@ def _kept(self:Generator, recording, mask, strength, seconds, n):
     length = audio.shape[-1]
     samples = length if seconds is None else round(seconds * rate)
     if mask is not None: mask = mask_samples(mask, samples, rate)
-    elif strength is None: mask = torch.zeros(samples, dtype=torch.bool)
+    if strength == 0 or mask is None and strength is None:
+        mask = torch.zeros(samples, dtype=torch.bool)
     if mask is not None: mask[length:] = True   # there is nothing to keep
-    if mask is not None and not mask.any():
+    if mask is not None and not mask.any() and strength != 0:
         raise ValueError(f"init is {length / rate:.3f} s long, as long as the sound asked for. "
                          "Give mask=(start, end), strength, or a longer seconds.")
     return Kept(fit_length(audio, samples, 'pad').expand(n, -1, -1), rate, mask)
@@ -856,6 +857,7 @@ class Window(NamedTuple):
 @patch
 def _windows(self:Generator, mask, samples, whole=False):
     "Holes with their neighbourhood: as much as the model was trained on, on each side"
+    if mask is not None and not mask.any(): return []
     if mask is None or whole or self.default_seconds is None:
         self._check_length(samples / self.sample_rate)
         return [Window(0, samples, 0, samples)]
@@ -923,7 +925,9 @@ def _request(self:Generator, cond, n, features, text, controls, aliases, progres
     args['seconds'] = self._length(args['seconds'], found,
                                    mask is not None or strength is not None)
     kept = found and self._kept(found, mask, strength, args['seconds'], n)
-    if kept: args['init'], args['mask'] = self._start(kept)
+    if kept:
+        args['init'], args['mask'] = self._start(kept)
+        args['strength'] = strength or None   # 0 keeps all there is
     else: self._check_length(args['seconds'])
     used = {k: v for k, v in args.items() if k in self.honours}
     if 'progress' in self.honours: used['progress'] = progress

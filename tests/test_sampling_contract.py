@@ -171,6 +171,13 @@ def test_a_variation_has_the_channels_and_the_rate_of_the_recording(echo):
     assert made.audio.shape == (1, 2, 24000) and made.sample_rate == 48000 and made.audio[..., [0, -1]].abs().max() < 0.01
 
 
+def test_strength_0_keeps_the_recording(echo):
+    x = stereo(0.5, 48000)
+    assert torch.equal(echo.sample("low", init=Sounds(x, 48000), strength=0, seed=0).audio, x) and not echo.seen
+    longer = echo.sample("low", init=Sounds(x, 48000), strength=0, seconds=0.7, seed=0).audio
+    assert torch.equal(longer[..., :24000], x) and longer[..., 24500:].any()
+
+
 def test_edges_of_new_sound_do_not_click(echo):
     x = torch.stack([hum(1.0, 0.5, 16000), hum(1.0, 0.2, 16000)])[None]
     echo.wave = torch.full((16000,), 1.0)
