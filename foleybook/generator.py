@@ -1032,13 +1032,20 @@ def as_sounds(self:Generator,
     audio, kept = self._checked(audio, len(asked.seeds), length), asked.kept
     if kept is not None and not kept.same(self.sample_rate): audio = self._placed(
         audio, kept, asked.used.get('loop'))
-    finish = self._finish(asked, audio.shape[-1])
-    if asked.used.get('loop'):   # the limiter sees a ring
-        k = min(finish.ahead + 2 * finish.hold, audio.shape[-1])
+    finish, mask = self._finish(asked, audio.shape[-1]), kept and kept.mask
+    k = min(finish.ahead + 2 * finish.hold, audio.shape[-1])
+    if mask is not None and not mask.any(): audio = kept.audio
+    elif asked.used.get('loop'): # the limiter sees a ring
         ring = torch.cat([audio[..., -k:], audio, audio[..., :k]], -1)
         audio = finish(ring, last=True)[..., k:-k]
-    else: audio = finish(audio, last=True)
-    if kept is not None and kept.mask is not None: audio = self._with_kept(audio, kept)
+        if mask is not None: audio = self._with_kept(audio, kept)
+    elif mask is None: audio = finish(audio, last=True)
+    else:                        # nothing happens far from what is new
+        at = mask.nonzero()[[0, -1], 0].tolist()
+        there = slice(max(0, at[0] - k), at[1] + 1 + k)
+        new = self._with_kept(finish(audio[..., there], last=True), kept, there.start)
+        audio = kept.audio.clone()
+        audio[..., there] = new
     if not audio.abs().amax() >= 2**-15 and audio.isfinite().all():
         raise SamplingError(f"all {len(audio)} sounds are silent. Train longer, or load an "
                             "earlier checkpoint")
@@ -1091,7 +1098,7 @@ def _placed(self:Generator, made, kept, loop=False):
 
 @patch
 def _with_kept(self:Generator, made, kept, at=0):
-    "What is new beside what is kept; a family joins the edges itself, unless it heard something else"
+    "New beside kept; the family has joined them itself where it heard the recording as it is"
     there = slice(at, at + made.shape[-1])
     mask, audio = kept.mask[there], kept.audio[..., there]
     if kept.same(self.sample_rate): return torch.where(mask, made, audio)
