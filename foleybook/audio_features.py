@@ -1037,7 +1037,7 @@ class Finish:
     )->Tensor: # (n, c, ...): all but the newest 5 ms; with `last`, all
         "What is finished by now"
         if self.held is None:
-            self.held, self.need = x[..., :0], x.new_ones(len(x), self.ahead + self.hold)
+            self.held, self.need = x[..., :0], torch.ones(len(x), self.ahead + self.hold)
         x = torch.cat([self.held, x], -1)
         ready = x.shape[-1] - (0 if last else min(self.ahead, x.shape[-1]))
         need = self.ceiling / x[..., self.held.shape[-1]:].abs().amax(1)
