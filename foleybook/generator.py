@@ -788,7 +788,7 @@ class Kept(NamedTuple):
         return self.audio.shape[1] == 1 and self.rate == rate
 
 @patch
-def _kept(self:Generator, recording, mask, strength, seconds, n):
+def _recorded(self:Generator, recording, mask, strength, seconds, n):
     "The recording and its mask at its own rate; without mask and strength it is continued"
     audio, rate = recording
     if len(audio) not in (1, n):
@@ -924,7 +924,7 @@ def _request(self:Generator, cond, n, features, text, controls, aliases, progres
     mask, strength = args['mask'], args['strength']
     args['seconds'] = self._length(args['seconds'], found,
                                    mask is not None or strength is not None)
-    kept = found and self._kept(found, mask, strength, args['seconds'], n)
+    kept = found and self._recorded(found, mask, strength, args['seconds'], n)
     if kept:
         args['init'], args['mask'] = self._start(kept)
         args['strength'] = strength or None   # 0 keeps all there is
