@@ -202,7 +202,7 @@ def test_a_knob_turned_while_it_plays_is_heard_in_the_next_block(tier):
         made.append(block.audio)
         knob[0] = float(k == 0)
     still = tier.sample(controls=dict(rate=0.0, pitch=0.5), seconds=0.06, seed=1).audio
-    assert torch.equal(made[0], still[..., :80]) and not torch.equal(torch.cat(made, -1), still)
+    assert torch.equal(made[0], still[..., :made[0].shape[-1]]) and not torch.equal(torch.cat(made, -1), still)
 
 
 @pytest.mark.parametrize("value", [-0.5, 1.5])
