@@ -473,8 +473,8 @@ def guided(
     "A network that goes beyond what it was asked (Ho and Salimans 2022), for `process.denoiser`"
     def answer(x, t):
         low, high = interval
-        if scale == 1 or not low <= (t[0].item() + 1) / T <= high: return predict(x, t)
         if scale == 0: return null(x, t)
+        if scale == 1 or not low <= (t[0].item() + 1) / T <= high: return predict(x, t)
         plain = null(x, t)
         return plain + scale * (predict(x, t) - plain)
     return answer
@@ -851,9 +851,9 @@ def check_arguments(self:WaveDiffusion,
 ) -> dict: # the arguments, aliases and defaults resolved
     "As for every generator; another sampler than the usual one brings its own number of steps"
     name, asked = given.get('sampler'), given | {k: v for k, v in aliases.items() if v is not None}
-    if name is not None and name not in SAMPLERS:
+    if isinstance(name, str) and name not in SAMPLERS:
         raise ValueError(f"sampler={name!r} is not known. {near(name, SAMPLERS)}")
-    if name not in (None, self.config.sampler) and not (asked.get('steps')
+    if isinstance(name, str) and name != self.config.sampler and not (asked.get('steps')
                                                         or asked.get('num_inference_steps')):
         given = given | dict(steps=SAMPLERS[name][2] or self.process.T)
     return Generator.check_arguments(self, given, aliases)

@@ -12,19 +12,19 @@ from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
-           'class_numbers', 'Pretrained', 'shipped_models', 'model_class', 'Generator', 'mask_samples', 'Request',
-           'Pipeline', 'peak_memory_mb', 'playground']
+           'class_numbers', 'Pretrained', 'shipped_models', 'model_class', 'Generator', 'mask_samples',
+           'channel_levels', 'crossfaded', 'Request', 'Pipeline', 'peak_memory_mb', 'playground']
 
 # %% ../nbs/generator.ipynb #d5b05da5
-import numpy as np, torch
+import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn, Tensor
 
 # %% ../nbs/generator.ipynb #8a5234bc
 from . import __version__
-from .audio_features import (SamplingError, Sounds, fit_length, read_audio, resample,
-                                      unclipped)
+from .audio_features import (CEILING, Finish, SamplingError, Sounds, fit_length,
+                                      read_audio, resample)
 from .files import (CheckpointError, atomic_folder, file_digest, load_strict,
                              pack_weights, read_json, read_safetensors, write_safetensors)
 from .settings import SettingsError, config_hash, from_plain, near, to_plain
@@ -129,11 +129,13 @@ class Conditions:
         self.fields = {k: _field(k, v, d) for (k, d), v in zip(_FIELDS.items(), given.values())
                        if v is not None}
         self.fields |= {f'controls.{k}': _field(f'controls.{k}', v, 2)
-                        for k, v in (controls or {}).items()}
+                        for k, v in _named(controls).items()}
         self.feature_rate, self.control_rate = feature_rate, control_rate
         sizes = ({k: len(v) for k, v in self.fields.items()}
                  | ({} if names is None else dict(names=len(names))))
         n = next(iter(sizes.values()), 0) if n is None else n
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+            raise ValueError(f"n={n!r} is no number of sounds. Give a whole number.")
         if wrong := {k: s for k, s in sizes.items() if s != n}:
             raise ValueError(f"conditions for {n} sounds, but {wrong} rows. Give one row for each "
                              "sound.")
@@ -146,12 +148,33 @@ class Conditions:
         raise AttributeError(f"Conditions have no {name!r}")
 
 # %% ../nbs/generator.ipynb #d648168c
+def _numbers(name, value):
+    "A value as a tensor of numbers"
+    if torch.is_tensor(value): return value
+    try:
+        if value is None or isinstance(value, (str, bytes, dict)): raise TypeError
+        x = np.asarray(value)
+        if x.dtype.kind not in 'biuf': raise TypeError
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r:.80} is not allowed. Give numbers, in rows of one "
+                         "length.") from None
+    return torch.as_tensor(x)
+
+def _named(controls):
+    "Control tracks by name"
+    if controls is None: return {}
+    if isinstance(controls, dict) and all(isinstance(k, str) for k in controls): return controls
+    raise ValueError(f"controls={controls!r:.80} is not allowed. Give a dict, name -> number or "
+                     "points.")
+
 def _field(name, value, axes):
     "A field as a tensor with `axes` axes"
-    x = torch.as_tensor(value)
+    x = _numbers(name, value)
+    if name == 'label' and not torch.equal(x.double(), x.double().round()):
+        raise ValueError(f"label={value!r:.80} is not allowed. Give numbers of classes.")
     x = x.long() if name == 'label' else x.float()
     if name == 'text' and x.ndim == 2: x = x.unsqueeze(1)
-    if x.ndim == axes and torch.isfinite(x).all(): return x
+    if x.ndim == axes and all(x.shape[1:]) and torch.isfinite(x).all(): return x
     raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give finite numbers with "
                      f"{axes} axes, the first one for the sounds.")
 
@@ -247,7 +270,7 @@ def of(cls:Conditions,
     n:int|None=None, # number of sounds, where there are no fields
 ) -> Conditions:
     "Conditions again"
-    rates = {k: float(v) for k, v in tensors.items() if k.endswith('_rate')}
+    rates = {k: float(tensors[k]) for k in ('feature_rate', 'control_rate') if k in tensors}
     fields = {k: v for k, v in tensors.items() if k not in rates}
     n = (n if n is not None else len(names) if names is not None
          else len(next(iter(fields.values()))))
@@ -444,6 +467,7 @@ class Generator(Pretrained):
     control_names:tuple = ()                # names of its control tracks
     default_seconds:float|None = None       # length of what it was trained on, s
     longest_seconds:float|None = None       # the longest it can make, s; None: no limit
+    endless:bool = False                    # may it stream without end?
     best_batch:int = 16                     # sounds at once that take the least time each
 
     @property
@@ -454,9 +478,9 @@ class Generator(Pretrained):
 
 # %% ../nbs/generator.ipynb #3c1e37dd
 _ALIASES = dict(num_inference_steps='steps', guidance_scale='guidance', generator='seed')
-_DEFAULTS = dict(seconds=None, steps=None, guidance=None, sampler=None, temperature=1., top_k=None,
-                 top_p=None, init=None,
-                 strength=None, mask=None, loop=False, on_step=None)
+_NAMES = ('seconds', 'steps', 'guidance', 'sampler', 'temperature', 'top_k', 'top_p', 'init',
+          'strength', 'mask', 'loop', 'on_step', 'seed')
+_PLAIN = dict(temperature=1., loop=False)   # what None means where the family says nothing
 _RULES = dict(seconds=(lambda v: v > 0, 'a length in seconds above 0'),
               steps=(lambda v: v >= 1 and v == int(v), 'a whole number from 1 on'),
               guidance=(lambda v: v >= 0, 'a number from 0 on'),
@@ -477,14 +501,26 @@ def _check(name, value, ok, allowed):
 def _same(value, default):
     return value is default or (isinstance(value, (int, float, bool)) and value == default)
 
-# %% ../nbs/generator.ipynb #ea1d68b6
-@patch
-def check_arguments(self:Generator,
-    given:dict, # the arguments of `sample`, without what it is asked by
-    aliases:dict, # arguments under other names
-) -> dict: # the arguments, aliases and the family's defaults resolved
-    "Raise a `ValueError` for everything out of range, or beyond this family"
-    args = dict(given)
+# %% ../nbs/generator.ipynb #4b4349dd
+_ABLE = dict(   # which models could
+    label='one trained on labelled sounds', shares='one trained on labelled sounds',
+    text='one trained on encoded sentences (field text_width)',
+    features="one trained on films (a prior with condition='features')",
+    controls='one trained on control tracks (pops, or recipe steerable)')
+
+def _understood(self):
+    "Kinds of conditions this model can be asked by"
+    return frozenset(self.asks if self.labels else self.asks - {'label', 'shares'})
+
+def _asked_by(self, kind='label'):
+    "What can be done instead, for an error"
+    known = ', '.join(sorted(_understood(self))) or 'nothing: leave it out'
+    return f"It understands {known}. A model that can is {_ABLE[kind]}."
+
+# %% ../nbs/generator.ipynb #2838ee95
+def _unaliased(given, aliases):
+    "The arguments under their own names"
+    args = dict.fromkeys(_NAMES) | given
     for name, value in aliases.items():
         if name not in _ALIASES:
             raise TypeError(f"sample has no argument {name!r}. {near(name, [*args, *_ALIASES])}")
@@ -492,20 +528,36 @@ def check_arguments(self:Generator,
         if args[_ALIASES[name]] is not None:
             raise ValueError(f"{name} is another name of {_ALIASES[name]}. Give only one.")
         args[_ALIASES[name]] = value
+    return args
+
+# %% ../nbs/generator.ipynb #ea1d68b6
+@patch
+def check_arguments(self:Generator,
+    given:dict, # the arguments of `sample`, without what it is asked by
+    aliases:dict, # arguments under other names
+) -> dict: # the arguments, aliases and the family's defaults resolved
+    "Raise a `ValueError` for everything out of range, or beyond this family"
+    args = _unaliased(given, aliases)
     for name, value in args.items():
-        if name not in {'seed', *self.honours} and not _same(value, _DEFAULTS[name]):
+        plain = value is None or _same(value, _PLAIN.get(name))
+        if not plain and name not in {'seed', *self.honours}:
             known = ', '.join(sorted({'seed', *self.honours} - {'progress'}))
-            raise ValueError(f"{type(self).__name__} cannot honour {name}={value!r}. It honours "
-                             f"{known}.")
+            raise ValueError(f"{type(self).__name__} cannot honour {name}={value!r:.80}. It "
+                             f"honours {known}.")
         if name in _RULES and value is not None: _check(name, value, *_RULES[name])
-    if args['loop'] not in (True, False):
+    if not (args['loop'] is None or isinstance(args['loop'], (bool, np.bool_))):
         raise ValueError(f"loop={args['loop']!r} is not allowed. Give True or False.")
+    if not isinstance(args['sampler'], (str, type(None))):
+        raise ValueError(f"sampler={args['sampler']!r} is not allowed. Give its name.")
+    if not (args['on_step'] is None or callable(args['on_step'])):
+        raise ValueError(f"on_step={args['on_step']!r} is not allowed. Give f(step, steps, x).")
     for name in ('strength', 'mask'):
         if args['init'] is None and args[name] is not None:
             raise ValueError(f"{name} needs init. Give a sound.")
-    usual = {k: v for k, v in self.defaults.items() if args.get(k) is None and k in self.honours}
+    usual = _PLAIN | {k: v for k, v in self.defaults.items() if k in self.honours}
+    args |= {k: v for k, v in usual.items() if args.get(k) is None}
     return {k: int(v) if k in ('steps', 'top_k') and v is not None else v
-            for k, v in (args | usual).items()}
+            for k, v in args.items()}
 
 # %% ../nbs/generator.ipynb #f63973d6
 @patch
@@ -513,13 +565,17 @@ def class_number(self:Generator,
     c, # a label or its number
 ) -> int:
     "The number of a class; an unknown one is a `ValueError` with near matches"
+    if not self.labels:
+        raise ValueError(f"cond={c!r:.80}: {type(self).__name__} knows no classes. "
+                         f"{_asked_by(self)}")
     if isinstance(c, str):
         if c not in self.labels:
             raise ValueError(f"cond={c!r} is no label of this model. {near(c, self.labels)}")
         return self.labels.index(c)
-    if (isinstance(c, bool) or not isinstance(c, (int, np.integer, Tensor))
+    if torch.is_tensor(c) and c.numel() == 1: c = c.item()
+    if (isinstance(c, bool) or not isinstance(c, (int, np.integer))
         or not 0 <= int(c) < len(self.labels)):
-        raise ValueError(f"cond={c!r} is not allowed. Give a label or its number, 0 to "
+        raise ValueError(f"cond={c!r:.80} is not allowed. Give a label or its number, 0 to "
                          f"{len(self.labels)-1}.")
     return int(c)
 
@@ -548,8 +604,10 @@ def encode_text(self:Generator,
     sentences:list, # of text
 ) -> Tensor: # (n, l, d)
     "How a family that is asked by text reads it; those that do override this"
-    raise ValueError(f"{type(self).__name__} reads no sentences. Give encoded text, a tensor (n, "
-                     "l, d).")
+    name = type(self).__name__
+    if 'text' not in self.asks:
+        raise ValueError(f"{name} reads no sentences. {_asked_by(self, 'text')}")
+    raise ValueError(f"{name} reads no sentences, only encoded text. Give a tensor (n, l, d).")
 
 # %% ../nbs/generator.ipynb #57c0d994
 @patch
@@ -563,27 +621,60 @@ def conditions(self:Generator,
     controls:dict|None=None, # name -> a number, points over the sound (l,), or (n, l)
 ) -> Conditions|None: # of n sounds; None when nothing was asked
     "What `sample` was asked by, checked and brought to one row for each sound"
+    controls = _named(controls)
     if isinstance(cond, np.ndarray) or torch.is_tensor(cond):
         cond = cond.tolist() if cond.ndim else cond.item()
     if isinstance(cond, (list, tuple)) and not cond:
         raise ValueError("cond=[] asks for nothing. Give a class, or None.")
+    if isinstance(cond, Conditions): self._check_conditions(cond)
     entries = list(cond) if isinstance(cond, (list, tuple)) else [] if cond is None else [cond]
     if entries and not isinstance(cond, Conditions): cond = self._of_classes(entries)
     parts = [] if cond is None else [cond]
-    if features is not None: parts.append(Conditions(features=_rows(features, 3)))
-    if isinstance(text, (str, list)):
-        text = self.encode_text([text] if isinstance(text, str) else text)
-    if text is not None: parts.append(Conditions(text=_rows(text, 3)))
-    if unknown := set(controls or {}) - set(self.control_names or controls or {}):
-        raise ValueError(f"no control {sorted(unknown)[0]!r}. "
-                         f"{near(sorted(unknown)[0], self.control_names)}")
-    parts += [Conditions(controls={k: _rows(v, 2)}) for k, v in (controls or {}).items()]
+    if features is not None: parts.append(Conditions(features=_rows('features', features, 3)))
+    if isinstance(text, str) or isinstance(text, (list, tuple)) and any(
+            isinstance(s, str) for s in text):
+        if not (isinstance(text, str) or all(isinstance(s, str) for s in text)):
+            raise ValueError(f"text={text!r:.80} is not allowed. Give sentences, or a tensor.")
+        text = self.encode_text([text] if isinstance(text, str) else list(text))
+    if text is not None: parts.append(Conditions(text=_rows('text', text, 3)))
+    self._check_names(controls)
+    parts += [Conditions(controls={k: _rows(k, v, 2)}) for k, v in controls.items()]
     return self._joined(parts, n) if parts else None
 
+# %% ../nbs/generator.ipynb #6ff27a18
+@patch
+def _check_names(self:Generator, controls):
+    "Raise for control tracks that the model does not have"
+    if unknown := sorted(set(controls) - set(self.control_names or controls)):
+        raise ValueError(f"no control {unknown[0]!r}. {near(unknown[0], self.control_names)}")
+
+@patch
+def _check_conditions(self:Generator, cond):
+    "Raise for `Conditions` that this model cannot mean: classes, shares, names of controls"
+    if not len(cond): raise ValueError("cond holds no sounds. Give conditions of one or more.")
+    self._check_names(cond.controls)
+    label, shares, k = cond.label, cond.shares, len(self.labels)
+    if label is not None and shares is not None:
+        raise ValueError("cond holds both label and shares. Give one of them.")
+    if label is not None and k and not -1 <= int(label.min()) <= int(label.max()) < k:
+        raise ValueError(f"cond.label={label.tolist()} is not allowed. Give 0 to {k - 1}, or -1 "
+                         "for no class.")
+    if shares is None or not k: return
+    if shares.shape[1] != k:
+        raise ValueError(f"cond.shares has {shares.shape[1]} columns. Give {k}, one for each of "
+                         f"{', '.join(self.labels)}.")
+    total = shares.sum(1)
+    if shares.min() < 0 or not ((total - 1).abs().le(1e-3) | total.eq(0)).all():
+        raise ValueError(f"cond.shares={shares.tolist()!s:.80} is not allowed. Give shares from 0 "
+                         "on that sum to 1, or only zeros for no class.")
+
 # %% ../nbs/generator.ipynb #d5ed318f
-def _rows(x, axes):
+def _rows(name, x, axes):
     "A field for one sound or for several, with an axis for them"
-    x = torch.as_tensor(np.asarray(x) if not torch.is_tensor(x) else x).float()
+    x = _numbers(name, x).float()
+    if not (2 if axes == 3 else 0) <= x.ndim <= axes or not x.numel():
+        raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give rows of numbers, "
+                         f"with up to {axes} axes, the first one for the sounds.")
     return x.reshape((1,) * (axes - x.ndim) + x.shape) if x.ndim else x.reshape((1,) * axes)
 
 @patch
@@ -594,10 +685,9 @@ def _joined(self:Generator, parts, n):
     if lengths - {n}:
         raise ValueError(f"conditions for {sorted(lengths)} sounds and n={n}. Give as many.")
     kinds = frozenset().union(*(p.kinds for p in parts))
-    allowed = self.asks if self.labels else self.asks - {'label', 'shares'}
-    if wrong := kinds - allowed:
-        raise ValueError(f"{type(self).__name__} cannot be asked by {sorted(wrong)[0]}. "
-                         f"It understands {', '.join(sorted(allowed)) or 'nothing'}.")
+    if wrong := sorted(kinds - _understood(self)):
+        raise ValueError(f"{type(self).__name__} cannot be asked by {wrong[0]}. "
+                         f"{_asked_by(self, wrong[0])}")
     parts = [p if len(p) == n else p.repeat(n) for p in parts]
     rates = {k: next((r for p in parts if (r := getattr(p, k))), None)
              for k in ('feature_rate', 'control_rate')}
@@ -623,11 +713,18 @@ def _audio_of(init, sample_rate):
                 else resample(init.audio, init.sample_rate, sample_rate))
     if not torch.is_tensor(init):
         raise ValueError(f"init={init!r} is not allowed. Give a path, Sounds or a waveform.")
-    x = init.detach().float().cpu()
-    if not 1 <= x.ndim <= 3 or not x.numel() or not torch.isfinite(x).all():
+    x = init.detach().cpu()
+    if not 1 <= x.ndim <= 3 or not x.numel() or x.is_complex() or not torch.isfinite(x).all():
         raise ValueError(f"init of shape {tuple(init.shape)} is not allowed. Give a finite one, "
                          "(c, t) or (n, c, t).")
-    return x.reshape((1,) * (3 - x.ndim) + x.shape)
+    return x.float().reshape((1,) * (3 - x.ndim) + x.shape)
+
+def _recording(init, sample_rate):
+    "`init` as it is, (n, c, t), and its own sample rate"
+    if isinstance(init, Sounds): return init.audio, init.sample_rate
+    if not isinstance(init, (str, Path)): return _audio_of(init, sample_rate), sample_rate
+    x, rate = read_audio(init, mono=False)
+    return x[None], rate
 
 # %% ../nbs/generator.ipynb #81e63e54
 def mask_samples(
@@ -662,48 +759,138 @@ def mask_samples(
 
 # %% ../nbs/generator.ipynb #fe6724aa
 @patch
-def _length(self:Generator, seconds, init, masked):
+def _length(self:Generator, seconds, recording, masked):
     "Seconds of each sound, or None where only the family knows"
-    if seconds is None and init is not None and masked: seconds = init.shape[-1] / self.sample_rate
+    if seconds is None and recording is not None and masked:
+        seconds = recording[0].shape[-1] / recording[1]
     seconds = self.default_seconds if seconds is None else seconds
-    if seconds is None: return None
-    if round(seconds * self.sample_rate) < 1:
+    rate = self.sample_rate if recording is None else min(self.sample_rate, recording[1])
+    if seconds is not None and round(seconds * rate) < 1:
         raise ValueError(f"seconds={seconds:g} is less than one sample. Ask for more.")
-    if self.longest_seconds is not None and seconds > self.longest_seconds + .5 / self.sample_rate:
-        raise ValueError(f"seconds={seconds:g} is longer than this model can make, "
-                         f"{self.longest_seconds:.3f} s. Ask for less.")
     return seconds
 
-# %% ../nbs/generator.ipynb #74be799e
 @patch
-def _start(self:Generator, init, mask, strength, seconds, n):
-    "`init` as (n, c, samples) and its mask; without mask and strength the sound is continued"
-    if init is None: return None, None
-    if len(init) not in (1, n):
-        raise ValueError(f"init holds {len(init)} sounds for n={n}. Give one, or as many.")
-    samples = init.shape[-1] if seconds is None else round(seconds * self.sample_rate)
-    if mask is not None: mask = mask_samples(mask, samples, self.sample_rate)
-    elif strength is None:
-        mask = torch.arange(samples) >= init.shape[-1]
-        if not mask.any():
-            raise ValueError(f"init is {init.shape[-1] / self.sample_rate:.3f} s long, as long as "
-                             "the sound asked for. Give mask=(start, end), strength, or a longer "
-                             "seconds.")
-    return fit_length(init, samples, 'pad').expand(n, -1, -1), mask
+def _check_length(self:Generator, seconds):
+    "Raise for what is longer than this model can make"
+    longest = self.longest_seconds
+    if None not in (seconds, longest) and seconds > longest + .5 / self.sample_rate:
+        raise ValueError(f"seconds={seconds:g} is longer than this model can make, "
+                         f"{longest:.3f} s. Ask for less; with init, give mask for a short part.")
+
+# %% ../nbs/generator.ipynb #74be799e
+class Kept(NamedTuple):
+    "The recording that a sound starts from"
+    audio: Tensor      # as it came, (n, c, t), filled up with zeros to the length asked for
+    rate: int          # Hz
+    mask: Tensor|None  # bool, (t,): True where sound is made anew; None: everywhere
+
+    def same(self, rate): # may what is made at this rate be taken as it is?
+        return self.audio.shape[1] == 1 and self.rate == rate
+
+@patch
+def _recorded(self:Generator, recording, mask, strength, seconds, n):
+    "The recording and its mask at its own rate; without mask and strength it is continued"
+    audio, rate = recording
+    if len(audio) not in (1, n):
+        raise ValueError(f"init holds {len(audio)} sounds for n={n}. Give one, or as many.")
+    length = audio.shape[-1]
+    samples = length if seconds is None else round(seconds * rate)
+    if mask is not None: mask = mask_samples(mask, samples, rate)
+    if strength == 0 or mask is None and strength is None:
+        mask = torch.zeros(samples, dtype=torch.bool)
+    if mask is not None: mask[length:] = True   # there is nothing to keep
+    if mask is not None and not mask.any() and strength != 0:
+        raise ValueError(f"init is {length / rate:.3f} s long, as long as the sound asked for. "
+                         "Give mask=(start, end), strength, or a longer seconds.")
+    return Kept(fit_length(audio, samples, 'pad').expand(n, -1, -1), rate, mask)
+
+@patch
+def _start(self:Generator, kept):
+    "`init` (n, 1, t) and mask (t,) as the families want them: one channel at the model's rate"
+    samples = round(kept.audio.shape[-1] / kept.rate * self.sample_rate)
+    init = resample(kept.audio.mean(1, keepdim=True), kept.rate, self.sample_rate)
+    mask = None if kept.mask is None else (kept.mask if len(kept.mask) == samples else
+        F.adaptive_max_pool1d(kept.mask[None].float(), samples)[0].bool())
+    return fit_length(init, samples, 'pad'), mask
+
+# %% ../nbs/generator.ipynb #c0545186
+def channel_levels(
+    audio:Tensor, # recording, (n, c, t)
+    mask:Tensor|None, # bool, (t,): where nothing is known of it; None: nowhere
+    sample_rate:int, # Hz
+) -> Tensor: # (n, c, t), at most 4
+    "How loud each channel is beside the mean of all, in quarters of a second, joined by lines"
+    n, c, t = audio.shape
+    size = round(sample_rate / 4)
+    both = torch.cat([audio.mean(1, keepdim=True), audio], 1)
+    if mask is not None: both = both * ~mask
+    power = F.pad(both, (0, -t % size)).square().unflatten(-1, (-1, size)).sum(-1)  # (n, 1 + c, k)
+    out, at = torch.ones(n, c, t), np.arange(t)
+    for item, levels in zip(power.double().numpy(), out):
+        heard = item[0] > 1e-8 * size
+        centres = size * (np.flatnonzero(heard) + .5)
+        for row, p in zip(levels, item[1:] if heard.any() else []):
+            share = np.sqrt(p[heard] / item[0][heard]).clip(0, 4)
+            row[:] = torch.from_numpy(np.interp(at, centres, share))
+    return out
+
+def crossfaded(
+    made:Tensor, # waveform, (n, c, t)
+    kept:Tensor, # waveform, (n, c, t)
+    mask:Tensor, # bool, (t,): where `made` is heard
+    width:int, # of a fade, samples; odd
+) -> Tensor: # waveform, (n, c, t)
+    "`kept` outside the mask, `made` inside, each edge faded within the mask"
+    # the mask, shrunk by half a fade
+    inner = -F.max_pool1d(-mask[None].float(), width, 1, width // 2)
+    share = F.avg_pool1d(inner, width, 1, width // 2, count_include_pad=False)
+    return torch.where(mask, kept + share * (made - kept), kept)
+
+# %% ../nbs/generator.ipynb #60211a45
+class Window(NamedTuple):
+    "A part of a recording that goes through the model, and what is made anew in it, in samples"
+    start: int
+    stop: int
+    first: int  # of what is new ...
+    last: int   # ... and what comes after it
+
+@patch
+def _windows(self:Generator, mask, samples, whole=False):
+    "Holes with their neighbourhood: as much as the model was trained on, on each side"
+    if mask is not None and not mask.any(): return []
+    if mask is None or whole or self.default_seconds is None:
+        self._check_length(samples / self.sample_rate)
+        return [Window(0, samples, 0, samples)]
+    reach, longest = (round(s * self.sample_rate)
+                     for s in (self.default_seconds, self.longest_seconds or 10**6))
+    edges = mask.int().diff(prepend=torch.zeros(1).int(), append=torch.zeros(1).int()).nonzero()
+    found = []
+    for a, b in edges.view(-1, 2).tolist():
+        if b - a > longest: self._check_length((b - a) / self.sample_rate)
+        around = min(reach, (longest - (b - a)) // 2)
+        w = Window(max(0, a - around), min(samples, b + around), a, b)
+        if found and w.start <= found[-1].stop and w.stop - found[-1].start <= longest:
+            w = Window(found[-1].start, w.stop, found.pop().first, b)
+        found.append(w)
+    return found
 
 # %% ../nbs/generator.ipynb #41369058
+_SEED = 'a whole number from 0 on, or one for each sound'
+
 def _seeds(seed, n):
-    "The seeds of n items; a torch generator stands for its initial seed"
-    plain = lambda s: s.initial_seed() % 2**62 if isinstance(s, torch.Generator) else s
+    "The seeds of n items; a torch generator draws one, and so is further on the next time"
+    plain = lambda s: (torch.randint(2**31, (), generator=s, device=s.device).item()
+                       if isinstance(s, torch.Generator) else s)
+    if isinstance(seed, np.ndarray) or torch.is_tensor(seed): seed = seed.tolist()
     if isinstance(seed, (list, tuple)):
         if len(seed) != n:
             raise ValueError(f"seed has {len(seed)} entries for n={n} sounds. Give as many.")
         seeds = [plain(s) for s in seed]
     else:
-        _check('seed', plain(seed), lambda v: v == int(v), 'a whole number from 0 on')
-        seeds = [int(plain(seed)) + k for k in range(n)]
-    for s in seeds:
-        _check('seed', s, lambda v: 0 <= v < 2**63 and v == int(v), 'a whole number from 0 on')
+        seed = plain(seed)
+        _check('seed', seed, lambda v: v == int(v), _SEED)
+        seeds = [int(seed) + k for k in range(n)]
+    for s in seeds: _check('seed', s, lambda v: 0 <= v < 2**63 and v == int(v), _SEED)
     return [int(s) for s in seeds]
 
 # %% ../nbs/generator.ipynb #b06cd856
@@ -714,6 +901,7 @@ class Request(NamedTuple):
     seconds: float|None # length; None: the family's own
     used: dict          # arguments for `_sample`
     told: dict          # what `meta` records of them
+    kept: Kept|None     # the recording that it starts from
 
 # %% ../nbs/generator.ipynb #7fea61f3
 _TOLD = (int, float, str)   # kinds of argument that metadata can hold
@@ -726,20 +914,25 @@ def _request(self:Generator, cond, n, features, text, controls, aliases, progres
     cond = self.conditions(cond, int(n), features, text, controls)
     n, seed = int(n) if cond is None else len(cond), args.pop('seed')
     seeds = _seeds(secrets.randbelow(2**31) if seed is None else seed, n)
-    told = {k: v for k, v in args.items() if isinstance(v, _TOLD) and not _same(v, _DEFAULTS[k])}
+    told = {k: v for k, v in args.items()
+            if isinstance(v, _TOLD) and not _same(v, _PLAIN.get(k))}
     if args['mask'] is not None and not torch.is_tensor(args['mask']):
         told['mask'] = str(args['mask'])
     if args['init'] is not None:
         told['init'] = str(args['init']) if isinstance(args['init'], (str, Path)) else 'a sound'
-    init = None if args['init'] is None else _audio_of(args['init'], self.sample_rate)
-    masked = args['mask'] is not None or args['strength'] is not None
-    args['seconds'] = self._length(args['seconds'], init, masked)
-    args['init'], args['mask'] = self._start(init, args['mask'], args['strength'],
-                                             args['seconds'], n)
+    found = None if args['init'] is None else _recording(args['init'], self.sample_rate)
+    mask, strength = args['mask'], args['strength']
+    args['seconds'] = self._length(args['seconds'], found,
+                                   mask is not None or strength is not None)
+    kept = found and self._recorded(found, mask, strength, args['seconds'], n)
+    if kept:
+        args['init'], args['mask'] = self._start(kept)
+        args['strength'] = strength or None   # 0 keeps all there is
+    else: self._check_length(args['seconds'])
     used = {k: v for k, v in args.items() if k in self.honours}
     if 'progress' in self.honours: used['progress'] = progress
     return Request(self.default_cond(seeds) if cond is None else cond, seeds, args['seconds'],
-                   used, told)
+                   used, told, kept)
 
 # %% ../nbs/generator.ipynb #79e8e8be
 @patch
@@ -748,23 +941,26 @@ def sample(self:Generator,
     # each seed
     cond=None,
     n:int=1, # number of sounds
+    *,
     seconds:float|None=None, # length of each, s; None: what the model was trained on
     steps:int|None=None, # sampler steps (alias num_inference_steps)
     guidance:float|None=None, # classifier-free guidance (alias guidance_scale)
     sampler:str|None=None, # name of the sampler
-    temperature:float=1., # above 1 bolder, below 1 safer
+    temperature:float|None=None, # above 1 bolder, below 1 safer; None: the model's own, else 1
     top_k:int|None=None, # draw among the k likeliest codes
     top_p:float|None=None, # draw among the likeliest codes that make up this share
-    # item k has seed + k, or one number each (alias generator); None draws one and records it
+    # item k has seed + k, or one number each; a torch.Generator (alias generator) draws one and
+    # moves on; None draws one and records it
     seed:int|None=None,
-    init=None, # start from this sound: path, `Sounds` or waveform (c, t)
+    # start from this sound: path, `Sounds`, or waveform (c, t) at the model's rate
+    init=None,
     strength:float|None=None, # how far to leave `init`, 0 to 1
-    # where to make new sound within `init`: (start, end) in s, a list of such, or bool (t,)
+    # where to make new sound within `init`: (start, end) in s, a list of such, or bool (t,); the
+    # rest stays sample for sample
     mask=None,
-    loop:bool=False, # the end joins the start
+    loop:bool|None=None, # the end joins the start; None: the model's own, else no
     on_step=None, # f(step, steps, x): called while an iterative sampler works
     progress:bool=True, # show a bar
-    *,
     features=None, # a sequence to follow, (l, d) or (n, l, d)
     text=None, # a sentence or sentences, or encoded text (n, l, d)
     controls:dict|None=None, # name -> a number, points over the sound, or (n, l)
@@ -779,9 +975,40 @@ def sample(self:Generator,
     if (asked.seconds or 0) > 3600:
         raise ValueError(f"seconds={asked.seconds:g} is more than an hour. Ask for less, and join "
                          "what you get, or stream.")
-    with self._sampling(asked.seeds[0]):
-        audio = self._sample(asked.cond, len(asked.seeds), asked.seeds, **asked.used)
+    with self._sampling(asked.seeds[0]): audio = self._made(asked)
     return self.as_sounds(audio, asked)
+
+# %% ../nbs/generator.ipynb #9243afc4
+@patch
+def _parts(self:Generator, asked):
+    "Windows of the whole, and what to ask the family for each: (window, seeds, arguments)"
+    used, samples = asked.used, asked.used['init'].shape[-1]
+    timed = asked.cond.kinds & {'features', 'controls'}   # they belong to the whole sound
+    whole = used.get('loop') or timed or getattr(asked.cond, 'live', None)
+    for k, w in enumerate(self._windows(used.get('mask'), samples, whole)):
+        given = dict(used, init=used['init'][..., w.start:w.stop],
+                     seconds=(w.stop - w.start) / self.sample_rate)
+        if used.get('mask') is not None:
+            new = torch.zeros(samples, dtype=torch.bool)
+            new[w.first:w.last] = used['mask'][w.first:w.last]
+            given['mask'] = new[w.start:w.stop]
+        seeds = [mix_seed(s, 'window', k) % 2**31 for s in asked.seeds] if k else asked.seeds
+        yield w, seeds, {name: v for name, v in given.items() if name in self.honours}
+
+@patch
+def _made(self:Generator, asked):
+    "All that the family makes, (n, c, t), at the model's rate"
+    n = len(asked.seeds)
+    if asked.kept is None: return self._sample(asked.cond, n, asked.seeds, **asked.used)
+    out = asked.used['init'].clone()
+    for w, seeds, given in self._parts(asked):
+        if 'init' in given: given['init'] = out[..., w.start:w.stop]   # with what is new before it
+        made = self._checked(self._sample(asked.cond, n, seeds, **given), n, w.stop - w.start)
+        new = given.get('mask')
+        if made.shape[1] > 1: made = made.mean(1, keepdim=True)
+        out[..., w.start:w.stop] = made if new is None else torch.where(
+            new, made, out[..., w.start:w.stop])
+    return out
 
 # %% ../nbs/generator.ipynb #ccd3eb14
 @patch
@@ -799,23 +1026,83 @@ def _sampling(self:Generator, seed):
 def as_sounds(self:Generator,
     audio:Tensor, # (n, c, t)
     asked:Request, # what it is the answer to
-    whole:bool=True, # False: a block of a longer sound, of any length
 ) -> Sounds:
-    "Check shape and length, scale down what exceeds ±1, and record where the sounds come from"
-    audio, name, seeds = audio.detach().float().cpu(), type(self).__name__, asked.seeds
-    if audio.ndim != 3 or len(audio) != len(seeds):
-        raise SamplingError(f"{name} gave audio of shape {tuple(audio.shape)} for {len(seeds)} "
-                            "sounds, not (n, c, t).")
-    if whole and asked.seconds is not None:
-        length = round(asked.seconds * self.sample_rate)
-        if audio.shape[-1] < length:
-            raise SamplingError(f"{name} gave {audio.shape[-1]} samples, {length} were asked for.")
-        audio = audio[..., :length]
-    meta = dict(model=name, config_hash=self.config_hash, steps=self.card.get('steps'),
-                seeds=list(seeds),
-                licence=self.licence, arguments=asked.told, foleybook=__version__)
-    audio = unclipped(audio) if whole else audio.clamp(-1, 1)
-    return Sounds(audio, self.sample_rate, seeds=list(seeds), labels=asked.cond.names, meta=meta)
+    "Check shape and length, finish what is new, and record where the sounds come from"
+    length = None if asked.seconds is None else round(asked.seconds * self.sample_rate)
+    audio, kept = self._checked(audio, len(asked.seeds), length), asked.kept
+    if kept is not None and not kept.same(self.sample_rate): audio = self._placed(
+        audio, kept, asked.used.get('loop'))
+    finish, mask = self._finish(asked, audio.shape[-1]), kept and kept.mask
+    k = min(finish.ahead + 2 * finish.hold, audio.shape[-1])
+    if mask is not None and not mask.any(): audio = kept.audio
+    elif asked.used.get('loop'): # the limiter sees a ring
+        ring = torch.cat([audio[..., -k:], audio, audio[..., :k]], -1)
+        audio = finish(ring, last=True)[..., k:-k]
+        if mask is not None: audio = self._with_kept(audio, kept)
+    elif mask is None: audio = finish(audio, last=True)
+    else:                        # nothing happens far from what is new
+        at = mask.nonzero()[[0, -1], 0].tolist()
+        there = slice(max(0, at[0] - k), at[1] + 1 + k)
+        new = self._with_kept(finish(audio[..., there], last=True), kept, there.start)
+        audio = kept.audio.clone()
+        audio[..., there] = new
+    if not audio.abs().amax() >= 2**-15 and audio.isfinite().all():
+        raise SamplingError(f"all {len(audio)} sounds are silent. Train longer, or load an "
+                            "earlier checkpoint")
+    return self._told(audio, asked, part=kept is not None)
+
+@patch
+def _told(self:Generator, audio, asked, part):
+    "`Sounds` that say where they come from"
+    meta = dict(model=type(self).__name__, config_hash=self.config_hash,
+                steps=self.card.get('steps'), seeds=list(asked.seeds), licence=self.licence,
+                arguments=asked.told, foleybook=__version__)
+    return Sounds(audio, self.sample_rate if asked.kept is None else asked.kept.rate,
+                  seeds=list(asked.seeds), labels=asked.cond.names, meta=meta, part=part)
+
+# %% ../nbs/generator.ipynb #8dd3a1ad
+@patch
+def _checked(self:Generator, audio, n, length=None):
+    "What a family made, as float32 on the processor, and as long as asked for"
+    audio, name = audio.detach().float().cpu(), type(self).__name__
+    if audio.ndim != 3 or len(audio) != n:
+        raise SamplingError(f"{name} gave audio of shape {tuple(audio.shape)} for {n} sounds, not "
+                            "(n, c, t).")
+    if audio.shape[-1] < (length or 0):
+        raise SamplingError(f"{name} gave {audio.shape[-1]} samples, {length} were asked for.")
+    return audio[..., :length]
+
+@patch
+def _finish(self:Generator, asked, samples=None):
+    "The limiter of these sounds, and which of their ends are faded: those that are new"
+    kept, loop = asked.kept, asked.used.get('loop')
+    if kept is None or kept.mask is None:
+        rate = self.sample_rate if kept is None else kept.rate
+        whole = samples if asked.seconds is None else round(asked.seconds * rate)
+        return Finish(rate, fade=(not loop, not loop), samples=whole)
+    edge = min(round(.005 * kept.rate), len(kept.mask))
+    new = (bool(kept.mask[:edge].all()), bool(kept.mask[-edge:].all()))
+    loudest = kept.audio[..., ~kept.mask].abs().amax().item() if (~kept.mask).any() else 0.
+    return Finish(kept.rate, max(CEILING, loudest), tuple(f and not loop for f in new),
+                  len(kept.mask))
+
+@patch
+def _placed(self:Generator, made, kept, loop=False):
+    "One channel at the model's rate as the channels of the recording, at its rate"
+    a, b = (r // math.gcd(self.sample_rate, kept.rate) for r in (self.sample_rate, kept.rate))
+    k, samples = -(-64 // a) if loop else 0, kept.audio.shape[-1]   # a ring is resampled as one
+    made = made.mean(1, keepdim=True)
+    made = torch.cat([made[..., made.shape[-1] - k * a:], made, made[..., :k * a]], -1)
+    made = resample(made, self.sample_rate, kept.rate)[..., k * b:]
+    return fit_length(made, samples) * channel_levels(kept.audio, kept.mask, kept.rate)
+
+@patch
+def _with_kept(self:Generator, made, kept, at=0):
+    "New beside kept; the family has joined them itself where it heard the recording as it is"
+    there = slice(at, at + made.shape[-1])
+    mask, audio = kept.mask[there], kept.audio[..., there]
+    if kept.same(self.sample_rate): return torch.where(mask, made, audio)
+    return crossfaded(made, audio, mask, 2 * round(.005 * kept.rate) + 1)
 
 # %% ../nbs/generator.ipynb #f5d42bc4
 @patch
@@ -833,9 +1120,10 @@ def _sample(self:Generator,
 @patch
 def stream(self:Generator,
     cond=None, # as for `sample`
-    block:float=.1, # s
+    block:float=.1, # s; the first block is 5 ms shorter: the limiter looks ahead
     n:int=1, # sounds side by side
     *,
+    seconds:float|None=None, # as for `sample`; None: without end, if the model is `endless`
     features=None, text=None, controls=None, # as for `sample`
     progress:bool=False, # show a bar
     **arguments, # of `sample`
@@ -845,11 +1133,21 @@ def stream(self:Generator,
         raise ValueError(f"{type(self).__name__} cannot stream: it makes a sound as a whole. Use "
                          "sample.")
     _check('block', block, lambda v: v > 0, 'a length in seconds above 0')
-    given = {**_DEFAULTS, 'seed': None}
-    aliases = {k: arguments.pop(k) for k in list(arguments) if k not in given}
-    asked = self._request(cond, n, features, text, controls, aliases, progress, given | arguments)
-    samples = max(1, round(block * self.sample_rate))
-    return self._blocks(asked, samples)
+    if seconds is None and self.endless and arguments.get('init') is None: seconds = _ENDLESS
+    given = {k: arguments.pop(k) for k in list(arguments) if k in _NAMES}
+    asked = self._request(cond, n, features, text, controls, arguments, progress,
+                          given | dict(seconds=seconds))
+    if seconds == _ENDLESS and asked.cond.control_rate is None and any(
+            v.shape[1] > 1 for v in asked.cond.controls.values()):
+        raise ValueError("controls as points are stretched over the sound, and this one has no "
+                         "end. Give seconds, numbers, or functions of time.")
+    if asked.used.get('loop'): raise ValueError("loop needs the whole sound. Use sample.")
+    if asked.kept is not None and not asked.kept.same(self.sample_rate):
+        raise ValueError(f"init has {asked.kept.audio.shape[1]} channels at {asked.kept.rate} Hz: "
+                         f"only one channel at {self.sample_rate} Hz can be streamed. Use sample.")
+    return self._blocks(asked, max(1, round(block * self.sample_rate)))
+
+_ENDLESS = 1e6 # s, eleven days
 
 # %% ../nbs/generator.ipynb #86a77a69
 @patch
@@ -865,17 +1163,46 @@ def _stream(self:Generator,
 
 # %% ../nbs/generator.ipynb #aa89f369
 @patch
+def _pieces(self:Generator, asked, block):
+    "What the family makes, block by block; what is kept of a recording is handed on"
+    n, done = len(asked.seeds), 0
+    if asked.kept is None:
+        yield from self._stream(asked.cond, n, asked.seeds, block, **asked.used)
+        return
+    out, mask = asked.used['init'].clone(), asked.used['mask']
+    for w, seeds, given in self._parts(asked):
+        given['init'], at = out[..., w.start:w.stop], w.start
+        yield from out[..., done:w.start].split(block, -1)
+        done = max(done, w.start)
+        for piece in self._stream(asked.cond, n, seeds, block, **given):
+            stop = min(at + piece.shape[-1], w.last)
+            if stop > max(done, at):
+                new = piece.cpu()[..., max(done, at) - at:stop - at]
+                there = slice(stop - new.shape[-1], stop)
+                out[..., there] = torch.where(mask[there], new, out[..., there])
+                yield out[..., there]
+            done, at = max(done, stop), at + piece.shape[-1]
+            if at >= w.last: break
+    yield from out[..., done:].split(block, -1)
+
+@patch
 def _blocks(self:Generator, asked, block):
-    "Blocks as sounds; what runs between them does not see the generator's seeds"
-    blocks, kept = self._stream(asked.cond, len(asked.seeds), asked.seeds, block,
-                                **asked.used), None
-    while True:
+    "Finished blocks; what runs between them does not see the generator's seeds"
+    pieces, finish, state, at = self._pieces(asked, block), self._finish(asked), None, 0
+    left = math.inf if asked.seconds is None else round(asked.seconds * self.sample_rate)
+    while left:
         with self._sampling(asked.seeds[0]):
-            if kept is not None: set_rng_state(kept)
-            audio = next(blocks, None)
-            kept = rng_state()
-        if audio is None: return
-        yield self.as_sounds(audio, asked, whole=False)
+            if state is not None: set_rng_state(state)
+            made, state = next(pieces, None), rng_state()
+        if made is None and finish.held is None: return
+        made = finish.held[..., :0] if (ended := made is None) else self._checked(
+            made, len(asked.seeds))[..., :min(left, made.shape[-1])]
+        left = 0 if ended else left - made.shape[-1]
+        audio = finish(made, last=not left)
+        if not audio.shape[-1]: continue
+        if asked.kept is not None: audio = self._with_kept(audio, asked.kept, at)
+        at += audio.shape[-1]
+        yield self._told(audio, asked, part=True)
 
 # %% ../nbs/generator.ipynb #e4242309
 class Pipeline(Generator):

@@ -34,7 +34,7 @@ from .audio_features import (_by_kernel, agreeing, fit_length, GriffinLim, log_m
                                       mel_centres, mel_filterbank,
                                       MelConfig, read_audio, Sounds, unclipped)
 from .files import CheckpointError, load_strict, published_weights, read_json
-from .generator import Conditions, Pipeline, Pretrained
+from .generator import Conditions, crossfaded, Pipeline, Pretrained
 from .recipes import LoopRecipe
 
 # %% ../nbs/03_vocoders.ipynb #5e23911b
@@ -1838,7 +1838,7 @@ def _sample(self:MelGenerator,
         limit,fall = _decibels(self.match, mel),max(1, round(self.sample_rate / 2 / mel.hop_length))
         painted = joined(painted, honoured['init'].to(painted), honoured['mask'], limit, fall)
     made = torch.cat([self.play(m, samples, seed, loop) for m,seed in zip(painted.split(1), seeds)])
-    return made if mask is None else self.paste(unclipped(made), init.mean(1, keepdim=True), mask)
+    return made if mask is None else self.paste(made, init.mean(1, keepdim=True), mask)
 
 # %% ../nbs/03_vocoders.ipynb #df7d1c32
 @patch
@@ -1872,10 +1872,7 @@ def paste(self:MelGenerator,
 )->Tensor: # waveform, (n, 1, t)
     "`kept` outside the mask, `made` inside, each edge faded within the mask"
     width = 2 * round(self.fade * self.sample_rate / 2) + 1
-    # the mask, shrunk by half a fade
-    inner = -F.max_pool1d(-mask[None].float(), width, 1, width // 2)
-    share = F.avg_pool1d(inner, width, 1, width // 2, count_include_pad=False)
-    return kept + share * (made - kept) * mask
+    return crossfaded(made, kept, mask, width)
 
 # %% ../nbs/03_vocoders.ipynb #1a3e0ba6
 @patch

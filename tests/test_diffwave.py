@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from foleybook.audio_features import MelConfig, log_mel
-from foleybook.diffwave import (SAMPLERS, DiffWave, DiffWaveConfig, DiffWaveRecipe, DiffusionProcess, WaveNet, WaveNetConfig, average_weights, align_steps,
+from foleybook.diffwave import (SAMPLERS, DiffWave, DiffWaveConfig, DiffWaveRecipe, DiffusionProcess, WaveNet, WaveNetConfig, average_weights, align_steps, guided,
                                 diffuse, diffusion_loss, gained, fold_weight_norm, join_prediction, keeping, looping, sample_ddim, sample_ddpm,
                                 sample_dpm, sample_euler, sample_heun, split_prediction, time_grid, told_classes)
 from foleybook.files import CheckpointError
@@ -174,6 +174,16 @@ def test_seconds_masks_strength_and_continuation():
     assert near < far
     odd = model(net=dict(patch=32)).sample("low", seconds=0.0507, seed=0, progress=False)
     assert odd.audio.shape[-1] == round(0.0507 * 16000)
+
+
+def test_guidance_0_asks_for_nothing_also_outside_the_interval():
+    m = model()
+    torch.nn.init.normal_(m.net.output.weight)
+    low, high = (m.sample(c, seed=4, guidance=0, progress=False).audio for c in ("low", "high"))
+    assert torch.equal(low, high) and not torch.equal(low, m.sample("low", seed=4, progress=False).audio)
+    x, t = torch.randn(1, 1, 8), torch.tensor([99.0])
+    for scale, answer in ((0, -x), (1, x), (3, x)):
+        assert torch.equal(guided(lambda x, t: x, lambda x, t: -x, scale, (0.1, 0.9), 100)(x, t), answer)
 
 
 def test_steps_are_told_and_samplers_bring_their_own():

@@ -208,7 +208,7 @@ def test_a_knob_turned_while_it_plays_is_heard_in_the_next_block(tier):
         made.append(block.audio)
         knob[0] = float(k == 0)
     still = tier.sample(controls=dict(rate=0.0, pitch=0.5), seconds=0.06, seed=1).audio
-    assert torch.equal(made[0], still[..., :80]) and not torch.equal(torch.cat(made, -1), still)
+    assert torch.equal(made[0], still[..., :made[0].shape[-1]]) and not torch.equal(torch.cat(made, -1), still)
 
 
 @pytest.mark.parametrize("value", [-0.5, 1.5])
@@ -591,7 +591,7 @@ def answer(player, path="", post=False, **headers):
 def test_the_page_plays_and_its_knobs_turn(player):
     assert b"rate" in ask(player, "") and b"AudioContext" in ask(player, "")
     first = np.frombuffer(ask(player, "next"), "<f4")
-    assert len(first) == 80 and np.abs(first).max() <= 1
+    assert len(first) == 80 - 20 and np.abs(first).max() <= 1
     ask(player, "set?name=rate&value=0.9")
     assert player.values["rate"] == 0.9
     for wrong in ("set?name=speed&value=0.5", "set?name=rate&value=7", "set?name=rate"):

@@ -429,6 +429,17 @@ def test_published_training_learns_pictures(clips, tmp_path):
     again = Generator.from_pretrained(tmp_path / "run")
     made = again.sample("rain", seed=1, steps=2, guidance=2.0, progress=False)
     assert made.audio.isfinite().all() and model.labels == ["footstep", "rain"] and np.isfinite(made.audio).all()
+    rain, step = (again.sample(c, seed=1, steps=2, guidance=0, progress=False).audio for c in ("rain", "footstep"))
+    assert torch.equal(rain, step)
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.1, 0.9)])
+def test_guidance_0_asks_for_nothing_also_outside_the_interval(painter, interval, monkeypatch):
+    monkeypatch.setattr(painter, "config", replace(painter.config, interval=interval))
+    first, last = (painter.sample(c, seed=4, steps=4, guidance=0, progress=False).audio for c in (painter.labels[0], painter.labels[-1]))
+    nothing = painter.sample(Conditions(label=[-1]), seed=4, steps=4, guidance=1, progress=False).audio
+    assert torch.equal(first, last) and torch.allclose(first, nothing, atol=1e-6)
+    assert not torch.equal(first, painter.sample(painter.labels[0], seed=4, steps=4, guidance=1, progress=False).audio)
 
 
 def test_the_page_of_edits(painter):
