@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .files import atomic_file, write_text
+from .files import atomic_file, shared_code, write_text
 
 # %% ../nbs/00_audio_features.ipynb #5d1deba2
 class AudioError(ValueError):
@@ -677,6 +677,7 @@ def _kernel():
         from foleybook import mel_kernel
         if config.DISABLE_JIT: return None
         loop = njit(nogil=True, error_model='numpy', cache=True)(mel_kernel.mel_of)
+        shared_code(loop)
     except (ImportError, RuntimeError): return None
     return loop,mel_kernel
 
@@ -807,7 +808,8 @@ def _kernel_back():
     "The compiled rounds of Griffin-Lim, or None as `_kernel`"
     if _kernel() is None: return None
     from numba import njit
-    return njit(nogil=True, error_model='numpy', cache=True)(_kernel()[1].rounds_of)
+    loop = njit(nogil=True, error_model='numpy', cache=True)(_kernel()[1].rounds_of)
+    return shared_code(loop)
 
 def _by_kernel(x, n_fft):
     "Can the compiled rounds take these spectra?"

@@ -1246,7 +1246,8 @@ def with_vocoder(self:Cascade,
 )->Cascade: # shares all else with this one
     "The same cascade heard through another vocoder"
     vocoder, c = find_vocoder(vocoder) if isinstance(vocoder, (str, Path)) else vocoder, self.config
-    return Cascade(self.prior, self.codebook, vocoder, self.labels, c.seconds, c.top_p, c.guidance)
+    twin = Cascade(self.prior, self.codebook, vocoder, self.labels, c.seconds, c.top_p, c.guidance)
+    return twin._keep_card(self, 'vocoder')
 
 # %% ../nbs/04_codebooks.ipynb #3e3c0ec9
 @patch

@@ -17,7 +17,7 @@ __all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'MPD_WIDTHS', 'MSD_WI
 
 # %% ../nbs/03_vocoders.ipynb #c786516a
 #| code-fold: true
-import copy,importlib.resources,importlib.util,math,re,time
+import copy,importlib.util,math,re,time
 from dataclasses import dataclass,field,fields,replace
 from pathlib import Path
 from typing import NamedTuple
@@ -1743,13 +1743,14 @@ def render_file(
 
 # %% ../nbs/03_vocoders.ipynb #bca4bf77
 def find_vocoder(
-    name='default', # 'default': the one that comes with the book; or the folder of a trained one
+    name='default', # 'default': the one that comes with the book; a folder, or hf://OWNER/NAME
     device='cpu', # where its weights go
 )->Vocoder: # in eval mode
-    "A trained vocoder by name"
-    shipped = importlib.resources.files('foleybook')/'weights'/'vocoder'
-    folder = shipped if str(name) == 'default' else Path(name)
-    return fold_weight_norm(Pretrained.from_pretrained(folder, device))
+    "A trained vocoder by name; a model of another kind is a `CheckpointError`"
+    model = Pretrained.from_pretrained('vocoder' if name == 'default' else name, device)
+    if hasattr(model, 'vocode'): return fold_weight_norm(model)
+    raise CheckpointError(f"{name}: holds a {type(model).__name__}, which turns no spectrogram into "
+                          "sound. Give the folder of a vocoder, or 'default'.")
 
 # %% ../nbs/03_vocoders.ipynb #13655874
 class MelGenerator(Pipeline):
@@ -1889,7 +1890,7 @@ def with_vocoder(self:MelGenerator,
     twin = copy.copy(self)
     twin._modules = dict(self._modules, vocoder=vocoder)
     if getattr(self.config, 'vocoder', ''): twin.config = replace(self.config, vocoder='')
-    return twin
+    return twin._keep_card(self, 'vocoder')
 
 # %% ../nbs/03_vocoders.ipynb #d7b57ba5
 @patch
