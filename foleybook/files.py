@@ -152,7 +152,7 @@ def _alone_in(folder):
     "One process at a time, where locks can be had"
     lock = FileLock(folder/'foleybook.lock')
     try: lock.acquire()
-    except (OSError, NotImplementedError): pass # nothing can be written there either
+    except (OSError, RuntimeError): pass # nothing can be written there either
     try: yield
     finally: lock.release()
 

@@ -4,7 +4,8 @@
 
 # %% ../nbs/generator.ipynb #00cdcf17
 from __future__ import annotations
-import hashlib, importlib.resources, inspect, json, math, os, random, re, secrets, sys, typing, warnings
+import hashlib, importlib.resources, inspect, json, math, os, random, re, secrets, sys
+import typing, warnings
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -1121,7 +1122,8 @@ def _keep_card(self:Pipeline, old, name):
         rest = [l for l in told.split('; ') if l.partition(': ')[0] != name]
         new = [] if rest == [part.licence] else [f'{name}: {part.licence}']
         card['licence'] = '; '.join(rest + new)
-    if card.get('metrics') and hasattr(old, name): card['exchanged'] = f'{name}, after the metrics were measured'
+    if card.get('metrics') and hasattr(old, name):
+        card['exchanged'] = f'{name}, after the metrics were measured'
     self.card, self.beside = card, dict(old.beside)
     return self
 

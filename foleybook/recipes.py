@@ -28,7 +28,8 @@ from torch import nn
 from .audio_features import Sounds
 from .files import CheckpointError, held_folder, write_text
 from .generator import Generator, Pretrained, peak_memory_mb, seed_everything
-from .settings import SettingsError, changed, config_hash, from_plain, known_class, near, to_plain
+from .settings import (SettingsError, changed, config_hash, from_plain, known_class,
+                                near, to_plain)
 
 # %% ../nbs/recipes.ipynb #3156a3cb
 @dataclass

@@ -1749,8 +1749,8 @@ def find_vocoder(
     "A trained vocoder by name; a model of another kind is a `CheckpointError`"
     model = Pretrained.from_pretrained('vocoder' if name == 'default' else name, device)
     if hasattr(model, 'vocode'): return fold_weight_norm(model)
-    raise CheckpointError(f"{name}: holds a {type(model).__name__}, which turns no spectrogram into "
-                          "sound. Give the folder of a vocoder, or 'default'.")
+    raise CheckpointError(f"{name}: holds a {type(model).__name__}, which turns no spectrogram "
+                          "into sound. Give the folder of a vocoder, or 'default'.")
 
 # %% ../nbs/03_vocoders.ipynb #13655874
 class MelGenerator(Pipeline):

@@ -54,7 +54,7 @@ class NotebookRuns:
         self.workers = workers
 
     def work(self, number):
-        # two processes that fill one cache of numba at once may leave it broken, and the next one dies of it
+        # librosa keeps machine code, too: two processes that fill its cache at once may leave it broken, and the next one dies of it
         environment = self.environment | dict(NUMBA_CACHE_DIR=str(ROOT / f".pytest_cache/numba_{number}"))
         while True:
             try:
