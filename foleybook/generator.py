@@ -375,7 +375,7 @@ def model_folder(
     hub:bool=False, # OWNER/NAME means the hub, too
     **options, # revision, token, cache_dir ... of the hub download
 ) -> Path:
-    "Where a model lies. A bare name means the book's own; the hub is asked only for hf://OWNER/NAME"
+    "Where a model lies; a bare name is first the book's, the hub is asked by hf://OWNER/NAME"
     if not isinstance(where, (str, os.PathLike)) or not str(where).strip() or '\0' in str(where):
         raise CheckpointError(f"{where!r}: no name of a model. Give a folder, one of "
                               f"{', '.join(shipped_models())}, or hf://OWNER/NAME.")
