@@ -568,7 +568,7 @@ def _opened(cls:Pretrained, folder, device):
     if not issubclass(found, cls):
         raise CheckpointError(f"{folder}: holds a {found.__name__}, not a {cls.__name__}. Load it "
                               f"by {found.__name__}.")
-    if issubclass(found, Pipeline) != pipeline: raise CheckpointError(
+    if hasattr(found, 'part_names') != pipeline: raise CheckpointError(
         f"{where}: speaks of a {found.__name__}, which is {'no' if pipeline else 'a'} pipeline. "
         "Copy the folder again.")
     model = found._from_folder(folder, about, device)
