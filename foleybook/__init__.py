@@ -4,7 +4,7 @@ __all__ = ["load", "train", "evaluate", "playground", "__version__"]
 
 
 def load(
-    folder,  # what `train` or `save_pretrained` wrote, or hf://OWNER/NAME
+    folder,  # what `train` or `save_pretrained` wrote, the name of a model of the book, or hf://OWNER/NAME
     vocoder=None,  # folder of a vocoder to use instead of the model's own, or 'default'
     codebook=None,  # folder of the codebook of a prior that was trained alone
     device="cpu",  # where the weights go
@@ -18,7 +18,9 @@ def load(
 
         if not isinstance(model, CodePrior):
             raise ValueError(f"{folder}: holds a {type(model).__name__}. A codebook can be given only for a prior.")
-        model = Cascade(model, load(codebook, device=device), None, model.card.get("labels"), model.card.get("seconds"))
+        prior, book = model, load(codebook, device=device)
+        model = Cascade(prior, book, None, prior.card.get("labels"), prior.card.get("seconds"))
+        model._keep_card(prior, "codebook")
     if vocoder is not None:
         if not hasattr(model, "with_vocoder"):
             raise ValueError(f"{folder}: holds a {type(model).__name__}, which has no vocoder that could be changed.")

@@ -4,15 +4,15 @@
 
 # %% ../nbs/files.ipynb #4df3e2d1
 from __future__ import annotations
-import argparse, hashlib, json, os, pickle, shutil, zipfile
+import argparse, errno, hashlib, json, os, pickle, re, shutil, zipfile
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CheckpointError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'pack_weights', 'unpack_weights',
-           'read_safetensors', 'read_json', 'write_safetensors', 'file_digest', 'load_strict', 'read_published',
-           'published_weights']
+__all__ = ['CheckpointError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'shared_code', 'pack_weights',
+           'unpack_weights', 'read_safetensors', 'read_json', 'write_safetensors', 'file_digest', 'load_strict',
+           'read_published', 'published_weights']
 
 # %% ../nbs/files.ipynb #1df004f8
 import numpy as np, torch
@@ -65,7 +65,7 @@ def atomic_folder(
     "Yields a temporary folder that takes the place of `folder` when the block ends well"
     folder = Path(folder)
     work, old = (folder.with_name(f'.{folder.name}.{os.getpid()}.tmp'),
-                 folder.with_name(f'.{folder.name}.old.tmp'))
+                 folder.with_name(f'.{folder.name}.old.{os.getpid()}.tmp'))
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -83,6 +83,18 @@ def atomic_folder(
         raise CheckpointError(f"{folder}: could not be written ({e}). Free some space or choose "
                               "another folder; what was saved before is untouched.") from e
     finally: shutil.rmtree(work, ignore_errors=True)
+
+# %% ../nbs/files.ipynb #5d0e7a11
+_DRAFT = re.compile(r'\.(?P<name>.+?)(\.old)?\.(?P<process>\d+)\.tmp')
+
+def _left_behind(path, name=None):
+    "Is this a draft of ours, of a process that is no more? `name`: of what it was to become"
+    draft = _DRAFT.fullmatch(path.name)
+    if not draft or name not in (None, draft['name']): return False
+    try: os.kill(int(draft['process']), 0)
+    except (ProcessLookupError, OverflowError): return True
+    except PermissionError: pass
+    return False
 
 # %% ../nbs/files.ipynb #cdc01276
 @contextmanager
@@ -102,13 +114,47 @@ def held_folder(
         raise CheckpointError(f"{folder}: cannot be written ({e.strerror or e}). Choose another "
                               "folder with --out.") from None
     try:
-        drafts = [*folder.parent.glob(f'.{escape(folder.name)}.*.tmp'), *folder.glob('.*.tmp')]
+        drafts = [p for p in folder.glob('.*.tmp') if _left_behind(p)]
+        drafts += [p for p in folder.parent.glob('.*.tmp') if _left_behind(p, folder.name)]
         for draft in drafts: # what a kill left
-            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+            if draft.is_dir() and not draft.is_symlink(): shutil.rmtree(draft)
+            else: draft.unlink(missing_ok=True)
         yield folder
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+# %% ../nbs/files.ipynb #5d0e7a22
+def shared_code(
+    compiled, # what `numba.njit(cache=True)` made of a function
+): # itself
+    "Machine code on disk that several processes may read and write at once"
+    cache, files = compiled._cache, compiled._cache._cache_file
+    load, save, folder = cache.load_overload, cache.save_overload, Path(cache.cache_path)
+
+    def read(types, target):
+        with _alone_in(folder):
+            try: return load(types, target)
+            except Exception: # cut, for instance by a full disk: compiled again
+                files.flush()
+
+    def write(types, code):
+        with _alone_in(folder):
+            if not files._load_index(): # what is there is of an earlier source
+                stem = files._index_name.removesuffix('nbi')
+                for old in folder.glob(f'{escape(stem)}*.nbc'): old.unlink()
+            save(types, code)
+    cache.load_overload, cache.save_overload = read, write
+    return compiled
+
+@contextmanager
+def _alone_in(folder):
+    "One process at a time, where locks can be had"
+    lock = FileLock(folder/'foleybook.lock')
+    try: lock.acquire()
+    except (OSError, RuntimeError): pass # nothing can be written there either
+    try: yield
+    finally: lock.release()
 
 # %% ../nbs/files.ipynb #178764cd
 def pack_weights(
@@ -161,10 +207,10 @@ def read_json(
     "The value of a JSON file; a missing or cut file is a `CheckpointError`"
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: not found. Was the folder written by save_pretrained?")
-    try: return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as e:
-        raise CheckpointError(f"{path}: damaged or cut ({e}). Copy it again, or use an earlier "
-                              "checkpoint.") from None
+    try: return json.loads(Path(path).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError, OSError, MemoryError) as e:
+        raise CheckpointError(f"{path}: damaged or cut ({str(e)[:160]}). Copy it again, or use an "
+                              "earlier checkpoint.") from None
 
 # %% ../nbs/files.ipynb #d3d21e11
 def write_safetensors(
@@ -191,7 +237,9 @@ def file_digest(
     path:Path, # a file
     kind:str='sha256', # or another name that hashlib knows
 ) -> str: # hexadecimal digits
-    "Hash of the content of a file, read piece by piece"
+    "Hash of the content of a file, read piece by piece; what is no file is an `OSError`"
+    if Path(path).exists() and not Path(path).is_file(): # a pipe would be waited for
+        raise OSError(errno.EINVAL, 'is no file', str(path))
     digest = hashlib.new(kind)
     with open(path, 'rb') as f:
         while block := f.read(1 << 20): digest.update(block)

@@ -4,12 +4,12 @@
 
 # %% ../nbs/settings.ipynb #9aed7674
 from __future__ import annotations
-import dataclasses, difflib, hashlib, inspect, json, math, types, typing
+import dataclasses, difflib, hashlib, importlib, inspect, json, math, sys, types, typing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['SettingsError', 'to_plain', 'near', 'from_plain', 'config_hash', 'changed', 'parse_overrides']
+__all__ = ['SettingsError', 'to_plain', 'near', 'from_plain', 'config_hash', 'known_class', 'changed', 'parse_overrides']
 
 # %% ../nbs/settings.ipynb #bc6f28a1
 class SettingsError(ValueError):
@@ -39,17 +39,19 @@ def near(
 
 # %% ../nbs/settings.ipynb #d8dc0ceb
 def _number(kind, value, where):
-    "An int or a float from a number or its text; an int must be whole"
+    "An int or a finite float from a number or its text; an int must be whole"
     if isinstance(value, bool):
         raise SettingsError(f"{where}: {value!r} is not a number. Give a {kind.__name__}.")
     try: number = int(value) if kind is int and isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         try: number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             wanted = kind.__name__
             raise SettingsError(f"{where}: {value!r} is no number. Give a {wanted}.") from None
+    if not math.isfinite(number):
+        raise SettingsError(f"{where}: {value!r} is not allowed. Give a finite number.")
     if kind is float or isinstance(number, int): return kind(number)
-    if not math.isfinite(number) or number != int(number):
+    if number != int(number):
         raise SettingsError(f"{where}: {value!r} is not a whole number. Give an int.")
     return int(number)
 
@@ -138,6 +140,21 @@ def config_hash(
     "A short name for a set of settings: equal settings, equal hash"
     text = json.dumps([type(config).__name__, to_plain(config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+# %% ../nbs/settings.ipynb #6b1f0c22
+def known_class(
+    module, # name of a module, from a file
+    name, # of a class in it
+): # the class, or None
+    "A class by the names in a file: of a module that is imported, or of this book"
+    parts = str(module).split('.')
+    ours = parts[0] == 'foleybook' and all(p.isidentifier() and p[0] != '_' for p in parts)
+    if ours and str(module) not in sys.modules:
+        try: importlib.import_module(str(module))
+        except ModuleNotFoundError as e:
+            if not str(module).startswith(str(e.name)): raise
+    found = getattr(sys.modules.get(str(module)), str(name), None)
+    return found if isinstance(found, type) else None
 
 # %% ../nbs/settings.ipynb #ca0081d8
 def _dotted(config, prefix=''):

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-# two processes that fill one cache of numba at once may leave it broken, and the next one dies of it
+# librosa keeps machine code, too: two processes that fill its cache at once may leave it broken, and the next one dies of it
 os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / f"numba_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}")
 
 FIRST = ["test_export", "test_imports", "test_hygiene"]  # what fails soonest

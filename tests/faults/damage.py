@@ -3,6 +3,7 @@ failure can be made again."""
 import hashlib
 import io
 import json
+import os
 import pickle
 import random
 import shutil
@@ -14,6 +15,8 @@ import numpy as np
 import soundfile as sf
 import torch
 from safetensors.torch import save_file
+
+from foleybook.settings import config_hash
 
 FORMATS = ("wav", "flac", "ogg", "mp3", "aiff")
 ODD = [0, -1, 1, 2**31 - 1, -2**31, 1e300, -1e-300, float("nan"), float("inf"), "", "nan", "x" * 5000, "../../x", "/etc/passwd", None, [], {}, True,
@@ -129,6 +132,60 @@ def request(port, token, k):
     text = f"{method} {path} HTTP/1.{rng.choice('0112')}\r\n" + "\r\n".join(lines) + "\r\n\r\n"
     if len(text) < 1000 and rng.random() < 0.2: return damaged_bytes(text.encode("latin1"), np.random.default_rng(k)), True
     return text.encode("latin1"), False
+
+
+HUGE = [0, -1, 2**20, 2**40, 10**7, 10**300, 2**63]
+CARDS = [None, [], 3, "text", dict(metrics=[1]), dict(metrics=None)]
+PARTS = [None, {}, [], 3, dict(prior=3), {"../whole/prior": ""}, dict(vocoder=None), dict(codebook="x", prior="y")]
+ABOUT = [("module", m) for m in ("foleybook..os", "foleybook.../../x", "foleybook.nowhere", "foleybook.__main__", "os.path", 3, None)] + [
+    ("format", f) for f in (99, 0, "2", None, True)] + [("model", m) for m in ("Cascade", "VQVAE", "Generator", "Path", None, [])] + [
+    ("config", c) for c in (None, [], {}, 3)] + [("foleybook", "99.0"), ("foleybook", [1])]
+
+
+def numbers(value, path=()):
+    "Where the numbers of a JSON value are"
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if isinstance(value, (int, float)) and not isinstance(value, bool): yield path
+    for key, inner in items: yield from numbers(inner, (*path, key))
+
+
+def _set(about, path, value):
+    for key in path[:-1]: about = about[key]
+    about[path[-1]] = value
+
+
+def hostile(whole, target, k):
+    "A copy of a model folder as a stranger could have made it, with a hash that fits; what was done to it"
+    rng = np.random.default_rng(k)
+    shutil.copytree(whole, target)
+    pick = lambda values: values[int(rng.integers(len(values)))]  # noqa: E731
+    file = pick(sorted(target.rglob("*.json")))
+    about, kind = json.loads(file.read_text()), int(rng.integers(8))
+    if kind <= 2:
+        path, value = pick([*numbers(about["config"])]), pick(HUGE)
+        _set(about["config"], path, value)
+        did = f"{'.'.join(map(str, path))}={value:.3g}"
+    elif kind == 3:
+        lists = [p[:-1] for p in numbers(about["config"]) if isinstance(p[-1], int)] or [("labels",)]
+        path, value = pick(lists), pick([[], [0], [2**40], [1] * 10**5, None])
+        _set(about["config"], path, value)
+        did = f"{'.'.join(map(str, path))}={str(value)[:20]}"
+    elif kind == 4: about["card"] = did = pick(CARDS)
+    elif kind == 5: about["parts"] = did = pick(PARTS)
+    elif kind == 6:
+        name, value = pick(ABOUT)
+        about[name], did = value, f"{name}={value!r}"
+    else:
+        weights, did = pick(sorted(target.rglob("*.safetensors"))), pick(["pipe", "link", "folder", "loop"])
+        weights.unlink()
+        if did == "pipe": os.mkfifo(weights)
+        elif did == "link": weights.symlink_to("/dev/zero")
+        elif did == "folder": weights.mkdir()
+        else: weights.symlink_to(weights.name)
+        return f"{weights.relative_to(target)}: {did}"
+    about["config_hash"] = config_hash([about["model"], about["config"]])
+    file.write_text(json.dumps(about))
+    return f"{file.relative_to(target)}: {did}"
 
 
 class Payload:

@@ -143,13 +143,18 @@ def tables(n, folder):
     return n, apart(all_of_them)
 
 
-@job(50, 12, "damaged model folders")
-def folders(n, folder):
+def small_cascade(folder):
+    "A folder of a codebook, a prior and a vocoder"
     torch.manual_seed(0)
     book = codebooks.VQVAE(SMALL).eval()
     prior = codebooks.UnigramPrior(codebooks.PriorConfig((10, 4), 16, 2, book.codebook_hash)).eval()
     voice = vocoders.ISTFTVocoder(vocoders.ISTFTConfig(MEL, 8, 16, 1)).eval()
-    codebooks.Cascade(prior, book, voice, ["rain", "pops"]).save_pretrained(folder / "whole")
+    return codebooks.Cascade(prior, book, voice, ["rain", "pops"]).save_pretrained(folder)
+
+
+@job(50, 12, "damaged model folders")
+def folders(n, folder):
+    small_cascade(folder / "whole")
 
     def weights(m): return torch.cat([v.flatten().float() for v in m.state_dict().values()])
     right = weights(generator.Pretrained.from_pretrained(folder / "whole"))
@@ -165,6 +170,21 @@ def folders(n, folder):
             if got[0].shape != right.shape or not torch.equal(got[0], right): return "other weights, and no word"
         e = attempt(use, check)
         return e and f"{where}: {e}"
+    return n, apart(lambda: [(str(k), e) for k in range(n) if (e := one(k))])
+
+
+@job(300, 60, "model folders of a stranger: hostile settings, cards and parts, weights that are no files")
+def hostile_folders(n, folder):
+    small_cascade(folder / "whole")
+
+    def one(k):
+        did = damage.hostile(folder / "whole", folder / str(k), k)
+
+        def use():
+            model = generator.Pretrained.from_pretrained(folder / str(k))
+            model.save_pretrained(folder / f"{k}.again")
+        e = attempt(use)
+        return e and f"{did}: {e}"
     return n, apart(lambda: [(str(k), e) for k in range(n) if (e := one(k))])
 
 
