@@ -1236,6 +1236,8 @@ def sample_mel(self:Cascade,
     draw = {k: v for k, v in draw.items() if v is not None}
     codes = self.prior.sample_codes(cond, seeds, **draw).to(self.codebook.device)
     made = torch.cat([self.codebook.decode(item) for item in codes.split(1)])[..., :frames]
+    if init is not None and made.shape[-1] < frames:   # a map may end within the last frame
+        made = F.pad(made, (0, frames - made.shape[-1]), mode='replicate')
     return self.codebook.with_grain(made, seeds)
 
 # %% ../nbs/04_codebooks.ipynb #079cff79
