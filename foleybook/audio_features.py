@@ -94,7 +94,8 @@ def _opened(path):
     if not path.is_file(): raise AudioError(path, "no such file", "Check the path")
     if not path.stat().st_size:
         raise AudioError(path, "is empty (0 bytes)", "Copy or download it again")
-    try: f = sf.SoundFile(path)
+    # bytes: a name need not be UTF-8, and the locale need not know its letters
+    try: f = sf.SoundFile(path if os.name == 'nt' else os.fsencode(path))
     except sf.LibsndfileError as e:
         raise AudioError(path, f"is no audio that can be read ({e.error_string.strip()})",
             "Convert it to wav, flac, ogg or mp3, or leave it out") from e
@@ -1152,7 +1153,7 @@ def save(
     audio = self.audio
     if rate != self.sample_rate: audio = unclipped(resample(audio, self.sample_rate, rate))
     listing = dir/'metadata.jsonl'
-    rows = _listed(listing)
+    rows = listed_sounds(dir)
     if not append:
         for row in rows: (dir/row['file']).unlink(missing_ok=True)
         rows = []
@@ -1160,9 +1161,9 @@ def save(
     files = []
     for x,label,seed in zip(audio, self.labels, self.seeds):
         name = _free(dir, safe_name(label), f'.{format}', seed, by_class)
-        files.append(write_audio(dir/name, x, rate, f'PCM_{bits}'))
         row = dict(file=name, label=label, seed=seed, sample_rate=rate, meta=self.meta)
-        with open(listing, 'a') as f: f.write(json.dumps(row) + '\n')
+        with open(listing, 'a') as f: f.write(json.dumps(row) + '\n')   # before its file
+        files.append(write_audio(dir/name, x, rate, f'PCM_{bits}'))
     return files
 
 # %% ../nbs/00_audio_features.ipynb #13ba4a0b
@@ -1176,7 +1177,7 @@ def load(
     listing = dir/'metadata.jsonl'
     if not listing.is_file():
         raise AudioError(listing, "no such file", "Give a folder that Sounds.save wrote")
-    rows = _listed(listing)
+    rows = listed_sounds(dir)
     if not rows: raise AudioError(listing, "lists no sounds", "Sample again")
     rate = rows[0]['sample_rate']
     audio = [read_audio(dir/r['file'], rate, mono=False)[0] for r in rows]
