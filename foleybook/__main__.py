@@ -1,7 +1,17 @@
-"""`python -m foleybook` and `torchrun -m foleybook` run the command line of `foleybook.cli`"""
+"""`foleybook`, `python -m foleybook` and `torchrun -m foleybook` run the command line of `foleybook.cli`"""
 import sys
 
-from foleybook.cli import main
+
+def main():
+    "The program; Ctrl-C is one line from the first import on"
+    try:
+        from foleybook.cli import main as program
+
+        return program()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -309,3 +309,75 @@ def test_waiting_threads_sleep_unless_told_otherwise(given):
             "print(os.environ['OMP_WAIT_POLICY'])")
     told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert told.split()[-1] == (given or "passive")
+
+
+# ---- the program and its shell ----
+
+
+def test_it_says_its_version(capsys):
+    from foleybook import __version__
+
+    with pytest.raises(SystemExit) as stop: main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"foleybook {__version__}\n"
+
+
+@pytest.mark.parametrize("where", ["_open_streams", "_program", "explain"])
+def test_ctrl_c_is_one_line_from_the_first_moment_on(monkeypatch, capsys, where):
+    def cut(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(cli, where, cut)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on where it was stopped\n"
+
+
+def test_ctrl_c_that_an_import_turned_into_an_error(monkeypatch, capsys):
+    def cut():
+        "As an import does it"
+        try: raise KeyboardInterrupt
+        except KeyboardInterrupt as e: raise ImportError("numpy is broken") from e
+    monkeypatch.setitem(VERBS, "doctor", cut)
+    assert main(["doctor"]) == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_before_the_program_is_there(monkeypatch, capsys):
+    import types
+
+    from foleybook import __main__
+
+    class Cut(types.ModuleType):
+        def __getattr__(self, name): raise KeyboardInterrupt
+    monkeypatch.setitem(sys.modules, "foleybook.cli", Cut("foleybook.cli"))
+    assert __main__.main() == 130 and capsys.readouterr().err == "interrupted\n"
+    assert 'foleybook = "foleybook.__main__:main"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.fixture
+def tiny_model(tmp_path):
+    import tiny_run
+
+    return tiny_run.Tiny(tiny_run.TinyConfig()).eval().save_pretrained(tmp_path / "tiny")
+
+
+def shell(line):
+    return subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("words, unbuffered", [("--help", ""), ("train --list", ""), ("train --list", "1")])
+def test_nobody_reads_on(words, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    done = shell(f"({sys.executable} -m foleybook {words}; echo code $? >&2) | true")
+    assert done.stderr == "code 141\n"
+
+
+def test_closed_streams(tiny_model, tmp_path):
+    out = tmp_path / "out"
+    done = shell(f"{sys.executable} -c 'import tiny_run; from foleybook.__main__ import main; raise SystemExit(main())' "
+                 f"sample {tiny_model} -n 1 --out {out} 2>&- >&-")
+    assert done.returncode == 0 and len([*out.glob("*.wav")]) == 2
+
+
+def test_verbs_with_a_network_take_a_device(capsys):
+    "Every verb but those that run none of their own"
+    import inspect
+
+    assert {v for v, f in VERBS.items() if "device" not in inspect.signature(f).parameters} == {"bench", "doctor"}

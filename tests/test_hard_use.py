@@ -4,6 +4,7 @@ Further tests of the same list stand where the rooms are tested: names of classe
 test_audio_features, labels in caches and damaged caches in test_cache_faults, weights and folders in test_golden and test_codebooks.
 """
 import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -232,7 +233,8 @@ def test_sampling_goes_on_where_it_was_killed(tiny, tmp_path, capsys, monkeypatc
         m.setattr(tiny_run.Tiny, "_sample", dies)
         assert main([*words, "--out", str(tmp_path / "out")]) == 130
     assert len(listed_sounds(tmp_path / "out")) == 6
-    write_audio(tmp_path / "out/rumble_0.wav", torch.rand(1, 99), 8000)  # as a kill leaves it: not listed yet
+    with open(tmp_path / "out/metadata.jsonl", "a") as f:  # as a kill leaves it: listed, not written yet
+        f.write(json.dumps(listed_sounds(tmp_path / "out")[0] | dict(file="rumble_0.wav", label="rumble", seed=0)) + "\n")
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     assert "6 of 12 sounds are there already" in capsys.readouterr().out
     files = {f.name: f.read_bytes() for f in (tmp_path / "out").glob("*.wav")}
@@ -240,6 +242,50 @@ def test_sampling_goes_on_where_it_was_killed(tiny, tmp_path, capsys, monkeypatc
     stamps = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").glob("*.wav")}
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     assert stamps == {f: f.stat().st_mtime_ns for f in (tmp_path / "out").glob("*.wav")}
+
+
+@pytest.mark.parametrize("by_class", [[], ["--by-class"]])
+def test_files_that_sample_did_not_write_stay(tiny, tmp_path, by_class):
+    out, words = tmp_path / "out", ["sample", str(tiny), *by_class, "--out", str(tmp_path / "out")]
+    assert main([*words, "-n", "1"]) == 0
+    mine = [out / "hiss_0_edited.wav", out / "hiss_1.wav", out / "hiss" / "recording.wav", out / "rumble" / "001.wav", out / "hiss_1.flac"]
+    for f in mine:
+        f.parent.mkdir(exist_ok=True)
+        f.write_bytes(b"mine")
+    assert main([*words, "-n", "3"]) == 0
+    assert all(f.read_bytes() == b"mine" for f in mine)
+    rows = listed_sounds(out)
+    assert len(rows) == 6 and not {out / r["file"] for r in rows} & {*mine}
+
+
+def test_a_model_without_classes_is_asked_for_none(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tiny_run.Tiny, "labels", [])
+    for words in (["sample", str(tiny)], ["edit", str(tiny), str(clips(tmp_path / "in") / "hiss/0.wav")]):
+        assert main([*words, "--class", "hiss", "--out", str(tmp_path / "out.wav")]) == 1
+        assert "--class hiss: " in (told := capsys.readouterr().err) and "knows no classes" in told
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_a_class_named_twice_is_made_once(tiny, tmp_path, capsys):
+    assert main(["sample", str(tiny), "--class", "hiss", "hiss", "-n", "2", "--out", str(tmp_path / "out")]) == 0
+    assert [r["file"] for r in listed_sounds(tmp_path / "out")] == ["hiss_0.wav", "hiss_1.wav"]
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--class", "rain", "hiss"], "gets one sound"), (["-n", "2"], "--per-class"), (["--batch", "2"], "--batch"), (["--format", "wav"], "--format"),
+    (["--bits", "16"], "--bits"), (["--sample-rate", "8000"], "--sample-rate"), (["--by-class"], "--by-class"), (["--loop"], "--loop"),
+    (["--out", "{film}"], "is the input itself"), (["--out", "x.wav"], "dubbed.mp4"), (["--video", "no.mp4"], "no such film")])
+def test_what_a_film_has_no_use_for_is_refused(tiny, tmp_path, capsys, words, said):
+    (film := tmp_path / "film.mp4").write_bytes(b"film")
+    words = [w.replace("{film}", str(film)) for w in words]
+    assert main(["sample", str(tiny), "--video", str(film), "--out", str(tmp_path / "x.mp4"), *words]) == 1
+    assert said in capsys.readouterr().err and film.read_bytes() == b"film"
+
+
+def test_what_cannot_be_written_is_known_before_it_is_made(tiny, tmp_path, capsys):
+    for words, said in ((["--format", "mp3"], "wav or flac"), (["--bits", "8"], "16 or 24"), (["--sample-rate", "5"], "in Hz"), (["--eye", "x"], "--video")):
+        assert main(["sample", str(tiny), "--out", str(tmp_path / "out"), *words]) == 1
+        assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_while_sampling_is_called_so(tiny, tmp_path, capsys, monkeypatch):
@@ -379,7 +425,8 @@ def test_progress_without_a_terminal(tmp_path, capsys, monkeypatch):
     (["prepare", ""], "Give a folder of sounds"), (["prepare", "{in}", "--jobs", "0"], "--jobs 0"),
     (["prepare", "procedural", "--seed", "-1"], "--seed -1"), (["prepare", "{in}", "--seconds", "0.5", "--out", "{in}/hiss/0.wav"], "choose another"),
     (["vocode", "{in}/hiss/0.wav", "--vocoder", "foley"], "is no vocoder"), (["vocode", "{in}/short.wav"], "short.wav: "),
-    (["play", "pops", "--out", "x.wav", "--controls", "rate=a"], "--controls rate=a"), (["gallery", "{in}"], "sampling.json"), (["gallery", "{in}/hiss", "--real-per-class", "-1"], "0 or more"),
+    (["play", "pops", "--out", "x.wav", "--controls", "rate=a"], "--controls rate=a"),
+    (["play", "pops", "--out", "x.wav", "--controls", "rate"], "'rate' says nothing. Write NAME=VALUE.\n"), (["gallery", "{in}"], "sampling.json"), (["gallery", "{in}/hiss", "--real-per-class", "-1"], "0 or more"),
     (["train", "quick-vqvae", "--data", "{in}", "--set", "seconds=-1"], "seconds=-1"),
     (["train", "quick-vocoder", "--data", "{in}", "--set", "clip_seconds=nan"], "clip_seconds=nan")])
 def test_what_a_hostile_user_typed_is_answered(tmp_path, capsys, monkeypatch, words, said):

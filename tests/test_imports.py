@@ -34,7 +34,7 @@ ABOVE = {  # room: the rooms right below it
     "reports": ["roundtrip"],
 }
 LAZY = ["__init__", "cli"]  # may import every room, but only inside functions
-FREE = ["__main__", "_modidx"]  # two lines that start `cli`; an index that imports nothing
+FREE = ["__main__", "_modidx"]  # a few lines that start `cli`; an index that imports nothing
 MODULES = sorted(p.stem for p in PACKAGE.glob("*.py"))
 
 

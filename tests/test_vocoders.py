@@ -2,6 +2,8 @@
 import json
 import subprocess
 import sys
+import time
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from foleybook.sound_data import WaveCache, make_procedural
 from foleybook.files import CheckpointError
 from foleybook.generator import Pretrained
 from foleybook.recipes import find_recipe
+from foleybook.settings import from_plain
 from foleybook.vocoders import (BigVGAN, BigVGANConfig, Exportable, HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder,
                                 MelGAN, MelGANConfig, MelGANDiscriminator, MultiPeriodDiscriminator,
                                 MultiResolutionDiscriminator, MultiScaleDiscriminator, copy_synthesis,
@@ -325,11 +328,22 @@ def test_items_do_not_depend_on_the_batch(vocoder):
 def test_onnx_is_the_vocoder(tmp_path):
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason="pip install 'foleybook[onnx]'")
+    import onnx
     import onnxruntime
 
     torch.manual_seed(0)
     model = ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2)).eval()
-    session = onnxruntime.InferenceSession(export_onnx(model, tmp_path / "v.onnx"), providers=["CPUExecutionProvider"])
+    began = time.process_time()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*training mode")
+        path = export_onnx(model, tmp_path / "v.onnx")
+    assert time.process_time() - began < 60
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    notes = session.get_modelmeta().custom_metadata_map
+    assert notes["sample_rate"] == "44100" and notes["licence"] == "unknown" and from_plain(MelConfig, json.loads(notes["mel"])) == model.mel
+    assert {v.name for v in (*session.get_inputs(), *session.get_outputs())} <= notes.keys()
+    told = {v.name: v.doc_string for v in onnx.load(path).graph.input}
+    assert "number of the first frame" in told["start"] and "mel spectrogram" in told["log_mel"]
     x = mels(model, 50)
     for frames, batch, start in ((50, 1, 7), (9, 3, 0), (1, 1, 600)):
         piece = x[..., :frames].repeat(batch, 1, 1)
@@ -444,8 +458,8 @@ def test_export_from_a_folder(tmp_path):
     path = export_vocoder(tmp_path / "v", tmp_path / "v.pt2")
     x = mels(v, 20)
     with torch.no_grad():
-        y = torch.export.load(path).module()(x, torch.tensor([0]))
-    assert far(y, v.vocode(x)) <= 1e-3
+        y = torch.export.load(path, extra_files=(notes := {"notes.json": ""})).module()(x, torch.tensor([0]))
+    assert far(y, v.vocode(x)) <= 1e-3 and json.loads(notes["notes.json"])["sample_rate"] == "44100"
     with pytest.raises(ValueError, match=r"v\.tflite.*\.onnx.*\.pt2"):
         export_vocoder(tmp_path / "v", tmp_path / "v.tflite")
     HiFiGAN(HiFiGANConfig.v3(**TINY)).save_pretrained(tmp_path / "gan")
