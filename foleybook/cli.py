@@ -12,6 +12,7 @@ import importlib, inspect, json, os, pkgutil, sys, time
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction
 from pathlib import Path
 from fastcore.docments import docments
+from . import __version__
 
 # %% ../nbs/cli.ipynb #b23ba8b1
 def parser_of(
@@ -28,7 +29,9 @@ def parser_of(
         elif p.anno is list: kw.update(nargs="+", action="extend")
         else: kw["type"] = p.anno
         if kinds[name] is inspect.Parameter.KEYWORD_ONLY:
-            parser.add_argument("--" + name.rstrip("_").replace("_", "-"), dest=name, **kw)
+            short = ["-n"] if name in ("n", "per_class") else []
+            long = "--" + name.rstrip("_").replace("_", "-")
+            parser.add_argument(*short, long, dest=name, **kw)
         else: parser.add_argument(name, **kw, **({"nargs": "?"} if "default" in kw else {}))
     return parser
 
@@ -56,7 +59,7 @@ def explain(
 # %% ../nbs/cli.ipynb #f62eb5e9
 def _say(quiet): return (lambda *a: None) if quiet else (lambda *a: print(*a, flush=True))
 
-def _bar(quiet): return not quiet and sys.stderr.isatty()
+def _bar(quiet): return not quiet and sys.stderr is not None and sys.stderr.isatty()
 
 # %% ../nbs/cli.ipynb #1c46d703
 def _show_warning(message, category, filename, lineno, file=None, line=None):
@@ -105,7 +108,9 @@ def held_rows(
     import numpy as np
 
     held = np.zeros(len(table), bool)
-    for column, value in _pairs(held_out).items():
+    _pairs(held_out)
+    for column, value in (o.split("=", 1) for o in held_out or []):
+        if column == "split": value = value.strip().lower()
         if column not in table.df:
             raise ValueError(f"--hold-out {column}={value}: no column {column!r} among "
                              f"{', '.join(table.df)}.")
@@ -122,7 +127,10 @@ def without(
     held_out: list,  # COLUMN=VALUE, as in fold=5 or split=test
 ):  # `ClipTable` of the other rows
     "The rows that training may see"
-    return table.subset(~held_rows(table, held_out))
+    rest = table.subset(~held_rows(table, held_out))
+    if len(rest) or not len(table): return rest
+    raise ValueError(f"--hold-out {' '.join(held_out)}: nothing is left of {len(table)} clips. "
+                     "Hold fewer out.")
 
 # %% ../nbs/cli.ipynb #f0c3fed1
 def _device(name):
@@ -143,8 +151,18 @@ def _open_table(data, plain, hold_out, licence=None):
     "The clips that a verb was given, without those held out, under the licences wanted"
     from foleybook.data_sets import open_dataset
 
-    table = without(open_dataset(find_data(data), "folders" if plain else None), hold_out)
+    return _wanted(open_dataset(find_data(data), "folders" if plain else None), hold_out, licence)
+
+def _wanted(table, hold_out, licence):
+    "The clips that are not held out, under the licences wanted"
+    table = without(table, hold_out)
     return table.under_licence(*licence) if licence else table
+
+def _no_use(**options):
+    "Raise if an option was given that another one leaves without effect: (given, why)"
+    for name, (given, why) in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if given: raise ValueError(f"{option} would not be used: {why}")
 
 def _told_lengths(table, seconds):
     "Lines about clips that are cut or repeated to get `seconds`"
@@ -164,14 +182,28 @@ def _told_lengths(table, seconds):
         yield (f"{short.sum()} of {len(table)} clips are shorter than {seconds / 2:g} s (down to "
                f"{length.min():.2f} s): they are repeated up to {seconds:g} s")
 
+# %% ../nbs/cli.ipynb #b3380b27
+def _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap, scheduler, backend,
+                   jobs):
+    "Raise where an option of `prepare` is out of range, or is left without effect by another"
+    _at_least_one(per_class=per_class)
+    if not jobs: raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per core.")
+    if (seed or 0) < 0: raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
+    ours, other = data == "procedural", "it is for procedural sounds. Leave it out."
+    _no_use(per_class=(per_class and not ours, other), seed=(seed is not None and not ours, other),
+            plain=(plain and ours, "no folder is read. Leave it out."),
+            mel=(mel and codebook, f"{codebook} has a mel of its own. Leave it out."),
+            overlap=(overlap and slice_ != "fixed", "add --slice fixed, or leave it out."),
+            scheduler=(scheduler and backend not in ("dask", "ray"), "add --backend dask or ray."))
+
 # %% ../nbs/cli.ipynb #1df49051
 def prepare(
     data: str,  # folder of class subfolders, a clip table (.csv), a known data set, or `procedural`
     *,
     out: str = "data/prepared",  # folder for the clip table and the feature cache
-    mel: str = "foley",  # mel preset of the feature cache (see `foleybook doctor`)
+    mel: str = "",  # mel preset of the feature cache, `foley` if none (see `foleybook doctor`)
     seconds: float = 4.0,  # length every clip is brought to, seconds
-    per_class: int = 40,  # procedural sounds per class (only with `procedural`)
+    per_class: int = None,  # procedural sounds per class, 40 if not given (only with `procedural`)
     # folder of a trained codebook: save the codes of all clips too, for the training of a prior
     codebook: str = "",
     hold_out: list = None,  # clips to leave out, as COLUMN=VALUE: fold=5, split=test
@@ -183,7 +215,7 @@ def prepare(
     jobs: int = -1,  # workers, -1 for one per core
     backend: str = "threading",  # joblib backend: threading, loky (processes), dask or ray
     scheduler: str = "",  # address of the dask or ray cluster (default: start one here)
-    seed: int = 0,  # seed of procedural sounds
+    seed: int = None,  # seed of procedural sounds, 0 if not given
     strict: bool = False,  # stop at the first bad file instead of leaving it out
     quiet: bool = False,  # print only errors
 ):
@@ -191,30 +223,33 @@ def prepare(
     from foleybook.audio_features import MelConfig
     from foleybook.sound_data import MelCache, joblib_workers, make_procedural
 
-    _at_least_one(per_class=per_class)
-    if not jobs: raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per core.")
-    if seed < 0: raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
-    say, out = _say(quiet), Path(out)
+    _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap, scheduler,
+                   backend, jobs)
+    say, out, ours = _say(quiet), Path(out), data == "procedural"
     if codebook:
         rooms()
         from foleybook.codebooks import encode_table
         from foleybook.generator import Pretrained
         book = Pretrained.from_pretrained(codebook, _device(device))
-    config = book.mel if codebook else MelConfig.preset(mel)
+    config = book.mel if codebook else MelConfig.preset(mel or "foley")
     with joblib_workers(backend, scheduler or None, jobs):
-        if data == "procedural":
-            table = make_procedural(out / "sounds", n=per_class, seconds=seconds,
-                                    sample_rate=config.sample_rate, seed=seed,
+        if ours:
+            table = make_procedural(out / "sounds", n=per_class or 40, seconds=seconds,
+                                    sample_rate=config.sample_rate, seed=seed or 0,
                                     n_jobs=jobs, progress=not quiet)
+            table = _wanted(table, hold_out, licence)
         else:
             table = _open_table(data, plain, hold_out, licence)
             if table.note: say(f"{data}: {table.note}")
             table = table.check(strict=strict, n_jobs=jobs, progress=not quiet)
-        if slice_: table = table.sliced(seconds, slice_, overlap)
+        if slice_:
+            whole, table = len(table), table.sliced(seconds, slice_, overlap)
+            say(f"{len(table)} clips of up to {seconds:g} s from {whole} recordings")
         path = table.save(out / "clips.csv")
         cache = MelCache.build(table, config, seconds, n_jobs=jobs, strict=strict,
                                progress=not quiet)
     for file, why in table.skipped: say(f"left out {file}: {why}")
+    if table.skipped: say(f"{len(table.skipped)} left out in all")
     for line in _told_lengths(cache.index, seconds): say(line)
     say(f"{len(cache)} clips in {len(table.labels)} classes: {', '.join(table.labels)}")
     say(f"table {path}, features {cache.path}")
@@ -331,20 +366,24 @@ def train(
     if not recipe or not data:
         raise ValueError("train needs a recipe and --data, as in: foleybook train quick-cascade "
                          "--data sounds/")
-    chosen = find_recipe(recipe).override({"seed": seed, "device": device,
-                                           **parse_overrides(set_ or [])})
+    changes = parse_overrides(set_ or [])
+    _no_use(seed=(seed and "seed" in changes, "--set names a seed, too. Give it once."),
+            device=(device != "auto" and "device" in changes, "--set names a device, too."))
+    chosen = find_recipe(recipe).override({"seed": seed, "device": device, **changes})
     path, start, out = find_data(data), time.time(), Path(out)
     coded = (path / "codes.json").exists()
     if coded and hold_out:
         raise ValueError("--hold-out: these are codes already. Hold the clips out when you prepare "
                          "them.")
+    _no_use(strict=(coded and strict, "these are codes already. Leave it out."),
+            plain=(coded and plain, "these are codes already. Leave it out."))
     table = path if coded else _open_table(data, plain, hold_out)
     if not coded:
         if table.note: _say(quiet)(f"{data}: {table.note}")
         table = table.check(strict=strict, progress=not quiet)
     model = chosen.train(table, out, resume=not fresh, progress=not quiet)
     if int(os.environ.get("RANK", 0)) == 0:
-        run = dict(recipe=recipe, data=str(path.resolve()), seed=seed, changes=set_ or [],
+        run = dict(recipe=recipe, data=str(path.resolve()), seed=chosen.seed, changes=set_ or [],
                    hold_out=hold_out or [], seconds=round(time.time() - start, 1),
                    versions={p: _version(p) for p in ("foleybook", "torch", "fastai")})
         write_text(out / "run.json", json.dumps(run, indent=1))
@@ -395,9 +434,50 @@ def _trained_on(model):
 
 def _tracks(pairs):
     "NAME=VALUE or NAME=V1,V2,... as control tracks"
-    try: return {k: [*map(float, text.split(","))] for k, text in _pairs(pairs).items()} or None
+    given = _pairs(pairs)
+    try: return {k: [*map(float, text.split(","))] for k, text in given.items()} or None
     except ValueError as e: raise ValueError(f"--controls {' '.join(pairs)}: {e}. Write NAME=VALUE "
                                              "or NAME=V1,V2,... in numbers.") from None
+
+# %% ../nbs/cli.ipynb #1f6b90c4
+def _classes(generator, given, model):
+    "The classes asked for, each once; without any, all that the model knows, or None"
+    from foleybook.settings import near
+
+    known = generator.labels if "label" in generator.asks else []
+    if given and not known:
+        raise ValueError(f"--class {given[0]}: {model} knows no classes. Leave it out.")
+    for c in given or []:
+        if c not in known:
+            raise ValueError(f"--class {c}: no class of {model}. {near(c, known)}")
+    return list(dict.fromkeys(given or known)) or [None]
+
+# %% ../nbs/cli.ipynb #7d20e5a8
+def _not_in(allowed, **given):
+    "Refuse the one value that is not allowed"
+    for name, value in given.items():
+        if value is not None and value not in allowed:
+            told = " or ".join(str(a) for a in allowed)
+            name = name.replace("_", "-")
+            raise ValueError(f"--{name} {value} is not allowed. Give {told}.")
+
+def _check_rate(sample_rate):
+    from foleybook.audio_features import RATES
+    if sample_rate is not None and sample_rate not in RATES:
+        raise ValueError(f"--sample-rate {sample_rate} is not allowed. "
+                         f"Give {RATES[0]} to {RATES[-1]}, in Hz.")
+
+def _sound_files(init, eye, by_class, format, bits, sample_rate):
+    "How `sample` writes its files, checked before the first one is made"
+    from foleybook.audio_features import audio_info
+
+    if init: audio_info(init)  # can it be read?
+    if eye: raise ValueError(f"--eye {eye} is for --video. Leave it out, or name a film.")
+    _not_in(("wav", "flac"), format=format)
+    _not_in((16, 24), bits=bits)
+    _check_rate(sample_rate)
+    return dict(by_class=by_class, format=format or "wav", bits=bits or 16,
+                sample_rate=sample_rate)
 
 # %% ../nbs/cli.ipynb #cb3c8f40
 def _at_least_one(**numbers):
@@ -432,23 +512,19 @@ def _put_beside(out, rows):
 # %% ../nbs/cli.ipynb #c66978cb
 def _to_make(out, request, wanted, say):
     "Those of `wanted`, (class, seed), that are not there; another request's sounds are put beside"
-    from foleybook.audio_features import listed_sounds, safe_name
+    from foleybook.audio_features import listed_sounds
     from foleybook.files import read_json, write_text
 
     told, rows = out / "sampling.json", listed_sounds(out)
-    before = read_json(told).get("request") if told.is_file() else None
+    report = read_json(told) if told.is_file() else {}
+    before = report.get("request") if isinstance(report, dict) else None
+    if told.is_file() and before is None and not rows: say(f"{told} is replaced")
     done = {(r["label"], r["seed"]) for r in rows}
     plain = json.loads(json.dumps(request))
     if before != plain or not done <= {(c or "", s) for c, s in wanted}:
         if rows: say(f"what was in {out} is now in {_put_beside(out, rows)}")
         write_text(told, json.dumps(dict(request=plain), indent=1))
         return wanted
-    kept, began = {r["file"] for r in rows}, told.stat().st_mtime
-    for c in {c for c, _ in wanted}:  # of a sound that a kill left without its line
-        stem, kind = safe_name(c or ""), request["format"]
-        for f in [*out.glob(f"{stem}_*.{kind}"), *out.glob(f"{stem}/*.{kind}")]:
-            name = f.relative_to(out).as_posix()
-            if name not in kept and f.stat().st_mtime >= began: f.unlink()
     write_text(out / "metadata.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
     if done: say(f"{len(done)} of {len(wanted)} sounds are there already")
     return [(c, s) for c, s in wanted if (c or "", s) not in done]
@@ -456,30 +532,46 @@ def _to_make(out, request, wanted, say):
 # %% ../nbs/cli.ipynb #a28b35a6
 def _make(generator, out, wanted, asked, files, batch, quiet):
     "Make and save those of `wanted`, (class, seed), that are not there, one batch after the other"
-    request = asked | files | dict(made_by=_fingerprint(generator))
+    from foleybook.files import file_digest
+
+    inputs = dict(inputs=file_digest(asked["init"])) if asked["init"] else {}
+    request = asked | files | inputs | dict(made_by=_fingerprint(generator))
     todo, say = _to_make(out, request, wanted, _say(quiet)), _say(quiet)
     for i in range(0, len(todo), batch):
         labels, seeds = map(list, zip(*todo[i : i + batch]))
-        made = generator.sample(labels if generator.labels else None, n=len(seeds), seed=seeds,
+        made = generator.sample(None if None in labels else labels, n=len(seeds), seed=seeds,
                                 progress=_bar(quiet), **asked)
         made.save(out, append=True, **files)
         say(f"{len(wanted) - len(todo) + i + len(seeds)} of {len(wanted)} sounds")
 
 # %% ../nbs/cli.ipynb #16688db9
-def _dub(generator, video, out, eye, classes, asked, seed, quiet):
+def _film_alone(video, out, class_, asked, **files):
+    "Refuse what a film has no use for, before anything is made"
+    if out.suffix != ".mp4":
+        raise ValueError(f"--out {out}: with --video, give the film to write, as in "
+                         "dubbed.mp4.")
+    if not Path(video).is_file(): raise ValueError(f"--video {video}: no such film.")
+    _not_over(Path(video), out)
+    if len(set(class_ or [])) > 1:
+        raise ValueError(f"--class {' '.join(class_)}: a film gets one sound. Give one.")
+    none = ("init", "mask", "strength", "loop", "text", "controls")
+    none = {k: asked[k] for k in none} | files
+    if wrong := [k for k, v in none.items() if v is not None and v is not False]:
+        raise ValueError(f"--{wrong[0].replace('_', '-')} cannot be used with --video. "
+                         "Leave one out.")
+
+def _dub(generator, video, out, eye, class_, asked, seed, quiet):
     "Sound under a film"
     from foleybook.transformer import dub, film_seconds, find_eye
 
-    if out.suffix != ".mp4":
-        raise ValueError(f"--out {out}: with --video, give the film to write, as in dubbed.mp4.")
-    given = {k: v for k, v in asked.items() if v not in (None, False)}
-    if wrong := given.keys() & {"init", "mask", "strength", "loop", "text", "controls"}:
-        raise ValueError(f"--{sorted(wrong)[0]} cannot be used with --video. Leave one out.")
-    if classes: given["cond"] = classes[0]
-    film_seconds(video)  # told first if it is not there
+    given = {k: v for k, v in asked.items() if v is not None and v is not False}
+    if class_: given["cond"] = class_[0]
+    film_seconds(video)  # a film that cannot be read is told first
+    there = f"; it replaces the {out} that was there" if out.exists() else ""
     made = dub(generator, video, out, find_eye(generator, eye), seed=seed, progress=_bar(quiet),
                **given)
-    _say(quiet)(f"{made.audio.shape[-1] / made.sample_rate:.2f} s of sound under {video}; {out}")
+    seconds = made.audio.shape[-1] / made.sample_rate
+    _say(quiet)(f"{seconds:.2f} s of sound under {video}; {out}{there}")
     return [out]
 
 # %% ../nbs/cli.ipynb #cdc063d8
@@ -487,10 +579,9 @@ def sample(
     model: str,  # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
     *,
     out: str = "out/samples",  # folder for the sounds, `metadata.jsonl` and `sampling.json`
-    per_class: int = 4,  # sounds of each class
-    classes: list = None,  # names of classes (default: all the model knows)
-    # control tracks, as NAME=VALUE or NAME=V1,V2,... (stretched over the sound)
-    controls: list = None,
+    per_class: int = None,  # sounds of each class (default: 4)
+    class_: list = None,  # names of classes (default: all the model knows)
+    controls: list = None,  # NAME=VALUE or NAME=V1,V2,... (stretched over the sound)
     text: str = None,  # a sentence, for models that read
     seconds: float = None,  # length of each sound, seconds (default: the model's own)
     init: str = None,  # sound file to start from
@@ -498,8 +589,7 @@ def sample(
     mask: list = None,  # parts of --init to make anew, as START:END in seconds
     loop: bool = False,  # the end joins the start
     seed: int = 0,  # seed of the first sound of each class
-    # sounds made at once; changes speed and memory, not the sounds (default: what is fastest)
-    batch: int = None,
+    batch: int = None,  # made at once; changes no sound (default: what is fastest)
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     top_k: int = None,  # draw from the k likeliest codes only
     top_p: float = None,  # draw from the likeliest codes with this probability (default: its own)
@@ -512,8 +602,8 @@ def sample(
     eye: str = None,  # torchvision's ResNet-50 weights, for models that see by them
     device: str = "auto",  # auto, cpu, cuda
     sample_rate: int = None,  # of the files, Hz (default: the model's own)
-    format: str = "wav",  # wav or flac
-    bits: int = 16,  # per sample: 16 or 24
+    format: str = None,  # wav or flac (default: wav)
+    bits: int = None,  # per sample: 16 or 24 (default: 16)
     by_class: bool = False,  # write CLASS/000.wav, CLASS/001.wav ..., as challenges want it
     quiet: bool = False,  # print only errors
 ):
@@ -521,16 +611,18 @@ def sample(
     from foleybook.audio_features import audio_info, listed_sounds
     from foleybook.files import held_folder, write_text
 
-    _at_least_one(per_class=per_class, batch=batch, bits=bits)
+    _at_least_one(per_class=per_class, batch=batch)
     say, out, start = _say(quiet), Path(out), time.time()
-    generator = load_generator(model, vocoder, codebook, device)
+    files = dict(by_class=by_class, format=format, bits=bits, sample_rate=sample_rate)
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps,
                  sampler=sampler, guidance=guidance, init=init, strength=strength, text=text,
                  mask=_regions(mask), loop=loop, controls=_tracks(controls))
-    if video: return _dub(generator, video, out, eye, classes, asked, seed, quiet)
-    files = dict(by_class=by_class, format=format, bits=bits, sample_rate=sample_rate)
-    wanted = [(c, seed + k) for c in classes or generator.labels or [None]
-              for k in range(per_class)]
+    if video: _film_alone(video, out, class_, asked, per_class=per_class, batch=batch, **files)
+    else: files = _sound_files(init, eye, **files)
+    generator, per_class = load_generator(model, vocoder, codebook, device), per_class or 4
+    classes = _classes(generator, class_, model)
+    if video: return _dub(generator, video, out, eye, class_, asked, seed, quiet)
+    wanted = [(c, seed + k) for c in classes for k in range(per_class)]
     with held_folder(out):
         _make(generator, out, wanted, asked, files, batch or generator.best_batch, quiet)
         spent, rows = round(time.time() - start, 2), listed_sounds(out)
@@ -543,37 +635,117 @@ def sample(
         f"peak memory {_peak():.0f} MB; {out}")
     return made
 
+# %% ../nbs/cli.ipynb #2ab86f13
+_BITS = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}  # of wav and flac
+_SUFFIX = dict(WAV="wav", WAVEX="wav", RF64="wav", FLAC="flac", OGG="ogg", MP3="mp3")
+
+def _format_of(input, out, format):
+    "The format of a file to write: of --out or --format, else that of the recording"
+    import soundfile as sf
+
+    info = sf.info(input if os.name == "nt" else os.fsencode(input))
+    allowed = ("wav", "flac", "ogg", "mp3")
+    _not_in(allowed, format=format)
+    suffix = Path(out).suffix[1:].lower()
+    if out and suffix not in allowed:
+        raise ValueError(f"--out {out}: name it .{', .'.join(allowed[:-1])} or .mp3.")
+    if suffix and format not in (None, suffix):
+        raise ValueError(f"--out {out} and --format {format} say different things. "
+                         "Leave one out.")
+    own = "wav" if info.subtype == "OPUS" else _SUFFIX.get(info.format, "wav")
+    return info, format or suffix or own
+
+def _subtype_of(subtype, format, bits):
+    "What a sample is written as: as the recording's, as far as the format can"
+    if format in ("ogg", "mp3"):
+        if not bits: return "lossy"
+        raise ValueError(f"--bits {bits}: {format} has none. Leave it out, or use wav.")
+    _not_in((16, 24) if format == "flac" else (16, 24, 32), bits=bits)
+    if bits: return _BITS[bits]
+    if subtype in ("FLOAT", "DOUBLE", "PCM_32"):
+        return "PCM_24" if format == "flac" else "FLOAT"
+    return "PCM_24" if subtype == "PCM_24" else "PCM_16"
+
+# %% ../nbs/cli.ipynb #90e4c7b1
+def _changed(info, rate, channels, format, subtype):
+    "What a file that is written differs in from the recording it was made of, as text"
+    kind, own = _SUFFIX.get(info.format, info.format.lower()), info.subtype
+    if own in ("VORBIS", "OPUS") or own.startswith("MPEG"): own = "lossy"
+    pairs = [("Hz", info.samplerate, rate), ("channels", info.channels, channels),
+             ("format", kind, format), ("samples", own, subtype)]
+    return ", ".join(f"{name} {a} -> {b}" for name, a, b in pairs if a != b)
+
+def _versions(out, n, given):
+    "The names of so many files, none of them the input's"
+    names = [out] if n == 1 else [out.with_stem(f"{out.stem}_{k}") for k in range(n)]
+    for f in names: _not_over(given, f)
+    return names
+
+def _channels(x, channels):
+    "A waveform (c, t) with so many channels: one is their mean, several are the same"
+    if len(x) == channels: return x
+    return x.mean(0, keepdim=True) if channels == 1 else x[:1].expand(channels, -1)
+
 # %% ../nbs/cli.ipynb #187fa882
 def edit(
     model: str,  # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
     input: str,  # the sound file
     *,
-    out: str = "edited.wav",  # file to write; several versions are numbered
-    class_: str = None,  # what the new part should be (default: drawn from the seed)
+    # file to write; several versions are numbered (default: edited.wav, edited.flac ...)
+    out: str = "",
+    class_: list = None,  # what the new part should be; of several classes, `n` versions each
     mask: list = None,  # parts to make anew, as START:END in seconds
     seconds: float = None,  # length of the result: beyond the end of the file it is continued
     strength: float = None,  # how far to leave the file, 0 to 1: a variation
     loop: bool = False,  # the end joins the start
     n: int = 1,  # versions
     seed: int = 0,  # of the first version
+    temperature: float = 1.0,  # below 1 safer, above 1 wilder
     steps: int = None,  # steps of an iterative sampler
+    sampler: str = None,  # name of the sampler
     guidance: float = None,  # strength of classifier-free guidance (default: the model's own)
+    vocoder: str = None,  # folder of a vocoder to use instead of the model's own, or `default`
     device: str = "auto",  # auto, cpu, cuda
+    sample_rate: int = None,  # of the result, Hz (default: the file's)
+    channels: int = None,  # of the result: 1, or as many as the file has (default)
+    format: str = None,  # wav, flac, ogg or mp3 (default: the file's)
+    bits: int = None,  # per sample: 16, 24, or 32 for floating point (default: the file's)
     quiet: bool = False,  # print only errors
 ) -> list:  # the files
     "Fill holes in a recording, continue it, vary it, or make it a loop"
-    from foleybook.audio_features import write_audio
+    from foleybook.audio_features import audio_info, resample, write_audio
 
-    generator, out, holes = load_generator(model, device=device), Path(out), _regions(mask)
+    _at_least_one(n=n, channels=channels)
+    _check_rate(sample_rate)
+    own = audio_info(input)
+    info, format = _format_of(input, out, format)
+    subtype = _subtype_of(info.subtype, format, bits)
+    if own.channels > 1: _not_in((1, own.channels), channels=channels)
+    generator, holes = load_generator(model, vocoder, device=device), _regions(mask)
+    classes, out = _classes(generator, class_, model), Path(out or f"edited.{format}")
+    if class_ is None and None not in classes:
+        raise ValueError("what should the new part be? Give --class, one of "
+                         f"{', '.join(classes)}.")
+    asked = [c for c in classes for _ in range(n)]
+    names = _versions(out, len(asked), Path(input))
     if loop and not holes and strength is None and seconds is None: holes = _joint(input)
-    made = generator.sample(class_, n=n, seed=seed, init=input, mask=holes,
-                            seconds=seconds, strength=strength, loop=loop,
-                            steps=steps, guidance=guidance, progress=_bar(quiet))
-    names = [out] if n == 1 else [out.with_stem(f"{out.stem}_{k}") for k in range(n)]
-    files = [write_audio(f, x, made.sample_rate) for f, x in zip(names, made.audio)]
-    _say(quiet)("\n".join(f"{f}: {made.audio.shape[-1] / made.sample_rate:.2f} s, {label}"
-                          for f, label in zip(files, made.labels)))
-    return files
+    seeds = [seed + k for _ in classes for k in range(n)]
+    made = generator.sample(None if None in asked else asked, n=len(asked), seed=seeds,
+                            init=input, mask=holes, seconds=seconds, strength=strength, loop=loop,
+                            temperature=temperature, steps=steps, sampler=sampler,
+                            guidance=guidance, progress=_bar(quiet))
+    rate, channels = sample_rate or own.sample_rate, channels or made.audio.shape[1]
+    audio = resample(made.audio, made.sample_rate, rate)
+    told, say = _changed(info, rate, channels, format, subtype), _say(quiet)
+    if told: say(f"{input} -> {out}: {told}")
+    if subtype == "lossy":
+        say(f"{format} compresses anew: what is kept is near, not the same; "
+            "wav and flac keep it")
+    for f, x, label in zip(names, audio, made.labels):
+        there = ", replaces what was there" if f.exists() else ""
+        write_audio(f, _channels(x, channels), rate, subtype)
+        say(f"{f}: {audio.shape[-1] / rate:.2f} s, {label}".rstrip(", ") + there)
+    return names
 
 # %% ../nbs/cli.ipynb #f1349b0c
 _WORDS = (  # of a card's metrics: value and that of recordings, form, words
@@ -637,6 +809,7 @@ def gallery(
     real_per_class: int = 4,  # real clips of each class
     out: str = "",  # the page (default: index.html in the folder)
     edits: bool = False,  # the folder is a model: what it makes of recordings (--data) instead
+    device: str = "auto",  # where the model of `--edits` runs: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
@@ -657,7 +830,7 @@ def gallery(
     real = open_dataset(find_data(source)) if source else None
     if edits:
         if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
-        page = edits_page(load_generator(folder), real.subset(range(0, len(real.df),
+        page = edits_page(load_generator(folder, device=device), real.subset(range(0, len(real.df),
                                                               max(1, len(real.df) // 8))))
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
@@ -688,19 +861,22 @@ def vocode(
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Render a spectrogram or a recording with a vocoder"
-    from foleybook.audio_features import write_audio
+    from foleybook.audio_features import audio_info, write_audio
     from foleybook.vocoders import find_vocoder, render_file
 
-    _not_over(Path(input), Path(out))
+    there, out = Path(out).exists(), Path(out)
+    _not_over(Path(input), out)
     net, start = find_vocoder(vocoder).to(_device(device)), time.time()
     if not hasattr(net, "vocode"):
         raise ValueError(f"--vocoder {vocoder}: holds a {type(net).__name__}, which is no vocoder.")
     try: audio = render_file(net, input)[0]
     except ValueError as e: raise ValueError(f"{input}: {str(e).removeprefix(f'{input}: ')}") from e
     spent, rate = time.time() - start, net.mel.sample_rate
-    path = write_audio(out, audio, rate)
-    _say(quiet)(f"{path}: {audio.shape[-1] / rate:.2f} s in {spent:.2f} s; peak memory "
-                f"{_peak():.0f} MB")
+    path, say = write_audio(out, audio, rate), _say(quiet)
+    if Path(input).suffix != ".npy" and (own := audio_info(input))[:2] != (rate, 1):
+        say(f"{input} -> {path}: Hz {own.sample_rate} -> {rate}, channels {own.channels} -> 1")
+    say(f"{path}: {audio.shape[-1] / rate:.2f} s in {spent:.2f} s; peak memory {_peak():.0f} MB"
+        + "; replaces what was there" * there)
     return path
 
 # %% ../nbs/cli.ipynb #53097fe3
@@ -745,13 +921,16 @@ def export(
     vocoder: str = "default",  # folder of a trained vocoder
     *,
     out: str = "vocoder.onnx",  # file to write: .onnx, or .pt2 for torch.export
+    device: str = "cpu",  # where it is traced (cpu, cuda); a .pt2 program runs there, too
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Write a vocoder as an ONNX program: log-mel in, sound out"
-    from foleybook.vocoders import export_vocoder
+    from foleybook.vocoders import export_notes, export_vocoder, find_vocoder
 
-    path = export_vocoder(vocoder, out)
-    _say(quiet)(f"{path}: {path.stat().st_size / 2**20:.1f} MB, log-mel in, sound out")
+    there, say = Path(out).exists(), _say(quiet)
+    path = export_vocoder(vocoder, out, _device(device))
+    say(f"{path}: {path.stat().st_size / 2**20:.1f} MB" + ", replaces what was there" * there)
+    for name, about in export_notes(find_vocoder(vocoder)).items(): say(f"  {name}: {about}")
     return path
 
 # %% ../nbs/cli.ipynb #eafa1cc7
@@ -1055,13 +1234,14 @@ def bench(
     return rows
 
 # %% ../nbs/cli.ipynb #0d29bec2
-def _small_cascade(out, per_class, seed, quiet):
+def _small_cascade(out, per_class, seed, device, quiet):
     "A model trained on sounds made from equations; its folder and theirs"
     say, data, model = _say(quiet), out / "data", out / "model"
     say("making training sounds")
     prepare("procedural", out=str(data), seconds=2.0, per_class=per_class, seed=seed, quiet=quiet)
     say("training")
-    train("demo-cascade", data=str(data / "clips.csv"), out=str(model), seed=seed, quiet=quiet)
+    train("demo-cascade", data=str(data / "clips.csv"), out=str(model), seed=seed,
+          device=device, quiet=quiet)
     return model, data / "clips.csv"
 
 # %% ../nbs/cli.ipynb #7b6cd3c8
@@ -1071,6 +1251,7 @@ def demo(
     train: bool = False,  # train a small cascade on sounds made from equations first
     per_class: int = 32,  # with --train: training sounds of each class
     seed: int = 0,  # seed of everything
+    device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
     "Sounds of the generator that comes with the book beside recordings, on one page"
@@ -1078,9 +1259,10 @@ def demo(
 
     say, out, start = _say(quiet), Path(out), time.time()
     model, data = "foley", shipped_models()["foley"] / "recordings"
-    if train: model, data = _small_cascade(out, per_class, seed, quiet)
+    if train: model, data = _small_cascade(out, per_class, seed, device, quiet)
     say("making four sounds of each class")
-    sample(str(model), out=str(out / "sounds"), per_class=4, seed=seed, quiet=quiet)
+    sample(str(model), out=str(out / "sounds"), per_class=4, seed=seed,
+           device=device, quiet=quiet)
     page = gallery(str(out / "sounds"), data=str(data), quiet=True)
     say(f"done in {time.time() - start:.0f} s. Listen: open {page.resolve()} in a browser; the wav "
         f"files are in {out / 'sounds'}")
@@ -1109,20 +1291,21 @@ def play(
     out: str = "",  # write this sound file instead of opening a page
     seconds: float = 10.0,  # length of the file, seconds
     controls: list = None,  # for the file, as NAME=VALUE or NAME=V1,V2,... (stretched over it)
-    label: str = None,  # class, for models that know some
+    class_: str = None,  # for models that know classes
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     block: float = 0.04,  # seconds made at once: shorter follows a knob sooner
     precision: str = "float32",  # of the weights: int8 is faster, and nearly the same
     port: int = 0,  # of the page on this machine (default: any that is free)
     seed: int = None,  # of the sound (default: another one each time)
+    device: str = "auto",  # auto, cpu, cuda
     browser: bool = True,  # open the page
     quiet: bool = False,  # print only errors
 ):
     "Play a model without an end while its knobs are turned on a page, or write a stretch of it"
     from foleybook.multitier_rnn import LivePlayer
 
-    say, generator = _say(quiet), load_generator(model)
-    asked = dict(cond=label, temperature=temperature, seed=seed)
+    say, generator = _say(quiet), load_generator(model, device=device)
+    asked = dict(cond=class_, temperature=temperature, seed=seed)
     if precision != "float32":
         if not hasattr(generator, "set_precision"):
             raise ValueError(f"--precision {precision}: {model} has no such weights.")
@@ -1155,6 +1338,7 @@ def _program():
     "The parser of all verbs"
     top = ArgumentParser("foleybook", description="Make sound effects with neural networks.",
                          epilog="foleybook VERB --help tells more.")
+    top.add_argument("--version", action="version", version=f"foleybook {__version__}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     sub = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, f in VERBS.items():
@@ -1165,6 +1349,54 @@ def _program():
                                        help="show the traceback of an error")
     return top
 
+# %% ../nbs/cli.ipynb #c85d3f06
+def _open_streams():
+    "What is printed to a closed stream goes nowhere; any name of a file can be printed"
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None: setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+def _nobody_reads():
+    "Whether the reader of what is printed has gone; the rest then goes nowhere"
+    from select import POLLERR, poll
+
+    gone = False
+    for number in (1, 2):
+        (pipe := poll()).register(number, 0)
+        if any(what & POLLERR for _, what in pipe.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            gone = True
+    return gone
+
+def _interrupted(err):
+    "Whether Ctrl-C is behind an error: an import that it cuts may raise one of its own"
+    while err and not isinstance(err, KeyboardInterrupt):
+        err = err.__cause__ or err.__context__
+    return err is not None
+
+# %% ../nbs/cli.ipynb #0b97e1d4
+def _run(words):
+    "Parse and call; the exit code"
+    import warnings
+
+    names = [w for w in words[1:2] if words[0] == "train" and w[:1] != "-"]
+    if names and {"-h", "--help"} & set(words[2:]): args = dict(verb="train", help_=names[0])
+    else: args = vars(_program().parse_args(words))
+    verb, debug = args.pop("verb"), args.pop("debug", False)
+    try:
+        with warnings.catch_warnings():
+            if not debug: warnings.showwarning = _show_warning
+            if "help_" in args: print(_recipe_help(**args))
+            else: VERBS[verb](**args)
+    except Exception as err:
+        if debug or _interrupted(err): raise
+        if isinstance(err, BrokenPipeError) and _nobody_reads(): raise
+        print(f"foleybook {verb}: {explain(err)}", file=sys.stderr)
+        return 1
+    return 0
+
 # %% ../nbs/cli.ipynb #8808d51a
 def main(
     argv: list = None,  # words after the program's name (default: those of this process)
@@ -1173,23 +1405,16 @@ def main(
     # threads that wait turn in circles otherwise: beside other work a demo takes four times as long
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     words = sys.argv[1:] if argv is None else list(argv)
-    names = [w for w in words[1:2] if words[0] == "train" and w[0] != "-"]
-    if names and {"-h", "--help"} & set(words[2:]): args = dict(verb="train", help_=names[0])
-    else: args = vars(_program().parse_args(words))
-    verb, debug = args.pop("verb"), args.pop("debug", False)
-    import warnings
-
     try:
-        with warnings.catch_warnings():
-            if not debug: warnings.showwarning = _show_warning
-            if "help_" in args: print(_recipe_help(**args))
-            else: VERBS[verb](**args)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on where the last checkpoint stands",
-              file=sys.stderr)
+        _open_streams()
+        try: return _run(words)
+        finally: sys.stdout.flush()
+    except BrokenPipeError:
+        _nobody_reads()
+        return 141
+    except BaseException as err:
+        if not _interrupted(err): raise
+        again = {"train", "sample", "leaderboard", "roundtrip"} & set(words[:2])
+        more = ": the same command goes on where it was stopped" if again else ""
+        print(f"interrupted{more}", file=sys.stderr)
         return 130
-    except Exception as err:
-        if debug: raise
-        print(f"foleybook {verb}: {explain(err)}", file=sys.stderr)
-        return 1
-    return 0

@@ -1237,6 +1237,8 @@ def sample_mel(self:Cascade,
     draw = {k: v for k, v in draw.items() if v is not None}
     codes = self.prior.sample_codes(cond, seeds, **draw).to(self.codebook.device)
     made = torch.cat([self.codebook.decode(item) for item in codes.split(1)])[..., :frames]
+    if init is not None and made.shape[-1] < frames:   # a map may end within the last frame
+        made = F.pad(made, (0, frames - made.shape[-1]), mode='replicate')
     return self.codebook.with_grain(made, seeds)
 
 # %% ../nbs/04_codebooks.ipynb #079cff79
@@ -1247,7 +1249,8 @@ def with_vocoder(self:Cascade,
 )->Cascade: # shares all else with this one
     "The same cascade heard through another vocoder"
     vocoder, c = find_vocoder(vocoder) if isinstance(vocoder, (str, Path)) else vocoder, self.config
-    return Cascade(self.prior, self.codebook, vocoder, self.labels, c.seconds, c.top_p, c.guidance)
+    twin = Cascade(self.prior, self.codebook, vocoder, self.labels, c.seconds, c.top_p, c.guidance)
+    return twin._keep_card(self, 'vocoder')
 
 # %% ../nbs/04_codebooks.ipynb #3e3c0ec9
 @patch

@@ -430,7 +430,7 @@ class ClassifierRecipe(LoopRecipe):
     smoothing:float = .1
     augment:bool = True
     seconds:float = 5. # length of the clips
-    valid_fold:int = 5 # where the set has folds
+    valid_fold:int|None = None # fold to validate on; None: what `split_table` chooses
     model:MelClassifierConfig = field(default_factory=MelClassifierConfig)
     presets = {'quick-classifier': {},
                'fsdd-classifier': dict(
@@ -448,18 +448,12 @@ class ClassifierRecipe(LoopRecipe):
     def callbacks(self): return [RollAndMask()] if self.augment else []
 
     def dataloaders(self, data):
-        "Random windows of each clip; held out is the official fold, or else the test split"
+        "Random windows of each clip; held out is the fold asked for, or what `split_table` says"
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
         cache = (table if isinstance(table, MelCache)
                  else MelCache.build(table, self.mel(), self.seconds, progress=False))
-        # in the table, of each clip in the cache
-        rows = np.delete(np.arange(len(cache) + len(cache.skipped)), cache.skipped_rows)
-        df = cache.index.df
-        told = df.fold == self.valid_fold if df.fold.notna().any() else df.split == 'test'
-        held = rows[np.flatnonzero(told)]
-        return mel_dls(cache, self.mel(), self.seconds, self.batch_size,
-                       held if len(held) else None, frames=self.window(),
-                       device=self.torch_device, seed=self.seed)
+        return mel_dls(cache, self.mel(), self.seconds, self.batch_size, frames=self.window(),
+                       device=self.torch_device, seed=self.seed, fold=self.valid_fold)
 
     def build_model(self, dls):
         "A classifier of the labels in the loaders"

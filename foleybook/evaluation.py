@@ -25,7 +25,7 @@ from .embedders import (Clips, Embedder, Embeddings, FunctionEmbedder, Gaussian,
                                  embed_clips, find_embedder,
                                  read_gt_embedding, sounds_of)
 from .files import CheckpointError, atomic_folder, held_folder, write_text
-from .generator import Generator, ItemNoise
+from .generator import Generator, ItemNoise, model_folder
 from .recipes import Recipe, find_recipe
 from .settings import SettingsError
 from .sound_data import ClipTable, TableError, in_test_split
@@ -1280,8 +1280,9 @@ def _folder_names(names):
 
 def _check_folder(name, what):
     "Raise before anything is trained if the folder of a trained model is none"
-    if (isinstance(what, (str, Path))
-        and not any((Path(what)/f).is_file() for f in ('config.json', 'pipeline.json'))):
+    if not isinstance(what, (str, Path)): return
+    folder = model_folder(what)
+    if not any((folder/f).is_file() for f in ('config.json', 'pipeline.json')):
         raise ValueError(f"{what}: holds no trained model for {name!r}. Give a folder that `train` "
                          "wrote.")
 
@@ -1310,7 +1311,7 @@ class _Entry(NamedTuple):
 
 def _competitor(what, train, folder, overrides, device, say):
     "Load a model, or train it"
-    stamp = (Path(what) if isinstance(what, (str, Path)) else folder)/'trained_in.json'
+    stamp = (model_folder(what) if isinstance(what, (str, Path)) else folder)/'trained_in.json'
     known = json.loads(stamp.read_text())['seconds'] if stamp.exists() else math.nan
     if isinstance(what, (str, Path)):
         return _Entry(Generator.from_pretrained(what, device), known, 'loaded')

@@ -4,7 +4,8 @@
 
 # %% ../nbs/generator.ipynb #00cdcf17
 from __future__ import annotations
-import hashlib, importlib, importlib.resources, inspect, json, math, random, secrets, sys, typing
+import hashlib, importlib.resources, inspect, json, math, os, random, re, secrets, sys
+import typing, warnings
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -12,14 +13,16 @@ from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
-           'class_numbers', 'Pretrained', 'shipped_models', 'model_class', 'Generator', 'mask_samples',
+           'class_numbers', 'Pretrained', 'shipped_models', 'model_folder', 'model_class', 'Generator', 'mask_samples',
            'channel_levels', 'crossfaded', 'Request', 'Pipeline', 'peak_memory_mb', 'playground']
 
 # %% ../nbs/generator.ipynb #d5b05da5
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError, safe_open
 from torch import nn, Tensor
+from torch.overrides import TorchFunctionMode
 
 # %% ../nbs/generator.ipynb #8a5234bc
 from . import __version__
@@ -27,7 +30,7 @@ from .audio_features import (CEILING, Finish, SamplingError, Sounds, fit_length,
                                       read_audio, resample)
 from .files import (CheckpointError, atomic_folder, file_digest, load_strict,
                              pack_weights, read_json, read_safetensors, write_safetensors)
-from .settings import SettingsError, config_hash, from_plain, near, to_plain
+from .settings import SettingsError, config_hash, from_plain, known_class, near, to_plain
 
 # %% ../nbs/generator.ipynb #627c4e1b
 def mix_seed(
@@ -295,6 +298,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin, library_name='foleybook',
                  tags=['audio', 'foley']):
     "A module with a `config` dataclass that is saved to a folder and loaded from it"
     card:dict = {}
+    beside:dict = {}   # name -> content of files that belong to the card, such as clips.csv
     rounds:bool = True # may be kept in 8 bits; False where others know it by its exact weights
 
     @classmethod
@@ -337,11 +341,28 @@ def save_pretrained(self:Pretrained,
     with atomic_folder(folder, merge=True) as work:
         weights = write_safetensors(work/'model.safetensors', _stored(self, bits))
         config['weights'] = file_digest(weights)
+        for name, content in self.beside.items(): (work/name).write_bytes(content)
         (work/'README.md').write_text(self.model_card(), encoding='utf-8')
         (work/'config.json').write_text(json.dumps(config, indent=1, sort_keys=True) + '\n')
     # an earlier pipeline in this folder is no more
     (Path(folder)/'pipeline.json').unlink(missing_ok=True)
     return Path(folder)
+
+# %% ../nbs/generator.ipynb #71c0de02
+_ABOUT = re.compile(r'clips\.csv|recordings\.csv|(LICEN[CS]E|NOTICE)(\.(txt|md))?')
+_FILE = re.compile(r'[\w-]+\.(?:csv|tsv|txt|md)')
+
+def _beside(folder, card):
+    "Name -> content of the files about clips and licences that lie by a model, or by its pipeline"
+    told, found = set(_FILE.findall(json.dumps(card, ensure_ascii=False))) - {'README.md'}, {}
+    inside = folder.parents[1] if folder.parent.name == 'snapshots' else folder # the hub's links
+    for place in [folder.parent] * (folder.parent/'pipeline.json').is_file() + [folder]:
+        for file in place.iterdir():
+            named = file.name in told or _ABOUT.fullmatch(file.name) and place == folder
+            ours = inside.resolve() if place == folder else place.resolve()
+            if named and file.is_file() and file.resolve().is_relative_to(ours):
+                found[file.name] = file.read_bytes()
+    return dict(sorted(found.items()))
 
 # %% ../nbs/generator.ipynb #931bf427
 @patch
@@ -372,24 +393,44 @@ def shipped_models() -> dict: # name -> folder
     return {f.name: f for f in sorted(folder.iterdir()) if f.is_dir()}
 
 # %% ../nbs/generator.ipynb #77e11493
-def _folder(where, hub=False, **options):
-    "A local folder; the hub is asked only for `hf://OWNER/NAME`, or for OWNER/NAME with hub=True"
-    name = str(where).removeprefix('hf://')
-    if name == str(where) and not hub:
-        if Path(where).is_dir(): return Path(where)
-        if name in shipped_models(): return shipped_models()[name]
-        raise CheckpointError(f"{where}: no such folder. Give what save_pretrained wrote, "
-                              f"{', '.join(shipped_models())} for a model that comes with the "
-                              "book, or hf://OWNER/NAME for one on the hub.")
-    if name.count('/') != 1:
-        raise CheckpointError(f"{where}: no name of a hub repository. Write hf://OWNER/NAME.")
+def model_folder(
+    where, # folder, name of a model that comes with the book, or hf://OWNER/NAME
+    hub:bool=False, # OWNER/NAME means the hub, too
+    **options, # revision, token, cache_dir ... of the hub download
+) -> Path:
+    "Where a model lies; a bare name is first the book's, the hub is asked by hf://OWNER/NAME"
+    if not isinstance(where, (str, os.PathLike)) or not str(where).strip() or '\0' in str(where):
+        raise CheckpointError(f"{where!r}: no name of a model. Give a folder, one of "
+                              f"{', '.join(shipped_models())}, or hf://OWNER/NAME.")
+    name, shipped = str(where).removeprefix('hf://'), shipped_models()
+    if name == str(where) and not hub: return _local_folder(where, shipped)
+    if not re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name) or '..' in name:
+        raise CheckpointError(f"{name[:200]}: no name of a hub repository. Write hf://OWNER/NAME.")
     from huggingface_hub import snapshot_download
-    try:
-        return Path(snapshot_download(name, allow_patterns=['*.json', '*.safetensors', '*.md'],
-                                      **options))
+    kinds = ['*.json', '*.safetensors', '*.md', '*.csv', 'LICENSE*', 'NOTICE*']
+    try: return Path(snapshot_download(name, allow_patterns=kinds, **options))
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{where}: the hub gave nothing ({type(e).__name__}: {e}). Check the "
                               "name and the network.") from None
+
+def _local_folder(where, shipped):
+    "A folder that is there: a bare name, written as text, is first one of the book's"
+    if isinstance(where, str) and where in shipped:
+        if any((Path(where)/f).is_file() for f in ('config.json', 'pipeline.json')):
+            warnings.warn(f"{where} is the model that comes with the book. For the one in the "
+                          f"folder of that name write ./{where}", stacklevel=3)
+        return shipped[where]
+    try:
+        if Path(where).is_dir(): return Path(where)
+    except OSError: pass # a name longer than any may be
+    head, *rest = Path(where).parts
+    if isinstance(where, str) and rest and head in shipped and '..' not in rest:
+        if (part := shipped[head].joinpath(*rest)).is_dir(): return part
+    raise CheckpointError(f"{str(where)[:200]}: no such folder. Give what save_pretrained wrote, "
+                          f"{', '.join(shipped)} for a model that comes with the "
+                          "book, or hf://OWNER/NAME for one on the hub.")
+
+_folder = model_folder
 
 # %% ../nbs/generator.ipynb #27a3e714
 def model_class(
@@ -397,13 +438,107 @@ def model_class(
     where='config.json', # how an error calls it
 ) -> type:
     "The class a config.json speaks of; only modules of this book are imported for it"
-    module, name = str(config.get('module', 'foleybook.codebooks')), str(config.get('model', ''))
-    if module not in sys.modules and module.split('.')[0] == 'foleybook':
-        importlib.import_module(module)
-    found = getattr(sys.modules.get(module), name, None)
-    if isinstance(found, type) and issubclass(found, Pretrained): return found
+    module, name = config.get('module', 'foleybook.codebooks'), config.get('model', '')
+    found = known_class(module, name)
+    if found is not None and issubclass(found, Pretrained): return found
     raise CheckpointError(f"{where}: {module}.{name} is no model known here. Import the module "
                           "that defines it first.")
+
+# %% ../nbs/generator.ipynb #71c0de04
+_FORMAT = 2 # of pipelines; models are written in 1
+
+def _newer(version):
+    "Is this a later foleybook than this one?"
+    number = lambda v: [int(d) for d in re.findall(r'[0-9]{1,9}', str(v).partition('+')[0])]
+    return number(version) > number(__version__)
+
+def _read_about(where):
+    "What config.json or pipeline.json says, if its form is known here"
+    about = read_json(where)
+    def bad(what, remedy='Copy the folder again.'):
+        raise CheckpointError(f"{where}: {what}. {remedy}") from None
+    if not isinstance(about, dict) or not isinstance(about.get('config'), dict):
+        bad("has no entry 'config'", 'Was it written by save_pretrained?')
+    version, form = about.get('foleybook'), about.get('format')
+    if isinstance(form, bool) or form not in range(1, _FORMAT + 1):
+        bad(f"has the format {form!r}, written by foleybook {version}; this is {__version__}",
+            'Update foleybook, or copy the folder again.')
+    if _newer(version): warnings.warn(f"{where} was written by foleybook {version}, which is "
+                                      f"newer than this one, {__version__}.", stacklevel=4)
+    card = about.get('card', {})
+    if not isinstance(card, dict) or not isinstance(card.get('metrics', {}), dict):
+        bad(f"the entry 'card' is {str(card)[:80]!r}", 'Give it as {"licence": ..., "data": ...}.')
+    return about
+
+# %% ../nbs/generator.ipynb #71c0de05
+class _Bound(TorchFunctionMode):
+    "Raises `ValueError` where more is made than weights of this size could fill"
+    made = {'empty', 'zeros', 'ones', 'full', 'rand', 'randn', 'randint', 'eye', 'arange',
+            'linspace', 'empty_strided'}
+    def __init__(self, file):
+        super().__init__()
+        with safe_open(file, 'pt') as f: sizes = [f.get_slice(k).get_shape() for k in f.keys()]
+        self.numbers = sum(map(math.prod, sizes))
+        self.limit, self.most = 4 * self.numbers + 2**26, max(self.numbers, 2**22)
+        self.room, self.calls = self.limit, 1000 * len(sizes) + 50_000
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls -= 1
+        name, kwargs = getattr(func, '__name__', ''), kwargs or {}
+        if name in self.made: self.take(_size(name, (*args, *kwargs.values())))
+        out = func(*args, **kwargs)
+        if name not in self.made and isinstance(out, Tensor): self.take(out.numel() > self.limit
+                                                                        and math.inf)
+        return out
+
+    def take(self, numbers):
+        "Count what is made anew"
+        self.room -= numbers
+        if self.room < 0 or self.calls < 0: raise ValueError(
+            f"they describe a model far larger than the {self.numbers:,} numbers in "
+            "model.safetensors")
+
+def _size(name, given):
+    "Numbers in a tensor that is about to be made with these arguments, or a few more"
+    sizes = [g for g in given if isinstance(g, (tuple, list))] or [given]
+    numbers = [abs(v) for v in sizes[0] if type(v) in (int, float)]
+    return (max if name in ('arange', 'linspace', 'randint') and sizes[0] is given
+            else math.prod)(numbers or [1])
+
+# %% ../nbs/generator.ipynb #71c0de07
+def _bound(file):
+    "What may be made for a file of weights"
+    if not file.is_file(): raise CheckpointError(f"{file}: not found. Was the folder written by "
+                                                 "save_pretrained?")
+    try: return _Bound(file)
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"{file}: damaged or cut ({e}). Copy it again, or use an earlier "
+                              "checkpoint.") from None
+
+# %% ../nbs/generator.ipynb #71c0de06
+def _numbers(value, name=''):
+    "(name, number) of all numbers in plain settings"
+    if isinstance(value, (int, float)): yield name, value
+    items = (value.items() if isinstance(value, dict)
+             else enumerate(value) if isinstance(value, (list, tuple)) else ())
+    for k, v in items: yield from _numbers(v, f'{name}.{k}' if name else str(k))
+
+@contextmanager
+def _made_of(settings, where, most=2**22):
+    "Whatever goes wrong while settings become a model is a `CheckpointError`"
+    for name, number in _numbers(settings):
+        if abs(number) > most: raise CheckpointError(
+            f"{where}: {name}={number:.3g} is more than weights of this size can be made for. "
+            "Copy the folder again.")
+    try: yield
+    except (SettingsError, ArithmeticError, AssertionError, AttributeError, LookupError,
+            MemoryError, RuntimeError, TypeError, ValueError) as e:
+        if isinstance(e, CheckpointError) or (type(e).__module__.startswith('foleybook')
+                                              and not isinstance(e, SettingsError)): raise
+        told = str(e) if isinstance(e, (SettingsError, ValueError)) else (
+            f'{type(e).__name__}: {str(e)[:200]}')
+        raise CheckpointError(f"{where}: the settings make no model ({told}). Copy the folder "
+                              "again.") from e
 
 # %% ../nbs/generator.ipynb #d3ffcc98
 def _stored(model, bits):
@@ -425,9 +560,11 @@ def _load_weights(model, file, own=None):
 @patch(cls_method=True)
 def _from_folder(cls:Pretrained, folder, about, device):
     "A model from its config and its weights"
-    config = from_plain(cls.config_type(), about['config'], cls.config_type().__name__)
-    file = folder/'model.safetensors'
-    model = _load_weights(cls(config), file)
+    file, where = folder/'model.safetensors', folder/'config.json'
+    bound = _bound(file)
+    with _made_of(about['config'], where, bound.most), bound:
+        model = cls(from_plain(cls.config_type(), about['config'], cls.config_type().__name__))
+    _load_weights(model, file)
     if 'weights' in about and file_digest(file) != about['weights']:
         raise CheckpointError(f"{file}: is not what config.json was written with. Train or copy "
                               "the folder as a whole.")
@@ -442,19 +579,30 @@ def from_pretrained(cls:Pretrained,
     **options, # revision, token, cache_dir ... of the hub download
 ): # the model, in eval mode
     "Load a model or a pipeline, strictly. On a base class: whatever the folder holds"
-    folder = _folder(folder, hub, **options)
+    return cls._opened(model_folder(folder, hub, **options), device)
+
+@patch(cls_method=True)
+def _opened(cls:Pretrained, folder, device):
+    "The model of a folder that is there"
     pipeline = (folder/'pipeline.json').is_file()
     where = folder/('pipeline.json' if pipeline else 'config.json')
-    about = read_json(where)
-    if not isinstance(about, dict) or 'config' not in about:
-        raise CheckpointError(f"{where}: has no entry 'config'. Was it written by save_pretrained?")
+    about = _read_about(where)
     found = model_class(about, where)
     if not issubclass(found, cls):
         raise CheckpointError(f"{folder}: holds a {found.__name__}, not a {cls.__name__}. Load it "
                               f"by {found.__name__}.")
-    try: model = found._from_folder(folder, about, device)
-    except SettingsError as e: raise CheckpointError(f"{where}: {e}") from None
-    model.card = about.get('card', {})
+    if hasattr(found, 'part_names') != pipeline: raise CheckpointError(
+        f"{where}: speaks of a {found.__name__}, which is {'no' if pipeline else 'a'} pipeline. "
+        "Copy the folder again.")
+    model = found._from_folder(folder, about, device)
+    if about.get('config_hash') != config_hash([about['model'], about['config']]):
+        raise CheckpointError(
+            f"{where}: config_hash is not that of its entries: settings or labels were changed by "
+            "hand. Copy the folder again, or change them in Python and call save_pretrained.")
+    model.card, labels = about.get('card', {}), list(getattr(model, 'labels', []))
+    model.beside = _beside(folder, model.card)
+    if twice := sorted({str(l) for l in labels if labels.count(l) > 1}):
+        raise CheckpointError(f"{where}: two classes are called {twice[0]!r}. Name each once.")
     return model.to(device).eval()
 
 # %% ../nbs/generator.ipynb #79e5a235
@@ -1246,13 +1394,16 @@ def save_pretrained(self:Pipeline,
     for name, part in self.parts().items(): part.save_pretrained(folder/name, bits=bits)
     hashes, own = ({name: file_digest(folder/name/'model.safetensors') for name in self.parts()},
                    self.own_weights())
-    about = dict(format=2, foleybook=__version__, module=type(self).__module__,
+    about = dict(format=_FORMAT, foleybook=__version__, module=type(self).__module__,
                  model=type(self).__name__, parts=hashes,
                  config=to_plain(self.config), config_hash=self.config_hash,
                  card=to_plain(self.card))
     with atomic_folder(folder, merge=True) as work:
-        if own: write_safetensors(work/'model.safetensors', own)
-        (work/'README.md').write_text(self.model_card())
+        if own:
+            weights = write_safetensors(work/'model.safetensors', own)
+            about['weights'] = file_digest(weights)
+        for name, content in self.beside.items(): (work/name).write_bytes(content)
+        (work/'README.md').write_text(self.model_card(), encoding='utf-8')
         (work/'pipeline.json').write_text(json.dumps(about, indent=1, sort_keys=True) + '\n')
     for name in ['config.json'] + ['model.safetensors'] * (not own):
         (folder/name).unlink(missing_ok=True)
@@ -1262,16 +1413,46 @@ def save_pretrained(self:Pipeline,
 @patch(cls_method=True)
 def _from_folder(cls:Pipeline, folder, about, device):
     "The parts, checked against the hashes of `pipeline.json`, joined"
-    hashes = about.get('parts', [])
-    for name, digest in hashes.items() if isinstance(hashes, dict) else ():
-        if file_digest(folder/name/'model.safetensors') != digest: raise CheckpointError(
-            f"{folder/name}: is not the part that pipeline.json speaks of. Train or copy the "
-            "folder as a whole.")
-    parts = {name: Pretrained.from_pretrained(folder/name, device) for name in hashes}
-    config = from_plain(cls.config_type(), about['config'], f"{folder/'pipeline.json'}")
-    model = cls.from_parts(parts, config)
-    return (_load_weights(model, folder/'model.safetensors', own) if (own := model.own_weights())
-            else model)
+    hashes, where, file = about.get('parts'), folder/'pipeline.json', folder/'model.safetensors'
+    good = isinstance(hashes, dict) and hashes and all(map(str.isidentifier, hashes))
+    if not good or cls.part_names and not hashes.keys() <= set(cls.part_names):
+        raise CheckpointError(f"{where}: the entry 'parts' is {str(hashes)[:80]!r}, which names no "
+                              "models. Copy the folder again.")
+    for name, digest in hashes.items(): _same_file(folder/name/'model.safetensors', digest,
+                                                   folder/name)
+    parts = {name: Pretrained._opened(folder/name, device) for name in hashes}
+    with _made_of(about['config'], where):
+        config = from_plain(cls.config_type(), about['config'], f'{where}')
+        model = cls.from_parts(parts, config)
+    if own := model.own_weights():
+        if 'weights' in about: _same_file(file, about['weights'], file)
+        _load_weights(model, file, own)
+    return model
+
+def _same_file(file, digest, what):
+    "Raise unless the file is there and has that digest"
+    try: same = file_digest(file) == digest
+    except OSError as e:
+        raise CheckpointError(f"{file}: cannot be read ({e.strerror}). Copy the folder "
+                              "again.") from None
+    if not same: raise CheckpointError(
+        f"{what}: is not the part that pipeline.json speaks of. Train or copy the folder as a "
+        "whole.")
+
+# %% ../nbs/generator.ipynb #71c0de09
+@patch
+def _keep_card(self:Pipeline, old, name):
+    "Take over the card of `old`, to which part `name` is new; its licence is told beside"
+    card, part = dict(old.card), getattr(self, name)
+    if card.get('licence') and isinstance(part, Pretrained):
+        told = str(card['licence'])
+        rest = [l for l in told.split('; ') if l.partition(': ')[0] != name]
+        new = [] if rest == [part.licence] else [f'{name}: {part.licence}']
+        card['licence'] = '; '.join(rest + new)
+    if card.get('metrics') and hasattr(old, name):
+        card['exchanged'] = f'{name}, after the metrics were measured'
+    self.card, self.beside = card, dict(old.beside)
+    return self
 
 # %% ../nbs/generator.ipynb #9422b4ea
 @patch

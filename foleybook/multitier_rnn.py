@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from .audio_features import Sounds, frame_features, mu_law_decode, mu_law_encode
 from .files import CheckpointError, atomic_file, load_strict, published_weights
 from .generator import Conditions, Generator, Pipeline, Pretrained, mix_seed
-from .recipes import LoopRecipe, Recipe
+from .recipes import LoopRecipe, Recipe, StagedRecipe
 from .settings import SettingsError, config_hash, near, to_plain
 
 # %% ../nbs/11_multitier_rnn.ipynb #73594fb4
@@ -145,7 +145,7 @@ class Tier(Generator):
 class AudioTier(Tier):
     "A recurrent network over mu-law samples with control values (MTCRNN, tier 1)"
     asks = frozenset(("controls",))
-    honours = frozenset(("seconds", "temperature", "init", "mask"))
+    honours, endless = frozenset(("seconds", "temperature", "init", "mask")), True
     precision = "float32"  # of the weights in the compiled loop, see `set_precision`
 
     def __init__(
@@ -1175,7 +1175,7 @@ def dataloaders(
     sound = self.audio_rate or round(self.rate)
     cache = WaveCache.build(table, sound, self.clip_seconds, self.cache_dir, trim=False,
                             progress=False)
-    train, _ = split_table(cache.index)
+    train, _ = split_table(cache.index, seed=self.seed)
     tracks = Tracks(cache, (*self.controls, *self.made), self.track_rate, train, self.rate,
                     self.model.outside)
     dls = wave_dls(cache, bs=self.batch_size, seconds=(self.length + 1) / self.rate,
@@ -1586,7 +1586,7 @@ class TierStackConfig:
 # %% ../nbs/11_multitier_rnn.ipynb #5681b8f6
 class TierStack(Pipeline, Tier):
     "Tiers one above the other: each makes controls of the next, the lowest one makes the sound"
-    honours = frozenset(("seconds", "temperature", "init", "mask"))
+    honours, endless = frozenset(("seconds", "temperature", "init", "mask")), True
 
     def __init__(
         self,
@@ -1725,7 +1725,7 @@ def _sample(self: TierStack, cond, n, seeds, seconds=2.0, **how):
 
 # %% ../nbs/11_multitier_rnn.ipynb #e135aa9c
 @dataclass
-class TierStackRecipe(Recipe):
+class TierStackRecipe(StagedRecipe):
     "Two tiers, trained one after the other on the same clips, then stacked"
     upper: TierRecipe = field(default_factory=lambda: AudioTierRecipe.preset("pops-onsets"))
     lower: TierRecipe = field(default_factory=lambda: AudioTierRecipe.preset("pops-sounds"))
@@ -1741,9 +1741,8 @@ class TierStackRecipe(Recipe):
         from foleybook.data_sets import open_dataset
 
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
-        tiers = {name: recipe.override(seed=self.seed, device=self.device).train(
-            table, out / name, resume, progress).cpu()
-            for name, recipe in (("tier2", self.upper), ("tier1", self.lower))}
+        tiers = {name: self.stage(stage).train(table, out / name, resume, progress).cpu()
+                 for name, stage in (("tier2", "upper"), ("tier1", "lower"))}
         rate = self.lower.model.sample_rate
         stack = TierStack(TierStackConfig(rate, self.seconds), **tiers).eval()
         told = dict(steps=sum(t.card.get("steps", 0) for t in tiers.values()))

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 from .audio_features import Sounds
 from .files import (CheckpointError, load_strict, published_weights, read_json,
                              read_published,
-                             write_text)
+                             shared_code, write_text)
 from .generator import Conditions, ItemNoise
 from .recipes import LoopRecipe, Recipe, teller, train_stage
 from .vocoders import ISTFTRecipe
@@ -916,7 +916,7 @@ def _compiled(
     options = dict(nogil=True, error_model='numpy', fastmath=free,
                    no_cpython_wrapper=inner, no_cfunc_wrapper=True)
     try:
-        return njit(cache=True, **options)(function)
+        return shared_code(njit(cache=True, **options)(function))
     except RuntimeError:  # no such folder
         return njit(**options)(function)
 

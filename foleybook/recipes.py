@@ -5,7 +5,7 @@
 # %% ../nbs/recipes.ipynb #291b1846
 #| code-fold: true
 from __future__ import annotations
-import copy, dataclasses, importlib, json, math, os, sys
+import copy, dataclasses, importlib, json, math, os, pkgutil, sys
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,7 +29,8 @@ from torch import nn
 from .audio_features import Sounds
 from .files import CheckpointError, held_folder, read_json, write_text
 from .generator import Generator, Pretrained, peak_memory_mb, seed_everything
-from .settings import SettingsError, changed, config_hash, from_plain, near, to_plain
+from .settings import (SettingsError, changed, config_hash, from_plain, known_class,
+                                near, to_plain)
 
 # %% ../nbs/recipes.ipynb #3156a3cb
 @dataclass
@@ -99,7 +100,9 @@ def check(self:Recipe) -> Recipe: # itself
         if (value := _at(self, name)) != _usual(self, name):
             raise SettingsError(f"{name}={value} is not allowed. Give a finite number.")
     for f in dataclasses.fields(self):
-        if isinstance(part := getattr(self, f.name), Recipe):
+        if isinstance(part := getattr(self, f.name), float) and not math.isfinite(part):
+            raise SettingsError(f"{f.name}={part} is not allowed. Give a finite number.")
+        if isinstance(part, Recipe):
             try: part.check()
             except SettingsError as e: raise SettingsError(f"{f.name}: {e}") from None
     return self
@@ -154,13 +157,24 @@ def all_recipes() -> dict: # name of a preset -> class of recipe
     "The presets of every recipe class that is imported"
     return {name: _only(name, classes) for name, classes in _known(Recipe).items()}
 
+# %% ../nbs/recipes.ipynb #5e8c1d31
+def _import_book():
+    "Import what may define recipes, so that its presets are known"
+    import foleybook
+    for module in pkgutil.iter_modules(foleybook.__path__):
+        if module.name[0] != '_' and module.name != 'cli':
+            importlib.import_module(f'foleybook.{module.name}')
+
 # %% ../nbs/recipes.ipynb #27e624c7
 def find_recipe(
     name:str, # of a preset, such as 'quick-vqvae'
     kind:type=Recipe, # class of recipe wanted
 ) -> Recipe:
-    "The preset of that name among the recipe classes imported so far"
+    "The preset of that name among all recipe classes, those of the book and those imported"
     known = _known(kind)
+    if name not in known:
+        _import_book()
+        known = _known(kind)
     if name not in known:
         other = _known(Recipe).get(name, [])
         if other: raise SettingsError(f"{name!r} is a {other[0].__name__}, not a {kind.__name__}.")
@@ -193,17 +207,19 @@ def from_dict(cls:Recipe,
     value:dict, # from `to_dict`
 ) -> Recipe:
     "The recipe again; its class must be imported, or be part of this book"
-    module, name = str(value.get('module')), str(value.get('recipe'))
-    if module not in sys.modules and module.split('.')[0] == 'foleybook':
-        importlib.import_module(module)
-    found = getattr(sys.modules.get(module), name, None)
-    if not (isinstance(found, type) and issubclass(found, cls)):
+    settings = value.get('settings') if isinstance(value, dict) else None
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{str(value)[:80]!r} is no recipe: it has no entry 'settings' with "
+                            "its fields. Give what to_dict made.")
+    module, name = value.get('module'), value.get('recipe')
+    found = known_class(module, name)
+    if not (found and issubclass(found, cls)):
         raise SettingsError(f"{module}.{name} is no {cls.__name__} known here. Import it first.")
     inner = (lambda v: Recipe.from_dict(v)
              if isinstance(v, dict) and {'recipe', 'settings'} <= v.keys() else v)
-    settings = {found.renamed.get(k, k): inner(v) for k, v in value['settings'].items()}
+    settings = {found.renamed.get(k, k): inner(v) for k, v in settings.items()}
     recipe = from_plain(found, settings, name)
-    recipe.name = value.get('preset', '')
+    recipe.name = str(value.get('preset') or '')
     return recipe.check()
 
 # %% ../nbs/recipes.ipynb #143bd1da

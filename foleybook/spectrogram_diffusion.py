@@ -1668,7 +1668,9 @@ def predictor(self:LatentDiffusion,
         roll = round(turn['k'] * .6180339887 % 1 * x.shape[-1]) if ring else 0
         stay = None if keep is None else keep.roll(roll, -1)
         y = x.roll(roll, -1)
-        if guidance == 1 or not low <= (t[0].item() + 1) / 1000 <= high:
+        if guidance == 0: # nothing is asked, inside the interval and outside
+            said = self.answer(y, t, both[n:], stay, ring)
+        elif guidance == 1 or not low <= (t[0].item() + 1) / 1000 <= high:
             said = self.answer(y, t, cond, stay, ring)
         else:
             asked, null = self.answer(torch.cat([y, y]), torch.cat([t, t]), both, stay,

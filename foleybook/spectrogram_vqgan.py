@@ -38,10 +38,10 @@ from torch import Tensor, nn
 from .audio_features import (fit_length, GriffinLim, log_mel, LONGEST, MelConfig, RATES,
                                       resample, Sounds, unclipped)
 from .codebooks import (check_codes, CascadeRecipe, CodeError, FSQ, mel_distance,
-                                 ResidualVQ, train_stage, VectorQuantizer, VQVAE, VQVAERecipe)
+                                 ResidualVQ, VectorQuantizer, VQVAE, VQVAERecipe)
 from .files import atomic_file, CheckpointError, load_strict, published_weights
 from .generator import Pretrained
-from .recipes import LoopRecipe, Recipe
+from .recipes import LoopRecipe, Recipe, teller, train_stage
 from .settings import near, SettingsError
 from .vocoders import find_vocoder
 
@@ -626,12 +626,14 @@ def unused(self:VQGANRecipe)->dict:
     "Settings of a judge that is left out"
     no_critic = "critic_weight is 0. Leave this out, or give the critic a weight."
     no_ear = "perceptual_weight is 0. Leave this out, or give the perceptual distance a weight."
+    ours = {f'classifier.{k}': f"Set {k}: the classifier follows the codebook."
+            for k in ('seed', 'device', 'seconds', 'model.mel')}
     names = ('critic_start', 'critic_width', 'critic_layers', 'critic_lr', 'adapt')
     told = VQVAERecipe.unused(self) | (dict.fromkeys(names, no_critic) if not self.critic_weight
                                        else {})
     if not self.perceptual_weight: return told | dict(perceptual=no_ear, classifier=no_ear)
     if self.perceptual: told['classifier'] = "perceptual names a classifier. Leave this out."
-    return told
+    return told | ours
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #cce5f622
 @patch
@@ -654,7 +656,7 @@ def train_judge(self:VQGANRecipe,
         "a trained one, or perceptual_weight=0.")
     recipe = self.classifier.override({'model.mel': self.model.mel, 'seconds': cache.seconds,
                                        'seed': self.seed, 'device': self.device})
-    say = print if progress and not rank_distrib() else lambda *_: None
+    say = teller(progress)
     say(f'a network that listens: {recipe.steps} steps on {len(cache)} clips')
     return train_stage(recipe, cache, cache.path.name, folder, resume, progress, say), cache
 

@@ -1294,7 +1294,7 @@ def follow(
     while made.audio.shape[-1] / made.sample_rate < seconds - 1e-6:
         at, whole = at + piece / 2, made.audio
         start = round(at * made.sample_rate)
-        known, seed = whole[..., start:], seed + 1
+        known, seed = whole[..., start:-round(.005 * made.sample_rate)], seed + 1   # its end fades
         made = model.sample(features=look(at), seconds=piece, seed=seed,
                             init=fit_length(known, round(piece * made.sample_rate)),
                             mask=(known.shape[-1] / made.sample_rate, piece), **how)
@@ -1353,6 +1353,10 @@ def find_eye(
     _check_sees(model)
     prior = getattr(model, 'prior', model)
     wanted = getattr(prior.config, 'feature_dim', 0)
+    if not wanted: raise ValueError(
+        f"{type(model).__name__} sees no films. It is asked by "
+        f"{', '.join(sorted(getattr(model, 'asks', ()))) or 'nothing'}. A model that can is one "
+        "whose prior was trained with condition='features'.")
     if weights is not None:
         if wanted != ResNetEye.dim: raise ValueError(
             f"a ResNet-50 gives {ResNetEye.dim} numbers, this model reads {wanted}. Leave its "

@@ -7,18 +7,18 @@ __all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'MPD_WIDTHS', 'MSD_WI
            'fold_weight_norm', 'HiFiGANConfig', 'ResBlock1', 'ResBlock2', 'HiFiGAN', 'melgan_mel', 'MelGANConfig',
            'Mirror', 'MelGANBlock', 'MelGAN', 'BigVGANConfig', 'Snake', 'kaiser_sinc', 'Upsample2x', 'Downsample2x',
            'AntiAliased', 'AMPBlock', 'BigVGAN', 'ISTFTConfig', 'ConvNeXtBlock', 'ISTFTVocoder', 'frame_energy',
-           'before_attacks', 'sharpened', 'Exportable', 'export_program', 'export_onnx', 'export_vocoder', 'Judged',
-           'PeriodDiscriminator', 'MultiPeriodDiscriminator', 'ScaleDiscriminator', 'MultiScaleDiscriminator',
-           'MelGANDiscriminator', 'stft_magnitude', 'SpectrumDiscriminator', 'MultiResolutionDiscriminator',
-           'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss',
-           'spectral_energy_loss', 'wave_to_mel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe',
-           'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'copy_synthesis', 'render_file', 'find_vocoder',
-           'MelGenerator', 'joined']
+           'before_attacks', 'sharpened', 'Exportable', 'export_notes', 'export_program', 'export_onnx',
+           'export_vocoder', 'Judged', 'PeriodDiscriminator', 'MultiPeriodDiscriminator', 'ScaleDiscriminator',
+           'MultiScaleDiscriminator', 'MelGANDiscriminator', 'stft_magnitude', 'SpectrumDiscriminator',
+           'MultiResolutionDiscriminator', 'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'mel_loss',
+           'multi_resolution_stft_loss', 'spectral_energy_loss', 'wave_to_mel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury',
+           'AdversarialRecipe', 'HiFiGANRecipe', 'MelGANRecipe', 'BigVGANRecipe', 'copy_synthesis', 'render_file',
+           'find_vocoder', 'MelGenerator', 'joined']
 
 # %% ../nbs/03_vocoders.ipynb #c786516a
 #| code-fold: true
-import copy,importlib.resources,importlib.util,math,re,time
-from dataclasses import dataclass,field,fields,replace
+import copy,importlib.resources,importlib.util,json,math,re,time
+from dataclasses import asdict,dataclass,field,fields,replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from fastcore.basics import patch
+from . import __version__
 from .audio_features import (_by_kernel, agreeing, fit_length, GriffinLim, log_mel,
                                       mel_centres, mel_filterbank,
                                       MelConfig, read_audio, Sounds, unclipped)
@@ -1080,12 +1081,13 @@ class Exportable(nn.Module):
         angle = 2 * math.pi / n * (k * torch.arange(n) % n).double()
         twice = torch.where((k == 0) | (2 * k == n), 1., 2.).double() / n
         window = self.vocoder.window
-        matrices = dict(cos=angle.cos() * window, sin=-angle.sin() * window,
+        matrices = dict(fft_cos=angle.cos() * window, fft_sin=-angle.sin() * window,
                         inverse_cos=twice * angle.cos() * window,
                         inverse_sin=-twice * angle.sin() * window)
         for name,value in matrices.items(): self.register_buffer(name, value.float())
-        self.vocoder.fft = lambda x: (x @ self.cos.T, x @ self.sin.T)
+        self.vocoder.fft = lambda x: (x @ self.fft_cos.T, x @ self.fft_sin.T)
         self.vocoder.inverse_fft = lambda re, im: re @ self.inverse_cos + im @ self.inverse_sin
+        self.eval()
 
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
@@ -1094,21 +1096,39 @@ class Exportable(nn.Module):
         "Render"
         return self.vocoder(log_mel, start)
 
+# %% ../nbs/03_vocoders.ipynb #5c1e7d02
+def export_notes(
+    vocoder:ISTFTVocoder, # that is exported
+)->dict: # name -> text
+    "What an exported program says of itself: rate, mel, licence, inputs and output"
+    mel = vocoder.mel
+    return dict(made_by=f'foleybook {__version__}', licence=vocoder.licence,
+        sample_rate=str(mel.sample_rate), mel=json.dumps(asdict(mel), sort_keys=True),
+        log_mel=f'(batch, {mel.n_mels}, frames) float32: {mel.log} of a mel spectrogram, by '
+                f'the settings in `mel`; a frame is {mel.hop_length} samples',
+        start='(1) int64: number of the first frame; 0 for a whole spectrogram',
+        audio=f'(batch, 1, frames * {mel.hop_length}) float32: a waveform at '
+              f'{mel.sample_rate} Hz; beyond 1 where the spectrogram is so loud')
+
 # %% ../nbs/03_vocoders.ipynb #25cf0f54
 def export_program(
     vocoder:ISTFTVocoder, # is not changed
     path, # .pt2
+    device='cpu', # where it is traced, and where the program runs
 )->Path:
     "A program with inputs (log_mel, start) that `torch.export.load(path).module()` runs"
-    model,args,free = _traced(vocoder)
+    model,args,free = _traced(vocoder, device)
+    notes = {'notes.json': json.dumps(export_notes(vocoder), indent=1)}
     with torch.no_grad():
-        torch.export.save(torch.export.export(model, args, dynamic_shapes=free), path)
+        program = torch.export.export(model, args, dynamic_shapes=free)
+        torch.export.save(program, path, extra_files=notes)
     return Path(path)
 
-def _traced(vocoder):
+def _traced(vocoder, device='cpu'):
     "A program with free batch size and length"
-    model = Exportable(vocoder)
-    args = torch.zeros(2, vocoder.mel.n_mels, 32), torch.zeros(1, dtype=torch.int64)
+    model = Exportable(vocoder).to(device)
+    args = (torch.zeros(2, vocoder.mel.n_mels, 32, device=device),
+            torch.zeros(1, dtype=torch.int64, device=device))
     dim = torch.export.Dim
     free = {0: dim('batch', min=1, max=256), 2: dim('frames', min=2, max=2**20)}
     return model, args, (free, None)
@@ -1117,16 +1137,21 @@ def _traced(vocoder):
 def export_onnx(
     vocoder:ISTFTVocoder, # is not changed
     path, # .onnx
+    device='cpu', # where it is traced; the graph runs anywhere
     opset:int=18, # version of the operators
 )->Path:
     "An ONNX graph from log_mel (batch, m, frames) and start (1) to audio; needs the extra `[onnx]`"
     if missing := [p for p in ('onnx', 'onnxscript') if importlib.util.find_spec(p) is None]:
         raise ImportError(f"export_onnx needs {' and '.join(missing)}: "
                           "pip install 'foleybook[onnx]'")
-    model,args,free = _traced(vocoder)
-    with torch.no_grad():
+    model,args,free = _traced(vocoder, device)
+    with torch.no_grad(): # unoptimised: a runtime does that anew; here it took two thirds
         program = torch.onnx.export(model, args, dynamo=True, opset_version=opset, verbose=False,
-            dynamic_shapes=free, input_names=['log_mel', 'start'], output_names=['audio'])
+            optimize=False, dynamic_shapes=free, input_names=['log_mel', 'start'],
+            output_names=['audio'])
+    notes,graph = export_notes(vocoder),program.model.graph
+    program.model.metadata_props.update(notes)
+    for value in (*graph.inputs, *graph.outputs): value.doc_string = notes[value.name]
     program.save(str(path))
     return Path(path)
 
@@ -1134,6 +1159,7 @@ def export_onnx(
 def export_vocoder(
     folder, # of a trained vocoder, or 'default'
     out, # file to write: .onnx, or .pt2 for `torch.export`
+    device='cpu', # where it is traced; a .pt2 program runs there, too
 )->Path:
     "The default vocoder of a folder as a program for other runtimes"
     write = {'.onnx': export_onnx, '.pt2': export_program}.get(Path(out).suffix)
@@ -1143,7 +1169,8 @@ def export_vocoder(
     if not isinstance(vocoder, ISTFTVocoder):
         raise ValueError(f"{folder}: holds a {type(vocoder).__name__}; only an ISTFTVocoder can be "
                          "exported")
-    return write(vocoder, out)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    return write(vocoder, out, device)
 
 # %% ../nbs/03_vocoders.ipynb #ac1ea9eb
 class Judged(NamedTuple):
@@ -1743,13 +1770,14 @@ def render_file(
 
 # %% ../nbs/03_vocoders.ipynb #bca4bf77
 def find_vocoder(
-    name='default', # 'default': the one that comes with the book; or the folder of a trained one
+    name='default', # 'default': the one that comes with the book; a folder, or hf://OWNER/NAME
     device='cpu', # where its weights go
 )->Vocoder: # in eval mode
-    "A trained vocoder by name"
-    shipped = importlib.resources.files('foleybook')/'weights'/'vocoder'
-    folder = shipped if str(name) == 'default' else Path(name)
-    return fold_weight_norm(Pretrained.from_pretrained(folder, device))
+    "A trained vocoder by name; a model of another kind is a `CheckpointError`"
+    model = Pretrained.from_pretrained('vocoder' if name == 'default' else name, device)
+    if hasattr(model, 'vocode'): return fold_weight_norm(model)
+    raise CheckpointError(f"{name}: holds a {type(model).__name__}, which turns no spectrogram "
+                          "into sound. Give the folder of a vocoder, or 'default'.")
 
 # %% ../nbs/03_vocoders.ipynb #13655874
 class MelGenerator(Pipeline):
@@ -1886,7 +1914,7 @@ def with_vocoder(self:MelGenerator,
     twin = copy.copy(self)
     twin._modules = dict(self._modules, vocoder=vocoder)
     if getattr(self.config, 'vocoder', ''): twin.config = replace(self.config, vocoder='')
-    return twin
+    return twin._keep_card(self, 'vocoder')
 
 # %% ../nbs/03_vocoders.ipynb #d7b57ba5
 @patch
