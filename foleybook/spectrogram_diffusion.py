@@ -2081,6 +2081,7 @@ def from_original(cls:UNet,
     settings = dict(settings)
     if not any('Cross' in k for k in settings.get('down_block_types', ())):
         settings.pop('cross_attention_dim', None)
+        if settings.get('mid_block_type') == 'UNetMidBlock2D': del settings['mid_block_type']
     model = cls(_known_settings(UNetConfig, settings, where))
     state = _diffusers_state(published_weights(weights), model.state_dict())
     load_strict(model, state, where)

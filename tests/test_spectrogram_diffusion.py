@@ -105,6 +105,18 @@ def test_a_context_of_a_wrong_shape_is_named():
             net(torch.randn(2, 1, 8, 8), 5, context)
 
 
+def test_the_middle_of_a_u_net_as_diffusers_writes_it():
+    plain = noisy(UNet(UNetConfig(**SMALL_UNET)))
+    settings = {k: v for k, v in vars(plain.config).items() if k != "n_classes"}
+    written = dict(mid_block_type="UNetMidBlock2D", downsample_type="conv", upsample_type="conv", time_embedding_dim=None)
+    x = torch.randn(1, 1, 8, 8)
+    assert torch.equal(UNet.from_original((settings | written, plain.state_dict()))(x, 5), plain(x, 5))
+    crossed = dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), cross_attention_dim=6)
+    for wrong in (dict(mid_block_type="UNetMidBlock2DSimpleCrossAttn"), crossed | dict(mid_block_type="UNetMidBlock2D")):
+        with pytest.raises(CheckpointError, match="mid_block_type"):
+            UNet.from_original((settings | wrong, plain.state_dict()))
+
+
 def test_published_folders_and_old_names(tmp_path):
     unet, vae = noisy(UNet(UNetConfig(**SMALL_UNET))), noisy(AutoencoderKL(AutoencoderConfig(block_out_channels=(8, 8), norm_num_groups=4)))
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
