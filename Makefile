@@ -1,4 +1,4 @@
-# foleybook: `make demo` and `make test` need only Python 3.11-3.13 and make.
+# foleybook: `make demo`, `make lab` and `make test` need only Python 3.11-3.13 and make.
 #
 #   PYTHON=/path/to/python3.11   the Python to build .venv with (default: the first fitting one on the PATH)
 #   SHARE=0.1                    share of the tries of `make faults` (default: 1)
@@ -12,9 +12,10 @@ TORCH_INDEX ?=
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help demo test docs bench faults clean
+.PHONY: help demo lab test docs bench faults clean
 help:
 	@echo 'make demo    hear the generator that comes with the book'
+	@echo 'make lab     open the notebooks in JupyterLab'
 	@echo 'make test    run every check: export, notebooks, tests, docs site'
 	@echo 'make docs    build the site into docs/_site'
 	@echo 'make bench   measure speed and memory'
@@ -25,6 +26,9 @@ help:
 
 demo: $(STAMP)
 	.venv/bin/foleybook demo
+
+lab: $(STAMP)
+	.venv/bin/jupyter lab nbs
 
 test: $(STAMP)
 	$(PY) -m pytest $(ARGS)
@@ -56,7 +60,7 @@ clean:
 $(STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	@echo 'Installing into .venv: a few minutes the first time'
 	$(if $(TORCH_INDEX),$(PY) -m pip install -c constraints.txt --index-url $(TORCH_INDEX) torch torchaudio torchvision)
-	$(PY) -m pip install -c constraints.txt -e ".[dev,docs]"
+	$(PY) -m pip install -c constraints.txt -e ".[book,dev,docs]"
 	@$(PY) -m pip install -c constraints.txt -e ".[checked]" || echo 'Left out: ONNX, TensorBoard and torch-fidelity could not be installed, their tests are skipped.'
 	@$(PY) -m pip install -c constraints.txt --no-deps aisfx || echo 'Left out: aisfx could not be installed, its tests are skipped.'
 	@# librosa compiles parts of itself when it is first imported; two processes at once may leave them broken
