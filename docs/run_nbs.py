@@ -1,5 +1,7 @@
 """Run notebooks with a real kernel and keep what they show; flagged cells are left as they are unless named by `--flags`
 
+Cells that need recordings run where `FOLEYBOOK_DATA` holds them: kept outputs are of the recordings.
+
 Cells flagged `slow` or `cuda` that were run get a note in their metadata of the code that made their outputs (kept.py).
 """
 import os
@@ -19,8 +21,7 @@ from kept import FLAGS, Definitions, is_kept, mark, module_of, stamp
 def _left_out(cell, flags):
     "Is this code cell one that a run must not execute?"
     found = extract_directives(NbCell(0, dict(cell_type="code", source=cell.source)), remove=False)
-    never = found.get("eval:", [""])[0].lower() == "false" or "nbdev_export(" in cell.source
-    return never or bool(flags & found.keys())
+    return found.get("eval:", [""])[0].lower() == "false" or bool(flags & found.keys())
 
 
 def run(path, flags):
@@ -55,7 +56,9 @@ def main(
     "Run notebooks in place, one after the other"
     cfg = get_config()
     os.environ["PYTHONPATH"] = str(cfg.config_path)
-    flags = set(cfg.tst_flags.split()) - set(flags.split())
+    data = os.environ.get("FOLEYBOOK_DATA")
+    there = {p.name for p in Path(data).iterdir() if p.is_dir()} if data else set()
+    flags = set(cfg.tst_flags.split()) - set(flags.split()) - there
     for fn in sorted(nbglob(path, as_path=True)):
         print(f"running {fn}", flush=True)
         run(fn, flags)

@@ -215,6 +215,8 @@ _FORMS = dict(exp=(torch.exp, torch.log), softplus=(F.softplus, lambda x: x.expm
               sigmoid=(torch.sigmoid, torch.logit), relu=(lambda x: F.relu(x) + 1e-4, lambda x: x),
               relu0=(F.relu, lambda x: x), none=(lambda x: x, lambda x: x))
 
+def _precision(x): return torch.promote_types(x.dtype, torch.float32)  # at least float32
+
 def _stored(x, form):
     "A positive number as its parameter"
     return _FORMS[form][1](x if form == 'none' else x.clamp_min(1e-4)).float()
@@ -260,10 +262,10 @@ class StateSpace(nn.Module):
 @patch
 def systems(self:StateSpace,
     rate:float=1., # of playing: 2 makes steps twice as long
-    dtype:torch.dtype=torch.float32, # float64 for kernels that are made once
+    dtype:torch.dtype|None=None, # None: that of the parameters; float64 loses nothing
 ) -> Systems:
     "The numbers behind the parameters, one row for each channel"
-    c, h = self.config, len(self.dt)
+    c, h, dtype = self.config, len(self.dt), dtype or _precision(self.dt)
     form = lambda x, name: _FORMS[name][0](x.to(dtype))
     wide = lambda x: x.repeat(*(1,) * (x.ndim - 2), h // x.shape[-2], 1)
     whole = lambda x: wide(torch.view_as_complex(x.to(dtype).contiguous()))
@@ -328,13 +330,17 @@ def kernel(self:StateSpace,
     length:int, # samples
     rate:float=1., # of playing
     state:Tensor|None=None, # of each system before the first sample, complex, (b, h, n)
-    dtype:torch.dtype=torch.float32, # to compute in
+    # to compute in; None: float64 for S4, whose sums nearly cancel, else that of the parameters
+    dtype:torch.dtype|None=None,
 ) -> Tensor: # (c, h, length); with `state` (b + 1, c, h, length), the last one is the kernel
     "What one push sounds like, and what is still ringing in `state`"
-    c, (dt, A, B, C, P, Q) = self.config, self.systems(rate, dtype)
+    c, wanted = self.config, dtype or _precision(self.dt)
+    if c.kind == 'dplr': dtype = dtype or torch.float64
+    dt, A, B, C, P, Q = self.systems(rate, dtype)
     B, given = B[None], state is not None
     if c.kind == 'dplr':
         if given:
+            state = state.to(A)
             moved = A * state - torch.einsum('rhn,rhb->bhn', P, 2 * torch.einsum(
                 'rhm,bhm->rhb', Q, state).real.to(P))
             B = torch.cat([state / dt + moved / 2, B])
@@ -345,7 +351,7 @@ def kernel(self:StateSpace,
         if given: v = torch.cat([2 * log_dA.exp() * state, v])
         v = v[:, None] * C
         K = vandermonde(v.flatten(0, 1), log_dA, length).unflatten(0, v.shape[:2])
-    return K if given else K[0]
+    return (K if given else K[0]).to(wanted)
 
 # %% ../nbs/09_sashimi.ipynb #93c985ac
 def fast_length(samples):
@@ -384,7 +390,7 @@ def long_convolution(
 ) -> Tensor: # (b, c, h, t)
     "Convolve each channel with its kernels, in whatever precision surrounds it in float32"
     t, n = u.shape[-1], 2 * (factors.shape[-1] - 1)
-    u = u.float()[:, None]
+    u = u.to(_precision(u))[:, None]
     run = lambda x, k: torch.fft.irfft(torch.fft.rfft(x, n) * k, n)[..., :t]
     if torch.is_grad_enabled() or u.device.type != 'cpu' or u.numel() // t * n <= block:
         return run(u, factors)
@@ -416,20 +422,20 @@ class S4(nn.Module):
 @patch
 def spectrum(self:S4,
     samples:int, # of the sound
-    dtype:torch.dtype=torch.float32, # float64 for kernels that are made once
-) -> Tensor: # complex64, (c, h, k)
+    dtype:torch.dtype|None=None, # of the kernels, see `StateSpace.kernel`
+) -> Tensor: # complex, (c, h, k), of the layer's precision
     "Factors of the layer's convolution of a sound of so many samples"
-    c = self.config
+    c, kind = self.config, _precision(self.D).to_complex()
     length = min(samples, c.length or samples)
     with torch.autocast(self.D.device.type, enabled=False):
         K = self.space.kernel(c.length if c.two_systems else length, dtype=dtype)
         if c.two_systems: K = K.view(2, c.d_model, -1)[..., :length]
-        if not c.bidirectional: return laid_out(K, None, samples).to(torch.cfloat)
+        if not c.bidirectional: return laid_out(K, None, samples).to(kind)
         past, future = K.split(len(K) // 2)
         if not c.two_systems:
-            return laid_out(past, future, samples, c.backward_lag).to(torch.cfloat)
+            return laid_out(past, future, samples, c.backward_lag).to(kind)
         alone = laid_out(torch.zeros_like(future), future, samples, c.backward_lag)
-        return torch.cat([laid_out(past, None, samples), alone]).to(torch.cfloat)
+        return torch.cat([laid_out(past, None, samples), alone]).to(kind)
 
 # %% ../nbs/09_sashimi.ipynb #cf17a595
 @patch
@@ -568,7 +574,7 @@ class ChannelNorm(nn.Module):
         x:Tensor, # (b, c, t)
     ) -> Tensor:
         "Mean 0 and variance 1 over the channels; a bare shift is added before the factor"
-        x = x.float()
+        x = x.to(_precision(x))
         with torch.autocast(x.device.type, enabled=False):  # means as products: they run fastest
             share = x.new_full((1, x.shape[1]), 1 / x.shape[1])
             x = x - share @ x
@@ -683,7 +689,7 @@ class Sashimi(nn.Module):
         "All blocks, in the order in which they are used"
         return [m for m in self.modules() if isinstance(m, SashimiBlock)]
 
-    def spectra(self, samples:int, dtype=torch.float32) -> list: # one for each block
+    def spectra(self, samples:int, dtype=None) -> list: # one for each block
         "Factors of all convolutions, for sounds of so many positions"
         return [b.layer.spectrum(samples // b.shrink, dtype) for b in self.blocks()]
 
@@ -803,7 +809,8 @@ def forward(self:SashimiNet,
     if samples % self.unit: raise ValueError(
         f"{samples} samples are no multiple of {self.unit}, patch times pool. Pad the sound.")
     x = x.reshape(len(x), -1, c.patch).mT if c.patch > 1 else x
-    told = F.silu(self.time2(F.silu(self.time1(step_embedding(t, c.step_width)))))
+    told = F.silu(self.time2(F.silu(self.time1(
+        step_embedding(t, c.step_width).to(self.time1.weight.dtype)))))
     if c.n_classes:
         shares = told.new_zeros(len(t), c.n_classes) if classes is None else classes.to(told)
         told = told + torch.cat([shares, 1 - shares.sum(1, keepdim=True)], 1) @ self.classes.weight

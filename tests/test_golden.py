@@ -23,3 +23,10 @@ def test_golden(path, meta):
 
 def test_cases_are_found():
     assert CASES, f"no golden case below {ROOT}"
+
+
+@pytest.mark.parametrize("path,meta", [c for c in CASES if c[1]["kind"] == "foley.audyn_pixelsnail"][:1])
+def test_dropout_is_no_matter_of_logits(path, meta):
+    other = json.loads(json.dumps(meta))
+    other.get("config", other)["dropout"] = 0.2
+    CHECKS[meta["kind"]](Case(path, other))

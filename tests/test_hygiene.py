@@ -74,6 +74,31 @@ def test_notebook_keeps_no_error(notebook):
     assert not [i for i, c in enumerate(cells) for o in c.get("outputs", []) if o["output_type"] == "error"]
 
 
+def test_no_notebook_rewrites_the_package():
+    "`Run All` of a reader changes nothing but the notebook; maintainers call nbdev_export"
+    assert not [place for n in NOTEBOOKS for place, text in sources(n) if "nbdev_export(" in text]
+
+
+def test_formulas_stand_alone():
+    "`$$` within a paragraph, without blank lines around the formula, is shown as dollar signs"
+    stray = []
+    for n in NOTEBOOKS:
+        for cell in json.loads(n.read_text())["cells"]:
+            text = re.sub(r"```.*?```|`[^`\n]*`", "", "".join(cell["source"]), flags=re.S)
+            blocks = re.split(r"\n\s*\n", text) if cell["cell_type"] == "markdown" else []
+            stray += [f"{n.stem}: {b[:60]}" for b in map(str.strip, blocks)
+                      if "$$" in b and not (b.startswith("$$") and b.endswith("$$") and b.count("$$") == 2)]
+    assert not stray
+
+
+def test_kept_outputs_are_of_the_recording():
+    "Chapter 00 says that its running example is a barking dog; run without recordings it is a struck bell"
+    cells = json.loads((ROOT / "nbs/00_audio_features.ipynb").read_text())["cells"]
+    shown = {"".join(c["source"]): json.dumps(c["outputs"]) for c in cells if c["cell_type"] == "code"}
+    kept = [out for text, out in shown.items() if re.search(r"\b(first_)?label\b", text) and "<audio" in out]
+    assert len(kept) >= 2 and all("dog bark" in out for out in kept)
+
+
 @each_notebook
 def test_imports_stand_in_cells_of_their_own(notebook):
     "nbdev runs every visible cell that imports something when it builds the pages, with all else that is in it"

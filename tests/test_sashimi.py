@@ -1,4 +1,5 @@
 """S4 in its forms, SaShiMi with and without the future, what its generators do with lengths, streams, masks and bad input"""
+import copy
 import math
 from dataclasses import replace
 
@@ -98,6 +99,31 @@ def test_gradients_reach_all_that_is_learned(kind):
     layer = S4(S4Config(4, 8, kind, length=16, bidirectional=True))
     layer(torch.randn(2, 4, 16)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in layer.parameters())
+
+
+@pytest.mark.parametrize("two_systems", [False, True])
+@pytest.mark.parametrize("seed,width,length", [(2, 16, 512), (3, 16, 512), (7, 8, 256)])
+def test_float32_is_near_float64(two_systems, seed, width, length):
+    torch.manual_seed(seed)
+    layer = S4Config(bidirectional=True, two_systems=two_systems, backward_lag=0 if two_systems else 1)
+    net = SashimiNet(SashimiNetConfig(width, 1, (4, 4), length=length, layer=layer, hidden=32, step_out=32)).eval()
+    x, t = torch.randn(2, 1, length), torch.tensor([3.0, 150.0])
+    with torch.no_grad():
+        net.output.weight.normal_(0, 0.3)
+        for b in net.trunk.blocks():
+            b.layer.space.settle(length // b.shrink)
+            if two_systems:
+                b.layer.space.Q.add_(torch.randn_like(b.layer.space.Q), alpha=0.1)
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        model = copy.deepcopy(net).to(dtype)
+        y = model(x.to(dtype), t)
+        y.square().mean().backward()
+        assert y.dtype == dtype
+        dt = [p.grad for n, p in model.named_parameters() if n.endswith("space.C" if two_systems else "space.dt")]
+        found.append([y.detach(), *dt])
+    for exact, near in zip(*found):
+        assert (near - exact).norm() <= 2e-5 * exact.norm()
 
 
 def test_blocks_of_the_kernel_have_the_gradients_of_the_whole():

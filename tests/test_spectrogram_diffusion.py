@@ -3,12 +3,14 @@ import io
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import foleybook
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, log_mel, read_audio, write_audio
 from foleybook.cli import main
 from foleybook.files import CheckpointError, write_safetensors
@@ -103,6 +105,18 @@ def test_a_context_of_a_wrong_shape_is_named():
     for context in (None, torch.randn(2, 6), torch.randn(2, 1, 5)):
         with pytest.raises(ValueError, match=r"Give \(2, length, 6\)"):
             net(torch.randn(2, 1, 8, 8), 5, context)
+
+
+def test_the_middle_of_a_u_net_as_diffusers_writes_it():
+    plain = noisy(UNet(UNetConfig(**SMALL_UNET)))
+    settings = {k: v for k, v in vars(plain.config).items() if k != "n_classes"}
+    written = dict(mid_block_type="UNetMidBlock2D", downsample_type="conv", upsample_type="conv", time_embedding_dim=None)
+    x = torch.randn(1, 1, 8, 8)
+    assert torch.equal(UNet.from_original((settings | written, plain.state_dict()))(x, 5), plain(x, 5))
+    crossed = dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), cross_attention_dim=6)
+    for wrong in (dict(mid_block_type="UNetMidBlock2DSimpleCrossAttn"), crossed | dict(mid_block_type="UNetMidBlock2D")):
+        with pytest.raises(CheckpointError, match="mid_block_type"):
+            UNet.from_original((settings | wrong, plain.state_dict()))
 
 
 def test_published_folders_and_old_names(tmp_path):
@@ -507,3 +521,16 @@ def test_a_recording_becomes_a_loop(tmp_path):
     kept = slice(round(0.025 * 44100), round(0.74 * 44100))
     assert made.shape == sound.shape and (made - sound)[:, kept].abs().max() < 1e-4
     assert (made - sound)[:, round(0.8 * 44100):].abs().max() > 0.01
+
+
+def test_bytes_are_those_of_a_number_of_threads():
+    "As the generator notebook says: a seed's bytes on one machine with one number of threads; with another, the same sound to the ear"
+    model, before, made = Pretrained.from_pretrained(Path(foleybook.__file__).parent / "weights/foley"), torch.get_num_threads(), []
+    try:
+        for threads in (1, 1, 2):
+            torch.set_num_threads(threads)
+            made.append(model.sample("rain", seed=1, seconds=0.5, progress=False).audio)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(made[0], made[1])
+    assert (made[2] - made[0]).norm() < 1e-2 * made[0].norm()

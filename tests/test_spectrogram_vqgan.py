@@ -91,6 +91,18 @@ def test_no_gradient_is_lost_at_zero_features():
     assert x.grad.isfinite().all()
 
 
+@given(st.integers(-8, 3), st.integers(1, 8), st.integers(0, 99))
+def test_short_vectors_keep_their_direction(power, channels, seed):
+    torch.manual_seed(seed)
+    x = torch.randn(2, channels, 3, 3).mul_(10.0**power).requires_grad_()
+    y, pull = x.detach().double().requires_grad_(), torch.randn(2, channels, 3, 3)
+    ours, exact = unit_length(x), y / (y.square().sum(1, keepdim=True).sqrt() + 1e-10)
+    (ours * pull).sum().backward()
+    (exact * pull).sum().backward()
+    for a, b, scale in ((ours, exact, 1), (x.grad, y.grad, 10.0**-power)):
+        assert (a - b).norm() <= 2e-5 * (b.norm() + scale)
+
+
 def test_adaptive_weight_balances_any_model():
     model = tiny().train()
     out = model(torch.randn(2, 128, 32))
