@@ -1183,9 +1183,10 @@ def rotary(
     length:int, # columns
     width:int, # of a head
     device='cpu', # where they go
+    base:float=1e4, # how much slower the last pair turns than the first
 )->Tensor: # (2, length, width / 2): cosines and sines
     "Angles that grow with time"
-    omega = 1e4 ** (-torch.arange(0, width, 2, device=device) / width)
+    omega = base ** (-torch.arange(0, width, 2, device=device) / width)
     angle = torch.arange(length, device=device)[:, None] * omega
     return torch.stack([angle.cos(), angle.sin()])
 
@@ -1260,6 +1261,8 @@ class FlowConfig:
     text_width:int = 0 # of encoded text; 0: is not asked by text
     latents:str = '' # hash of the autoencoder that it belongs to
     loud:float = .02 # deviation of the vectors of classes at the start
+    base:float = 1e4 # of `rotary`
+    tokens:int = 0 # columns of each class that stand before the sound, for attention to read
     near:int = 0 # columns that each block's layers see beside attention; odd
     level:int = 0 # values of the track `level` in a column; 0: is not asked by it
     hints:int = 0 # numbers that tell what was done to a clip, see `FlowTask`
@@ -1281,6 +1284,7 @@ class FlowTransformer(Pretrained):
         self.classes = nn.Embedding(c.n_classes + 1, w)
         self.text = nn.Linear(c.text_width, w) if c.text_width else None
         self.share = nn.Linear(w, 6 * w)
+        self.tokens = nn.Embedding(c.n_classes + 1, c.tokens * w) if c.tokens else None
         self.level = nn.Linear(2 * c.level, w, bias=False) if c.level else None
         self.hints = nn.Linear(c.hints, w, bias=False) if c.hints else None
         self.blocks = nn.ModuleList([FlowBlock(w, c.heads, c.dropout, c.near)
@@ -1334,9 +1338,16 @@ def forward(self:FlowTransformer,
     track = cond.controls.get('level') if cond is not None else None
     if self.level is not None and track is not None:
         y = y + self.level(self.level_columns(track, y.shape[1]).to(y.dtype))
-    angles, words = rotary(y.shape[1], c.width // c.heads, x.device), 0
+    angles = rotary(y.shape[1], c.width // c.heads, x.device, c.base)
+    before, words = [], 0
+    if self.tokens is not None:
+        said = class_vector(self.tokens, asked_label(cond), len(y))
+        before.append(said.unflatten(-1, (c.tokens, -1)).to(y.dtype))
     if self.text is not None and cond is not None and cond.text is not None:
-        prefix, words = self.text(cond.text.to(y.dtype)), cond.text.shape[1]
+        before.append(self.text(cond.text.to(y.dtype)))
+    if before:
+        prefix = torch.cat(before, 1)
+        words = prefix.shape[1]
         angles = torch.cat([angles[:, :1].expand(-1, words, -1), angles], 1)
         y = torch.cat([prefix, y], 1)
     shared = self.share(state).unflatten(-1, (6, -1)) # (b, 1, 6, width)
@@ -1413,6 +1424,7 @@ def event_ends(
     heard = log_mel.amax(1) > SILENT
     frames = log_mel.shape[-1]
     first, last = heard.int().argmax(1), frames - heard.flip(1).int().argmax(1)
+    last = torch.where(last < frames, (last - 3).maximum(first + 1), last) # half cut off
     return torch.stack([first, torch.where(heard.any(1), last, frames)])
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #ea48c963
@@ -1454,17 +1466,23 @@ def padded(self:FlowTask,
     event:Tensor, # log-mel that is not silent, (m, n)
     before:int, # frames wanted before it
     after:int, # and after it
-    fade:float=.04, # what the floor loses in a frame, nepers
+    below:float=5., # nepers that a floor is below the loudest moment, at least
+    fade:float=.04, # nepers that a floor loses in a frame
 )->Tensor: # (m, before + n + after)
     "An event between stretches of its own floor, which fade"
-    loudness = event.logsumexp(0)
-    few = max(min(4, len(loudness)), len(loudness) // 6)
-    quiet = event[:, loudness.argsort()[:few]]
-    middle, spread = quiet.mean(1, keepdim=True), quiet.std(1, keepdim=True, correction=0)
-    def floor(n):
+    inner = event[:, 4:-1] if event.shape[-1] > 12 else event # the first frames are half silent
+    loudness = inner.logsumexp(0)
+    quiet = inner[:, loudness.argsort()[:max(4, len(loudness) // 6)]]
+    middle = quiet.mean(1, keepdim=True)
+    spread = quiet.std(1, keepdim=True, correction=0).clamp_max(.5)
+    level = middle.logsumexp(0)
+    def floor(n, edge): # falls from the event's edge to the floor
+        first = (edge.mean(1).logsumexp(0) - level).clamp_max(0)
+        last = (loudness.max() - below - level).clamp_max(0).minimum(first)
+        at = torch.arange(n)
         noise = F.avg_pool1d(torch.randn(1, len(event), n + 5), 5, 1)[0, :, :n] * 5 ** .5
-        return middle + spread * noise - fade * torch.arange(n)
-    return torch.cat([floor(before).flip(-1), event, floor(after)], -1)
+        return middle + spread * noise + torch.lerp(first, last, (at / 8).clamp_max(1)) - fade * (1 - last) * at
+    return torch.cat([floor(before, event[:, :4]).flip(-1), event, floor(after, event[:, -4:])], -1)
 
 @patch
 def placed(self:FlowTask,
@@ -2025,10 +2043,10 @@ FlowRecipe.presets = {
                                 precision='auto',
                                 model=FlowConfig(width=320, heads=5, dropout=.15)),
     'foley-thirty-backbone': dict(
-        **_FLOW, steps=14000, epoch_steps=500, lr=8e-4, ema=.9995, precision='auto', fit='pad',
-        trim=False, balance=.5, frames=384, seconds=5., log_every=50,
+        **_FLOW, steps=12000, epoch_steps=500, lr=8e-4, ema=.9995, precision='auto', fit='pad',
+        trim=False, balance=.5, frames=352, seconds=5., log_every=50,
         task=FlowTask(place=True, alter=.5, mix=.1, level=.5),
-        model=FlowConfig(width=320, heads=5, columns=96, loud=.5, near=5)),
+        model=FlowConfig(width=320, heads=5, columns=88, loud=.5, near=5, tokens=4, base=200.)),
     'foley-unet': dict(**_FLOW, steps=6000, epoch_steps=500, lr=8e-4, ema=.999,
                        precision='auto', model=UNetConfig(
                            block_out_channels=(64, 128, 128), norm_num_groups=16,
