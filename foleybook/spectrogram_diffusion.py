@@ -1658,7 +1658,7 @@ class FlowRecipe(LoopRecipe):
     seconds:float = 5. # length every clip is brought to
     frames:int = 344 # crops learned from
     encodings:str|None = None # file of `Encodings` to be asked by beside the class
-    fit:str = 'loop' # what a shorter clip gets: 'loop' or 'pad'
+    shorter:str = 'loop' # what a shorter clip gets: 'loop' or 'pad'
     trim:bool = True # is silence cut from both ends first?
     balance:float = 0. # how much more often rare classes are drawn, see `CacheLoader`
     cache_dir:str|None = None # of the mels; None: see `cache_folder`
@@ -2002,7 +2002,7 @@ class LatentDiffusionRecipe(Recipe):
         if isinstance(data, (str, Path)):
             data = open_dataset(data).check()
         cache = data if isinstance(data, MelCache) else MelCache.build(
-            data, vae.model.mel, backbone.seconds, vae.cache_dir, fit=backbone.fit,
+            data, vae.model.mel, backbone.seconds, vae.cache_dir, fit=backbone.shorter,
             trim=backbone.trim, progress=progress)
         vocoder = find_vocoder(self.vocoder) if self.vocoder else None
         if vocoder is not None:
@@ -2043,7 +2043,7 @@ FlowRecipe.presets = {
                                 precision='auto',
                                 model=FlowConfig(width=320, heads=5, dropout=.15)),
     'foley-thirty-backbone': dict(
-        **_FLOW, steps=12000, epoch_steps=500, lr=8e-4, ema=.9995, precision='auto', fit='pad',
+        **_FLOW, steps=12000, epoch_steps=500, lr=8e-4, ema=.9995, precision='auto', shorter='pad',
         trim=False, balance=.5, frames=352, seconds=5., log_every=50,
         task=FlowTask(place=True, alter=.5, mix=.1, level=.5),
         model=FlowConfig(width=320, heads=5, columns=88, loud=.5, near=5, tokens=4, base=200.)),
