@@ -442,6 +442,7 @@ class Generator(Pretrained):
     honours:frozenset = frozenset()         # names of the arguments of `sample` that it can use
     defaults:dict = {}                      # arguments of `sample` where the caller gives None
     control_names:tuple = ()                # names of its control tracks
+    optional_tracks:tuple = ()              # of tracks that may be left out: they have no knob
     default_seconds:float|None = None       # length of what it was trained on, s
     longest_seconds:float|None = None       # the longest it can make, s; None: no limit
     best_batch:int = 16                     # sounds at once that take the least time each
@@ -574,9 +575,9 @@ def conditions(self:Generator,
     if isinstance(text, (str, list)):
         text = self.encode_text([text] if isinstance(text, str) else text)
     if text is not None: parts.append(Conditions(text=_rows(text, 3)))
-    if unknown := set(controls or {}) - set(self.control_names or controls or {}):
-        raise ValueError(f"no control {sorted(unknown)[0]!r}. "
-                         f"{near(sorted(unknown)[0], self.control_names)}")
+    known = (*self.control_names, *self.optional_tracks) or controls or {}
+    if unknown := set(controls or {}) - set(known):
+        raise ValueError(f"no control {sorted(unknown)[0]!r}. {near(sorted(unknown)[0], known)}")
     parts += [Conditions(controls={k: _rows(v, 2)}) for k, v in (controls or {}).items()]
     return self._joined(parts, n) if parts else None
 

@@ -1804,7 +1804,9 @@ class LatentDiffusion(MelGenerator):
         backbone.check_latents(vae)
         vae.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
         text = getattr(backbone.config, 'text_width', 0)
-        self.asks = frozenset({'label', 'shares', *(['text'] if text else [])})
+        self.optional_tracks = ('level',) * bool(getattr(backbone.config, 'level', 0))
+        self.asks = frozenset({'label', 'shares', *(['text'] if text else []),
+                               *(['controls'] if self.optional_tracks else [])})
         self.default_seconds, self.longest_seconds = config.seconds, config.longest
         self.defaults = dict(steps=config.steps, guidance=config.guidance, sampler=config.sampler)
 
@@ -1859,6 +1861,9 @@ def answer(self:LatentDiffusion,
     parts = x[..., where].permute(3, 0, 1, 2, 4).flatten(0, 1) # (w n, c, h, size)
     kept = None if keep is None else keep[where].repeat_interleave(n, 0)
     asked = None if cond is None else cond[torch.arange(n).repeat(w)]
+    if cond is not None and (track := cond.controls.get('level')) is not None:
+        tracks = track.unflatten(-1, (length, -1)).to(x.device)[:, where] # (n, w, size, values)
+        asked.fields['controls.level'] = tracks.transpose(0, 1).flatten(2).flatten(0, 1)
     said = self.backbone(parts, t.repeat(w), asked, kept).unflatten(0, (w, n))
     total = torch.zeros_like(x)
     for at, piece in zip(where, said):
@@ -1878,6 +1883,11 @@ def predictor(self:LatentDiffusion,
     n, turn = len(cond), dict(k=0)
     low, high = self.config.interval
     both = Conditions.cat([cond, cond.drop(torch.ones(n, dtype=torch.bool))])
+    def turned_by(cond, roll, length): # a ring that is rolled takes its track along
+        if not roll or 'level' not in cond.controls: return cond
+        other, track = cond[torch.arange(len(cond))], cond.controls['level']
+        other.fields['controls.level'] = track.roll(roll * track.shape[-1] // length, -1)
+        return other
     def predict(x, t):
         if keep is not None:
             x = torch.where(keep.to(x.device), known.to(x), x)
@@ -1886,9 +1896,10 @@ def predictor(self:LatentDiffusion,
         stay = None if keep is None else keep.roll(roll, -1)
         y = x.roll(roll, -1)
         if guidance == 1 or not low <= (t[0].item() + 1) / 1000 <= high:
-            said = self.answer(y, t, cond, stay, ring)
+            said = self.answer(y, t, turned_by(cond, roll, x.shape[-1]), stay, ring)
         else:
-            asked, null = self.answer(torch.cat([y, y]), torch.cat([t, t]), both, stay,
+            pair = turned_by(both, roll, x.shape[-1])
+            asked, null = self.answer(torch.cat([y, y]), torch.cat([t, t]), pair, stay,
                                       ring).chunk(2)
             said = null + guidance * (asked - null)
         return said.roll(-roll, -1)
@@ -1951,6 +1962,69 @@ def sample_latents(self:LatentDiffusion,
     bar.close()
     return made
 
+# %% ../nbs/10_spectrogram_diffusion.ipynb #08f90c10
+@patch
+def with_level(self:LatentDiffusion,
+    cond:Conditions, # with or without a track of level, dB
+    frames:int, # of the sound
+    wanted:int, # of its columns, at least as many
+)->Conditions: # the track has a value for every frame; behind the end the last one holds
+    "Conditions as the backbone reads them; raises where a track is too loud or of another length"
+    track = cond.controls.get('level')
+    if track is None: return cond
+    if track.max() > 0:
+        raise ValueError(f"level reaches {track.max():g} dB, and 0 is the loudest there is. Give "
+                         "values from -100 to 0.")
+    at = torch.linspace(0, track.shape[-1] - 1, frames)
+    if rate := cond.control_rate:
+        seconds = self.mel.samples(frames) / self.sample_rate
+        if abs(track.shape[-1] / rate - seconds) > max(2 / rate, .05):
+            raise ValueError(f"level is {track.shape[-1] / rate:.2f} s long, the sound "
+                             f"{seconds:.2f} s. Give as many values, or leave the rate out: then "
+                             "they are stretched over the sound.")
+        at = (torch.arange(frames) * rate * seconds / frames).clamp_max(track.shape[-1] - 1)
+    low = at.floor().long().clamp_max(max(0, track.shape[-1] - 2))
+    high = (low + 1).clamp_max(track.shape[-1] - 1)
+    track = torch.lerp(track[:, low], track[:, high], (at - low).to(track))
+    track = F.pad(track.clamp(-100, -1e-3), (0, wanted - frames), mode='replicate')
+    told = cond[torch.arange(len(cond))]
+    told.fields['controls.level'] = track
+    return told
+
+# %% ../nbs/10_spectrogram_diffusion.ipynb #80b4c935
+@patch
+def follow(self:LatentDiffusion,
+    sound, # path, `Sounds` or waveform whose course the new sound shall take
+    peak:float=-12., # dB that its loudest moment is brought to
+    depth:float=60., # dB below that, where it ends
+)->dict: # for `sample(controls=...)`: name -> track, dB, (n, frames)
+    "How loud a recording is when; a silent one raises `ValueError`"
+    from foleybook.generator import _audio_of
+
+    x = _audio_of(sound, self.sample_rate).mean(1)
+    track = mel_level(log_mel(x, self.mel), self.mel)
+    if track.max() < -90:
+        raise ValueError(f"nothing to follow: the recording is silent ({track.max():.0f} dB at its "
+                         "loudest). Give one that can be heard.")
+    return dict(level=(track - track.amax(-1, keepdim=True) + peak).clamp_min(peak - depth))
+
+@patch
+def events(self:LatentDiffusion,
+    moments:list, # s from the start, rising
+    seconds:float, # length of the sound
+    peak:float=-12., # dB at each
+    fall:float=120., # dB that each loses in a second
+    depth:float=60., # dB below the peak, where it ends
+)->dict: # for `sample(controls=...)`: name -> track, dB, (frames,)
+    "A track of level in which something happens at the moments given"
+    if wrong := [m for m in moments if not 0 <= m < seconds]:
+        raise ValueError(f"nothing can happen at {wrong[0]:g} s of a sound of {seconds:g} s. Give "
+                         "moments inside it.")
+    frame = self.mel.hop_length / self.sample_rate
+    since = torch.arange(round(seconds / frame))[:, None] * frame - torch.tensor([*moments])
+    falls = torch.where(since > -frame, peak - fall * since.clamp_min(0), -torch.inf)
+    return dict(level=falls.amax(1).clamp_min(peak - depth))
+
 # %% ../nbs/10_spectrogram_diffusion.ipynb #db07c943
 @patch
 def sample_mel(self:LatentDiffusion,
@@ -1970,6 +2044,7 @@ def sample_mel(self:LatentDiffusion,
         if mask is not None:
             new = F.pad(mask[None].float(), (0, columns * stride - frames)).view(columns, stride)
             keep = ~new.any(1)
+    cond = self.with_level(cond, frames, columns * stride)
     asked = {k: v for k, v in asked.items() if v is not None}
     z = self.sample_latents(cond, seeds, columns, init, keep, **asked)
     made = torch.cat([self.vae.decode(item) for item in z.split(1)])[..., :frames]
