@@ -11,7 +11,7 @@ __all__ = ['SILENT', 'MelImageConfig', 'from_bytes', 'to_bytes', 'step_features'
            'attention', 'FlowBlock', 'FlowConfig', 'FlowTransformer', 'FlowTask', 'event_ends', 'mel_level', 'warped',
            'Altered', 'Exercise', 'flow_loss', 'Encodings', 'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet',
            'LatentDiffusionConfig', 'LatentDiffusion', 'windows', 'LatentDiffusionRecipe', 'loop_seam', 'ReflowRecipe',
-           'scheduler_settings']
+           'StudentRecipe', 'Paths', 'scheduler_settings']
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #67f402b2
 #| code-fold: true
@@ -42,7 +42,7 @@ from .files import (CheckpointError, load_strict, published_weights, read_json,
                              read_safetensors, write_safetensors)
 from .generator import Conditions, Generator, ItemNoise, Pipeline, Pretrained
 from .recipes import LoopRecipe, Recipe, licence_of_parts
-from .settings import SettingsError, near
+from .settings import SettingsError, config_hash, near, to_plain
 from .vocoders import ConvNeXtBlock, MelGenerator, find_vocoder
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #7a7a477b
@@ -2321,6 +2321,146 @@ def finish(self:ReflowRecipe, learn, data, out, progress=True):
     student.save_pretrained(out, dict(teacher.card, steps=learn.train_iter,
                                       teacher=teacher.config_hash))
     return student
+
+# %% ../nbs/10_spectrogram_diffusion.ipynb #5dfd7ab3
+@dataclass
+class StudentRecipe(ReflowRecipe):
+    "Train a copy of a backbone on pieces of the paths its teacher walks with guidance"
+    pairs:int = 2400 # paths drawn
+    teacher_steps:int = 24 # of each path, a multiple of `student_steps`
+    guidance:float = 3.
+    student_steps:int = 4 # pieces of a path, and calls for a sound
+    jump:str = 'piece' # where a call leads: 'piece', to the next one; 'end', to the clean end
+    kept:float = .2 # share of the exercises of which a part stays clean
+    level:float = .5 # share that are told the level, where the backbone is asked by it
+    starts:float = .5 # share that begin where a piece begins
+    cache_dir:str|None = None # of the paths; None: see `cache_folder`
+    free:ClassVar[tuple] = (*LoopRecipe.free, 'cache_dir')
+    presets:ClassVar[dict] = {
+        'foley-student': dict(steps=3000, epoch_steps=250, lr=3e-4, ema=.998, precision='auto',
+                              betas=(.9, .98)),
+        'foley-student-2': dict(steps=3000, epoch_steps=250, lr=3e-4, ema=.998, precision='auto',
+                                betas=(.9, .98), student_steps=2),
+        'foley-student-end': dict(steps=3000, epoch_steps=250, lr=3e-4, ema=.998,
+                                  precision='auto', betas=(.9, .98), jump='end')}
+
+    def check(self)->'StudentRecipe': # itself
+        "As `LoopRecipe.check`; paths that can be cut, jumps that are known"
+        if self.teacher_steps % self.student_steps:
+            raise SettingsError(f"teacher_steps={self.teacher_steps} for student_steps="
+                                f"{self.student_steps}. Give a multiple: a path is cut where its "
+                                "teacher stood.")
+        if self.jump not in ('piece', 'end'):
+            raise SettingsError(f"jump={self.jump!r} is not allowed. Give 'piece' or 'end'.")
+        return LoopRecipe.check(self)
+
+# %% ../nbs/10_spectrogram_diffusion.ipynb #17b3ec83
+class Paths(NamedTuple):
+    "What a teacher walked along, at the times where its student will stand"
+    nodes:Tensor # (n, pieces + 1, c, h, l); the first is noise, the last is clean
+    label:Tensor # (n,); -1: asked by nothing
+    level:Tensor # dB, (n, frames)
+
+@patch
+@torch.no_grad()
+def walk(self:StudentRecipe,
+    model:LatentDiffusion, # the teacher
+    rows:range, # numbers of the paths
+)->Paths:
+    "Some paths: every class in turn, and nothing as one more"
+    c, every = model.vae.config, self.teacher_steps // self.student_steps
+    frames = round(model.config.seconds * model.sample_rate / model.mel.hop_length)
+    columns = min(-(-frames // model.vae.time_stride), model.columns)
+    label = torch.tensor([*rows]) % (len(model.labels) + 1)
+    label = torch.where(label == len(model.labels), -1, label)
+    noise = ItemNoise([r + 10**6 for r in rows]).randn(c.channels, c.rows, columns)
+    nodes = [noise]
+    def seen(k, n, x):
+        if k % every == 0: nodes.append(x.cpu())
+    model.sample_latents(Conditions(label=label), [*rows], columns, steps=self.teacher_steps,
+                         guidance=self.guidance, sampler=model.config.sampler, noise=noise,
+                         on_step=seen)
+    level = mel_level(model.vae.decode(nodes[-1].to(model.device)).cpu(), model.mel)
+    return Paths(torch.stack(nodes, 1).half(), label, level.clamp(-100, -1e-3))
+
+@patch
+def paths(self:StudentRecipe,
+    model:LatentDiffusion, # the teacher
+    chunk:int=60, # paths in a file
+)->Paths:
+    "All paths, kept in files: those that are there are not walked again"
+    from foleybook.sound_data import cache_folder
+
+    weights = hashlib.sha256(b''.join(v.cpu().numpy().tobytes()
+                                      for v in model.backbone.state_dict().values()))
+    key = config_hash([weights.hexdigest(), to_plain(model.config), self.teacher_steps,
+                       self.student_steps, self.guidance])
+    folder, parts = cache_folder(self.cache_dir)/f'paths-{key}', []
+    was, model = model.training, model.eval()
+    for i in range(0, self.pairs, chunk):
+        rows = range(i, min(i + chunk, self.pairs))
+        file = folder/f'{rows.start}-{rows.stop}.safetensors'
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_safetensors(file, self.walk(model, rows)._asdict())
+        parts.append(read_safetensors(file))
+    model.train(was)
+    return Paths(*(torch.cat([p[k] for p in parts]) for k in Paths._fields))
+
+# %% ../nbs/10_spectrogram_diffusion.ipynb #64bfadad
+@patch
+def exercise(self:StudentRecipe,
+    found:Paths, # some paths
+    times:Tensor, # of the nodes, falling, to -1, (pieces + 1,)
+    task:FlowTask, # how a point on a line becomes an exercise
+    training:bool=True, # False: all begin where a piece begins, nothing is kept
+)->Exercise:
+    "A point on a piece, and where the piece leads"
+    b, rows = len(found.label), torch.arange(len(found.label))
+    z, piece = found.nodes.float(), torch.randint(len(times) - 1, (b,))
+    tau = (times + 1).float() / 1000
+    then = piece + 1 if self.jump == 'piece' else torch.full_like(piece, len(times) - 1)
+    u = torch.rand(b) * (torch.rand(b) >= (self.starts if training else 1.))
+    wide = lambda v: v.view(-1, 1, 1, 1)
+    here = torch.lerp(z[rows, piece], z[rows, piece + 1], wide(u))
+    now = torch.lerp(tau[piece], tau[piece + 1], u)
+    slope = (here - z[rows, then]) / wide((now - tau[then]).clamp_min(1e-3))
+    clean = here - wide(now) * slope # where the line would end, and where it would begin
+    item = task.exercise(clean, None, now * 1000 - 1, clean + slope)
+    keep = task.spans(b, z.shape[-1]) & training
+    at = keep[:, None, None]
+    return item._replace(x=torch.where(at, z[:, -1], item.x), keep=keep,
+                         weight=item.weight * ~at)
+
+@patch
+def dataloaders(self:StudentRecipe, data):
+    "Exercises from paths; `data` is a `LatentDiffusion`, or its folder"
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+
+    model = data if isinstance(data, nn.Module) else Pretrained.from_pretrained(data)
+    found = self.paths(model.to(self.torch_device))
+    task = FlowTask(model.config.prediction, keep=self.kept)
+    times, told = model.time_steps(self.student_steps), bool(model.optional_tracks)
+    def batch(index, training=True):
+        some = Paths(*(v[torch.as_tensor(index)] for v in found))
+        item = self.exercise(some, times, task, training)
+        asked = Conditions(label=some.label)
+        if told:
+            said = torch.rand(len(some.label), 1) < (self.level if training else 0.)
+            track = some.level[:, :item.x.shape[-1] * model.vae.time_stride]
+            asked.fields['controls.level'] = track * said
+        return item.x, item.t, asked, item.keep, item.target, item.weight
+    def moved(b): return tuple(part.to(self.torch_device) for part in b)
+    held = max(1, self.pairs // 10)
+    loader = lambda rows, make, **k: DataLoader(rows, bs=min(self.batch_size, len(rows)),
+                                                num_workers=0, create_batch=make,
+                                                after_batch=moved, **k)
+    dls = DataLoaders(loader(range(held, self.pairs), batch, shuffle=True, drop_last=True),
+                      loader(range(held), partial(batch, training=False)),
+                      device=self.torch_device)
+    dls.teacher, dls.n_inp = model, 4
+    return dls
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #29354745
 #| code-fold: true

@@ -18,8 +18,8 @@ from foleybook.settings import SettingsError
 from foleybook.sound_data import make_procedural
 from foleybook.spectrogram_diffusion import (AutoencoderConfig, AutoencoderKL, Encodings, FlowConfig, FlowTask, FlowTransformer,
                                              LatentDiffusion, LatentDiffusionConfig, LatentUNet, MelImageConfig,
-                                             MelImageDiffusion, MelImageDiffusionConfig, MelVAE, MelVAEConfig, UNet, UNetConfig, attention,
-                                             event_ends, from_bytes, loop_seam, mel_level, prepared, read_images, slerp, text_encodings, to_bytes,
+                                             MelImageDiffusion, MelImageDiffusionConfig, MelVAE, MelVAEConfig, Paths, StudentRecipe, UNet, UNetConfig,
+                                             attention, event_ends, from_bytes, loop_seam, mel_level, prepared, read_images, slerp, text_encodings, to_bytes,
                                              unet_preset, warped, windows, write_images)
 from foleybook.training import Checkpoint
 
@@ -602,3 +602,70 @@ def test_level_is_what_a_meter_shows():
 def test_plain_attention_is_torch_s():
     q, k, v = (torch.randn(2, 3, 7, 8, generator=torch.Generator().manual_seed(i)).bfloat16() for i in range(3))
     assert (attention(q.requires_grad_(), k, v).detach() - attention(q.detach(), k, v)).abs().max() < 2e-2
+
+
+# ---- students ----
+
+
+def student(folder, **changes):
+    return find_recipe("foley-student").override(dict(pairs=9, teacher_steps=8, steps=6, epoch_steps=3, batch_size=4, precision="float32",
+                                                      cache_dir=str(folder), checkpoint_steps=2, guidance=2.0) | changes)
+
+
+def test_pieces_of_a_straight_path_lead_to_its_end(timed, tmp_path):
+    recipe, times = student(tmp_path), timed.time_steps(4)
+    noise, clean = torch.randn(6, 1, 8, 1, 22), torch.randn(6, 1, 8, 1, 22)
+    tau = ((times + 1) / 1000).float().view(1, -1, 1, 1, 1)
+    found = Paths((1 - tau) * clean + tau * noise, torch.zeros(6).long(), torch.zeros(6, 88))
+    for jump in ("piece", "end"):
+        item = recipe.override(jump=jump).exercise(found, times, FlowTask("x0", keep=0.5))
+        assert torch.allclose(item.target, clean[:, 0], atol=1e-3)
+        tau_t = ((item.t + 1) / 1000).view(-1, 1, 1, 1)
+        expected = torch.where(item.keep[:, None, None], clean[:, 0], (1 - tau_t) * clean[:, 0] + tau_t * noise[:, 0])
+        assert torch.allclose(item.x, expected, atol=1e-3) and not (item.weight * item.keep[:, None, None]).any()
+
+
+def test_a_piece_leads_where_the_teacher_went(timed, tmp_path):
+    "Steps of the sampler along what a perfect student says pass the nodes of a bent path"
+    recipe, times = student(tmp_path), timed.time_steps(4)
+    found = recipe.walk(timed, range(4))
+    assert found.nodes.shape == (4, 5, 8, 1, 22) and found.label.tolist() == [0, 1, -1, 0]
+    nodes = found.nodes.float()
+    tau = ((times + 1) / 1000).float()
+    for k in range(4):
+        slope = (nodes[:, k] - nodes[:, k + 1]) / (tau[k] - tau[k + 1])
+        clean = nodes[:, k] - tau[k] * slope
+        step = clean + tau[k + 1] / tau[k] * (nodes[:, k] - clean)
+        assert torch.allclose(step, nodes[:, k + 1], atol=1e-3)
+    again = timed.sample_latents(Conditions(label=found.label), [0, 1, 2, 3], 22, steps=8, guidance=2.0, sampler="dpm++2m",
+                                 noise=nodes[:, 0])
+    assert torch.allclose(again, nodes[:, -1], atol=0.05)
+
+
+def test_a_student_resumes_and_keeps_what_its_teacher_can(timed, tmp_path, monkeypatch):
+    recipe, save, walk, walked = student(tmp_path / "cache"), Checkpoint.after_batch, StudentRecipe.walk, []
+
+    def stop(self):
+        save(self)
+        if self.learn.training and self.learn.train_iter == 5:
+            raise KeyError("stopped")
+
+    monkeypatch.setattr(StudentRecipe, "walk", lambda self, model, rows: (walked.append(rows), walk(self, model, rows))[1])
+    made = recipe.train(timed, tmp_path / "a", progress=False)
+    with monkeypatch.context() as m, pytest.raises(KeyError):
+        m.setattr(Checkpoint, "after_batch", stop)
+        recipe.train(timed, tmp_path / "b", progress=False)
+    recipe.train(timed, tmp_path / "b", progress=False)
+    assert len(walked) == 1  # the paths are walked once
+    a, b = (load_file(tmp_path / k / "backbone/model.safetensors") for k in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert made.config.steps == 4 and made.config.guidance == 1 and made.optional_tracks == ("level",)
+    source = made.sample("dog", seed=1, seconds=1.0, progress=False).audio
+    filled = made.sample("dog", seed=2, init=source, mask=(0.4, 0.6), progress=False).audio
+    assert torch.equal(filled[..., :17000], source[..., :17000]) and not torch.equal(filled, source)
+
+
+@pytest.mark.parametrize("changes,said", [(dict(teacher_steps=10), "Give a multiple"), (dict(jump="far"), "jump='far'")])
+def test_students_that_cannot_be(changes, said):
+    with pytest.raises(SettingsError, match=said):
+        find_recipe("foley-student").override(changes).check()
