@@ -669,3 +669,22 @@ def test_a_student_resumes_and_keeps_what_its_teacher_can(timed, tmp_path, monke
 def test_students_that_cannot_be(changes, said):
     with pytest.raises(SettingsError, match=said):
         find_recipe("foley-student").override(changes).check()
+
+
+def test_sounds_are_asked_when_from_the_command_line(timed, painter, tmp_path, capsys):
+    timed.save_pretrained(tmp_path / "model")
+    painter.save_pretrained(tmp_path / "old")
+    taps = torch.zeros(1, 33075)
+    taps[:, 10000] = 0.5
+    write_audio(tmp_path / "taps.wav", taps, 44100)
+    write_audio(tmp_path / "silence.wav", torch.zeros(1, 44100), 44100)
+    ask = lambda *more, model="model": main(["sample", str(tmp_path / model), "--classes", "dog", "--per-class", "1", "--quiet",  # noqa: E731
+                                             "--out", str(tmp_path / "out" / str(len(list(tmp_path.glob("out/*"))))), *more])
+    assert not ask("--follow", str(tmp_path / "taps.wav"))
+    made, rate = read_audio(next((tmp_path / "out/0").rglob("*.wav")))
+    assert made.shape[-1] == 33075 and rate == 44100
+    assert not ask("--at", "0.2", "0.9", "--seconds", "1")
+    for more, said in [(("--follow", str(tmp_path / "silence.wav")), "nothing to follow"), (("--at", "2"), "nothing can happen at 2 s"),
+                       (("--at", "soon"), "Give seconds"), (("--at", "0.1", "--controls", "level=-20"), "say the same thing")]:
+        assert ask(*more) and said in capsys.readouterr().err
+    assert ask("--at", "0.1", model="old") and "cannot be asked when" in capsys.readouterr().err
