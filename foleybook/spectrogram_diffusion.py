@@ -38,7 +38,7 @@ from .audio_features import (GriffinLim, MelConfig, Sounds, fit_length, hz_to_me
 from .codebooks import Grain, mel_distance, train_stage
 from .diffwave import (DiffusionProcess, DiffusionRecipe, diffuse, guided, invert_ddim,
                                 sample_ddim, sample_ddpm, time_grid)
-from .files import (CheckpointError, load_strict, published_weights, read_json,
+from .files import (CheckpointError, file_digest, load_strict, published_weights, read_json,
                              read_safetensors, write_safetensors)
 from .generator import Conditions, Generator, ItemNoise, Pipeline, Pretrained
 from .recipes import LoopRecipe, Recipe, licence_of_parts
@@ -2064,14 +2064,16 @@ class LatentDiffusionRecipe(Recipe):
     sampler:str = 'dpm++2m' # as above
     interval:tuple[float, float] = (.1, .9) # see `LatentDiffusionConfig`
     shift:float = 1. # as above
+    student:LoopRecipe|None = None # trained at the end: fewer calls for the same sounds
 
     def _train(self, data, out, resume, progress)->LatentDiffusion:
-        "Both stages: `out` gets vae/, backbone/ and pipeline.json"
+        "All stages: `out` gets vae/, backbone/ and pipeline.json, or teacher/ does"
         from fastai.torch_core import rank_distrib
         from foleybook.data_sets import open_dataset
         from foleybook.sound_data import MelCache
 
         say = print if progress and not rank_distrib() else lambda *_: None
+        base = out if self.student is None else out/'teacher'
         vae, backbone = (r.override(seed=self.seed, device=self.device)
                          for r in (self.vae, self.backbone))
         if isinstance(data, (str, Path)):
@@ -2083,12 +2085,19 @@ class LatentDiffusionRecipe(Recipe):
         if vocoder is not None:
             vae.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
         say(f'1/2 autoencoder: {vae.steps} steps on {len(cache)} clips')
-        codec = train_stage(vae, cache, cache.path.name, out/'vae', resume, progress, say)
-        backbone = backbone.override(vae=str(out/'vae'))
+        codec = train_stage(vae, cache, cache.path.name, base/'vae', resume, progress, say)
+        backbone = backbone.override(vae=str(base/'vae'))
         say(f'2/2 backbone: {backbone.steps} steps')
         key = f'{cache.path.name} {codec.latents_hash}'
-        model = train_stage(backbone, cache, key, out/'backbone', resume, progress, say)
-        return self.join(codec.cpu(), model.cpu(), vocoder, cache, out)
+        model = train_stage(backbone, cache, key, base/'backbone', resume, progress, say)
+        model = self.join(codec.cpu(), model.cpu(), vocoder, cache, base)
+        if self.student is None: return model
+        say(f'3/3 student: {self.student.steps} steps')
+        student = self.student.override(seed=self.seed, device=self.device)
+        key = ' '.join([model.config_hash, file_digest(base/'backbone'/'model.safetensors')])
+        model = train_stage(student, model, key, out/'student', resume, progress, say).cpu()
+        if not rank_distrib(): model.save_pretrained(out, model.card)
+        return model
 
 @patch
 def join(self:LatentDiffusionRecipe, codec, backbone, vocoder, cache, out):
@@ -2133,7 +2142,7 @@ LatentDiffusionRecipe.presets = {
     'quick-diffusion': dict(vae='quick-melvae', backbone='quick-flow', steps=16, guidance=3.),
     'foley-flow': dict(steps=20, guidance=3., interval=(0., 1.)),
     'foley-thirty': dict(vae='foley-thirty-melvae', backbone='foley-thirty-backbone', steps=20,
-                         guidance=3., interval=(0., 1.)),
+                         guidance=3., interval=(0., 1.), student='foley-student'),
     'foley-unet-diffusion': dict(vae='foley-melvae-2d', backbone='foley-unet'),
 }
 

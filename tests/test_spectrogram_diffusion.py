@@ -383,6 +383,9 @@ def tiny(name, folder):
     flat = recipe.backbone.model
     changes |= {"backbone.model.block_out_channels": (16, 16, 16)} if isinstance(flat, UNetConfig) else {
         "backbone.model.width": 16, "backbone.model.heads": 2, "backbone.model.depth": 1}
+    if recipe.student is not None:
+        small = dict(run, pairs=8, teacher_steps=4)
+        changes |= {f"student.{k}": v for k, v in small.items() if k != "seconds"}
     return recipe.override(changes | {"vae.model.width": 8, "vae.model.hidden": 8, "vae.model.depth": 1, "vocoder": None, "seconds": 0.5})
 
 
@@ -400,8 +403,11 @@ def test_presets_train_resume_and_sample(clips, tmp_path, name, monkeypatch):
         m.setattr(Checkpoint, "after_batch", stop)
         recipe.train(clips, tmp_path / "b", progress=False)
     recipe.train(clips, tmp_path / "b", progress=False)
-    a, b = (load_file(tmp_path / k / "backbone/model.safetensors") for k in "ab")
-    assert all(torch.equal(a[k], b[k]) for k in a)
+    for part in [".", "teacher"] if recipe.student else ["."]:
+        a, b = (load_file(tmp_path / k / part / "backbone/model.safetensors") for k in "ab")
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    again = recipe.train(clips, tmp_path / "a", progress=False)  # all was finished before
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
     assert model.sample("rain", seed=1, progress=False).audio.shape[-1] == 22050
     assert isinstance(model.backbone, LatentUNet) == ("unet" in name)
 
