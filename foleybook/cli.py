@@ -574,6 +574,28 @@ def _dub(generator, video, out, eye, class_, asked, seed, quiet):
     _say(quiet)(f"{seconds:.2f} s of sound under {video}; {out}{there}")
     return [out]
 
+# %% ../nbs/cli.ipynb #d8244edd
+#| code-fold: true
+def _course(generator, follow, at, asked):
+    "`controls` and `seconds` of sounds that follow a recording, or happen at some moments"
+    from foleybook.audio_features import audio_info
+
+    if 'level' not in generator.optional_tracks:
+        raise ValueError(f"--{'follow' if follow else 'at'}: {type(generator).__name__} cannot be "
+                         "asked when something happens. Take a model that knows a track of level.")
+    if follow and at or (asked['controls'] or {}).keys() & {'level'}:
+        raise ValueError("--follow, --at and a level among --controls say the same thing. Give "
+                         "one of them.")
+    usual = audio_info(follow).seconds if follow else generator.default_seconds
+    seconds = asked['seconds'] or usual
+    if follow: track = generator.follow(follow)['level'][0]
+    else:
+        try: moments = sorted(float(m) for m in at)
+        except ValueError as e: raise ValueError(f"--at: {e}. Give seconds.") from None
+        track = generator.events(moments, seconds)['level']
+    level = [round(v, 1) for v in track.tolist()]
+    return dict(seconds=seconds, controls=(asked['controls'] or {}) | dict(level=level))
+
 # %% ../nbs/cli.ipynb #cdc063d8
 def sample(
     model: str,  # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
@@ -587,6 +609,8 @@ def sample(
     init: str = None,  # sound file to start from
     strength: float = None,  # how far to leave --init, 0 to 1
     mask: list = None,  # parts of --init to make anew, as START:END in seconds
+    follow: str = None,  # sound file whose loudness over time the sounds take: a tapped rhythm
+    at: list = None,  # moments at which something happens, seconds
     loop: bool = False,  # the end joins the start
     seed: int = 0,  # seed of the first sound of each class
     batch: int = None,  # made at once; changes no sound (default: what is fastest)
@@ -621,6 +645,7 @@ def sample(
     else: files = _sound_files(init, eye, **files)
     generator, per_class = load_generator(model, vocoder, codebook, device), per_class or 4
     classes = _classes(generator, class_, model)
+    if follow or at: asked |= _course(generator, follow, at, asked)
     if video: return _dub(generator, video, out, eye, class_, asked, seed, quiet)
     wanted = [(c, seed + k) for c in classes for k in range(per_class)]
     with held_folder(out):

@@ -613,6 +613,7 @@ class Generator(Pretrained):
     honours:frozenset = frozenset()         # names of the arguments of `sample` that it can use
     defaults:dict = {}                      # arguments of `sample` where the caller gives None
     control_names:tuple = ()                # names of its control tracks
+    optional_tracks:tuple = ()              # of tracks that may be left out: they have no knob
     default_seconds:float|None = None       # length of what it was trained on, s
     longest_seconds:float|None = None       # the longest it can make, s; None: no limit
     endless:bool = False                    # may it stream without end?
@@ -793,8 +794,9 @@ def conditions(self:Generator,
 @patch
 def _check_names(self:Generator, controls):
     "Raise for control tracks that the model does not have"
-    if unknown := sorted(set(controls) - set(self.control_names or controls)):
-        raise ValueError(f"no control {unknown[0]!r}. {near(unknown[0], self.control_names)}")
+    known = (*self.control_names, *self.optional_tracks) or controls
+    if unknown := sorted(set(controls) - set(known)):
+        raise ValueError(f"no control {unknown[0]!r}. {near(unknown[0], known)}")
 
 @patch
 def _check_conditions(self:Generator, cond):

@@ -1457,6 +1457,7 @@ class CacheLoader(TfmdDL):
         target:str="label", # 'label', 'audio' (the input again, for vocoders) or 'conditions'
         conditions=None, # object with `read(table, rows, start, seconds, vocab)`, for that target
         num_workers:int=0, # processes that read
+        balance:float=0., # 0: each clip as often as any other; 1: each class; .5: half the way
         **kwargs, # of fastai's DataLoader: drop_last, device, ...
     ):
         self.cache, self.rows, self.vocab = cache, np.asarray(rows, int), list(vocab)
@@ -1465,7 +1466,11 @@ class CacheLoader(TfmdDL):
         index = {l: i for i, l in enumerate(self.vocab)}
         labels = cache.index.df.label.iloc[self.rows]
         self.classes = torch.tensor([index[l] for l in labels], dtype=torch.long)
-        given = dict(bs=bs, crop=crop, shuffle=shuffle, n=n, seed=seed, target=target)
+        count = torch.bincount(self.classes, minlength=len(self.vocab)).double()
+        share = count[self.classes].pow(-balance).numpy()
+        self.shares = share/share.sum() if balance and len(share) else None
+        given = dict(bs=bs, crop=crop, shuffle=shuffle, n=n, seed=seed, target=target,
+                     balance=balance)
         self._given = kwargs | given | dict(conditions=conditions, num_workers=num_workers)
         if target == "conditions": kwargs["after_batch"] = [_ToDevice()]
         n = len(self.rows) if n is None else n
@@ -1495,7 +1500,9 @@ def _draws(self:CacheLoader, k):
     "Order and crop positions (0..1) of pass `k`"
     if getattr(self, "_drawn", (None,))[0] != k:
         rng = np.random.default_rng([self.seed, k])
-        self._drawn = k, rng.permutation(len(self.rows)), rng.random(len(self.rows))
+        n = len(self.rows)
+        order = rng.permutation(n) if self.shares is None else rng.choice(n, n, p=self.shares)
+        self._drawn = k, order, rng.random(n)
     return self._drawn[1:]
 
 @patch
@@ -1610,6 +1617,7 @@ def mel_dls(
     workers:int=0, # processes that read; their batches are the same
     conditions=None, # `ClipConditions`: the second part of a batch is then `Conditions`
     fold=None, # to validate on (default: see `split_table`)
+    balance:float=0., # how much more often rare classes are drawn, see `CacheLoader`
     **cache_options, # of `MelCache.build`
     )->DataLoaders: # of (TensorMel (b, m, f), TensorCategory (b,)); `.vocab`, `.mel`, `.cache`
     "Loaders of log-mels with class labels, or with whatever else asks for them"
@@ -1619,7 +1627,8 @@ def mel_dls(
         cache = MelCache.build(data, mel, seconds, cache_dir, **cache_options)
     if mel is not None: mel.require(cache.mel, f"the cache {cache.path}")
     dls = _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold, bs=bs,
-                   crop=frames, seed=seed, target="label", num_workers=workers)
+                   crop=frames, seed=seed, target="label", num_workers=workers,
+                   balance=balance)
     dls.mel = cache.mel
     return dls
 

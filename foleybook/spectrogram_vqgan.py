@@ -403,10 +403,11 @@ def preset(cls:VQGANConfig,
 # %% ../nbs/06_spectrogram_vqgan.ipynb #4dd02642
 def unit_length(
     x:Tensor, # features, (b, c, h, w)
-    eps:float=1e-10, # added to the squared length
+    eps:float=1e-10, # added to the length
 )->Tensor: # (b, c, h, w)
     "Vectors of channels brought to length 1; a vector of zeros stays zero, with a finite gradient"
-    return x * (x.square().sum(1, keepdim=True) + eps).rsqrt()
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / torch.where(length > 0, length + eps, 1.)
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #86d62663
 class LPAPS(nn.Module):

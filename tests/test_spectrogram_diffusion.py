@@ -20,9 +20,9 @@ from foleybook.settings import SettingsError
 from foleybook.sound_data import make_procedural
 from foleybook.spectrogram_diffusion import (AutoencoderConfig, AutoencoderKL, Encodings, FlowConfig, FlowTask, FlowTransformer,
                                              LatentDiffusion, LatentDiffusionConfig, LatentUNet, MelImageConfig,
-                                             MelImageDiffusion, MelImageDiffusionConfig, MelVAE, MelVAEConfig, UNet, UNetConfig,
-                                             from_bytes, loop_seam, prepared, read_images, slerp, text_encodings, to_bytes,
-                                             unet_preset, windows, write_images)
+                                             MelImageDiffusion, MelImageDiffusionConfig, MelVAE, MelVAEConfig, Paths, StudentRecipe, UNet, UNetConfig,
+                                             attention, event_ends, from_bytes, loop_seam, mel_level, prepared, read_images, slerp, text_encodings, to_bytes,
+                                             unet_preset, warped, windows, write_images)
 from foleybook.training import Checkpoint
 
 FOLEY = MelConfig.preset("foley")
@@ -398,10 +398,13 @@ def tiny(name, folder):
     flat = recipe.backbone.model
     changes |= {"backbone.model.block_out_channels": (16, 16, 16)} if isinstance(flat, UNetConfig) else {
         "backbone.model.width": 16, "backbone.model.heads": 2, "backbone.model.depth": 1}
+    if recipe.student is not None:
+        small = dict(run, pairs=8, teacher_steps=4)
+        changes |= {f"student.{k}": v for k, v in small.items() if k != "seconds"}
     return recipe.override(changes | {"vae.model.width": 8, "vae.model.hidden": 8, "vae.model.depth": 1, "vocoder": None, "seconds": 0.5})
 
 
-@pytest.mark.parametrize("name", ["quick-diffusion", "foley-flow", "foley-unet-diffusion"])
+@pytest.mark.parametrize("name", ["quick-diffusion", "foley-flow", "foley-unet-diffusion", "foley-thirty"])
 def test_presets_train_resume_and_sample(clips, tmp_path, name, monkeypatch):
     recipe, save = tiny(name, tmp_path), Checkpoint.after_batch
     model = recipe.train(clips, tmp_path / "a", progress=False)
@@ -415,8 +418,11 @@ def test_presets_train_resume_and_sample(clips, tmp_path, name, monkeypatch):
         m.setattr(Checkpoint, "after_batch", stop)
         recipe.train(clips, tmp_path / "b", progress=False)
     recipe.train(clips, tmp_path / "b", progress=False)
-    a, b = (load_file(tmp_path / k / "backbone/model.safetensors") for k in "ab")
-    assert all(torch.equal(a[k], b[k]) for k in a)
+    for part in [".", "teacher"] if recipe.student else ["."]:
+        a, b = (load_file(tmp_path / k / part / "backbone/model.safetensors") for k in "ab")
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    again = recipe.train(clips, tmp_path / "a", progress=False)  # all was finished before
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
     assert model.sample("rain", seed=1, progress=False).audio.shape[-1] == 22050
     assert isinstance(model.backbone, LatentUNet) == ("unet" in name)
 
@@ -534,3 +540,196 @@ def test_bytes_are_those_of_a_number_of_threads():
         torch.set_num_threads(before)
     assert torch.equal(made[0], made[1])
     assert (made[2] - made[0]).norm() < 1e-2 * made[0].norm()
+
+
+# ---- the second edition: events, alterations, level ----
+
+
+@pytest.fixture(scope="module")
+def timed():
+    "A painter that can be asked by a track of level"
+    torch.manual_seed(0)
+    vae = MelVAE(MelVAEConfig(patch=(128, 4), channels=8, depth=0)).fit(torch.randn(6, 128, 64).cumsum(-1) * 0.1 - 5)
+    config = FlowConfig(channels=8, width=16, heads=2, depth=2, columns=30, n_classes=2, latents=vae.latents_hash, near=5, level=4,
+                        hints=4, tokens=2, base=200.0)
+    return LatentDiffusion(LatentDiffusionConfig(("rain", "dog"), seconds=1.0, steps=2, griffin_lim=2), vae,
+                           noisy(FlowTransformer(config), 0.2)).eval()
+
+
+def test_a_level_is_heard_and_can_be_left_out(timed):
+    draw = lambda **given: timed.sample("dog", seed=1, progress=False, **given).audio  # noqa: E731
+    plain, quiet = draw(), draw(controls=dict(level=[-60.0, -20.0, -60.0]))
+    assert not torch.allclose(plain, quiet, atol=1e-3)
+    assert torch.equal(plain, timed.sample("dog", seed=1, progress=False).audio)
+
+
+@pytest.mark.parametrize("seconds,loop", [(1.0, False), (3.0, False), (3.0, True)])
+def test_a_level_is_the_same_alone_in_a_batch_and_in_windows(timed, seconds, loop):
+    tracks = [[-30.0, -50.0, -30.0], [-10.0, -40.0, -20.0]]
+    both = timed.sample(["rain", "dog"], seed=1, seconds=seconds, loop=loop, progress=False, controls=dict(level=tracks))
+    one = timed.sample("dog", seed=2, seconds=seconds, loop=loop, progress=False, controls=dict(level=tracks[1]))
+    assert both.audio.shape[-1] == round(seconds * 44100)
+    assert torch.allclose(both.audio[1], one.audio[0], atol=1e-4)
+
+
+def test_a_constant_level_turns_with_a_ring(timed):
+    cond = Conditions(label=[0], controls=dict(level=torch.arange(-160.0, 0.0)[None] / 2))
+    seen = []
+    timed.backbone.register_forward_pre_hook(hook := lambda _, args: seen.append((args[0], args[2].controls["level"])))
+    try:
+        x = torch.randn(1, 8, 1, 40)
+        timed.predictor(cond, 1.0, ring=True)(x, torch.tensor([500.0]))
+    finally:
+        timed.backbone._forward_pre_hooks.clear()
+    assert hook is not None and len(seen) == 1
+    parts, tracks = seen[0]
+    for part, track in zip(parts, tracks):  # each column meets its own four values
+        for column in (0, 7, 29):
+            at = next(i for i in range(40) if torch.equal(x[0, :, 0, i], part[:, 0, column]))
+            assert torch.equal(track[4 * column:4 * column + 4], cond.controls["level"][0, 4 * at:4 * at + 4])
+
+
+@pytest.mark.parametrize("level,said", [(3.0, "0 is the loudest"), ([-3.0, float("nan")], "finite"),
+                                        (Conditions(label=[0], controls=dict(level=[[-3.0] * 100]), control_rate=50.0), "2.00 s long")])
+def test_levels_that_cannot_be(timed, level, said):
+    asked = dict(cond=level) if isinstance(level, Conditions) else dict(cond="rain", controls=dict(level=level))
+    with pytest.raises(ValueError, match=said):
+        timed.sample(seconds=1.0, progress=False, **asked)
+
+
+def test_a_painter_without_level_says_so(painter):
+    with pytest.raises(ValueError, match="cannot be asked by controls"):
+        painter.sample("rain", controls=dict(level=-30.0), progress=False)
+
+
+def test_follow_and_events(timed):
+    taps = torch.zeros(1, 1, 88200)
+    taps[..., [10000, 50000]] = 0.5
+    level = timed.follow(taps)["level"]
+    drawn = timed.events([10000 / 44100, 50000 / 44100], 2.0)["level"]
+    for track in (level[0], drawn):
+        assert track.max() == -12 and track.min() == -72
+        peaks = [k for k in range(1, len(track) - 1) if track[k] > track[k - 1] and track[k] >= track[k + 1] and track[k] > -20]
+        assert len(peaks) == 2 and all(abs(k * 512 - t) < 1024 for k, t in zip(peaks, (10000, 50000)))
+    with pytest.raises(ValueError, match="nothing to follow"):
+        timed.follow(torch.zeros(1, 1, 44100))
+    with pytest.raises(ValueError, match="nothing can happen at 3 s"):
+        timed.events([1.0, 3.0], 2.0)
+
+
+def test_events_stand_where_they_stood_and_the_floor_fades():
+    torch.manual_seed(0)
+    clip = torch.full((1, 128, 400), float(np.log(1e-5)))
+    clip[..., 100:160] = -2 - torch.linspace(0, 6, 60)
+    task = FlowTask(place=True, gain_db=0.0, from_start=1.0)
+    made = task.altered(clip, FOLEY, 340)
+    assert torch.allclose(made.log_mel[..., 100:157], clip[..., 100:157], atol=1e-3) and not made.hints.any()
+    assert made.log_mel[..., 200:].max() < clip.max() - 5 and made.log_mel[..., -1].max() < -11
+    places = {task.altered(clip, FOLEY, 340).log_mel.amax(1).argmax().item() for task in [FlowTask(place=True, from_start=0.0)] * 8}
+    assert len(places) > 4
+
+
+def test_a_tape_at_another_speed_is_higher_and_shorter():
+    tone = lambda hz: log_mel(0.5 * (2 * np.pi * hz * torch.arange(88200) / 44100).sin()[None], FOLEY)  # noqa: E731
+    clip = torch.cat([tone(800.0), torch.full((1, 128, 100), float(np.log(1e-5)))], -1)
+    faster = warped(clip, FOLEY, torch.zeros(1), torch.full((1,), 1.25), torch.full((1,), 1.25))
+    assert faster[0, :, 50].argmax() == tone(1000.0)[0, :, 50].argmax()
+    assert event_ends(faster)[1, 0] in range(132, 142)  # of 172
+
+
+def test_level_is_what_a_meter_shows():
+    noise = 0.1 * torch.randn(1, 44100, generator=torch.Generator().manual_seed(0))
+    assert abs(mel_level(log_mel(noise, FOLEY), FOLEY).mean() + 20) < 0.7
+    louder = mel_level(log_mel(noise, FOLEY) + 1, FOLEY) - mel_level(log_mel(noise, FOLEY), FOLEY)
+    assert torch.allclose(louder, torch.full_like(louder, 8.686), atol=1e-2)
+
+
+def test_plain_attention_is_torch_s():
+    q, k, v = (torch.randn(2, 3, 7, 8, generator=torch.Generator().manual_seed(i)).bfloat16() for i in range(3))
+    assert (attention(q.requires_grad_(), k, v).detach() - attention(q.detach(), k, v)).abs().max() < 2e-2
+
+
+# ---- students ----
+
+
+def student(folder, **changes):
+    return find_recipe("foley-student").override(dict(pairs=9, teacher_steps=8, steps=6, epoch_steps=3, batch_size=4, precision="float32",
+                                                      cache_dir=str(folder), checkpoint_steps=2, guidance=2.0) | changes)
+
+
+def test_pieces_of_a_straight_path_lead_to_its_end(timed, tmp_path):
+    recipe, times = student(tmp_path), timed.time_steps(4)
+    noise, clean = torch.randn(6, 1, 8, 1, 22), torch.randn(6, 1, 8, 1, 22)
+    tau = ((times + 1) / 1000).float().view(1, -1, 1, 1, 1)
+    found = Paths((1 - tau) * clean + tau * noise, torch.zeros(6).long(), torch.zeros(6, 88))
+    for jump in ("piece", "end"):
+        item = recipe.override(jump=jump).exercise(found, times, FlowTask("x0", keep=0.5))
+        assert torch.allclose(item.target, clean[:, 0], atol=1e-3)
+        tau_t = ((item.t + 1) / 1000).view(-1, 1, 1, 1)
+        expected = torch.where(item.keep[:, None, None], clean[:, 0], (1 - tau_t) * clean[:, 0] + tau_t * noise[:, 0])
+        assert torch.allclose(item.x, expected, atol=1e-3) and not (item.weight * item.keep[:, None, None]).any()
+
+
+def test_a_piece_leads_where_the_teacher_went(timed, tmp_path):
+    "Steps of the sampler along what a perfect student says pass the nodes of a bent path"
+    recipe, times = student(tmp_path), timed.time_steps(4)
+    found = recipe.walk(timed, range(4))
+    assert found.nodes.shape == (4, 5, 8, 1, 22) and found.label.tolist() == [0, 1, -1, 0]
+    nodes = found.nodes.float()
+    tau = ((times + 1) / 1000).float()
+    for k in range(4):
+        slope = (nodes[:, k] - nodes[:, k + 1]) / (tau[k] - tau[k + 1])
+        clean = nodes[:, k] - tau[k] * slope
+        step = clean + tau[k + 1] / tau[k] * (nodes[:, k] - clean)
+        assert torch.allclose(step, nodes[:, k + 1], atol=1e-3)
+    again = timed.sample_latents(Conditions(label=found.label), [0, 1, 2, 3], 22, steps=8, guidance=2.0, sampler="dpm++2m",
+                                 noise=nodes[:, 0])
+    assert torch.allclose(again, nodes[:, -1], atol=0.05)
+
+
+def test_a_student_resumes_and_keeps_what_its_teacher_can(timed, tmp_path, monkeypatch):
+    recipe, save, walk, walked = student(tmp_path / "cache"), Checkpoint.after_batch, StudentRecipe.walk, []
+
+    def stop(self):
+        save(self)
+        if self.learn.training and self.learn.train_iter == 5:
+            raise KeyError("stopped")
+
+    monkeypatch.setattr(StudentRecipe, "walk", lambda self, model, rows: (walked.append(rows), walk(self, model, rows))[1])
+    made = recipe.train(timed, tmp_path / "a", progress=False)
+    with monkeypatch.context() as m, pytest.raises(KeyError):
+        m.setattr(Checkpoint, "after_batch", stop)
+        recipe.train(timed, tmp_path / "b", progress=False)
+    recipe.train(timed, tmp_path / "b", progress=False)
+    assert len(walked) == 1  # the paths are walked once
+    a, b = (load_file(tmp_path / k / "backbone/model.safetensors") for k in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert made.config.steps == 4 and made.config.guidance == 1 and made.optional_tracks == ("level",)
+    source = made.sample("dog", seed=1, seconds=1.0, progress=False).audio
+    filled = made.sample("dog", seed=2, init=source, mask=(0.4, 0.6), progress=False).audio
+    assert torch.equal(filled[..., :17000], source[..., :17000]) and not torch.equal(filled, source)
+
+
+@pytest.mark.parametrize("changes,said", [(dict(teacher_steps=10), "Give a multiple"), (dict(jump="far"), "jump='far'")])
+def test_students_that_cannot_be(changes, said):
+    with pytest.raises(SettingsError, match=said):
+        find_recipe("foley-student").override(changes).check()
+
+
+def test_sounds_are_asked_when_from_the_command_line(timed, painter, tmp_path, capsys):
+    timed.save_pretrained(tmp_path / "model")
+    painter.save_pretrained(tmp_path / "old")
+    taps = torch.zeros(1, 33075)
+    taps[:, 10000] = 0.5
+    write_audio(tmp_path / "taps.wav", taps, 44100)
+    write_audio(tmp_path / "silence.wav", torch.zeros(1, 44100), 44100)
+    ask = lambda *more, model="model": main(["sample", str(tmp_path / model), "--classes", "dog", "--per-class", "1", "--quiet",  # noqa: E731
+                                             "--out", str(tmp_path / "out" / str(len(list(tmp_path.glob("out/*"))))), *more])
+    assert not ask("--follow", str(tmp_path / "taps.wav"))
+    made, rate = read_audio(next((tmp_path / "out/0").rglob("*.wav")))
+    assert made.shape[-1] == 33075 and rate == 44100
+    assert not ask("--at", "0.2", "0.9", "--seconds", "1")
+    for more, said in [(("--follow", str(tmp_path / "silence.wav")), "nothing to follow"), (("--at", "2"), "nothing can happen at 2 s"),
+                       (("--at", "soon"), "Give seconds"), (("--at", "0.1", "--controls", "level=-20"), "say the same thing")]:
+        assert ask(*more) and said in capsys.readouterr().err
+    assert ask("--at", "0.1", model="old") and "cannot be asked when" in capsys.readouterr().err
