@@ -516,17 +516,17 @@ def _bound(file):
                               "checkpoint.") from None
 
 # %% ../nbs/generator.ipynb #71c0de06
-def _numbers(value, name=''):
+def _each_number(value, name=''):
     "(name, number) of all numbers in plain settings"
     if isinstance(value, (int, float)): yield name, value
     items = (value.items() if isinstance(value, dict)
              else enumerate(value) if isinstance(value, (list, tuple)) else ())
-    for k, v in items: yield from _numbers(v, f'{name}.{k}' if name else str(k))
+    for k, v in items: yield from _each_number(v, f'{name}.{k}' if name else str(k))
 
 @contextmanager
 def _made_of(settings, where, most=2**22):
     "Whatever goes wrong while settings become a model is a `CheckpointError`"
-    for name, number in _numbers(settings):
+    for name, number in _each_number(settings):
         if abs(number) > most: raise CheckpointError(
             f"{where}: {name}={number:.3g} is more than weights of this size can be made for. "
             "Copy the folder again.")
