@@ -574,6 +574,15 @@ class Clips:
             while block := f.read(1 << 20): h.update(block)
         return h.hexdigest()
 
+    @property
+    def content(self)->str:
+        "Hash of names, labels and what is in the files; one that is not there counts by its name"
+        told = []
+        for i,(name,label) in enumerate(zip(self.names, self.labels)):
+            try: told.append((name, label, self.digest(i)))
+            except OSError: told.append((name, label, None))
+        return hashlib.sha256(repr(told).encode()).hexdigest()
+
 # %% ../nbs/embedders.ipynb #73f623fd
 def _open_clips(folder):
     "A data set, or what `Sounds.save` wrote"

@@ -21,14 +21,14 @@ from .audio_features import (AudioError, MelConfig, SamplingError, Sounds, audio
                                       fit_length, log_mel, mel_centres, read_audio, resample,
                                       write_audio)
 from .data_sets import open_dataset
-from .embedders import (Clips, Embedder, Embeddings, FunctionEmbedder, Gaussian,
+from .embedders import (Aisfx, Clips, Embedder, Embeddings, FunctionEmbedder, Gaussian,
                                  embed_clips, find_embedder,
                                  read_gt_embedding, sounds_of)
-from .files import CheckpointError, atomic_folder, held_folder, write_text
-from .generator import Generator, ItemNoise
-from .recipes import Recipe, find_recipe
-from .settings import SettingsError
-from .sound_data import ClipTable, TableError
+from .files import CheckpointError, atomic_folder, held_folder, read_json, write_text
+from .generator import Generator, ItemNoise, shipped_models
+from .recipes import Recipe, all_recipes, find_recipe
+from .settings import SettingsError, near
+from .sound_data import ClipTable, TableError, split_by_fold, split_by_source
 from .training import TrainingError
 from .vocoders import stft_magnitude
 
@@ -40,8 +40,9 @@ __all__ = ['SPLIT', 'MEASURES', 'SUMMARY', 'BESIDE', 'FAMILIES', 'LEADERBOARD', 
            'diversity', 'NearestClips', 'nearest_clips', 'Interval', 'bootstrap', 'ModulationSpectrum', 'attacks',
            'pre_echo', 'stft_distance', 'top_share', 'Reconstruction', 'reconstruction_distances', 'Faults',
            'count_clicks', 'sound_faults', 'ClipFacts', 'clip_facts', 'BandLevels', 'told_apart', 'Measure', 'Probe',
-           'fit_probe', 'Evaluation', 'evaluate', 'dcase_scores', 'damaged', 'ShapedNoiseConfig', 'ShapedNoise',
-           'ShapedNoiseRecipe', 'leaderboard', 'draw_leaderboard', 'leaderboard_table']
+           'fit_probe', 'training_clips', 'Evaluation', 'evaluate', 'dcase_scores', 'damaged', 'ShapedNoiseConfig',
+           'ShapedNoise', 'ShapedNoiseRecipe', 'find_families', 'split_for_judging', 'leaderboard', 'draw_leaderboard',
+           'leaderboard_table', 'leaderboard_basis']
 
 # %% ../nbs/12_evaluation.ipynb #c1cee0d4
 def gaussian(
@@ -412,6 +413,15 @@ def bootstrap(
     if len(draws) < 2: return Interval(value, math.nan, math.nan)
     low,high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]) - draws.mean()
     return Interval(value, float(value + min(low, 0)), float(value + max(high, 0)))
+
+# %% ../nbs/12_evaluation.ipynb #99abfa5c
+MOST = 10_000 # resamplings; an interval does not change any more
+
+def _check_times(times):
+    "Raise unless so many resamplings can be done"
+    whole = isinstance(times, (int, np.integer)) and not isinstance(times, bool)
+    if not whole or not 0 <= times <= MOST:
+        raise ValueError(f"times={times!r}: give a whole number from 0 to {MOST}")
 
 # %% ../nbs/12_evaluation.ipynb #e693a2b3
 class ModulationSpectrum(Embedder):
@@ -862,8 +872,10 @@ def _doubts(emb, ref, width, compared, width_hz):
         "moves the scores")
     if width_hz < compared / 2: notes.append(f"the embedder hears up to {width_hz:.0f} Hz; what "
                                              "lies above shows only in top and spectrum")
-    strange = sorted(set(emb.labels) - set(ref.labels))
-    if strange: notes.append(f"no reference for {strange}: these count only overall")
+    strange = sorted(set(map(str, emb.labels)) - set(map(str, ref.labels)))
+    if strange:
+        notes.append(f"no reference for {', '.join(map(repr, strange))}: these count only "
+                     "overall")
     return notes
 
 def _rate(clips):
@@ -875,6 +887,27 @@ def _rate(clips):
         except AudioError: continue # reported when the clip is read
     stray = max(1, len(rates) // 20) if len(rates) > 2 else 0
     return sorted(rates)[stray] if rates else 22050
+
+# %% ../nbs/12_evaluation.ipynb #8084d7b3
+def _overlaps(sets):
+    "Sentences on clips that two sets share, byte for byte; `sets`: name -> `Embeddings`"
+    said = dict(reference='{a} of {n} generated clips are recordings of the reference: their '
+                          'distances say nothing of a model. Give recordings that are not in '
+                          'the folder judged.',
+                train='{a} of {n} generated clips are training clips, copied whole.')
+    g,r,t = (sets.get(n) for n in ('generated', 'reference', 'train'))
+    shared = lambda x, y: len([d for d in x.digests if d in set(y.digests)])
+    if (a := shared(g, r)) == len(g) == len(r):
+        return ['the set is judged against itself: every distance is 0 whatever it sounds like. '
+                'Give recordings as the reference.']
+    notes = [said['reference'].format(a=a, n=len(g))] if a else []
+    if t is None: return notes
+    if a := shared(g, t): notes.append(said['train'].format(a=a, n=len(g)))
+    if a := shared(r, t):
+        notes.append(f'{a} of {len(r)} reference recordings are training clips: the model has '
+                     'heard them, and so has the probe. Hold them out (--fold) for an honest '
+                     'figure.')
+    return notes
 
 # %% ../nbs/12_evaluation.ipynb #dd12bd02
 def _versions():
@@ -915,6 +948,42 @@ def _recordings(gen, ref, train, probe, k, seed):
                                                    train.clips).copies.double().mean())
     return dict(how=how, clips=len(stand), scores=scores, classes=each)
 
+# %% ../nbs/12_evaluation.ipynb #af58edcb
+def _told(file):
+    "What a JSON file of ours says; an empty dict where there is none, or another's"
+    try: told = read_json(file) if file.is_file() else {}
+    except (CheckpointError, ValueError, OSError): return {}
+    return told if isinstance(told, dict) else {}
+
+def _home(model):
+    "The folder of a model, where it is on this machine"
+    shipped = shipped_models()
+    return shipped[model] if model in shipped else Path(model)
+
+# %% ../nbs/12_evaluation.ipynb #5a1133be
+def training_clips(
+    folder, # of sounds that `sample` made, or of a trained model
+)->tuple: # `ClipTable` or None, and a sentence on how it was found, or which it would be
+    "The recordings that a model was trained on, as far as its folder names them"
+    if not isinstance(folder, (str, Path)): return None,''
+    folder = Path(folder)
+    made = _told(folder/'sampling.json')
+    home = _home(str(made['model'])) if made.get('model') else folder
+    run = _told(home/'run.json')
+    data = run.get('data') or made.get('data')
+    if not isinstance(data, str) or not Path(data).exists():
+        card = next((c for f in ('pipeline.json', 'config.json')
+                     if isinstance(c := _told(home/f).get('card'), dict)), {})
+        what = data or card.get('data')
+        return None,(f"the model was trained on {what}, not found here: give these clips as the "
+                     "training set (--train) to look for copies") if what else ''
+    table,held = open_dataset(data),run.get('hold_out') or []
+    text = lambda v: f'{v:g}' if isinstance(v, float) else str(v)
+    for column,value in (h.split('=', 1) for h in held if '=' in str(h)):
+        if column in table.df: table = table.subset(table.df[column].map(text).ne(value).to_numpy())
+    without = f" without {', '.join(held)}" if held else ''
+    return table,f'training clips: {data}{without}, as the model names them'
+
 # %% ../nbs/12_evaluation.ipynb #c4167833
 @dataclass(repr=False)
 class Evaluation:
@@ -944,14 +1013,24 @@ class Evaluation:
         return (self.summary().to_html() + self.wide().T.to_html()
                 + (f'<ul>{notes}</ul>' if notes else ''))
 
-    def in_words(self)->list: # one sentence for each row of `summary`, then the notes
+    def basis(self)->str:
+        "What the figures stand on: how many clips, how long, which references, heard by whom"
+        s,e = self.record['sets'],self.record['embedder']
+        of = lambda n: (f"{s[n]['clips']} {'clips' if n == 'generated' else 'recordings'} of "
+                        f"{s[n]['seconds'] / s[n]['clips']:.3g} s")
+        name = Path(s['reference']['source']).name
+        heard_to = min(e['hears_to'], self.record['compared_at'] / 2) / 1000
+        return (f"{of('generated')} against {of('reference')} ({name}), heard by {e['name']} up "
+                f"to {heard_to:.3g} kHz")
+
+    def in_words(self)->list: # what it stands on, a sentence a row of `summary`, then the notes
         "The summary for a terminal"
         rows = self.summary()
         pad = max(map(len, rows.index))
         beside = (lambda r: f'recordings {r.recordings}; {r.better} is better' if r.recordings
                   else f'{r.better} is better')
         said = [f"{q:{pad}}  {r.generated:>6}  {r.says} ({beside(r)})" for q,r in rows.iterrows()]
-        return said + self.beside() + [f'note: {n}' for n in self.record['notes']]
+        return [self.basis()] + said + self.beside() + [f'note: {n}' for n in self.record['notes']]
 
 # %% ../nbs/12_evaluation.ipynb #00727530
 SUMMARY = dict( # what people ask first: measure, how it is written, why it may be missing
@@ -1069,6 +1148,7 @@ def evaluate(
     generated, # folder, csv, `ClipTable`, `Sounds`: clips of a model
     reference, # the same: real clips that the model has not seen
     # the same: real clips that the model was trained on; for the probe and to find copies
+    # by default those that the sounds name (see `training_clips`)
     train=None,
     paired:bool=False, # each generated clip is a take of the reference clip of the same name
     embedder='auto', # see `find_embedder`
@@ -1077,7 +1157,7 @@ def evaluate(
     sample_rate:int=None,
     out=None, # folder for scores.csv and evaluation.json; `reports.save_report` adds the page
     k:int=5, # neighbours for density and coverage
-    times:int=100, # bootstrap resamplings; 0 leaves the intervals out
+    times:int=100, # bootstrap resamplings, 10,000 at most; 0 leaves the intervals out
     seed:int=0, # of all that is drawn
     cache=None, # see `embed_clips`
     n_jobs:int=1, # see `embed_clips`
@@ -1086,7 +1166,10 @@ def evaluate(
     progress:bool=True, # say how far it is where it takes long
 )->Evaluation:
     "Judge generated clips; raises when there are none, or in paired mode when a partner is missing"
-    began,embedder = time.time(),find_embedder(embedder, device)
+    _check_times(times)
+    began,asked,embedder = time.time(),embedder,find_embedder(embedder, device)
+    found = ''
+    if train is None and not paired: train,found = training_clips(generated)
     sources = {n: Clips(s)
                for n,s in (('generated', generated), ('reference', reference), ('train', train))
                if s is not None}
@@ -1107,6 +1190,10 @@ def evaluate(
     if not paired: real = _recordings(g, r, t, probe, k, seed)
     notes = ([] if paired
              else _doubts(g, r, g.frames.shape[1], sample_rate, embedder.hears_to))
+    notes += [found] * bool(found) + ([] if paired else _overlaps(emb))
+    if isinstance(asked, str) and asked == 'auto' and embedder.name != Aisfx.name:
+        notes.append(f"aisfx is not installed, {embedder.name} stand in: their figures compare "
+                     f"with no figure of {Aisfx.name}")
     record = dict(mode='paired' if paired else 'unpaired',
                   embedder=dict(name=embedder.name, hash=embedder.hash,
         source=embedder.source, sample_rate=embedder.sample_rate, hears_to=embedder.hears_to,
@@ -1262,6 +1349,63 @@ LEADERBOARD = ('accuracy', 'frechet', 'kernel', 'rhythm', 'told_apart', 'coverag
 AGAINST = dict(seconds_per_clip='processor seconds for one clip', parameters='parameters',
                training_seconds='processor seconds of training')
 
+# %% ../nbs/12_evaluation.ipynb #94627074
+def find_families(
+    names, # of families, or of recipes, whose rooms must have been imported
+)->dict: # name -> (module, recipe preset)
+    "Competitors by name: a family stands for its quick recipe, a recipe for itself"
+    recipes = all_recipes()
+    if unknown := [n for n in names if n not in FAMILIES and n not in recipes]:
+        raise ValueError(f"no family {unknown[0]}; there are {', '.join(FAMILIES)}, and every "
+                         f"recipe. {near(unknown[0], recipes)}")
+    module = lambda n: recipes[n].__module__.removeprefix('foleybook.')
+    return {n: FAMILIES[n] if n in FAMILIES else (module(n), n) for n in names}
+
+# %% ../nbs/12_evaluation.ipynb #b45723e8
+def _a_fifth(table):
+    "A bool for each row: a fifth of each label by source, at least one source where there are two"
+    label = table.df.label.to_numpy()
+    source = np.where(table.df.source == '', '\0' + table.df.path, table.df.source)
+    held = np.isin(np.arange(len(table)), split_by_source(table)[1])
+    for name in sorted(set(label) - set(label[held])):
+        sources,n = np.unique(source[label == name], return_counts=True)
+        for s in sources[np.argsort(n, kind='stable')]:
+            more = held | (source == s)
+            if set(label[~more]) == set(label): # each is still learnt
+                held = more
+                break
+    return held
+
+# %% ../nbs/12_evaluation.ipynb #53aba863
+def split_for_judging(
+    table:ClipTable, # all recordings
+    fold=None, # hold out this fold; by default the last, where there are folds
+)->tuple: # rows to learn from, rows to judge by, how it was split in words
+    "The official split of a set if it has one, else a fifth of each label, by source"
+    test = table.df.split.str.lower().eq('test').to_numpy()
+    if table.df.fold.nunique() > 1:
+        fold = table.df.fold.max() if fold is None else fold
+        rest,held = split_by_fold(table, fold)
+        how = f'judged by fold {fold:g}'
+    elif fold is not None:
+        raise TableError(f"{table.root}: has no folds, so fold {fold} cannot be held out. "
+                         "Leave it away: a fifth of each label is then held out.")
+    elif test.any():
+        rest,held,how = *map(np.flatnonzero, (~test, test)),'judged by the test split'
+    else:
+        fifth = _a_fifth(table)
+        rest,held = np.flatnonzero(~fifth),np.flatnonzero(fifth)
+        how = ('no folds here: a fifth of each label is held out, takes of one recording '
+               'together')
+    rest = rest[~test[rest]]
+    if not len(held) or not len(rest):
+        raise TableError(f"{table.root}: {len(table)} clips are too few to hold any out. "
+                         "Give more recordings of each class.")
+    alone = sorted(set(table.df.label) - set(table.df.label.iloc[held]))
+    none = f"; no clip of {', '.join(alone)} is left to judge by" if alone else ''
+    how = f'{how}: {len(rest)} clips to learn from, {len(held)} to judge by{none}'
+    return rest,held,how
+
 # %% ../nbs/12_evaluation.ipynb #7ee149e1
 def _processor_seconds():
     "Of this process, all its threads and the workers that have ended"
@@ -1280,7 +1424,7 @@ def _folder_names(names):
 def _check_folder(name, what):
     "Raise before anything is trained if the folder of a trained model is none"
     if (isinstance(what, (str, Path))
-        and not any((Path(what)/f).is_file() for f in ('config.json', 'pipeline.json'))):
+        and not any((_home(str(what))/f).is_file() for f in ('config.json', 'pipeline.json'))):
         raise ValueError(f"{what}: holds no trained model for {name!r}. Give a folder that `train` "
                          "wrote.")
 
@@ -1307,20 +1451,54 @@ class _Entry(NamedTuple):
     status:str
     absent:bool = False
 
-def _competitor(what, train, folder, overrides, device, say):
-    "Load a model, or train it"
-    stamp = (Path(what) if isinstance(what, (str, Path)) else folder)/'trained_in.json'
-    known = json.loads(stamp.read_text())['seconds'] if stamp.exists() else math.nan
+def _put_aside(folder):
+    "Another name for what was trained there before; the new folder"
+    free = (folder.with_name(f'{folder.name}_earlier_{k}') for k in itertools.count(1))
+    return folder.rename(next(f for f in free if not f.exists()))
+
+def _data(table):
+    "Hash of what training reads: the rows of a table and the content of its files"
+    return hashlib.sha256(f'{table.digest} {Clips(table).content}'.encode()).hexdigest()[:16]
+
+def _loaded(folder, train, held):
+    "How a model from a folder came about; warns where it was trained on what judges it"
+    folder = _home(str(folder))
+    table,_ = training_clips(folder)
+    if table is not None: learnt = {str(f.resolve()) for f in table.files()}
+    elif (folder/'clips.csv').is_file():
+        learnt = set(pd.read_csv(folder/'clips.csv').get('path', ()))
+    else:
+        own = _told(folder/'trained_in.json').get('data')
+        return 'loaded' + '; trained on other clips than these' * (own not in (None, _data(train)))
+    names = zip(held.df.path, held.files())
+    n = sum(path in learnt or str(f.resolve()) in learnt for path,f in names)
+    judges = f'{n} of the {len(held)} clips that judge it were in its training'
+    return f'loaded; {judges}' if n else 'loaded'
+
+# %% ../nbs/12_evaluation.ipynb #f3d843c8
+def _competitor(what, train, held, folder, overrides, device, say):
+    "Load a model, or train it; one of other settings or clips is put aside, not judged"
+    stamp = folder/'trained_in.json'
     if isinstance(what, (str, Path)):
-        return _Entry(Generator.from_pretrained(what, device), known, 'loaded')
-    if stamp.exists(): return _Entry(Generator.from_pretrained(folder, device), known, 'loaded')
+        return _Entry(Generator.from_pretrained(what, device),
+                      _told(_home(str(what))/stamp.name).get('seconds', math.nan),
+                      _loaded(what, train, held))
     recipe,why = _family(what)
     if recipe is None: return _Entry(None, math.nan, why, True)
-    say('training')
-    begun,began = folder.exists(),_processor_seconds()
     changes = {k: v for k,v in overrides.items() if hasattr(recipe, k)}
     if hasattr(recipe, 'device'): changes['device'] = str(device)
-    try: model = recipe.override(changes).train(train, folder, progress=False)
+    recipe = recipe.override(changes)
+    about,known = dict(recipe=recipe.hash, data=_data(train)),_told(stamp)
+    same = all(known.get(k) == v for k,v in about.items())
+    if same and 'seconds' in known:
+        return _Entry(Generator.from_pretrained(folder, device), known['seconds'], 'loaded')
+    if folder.exists() and not same:
+        aside = _put_aside(folder).name
+        say(f'trained before with other settings or on other clips: now in {aside}')
+    say('training')
+    begun,began = folder.exists(),_processor_seconds()
+    write_text(stamp, json.dumps(about))
+    try: model = recipe.train(train, folder, progress=False)
     except (TrainingError, CheckpointError, ValueError, OSError) as e:
         return _Entry(None, math.nan, f'training failed: {e}'.replace(f'{train.root}/', ''))
     if not isinstance(model, Generator):
@@ -1328,9 +1506,10 @@ def _competitor(what, train, folder, overrides, device, say):
                                       'no generator', True)
     # of a run that was taken up again only a part is known
     spent = math.nan if begun else _processor_seconds() - began
-    write_text(stamp, json.dumps(dict(seconds=spent)))
+    write_text(stamp, json.dumps(about | dict(seconds=spent)))
     return _Entry(model, spent, 'trained')
 
+# %% ../nbs/12_evaluation.ipynb #1446ce90
 def _sample_for(model, labels, n, seconds, seed, folder):
     "n clips of each label below the folder, listed in its clips.csv; processor seconds for each"
     spent,rows,names = 0.,[],_folder_names(labels)
@@ -1348,10 +1527,11 @@ def _sample_for(model, labels, n, seconds, seed, folder):
     return spent / (n * len(labels))
 
 def _values(result):
-    "The measures of the leaderboard, and their intervals"
+    "The measures of the leaderboard, their intervals, and what they stand on"
     found = {m: result[m] for m in LEADERBOARD if m in set(result.table.measure)}
     return ({m: v.value for m,v in found.items()}
-            | {f'{m}_interval': tuple(v[1:]) for m,v in found.items()})
+            | {f'{m}_interval': tuple(v[1:]) for m,v in found.items()}
+            | dict(basis=result.basis()))
 
 def _cut(table, seconds):
     "The same clips, none longer than that"
@@ -1366,8 +1546,9 @@ def leaderboard(
     # folder: a subfolder for each family, leaderboard.csv and leaderboard.json; one process at a
     # time, others get a `CheckpointError`
     out,
-    # name -> (module, recipe preset), or the folder of a trained model; by default `FAMILIES`
-    families:dict=None,
+    # name -> (module, recipe preset), or the folder of a trained model; or names of families and
+    # recipes; by default `FAMILIES`
+    families=None,
     n:int=10, # clips of each label
     # length of each clip; longer recordings are judged by their first so many seconds
     seconds:float=4.,
@@ -1378,7 +1559,9 @@ def leaderboard(
     **options, # of `evaluate`
 )->pd.DataFrame: # one row a family; one that is not there says why in `status`, and is `absent`
     "Train or load each family, sample, judge, and write the table"
-    families = FAMILIES if families is None else families
+    families = (FAMILIES if families is None else families if isinstance(families, dict)
+                else find_families(families))
+    _check_times(options.get('times', 0))
     for name,what in families.items(): _check_folder(name, what)
     names = _folder_names(families)
     out,records,began = Path(out),{},time.time()
@@ -1399,7 +1582,8 @@ def leaderboard(
             row = dict(family=name, folder=names[name])
             try:
                 model,row['training_seconds'],row['status'],row['absent'] = _competitor(
-                    what, train, out/names[name], overrides or {}, device, partial(say, name))
+                    what, train, reference, out/names[name], overrides or {}, device,
+                    partial(say, name))
                 if model is not None and not model.labels:
                     model,row['status'],row['absent'] = None,'knows no classes to be asked for',True
                 if model is not None:
@@ -1465,3 +1649,14 @@ def leaderboard_table(
         row['s of training'] = show(r.get('training_seconds', math.nan), '{:.0f}')
         rows.append(row)
     return pd.DataFrame(rows)
+
+# %% ../nbs/12_evaluation.ipynb #135a7e4b
+def leaderboard_basis(
+    table:pd.DataFrame, # from `leaderboard`
+)->str: # a sentence; empty where nothing was judged
+    "On how many clips, of what length, against which references, by whose ears"
+    if 'basis' not in table: return ''
+    told = table[table.basis.notna()]
+    kind = np.where(told.status == 'real', 'recordings', 'models')
+    said = dict.fromkeys(f'{k} {b}' for k,b in zip(kind, told.basis))
+    return f"The figures stand on: {'; '.join(said)}." if said else ''

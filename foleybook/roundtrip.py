@@ -26,7 +26,7 @@ from torch import Tensor
 from .audio_features import (AudioError, GriffinLim, MelConfig, fit_length, log_mel,
                                       read_audio, resample, safe_name, write_audio)
 from .embedders import Clips, embed_clips, find_embedder, follow
-from .evaluation import (Reconstruction, bootstrap, fit_probe, frechet_distance,
+from .evaluation import (Reconstruction, _check_times, bootstrap, fit_probe, frechet_distance,
                                   kernel_distance, reconstruction_distances)
 from .files import atomic_folder, write_text
 from .generator import Pretrained
@@ -111,7 +111,7 @@ def _first(table, seconds):
 def _originals(held, folder, seconds, progress):
     "The recordings, mixed to mono, each at its own rate: a table of what was written, and its hash"
     rows,clips = [],Clips(_first(held, seconds))
-    content = _content(clips)
+    content = clips.content
     if _stamp(folder).get('clips') == content: return ClipTable.read(folder/'clips.csv'),content
     with atomic_folder(folder) as work:
         for i in follow(range(len(clips)), len(clips), 'reading', progress):
@@ -126,14 +126,6 @@ def _originals(held, folder, seconds, progress):
         pd.DataFrame(rows).to_csv(work/'clips.csv', index=False)
         write_text(work/'way.json', json.dumps(dict(clips=content)))
     return ClipTable.read(folder/'clips.csv'),content
-
-def _content(clips):
-    "Hash of names, labels and what is in the files; one that is not there counts by its name"
-    told = []
-    for i,(name,label) in enumerate(zip(clips.names, clips.labels)):
-        try: told.append((name, label, clips.digest(i)))
-        except OSError: told.append((name, label, None))
-    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 def _stamp(folder):
     "What is known of a finished folder"
@@ -204,6 +196,7 @@ def roundtrip(
     progress:bool=True, # say how far it is
 )->pd.DataFrame: # a row a way; `real_time` is seconds of sound in a processor second
     "What recordings lose on different ways through a spectrogram; what was rendered before is kept"
+    _check_times(times)
     out,embedder,rows = Path(out),find_embedder(embedder, device),[]
     listen = partial(embed_clips, embedder=embedder, cache=cache, progress=progress)
     originals,content = _originals(held, out/'originals', seconds, progress)

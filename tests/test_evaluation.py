@@ -800,3 +800,130 @@ def test_published_melception_of_another_kind_is_refused(tmp_path):
     torch.save(dict(model=dict(weight=torch.zeros(2))), tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="other.pt: holds no 'fc.weight'"):
         em.Melception.from_original(tmp_path / "other.pt")
+
+
+def board(train, held, out, families, **options):
+    "A small leaderboard"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ev.leaderboard(train, held, out, families, **dict(dict(n=2, seconds=1.0, embedder="log-mel", cache=False, times=0,
+                                                                      progress=False), **options))
+
+
+@pytest.mark.parametrize("change", ["clips", "settings"])
+def test_what_was_trained_on_other_clips_or_settings_is_trained_again(toy, tmp_path, change):
+    "No model is judged by the clips it learnt from because its folder has the same name"
+    train, held, out = read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b"
+    floor = dict(floor=ev.FAMILIES["shaped_noise"])
+    one, again = (board(train, held, out, floor) for _ in range(2))
+    assert (one.status[1], again.status[1]) == ("trained", "loaded")
+    weights = (out / "floor/model.safetensors").read_bytes()
+    other = (board(held, train, out, floor) if change == "clips"
+             else board(train, held, out, floor, overrides={"model": ev.ShapedNoiseConfig(steps=20)}))
+    assert other.status[1] == "trained" and (out / "floor/model.safetensors").read_bytes() != weights
+    assert (out / "floor_earlier_1/model.safetensors").read_bytes() == weights
+    fresh = board(held, train, tmp_path / "fresh", floor) if change == "clips" else None
+    assert fresh is None or fresh.kernel[1] == other.kernel[1]
+
+
+def test_a_loaded_model_that_learnt_from_its_judges_says_so(toy, tmp_path):
+    train, held = read_folder(toy / "real"), read_folder(toy / "held")
+    board(train, held, tmp_path / "b", dict(floor=ev.FAMILIES["shaped_noise"]))
+    mine = tmp_path / "b/floor"
+    assert board(train, held, tmp_path / "c", dict(mine=mine)).status[1] == "loaded"
+    assert "trained on other clips" in board(held, train, tmp_path / "d", dict(mine=mine)).status[1]
+    (mine / "run.json").write_text(json.dumps(dict(data=str(toy / "real"), hold_out=["label=rain"])))
+    status = board(held, train, tmp_path / "e", dict(mine=mine)).status[1]
+    assert status == "loaded; 12 of the 18 clips that judge it were in its training"
+
+
+def test_the_leaderboard_says_what_its_figures_stand_on(toy, tmp_path):
+    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", dict(floor=ev.FAMILIES["shaped_noise"]))
+    said = ev.leaderboard_basis(found)
+    assert "models 6 clips of 1 s against 18 recordings of 1 s (held), heard by log-mel statistics up to 8 kHz" in said
+    reports.save_leaderboard(found, tmp_path / "b")
+    assert said in (tmp_path / "b/leaderboard.html").read_text()
+
+
+def test_a_plain_folder_is_split_the_same_way_every_time(toy):
+    table = read_folder(toy / "real")
+    table.df["source"] = table.df.label + (table.df.index // 2).astype(str)
+    rest, held, how = ev.split_for_judging(table)
+    again = ev.split_for_judging(table)
+    assert (rest.tolist(), held.tolist()) == (again[0].tolist(), again[1].tolist())
+    assert not set(table.df.source.iloc[rest]) & set(table.df.source.iloc[held])
+    assert "a fifth of each label is held out" in how and f"{len(held)} to judge by" in how
+    assert sorted([*rest, *held]) == list(range(len(table)))
+    table.df["split"] = ["test"] * 4 + ["train"] * 14
+    table.df["fold"] = [1, 2] * 9
+    rest, held, _ = ev.split_for_judging(table, 2)
+    assert not set(rest) & {0, 1, 2, 3} and set(held) == set(range(1, 18, 2))
+    with pytest.raises(TableError, match="too few"):
+        ev.split_for_judging(table.subset([0]))
+
+
+def test_families_go_by_the_name_of_their_recipe_too(toy, tmp_path):
+    assert list(ev.find_families(["shaped-noise", "pixelsnail"]).items()) == [
+        ("shaped-noise", ("evaluation", "shaped-noise")), ("pixelsnail", ev.FAMILIES["pixelsnail"])]
+    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", ["shaped-noise"])
+    assert found.family.tolist() == ["held-out recordings", "shaped-noise"] and found.status[1] == "trained"
+    with pytest.raises(ValueError, match="Did you mean shaped-noise"):
+        ev.find_families(["shaped-noize"])
+
+
+@pytest.mark.parametrize("times", [10**9, -1, 2.5, True, "many"])
+def test_resamplings_are_bounded(toy, times):
+    with pytest.raises(ValueError, match="from 0 to 10000"):
+        judge(toy / "held", toy / "real", times=times)
+
+
+def test_sets_that_share_clips_are_told(toy, tmp_path):
+    "By content, whatever the files are called"
+    notes = lambda *sets, **more: " ".join(judge(*sets, **more).record["notes"])
+    assert "judged against itself" in notes(toy / "held", toy / "held")
+    clean = notes(toy / "held", toy / "real")
+    assert "itself" not in clean and "training clips" not in clean
+    said = notes(toy / "held", toy / "real", train=toy / "real")
+    assert "18 of 18 reference recordings are training clips" in said
+    (tmp_path / "some/rain").mkdir(parents=True)
+    for i, folder in enumerate(("real", "held", "held")):
+        (tmp_path / f"some/rain/take{i}.wav").write_bytes((toy / folder / f"rain/{i}.wav").read_bytes())
+    said = notes(tmp_path / "some", toy / "real", train=toy / "held")
+    assert "1 of 3 generated clips are recordings of the reference" in said and "2 of 3 generated clips are training clips" in said
+
+
+def test_the_training_set_that_sounds_name_is_found(toy, tmp_path):
+    "Copies are measured without being asked for"
+    made, model = tmp_path / "made", tmp_path / "model"
+    (made / "rain").mkdir(parents=True), model.mkdir()
+    for i in range(3):
+        (made / f"rain/{i}.wav").write_bytes((toy / f"held/rain/{i}.wav").read_bytes())
+    (made / "sampling.json").write_text(json.dumps(dict(model=str(model), data=str(toy / "real"))))
+    (model / "run.json").write_text(json.dumps(dict(data=str(toy / "real"), hold_out=["label=keyboard"])))
+    result = judge(made, toy / "held")
+    assert result.record["sets"]["train"]["clips"] == 12 and "copies" in set(result.table.measure)
+    assert f"training clips: {toy / 'real'} without label=keyboard, as the model names them" in result.record["notes"]
+    (made / "sampling.json").write_text(json.dumps(dict(model="foley")))
+    assert any("trained on ESC-10" in n and "not found here" in n for n in judge(made, toy / "held").record["notes"])
+    (made / "sampling.json").write_text("[1]")
+    assert "train" not in judge(made, toy / "held").record["sets"]
+
+
+def test_no_word_of_numpy_in_a_note(toy, tmp_path):
+    for kind in ("rain", "wind"):
+        (tmp_path / kind).mkdir()
+        for i in range(2):
+            (tmp_path / kind / f"{i}.wav").write_bytes((toy / f"held/rain/{i}.wav").read_bytes())
+    notes = judge(tmp_path, toy / "real").record["notes"]
+    assert "no reference for 'wind': these count only overall" in notes and "np." not in " ".join(notes)
+
+
+def test_a_person_reads_by_whom_it_was_heard(toy, monkeypatch):
+    "A ruler that depends on what is installed is named where the figures are"
+    plain = judge(toy / "held", toy / "real")
+    assert plain.in_words()[0] == "18 clips of 1.2 s against 18 recordings of 1.2 s (real), heard by log-mel statistics up to 8 kHz"
+    def absent(*_): raise FileNotFoundError("aisfx is not installed")
+    monkeypatch.setattr(em, "Aisfx", absent)
+    auto = judge(toy / "held", toy / "real", embedder="auto")
+    assert any("aisfx is not installed, log-mel statistics stand in" in n for n in auto.record["notes"])
+    assert not any("aisfx" in n for n in plain.record["notes"])
