@@ -19,10 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "docs/leaderboard.json"
 MODELS = "foley", "foley-cascade"
 # column of the leaderboard: how a card calls it, how the table of the front page writes it
-FIGURES = dict(accuracy=("recognised", "{:.0%}"), frechet=("Frechet distance", "{:.0f}"), kernel=("kernel distance", "{:.1f}"),
-               rhythm=("rhythm distance", "{:.2f}"), coverage=("coverage", "{:.0%}"), told_apart=("told apart", "{:.0%}"),
+FIGURES = dict(accuracy=("recognised", "{:.0%}"), second=("recognised by a second listener", "{:.0%}"), frechet=("Frechet distance", "{:.0f}"), kernel=("kernel distance", "{:.1f}"),
+               rhythm=("rhythm distance", "{:.2f}"), coverage=("coverage", "{:.0%}"), spread=("spread", "{:.2f}"),
+               unrest=("unrest", ""), regularity=("regularity", ""), told_apart=("told apart", "{:.0%}"),
+               apart_full=("told apart by hand-made features", ""), apart_audible=("told apart by what is heard", ""),
                copies=("copies", ""))
-TABLE = "accuracy", "frechet", "kernel", "rhythm", "coverage"
+TABLE = "accuracy", "second", "frechet", "kernel", "rhythm", "coverage", "spread"
 
 
 def measure(out):

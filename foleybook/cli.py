@@ -695,6 +695,8 @@ def evaluate(
     train: str = "",  # recordings that it was trained on: for the class probe and to find copies
     # judge against this fold of the reference and take its other folds as the training set
     fold: int = None,
+    # ask a second listener, too, and see all that hand-made features say
+    second: bool = False,
     paired: bool = False,  # each generated clip is a take of the reference clip of the same name
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     # folder for scores.csv, evaluation.json and report.html (default: evaluation/ beside the
@@ -723,7 +725,7 @@ def evaluate(
     with warnings.catch_warnings():
         # the same words come below, as notes
         warnings.filterwarnings("ignore", module="foleybook.evaluation")
-        result = judge(generated, real, seen, paired=paired, embedder=embedder, times=times,
+        result = judge(generated, real, seen, second=second, paired=paired, embedder=embedder, times=times,
                        n_jobs=jobs, seed=seed, strict=strict,
                        device=_device(device), progress=not quiet)
     say, page = _say(quiet), save_report(result, folder)

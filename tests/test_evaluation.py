@@ -563,11 +563,12 @@ def test_the_top_is_heard_whatever_the_embedder_hears(tmp_path):
 def test_two_sample_test():
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(100, 16, generator=g) for _ in range(2))
-    share = lambda a, b, *labels: float(ev.told_apart(a, b, *labels).float().mean())
+    share = lambda a, b, *labels: ev.told_apart(a, b, *labels).share()
     assert 0.35 < share(x, y) < 0.62 and share(x, y + 3) > 0.98
     labels = [0] * 50 + [1] * 50
     shifted = x + 5 * torch.tensor(labels)[:, None], y + 5 * (1 - torch.tensor(labels))[:, None]
-    assert len(ev.told_apart(*shifted, labels, labels[::-1])) == 200 and share(*shifted, labels, labels[::-1]) < 0.65
+    said = ev.told_apart(*shifted, labels, labels[::-1], draws=2)
+    assert len(said) == 200 and int(said.tried.sum()) == 400 and share(*shifted, labels, labels[::-1]) < 0.65
     assert len(ev.told_apart(x[:3], y)) == 0  # too few to say
 
 
@@ -578,12 +579,12 @@ def test_bandwidths_are_made_equal_before_sets_are_told_apart():
     dull = torch.fft.irfft(torch.fft.rfft(white[30:]) * (torch.fft.rfftfreq(22050, 1 / 22050) < 5000), 22050)
     sets = [Sounds(x, 22050, labels=["noise"] * 30) for x in (white[:30], dull)]
     emb = [ev.embed_clips(s, "log-mel", False, progress=False) for s in sets]
-    assert ev.told_apart(emb[0].clips, emb[1].clips).float().mean() == 1
+    assert ev.told_apart(emb[0].clips, emb[1].clips).share() == 1
     assert judge(sets[1], sets[0])["told_apart"].value < 0.8
 
 
-@pytest.mark.parametrize("make", [em.LogMelStatistics, lambda: em.VGGish(), lambda: classifier("small")],
-                         ids=["statistics", "vggish", "classifier"])
+@pytest.mark.parametrize("make", [em.LogMelStatistics, lambda: em.VGGish(), lambda: classifier("small"), em.HandMade],
+                         ids=["statistics", "vggish", "classifier", "hand-made"])
 def test_nothing_above_hears_to_is_heard(make):
     embedder, t = make(), torch.arange(44100) / 44100
     embedder.peak = False
@@ -927,3 +928,121 @@ def test_a_person_reads_by_whom_it_was_heard(toy, monkeypatch):
     auto = judge(toy / "held", toy / "real", embedder="auto")
     assert any("aisfx is not installed, log-mel statistics stand in" in n for n in auto.record["notes"])
     assert not any("aisfx" in n for n in plain.record["notes"])
+
+
+def recordings(n_sources, d, takes, seed):
+    "Takes of recordings that differ: features, labels, sources"
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n_sources, d, generator=g).repeat_interleave(takes, 0) + 0.1 * torch.randn(n_sources * takes, d, generator=g)
+    source = np.arange(n_sources).repeat(takes)
+    return x, source % 4, source
+
+
+def test_recordings_against_recordings_read_half_whatever_their_takes():
+    "Grouped by recording the two-sample test is 50 % on average; not grouped it is far below"
+    grouped, blind = [], []
+    for seed in range(12):
+        x, label, source = recordings(24, 40, 3, seed)
+        order = np.random.default_rng(seed).permutation(len(x))  # takes of one recording on both sides
+        a, b = order[::2], order[1::2]
+        grouped.append(ev.told_apart(x[a], x[b], label[a], label[b], source[a], source[b], seed=seed).share())
+        blind.append(ev.told_apart(x[a], x[b], label[a], label[b], seed=seed).share())
+        halves = np.isin(source, np.random.default_rng(seed).permutation(24)[::2])  # and on one only
+        sides = [(x[h], label[h], source[h]) for h in (halves, ~halves)]
+        grouped.append(ev.told_apart(*(v for pair in zip(*sides) for v in pair), seed=seed).share())
+    assert 0.43 < np.mean(grouped) < 0.57 and np.mean(blind) < 0.4
+
+
+def test_couples_leave_together():
+    "As many clips of either set, of one label; no recording is left on both sides of a fold"
+    _, label, source = recordings(12, 2, 3, 0)
+    rng = np.random.default_rng(0)
+    found = ev._couples((label, label), (source, source), rng)
+    assert all(set(source[a]) == set(source[b]) for a, b in found) and len(found) == 12
+    alone = ev._couples((label, label), (source, [f"made {i}" for i in range(36)]), rng)
+    assert all(len(a) == len(b) == 3 and len(set(source[a])) == 1 and set(label[a]) == set(label[b]) for a, b in alone)
+    assert sorted(i for a, _ in alone for i in a) == sorted(j for _, b in alone for j in b) == list(range(36))
+
+
+def test_sources_follow_clips(toy):
+    "From the table, else by content: the same file is the same recording wherever it lies"
+    table = read_folder(toy / "real")
+    table.df["source"] = ["a", "b", ""] * 6
+    found = ev.embed_clips(table, "log-mel", False, progress=False)
+    assert found.sources[:2] == ["a", "b"] and found.sources[2] == found.digests[2]
+    assert found.subset([2, 0]).sources == [found.digests[2], "a"]
+
+
+def test_spread_is_one_for_recordings_and_falls_with_variety():
+    g = torch.Generator().manual_seed(0)
+    y, labels = torch.randn(80, 6, generator=g), ["a"] * 40 + ["b"] * 40
+    x = torch.cat([torch.randn(40, 6, generator=g), 0.3 * torch.randn(40, 6, generator=g)])
+    found = ev.spread(x, y, labels, labels)
+    assert abs(found["a"] - 1) < 0.12 and abs(found["b"] - 0.3) < 0.06
+    takes = y.repeat_interleave(2, 0)  # two takes of a recording are no two recordings
+    double = np.repeat(labels, 2)
+    plain, knowing = ev.spread(x, takes, labels, double), ev.spread(x, takes, labels, double, np.arange(160) // 2)
+    assert plain["a"] > knowing["a"] and abs(knowing["a"] - found["a"]) < 0.02
+
+
+def test_time_is_measured():
+    "Regularity, modulation, unrest and E-L1 of sounds whose answer is known, at any gain and rate"
+    t = torch.arange(4 * 44100) / 44100
+    ticks = torch.zeros(4 * 44100)
+    ticks[::22050] = 1
+    noise = 0.1 * torch.randn(4 * 44100, generator=torch.Generator().manual_seed(0))
+    assert ev.onset_regularity(ticks, 44100) > 0.8 > 0.25 > ev.onset_regularity(noise, 44100)
+    assert ev.modulation_peak(noise * (1 + torch.sin(2 * torch.pi * 12 * t)), 44100) > ev.modulation_peak(noise, 44100) + 15
+    assert ev.unrest(noise, 44100) > 3 * ev.unrest(torch.sin(2 * torch.pi * 300 * t), 44100)
+    for f in (ev.onset_regularity, ev.modulation_peak, ev.unrest):
+        assert abs(f(noise, 44100) - f(0.01 * noise, 44100)) < 1e-2
+        assert not np.isinf(f(torch.zeros(44100), 44100)) and not np.isinf(f(noise[:100], 44100))
+    assert ev.event_distance(noise, noise, 44100) == 0
+    assert abs(ev.event_distance(noise, 3 * noise, 44100) - float(2 * ev.level_track(noise, 44100).mean())) < 1e-6
+
+
+def test_facts_of_another_version_are_not_taken_from_the_cache(toy, tmp_path):
+    "The cache knows which facts it holds"
+    from typing import NamedTuple
+
+    class One(NamedTuple):
+        level: float
+
+    class Two(NamedTuple):
+        level: float
+        more: float
+
+    def facts(kind, *values):
+        def clip_facts(x, rate): return kind(*values)
+        clip_facts.__annotations__["return"] = kind
+        return ev.embed_clips(toy / "held", "log-mel", tmp_path, also=clip_facts, progress=False)
+
+    first, second = facts(One, 1.0), facts(Two, 1.0, 2.0)
+    assert list(first.facts)[3:] == ["level"] and list(second.facts)[3:] == ["level", "more"]
+
+
+def test_a_second_listener_stands_beside_the_first(toy, tmp_path):
+    told = judge(toy / "held", toy / "real", train=toy / "real", second=True)
+    assert told["second"].value > 0.8 and {"spread", "apart_full", "apart_audible", "unrest"} <= set(told.table.measure)
+    assert "second listener" in str(told) and told.record["recordings"]["scores"]["second"] == 1
+    plain = judge(toy / "held", toy / "real", train=toy / "real")
+    assert "second" not in set(plain.table.measure) and plain["accuracy"] == told["accuracy"]
+    x = told.clips["generated"][1].more["audible"]
+    own = em.SecondListener(told.clips["train"][1].more["audible"], told.clips["train"][1].labels, 0)
+    assert float(own.right(x, told.clips["generated"][1].labels).double().mean()) == told["second"].value
+    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", dict(floor=ev.FAMILIES["shaped_noise"]))
+    assert found.second.notna().all() and "second" in ev.leaderboard_table(found)
+
+
+def test_what_nobody_hears_does_not_tell():
+    "A floor 80 dB below the peak and a band above 16 kHz betray a set by all features, not by the audible ones"
+    g, t = torch.Generator().manual_seed(0), torch.arange(2 * 44100) / 44100
+    def tones(hiss):
+        return [torch.sin(2 * torch.pi * (300 + 200 * float(torch.rand(1, generator=g))) * t) * torch.exp(-2 * t)
+                + 0.05 * torch.randn(len(t), generator=g) * torch.exp(-3 * t) + hiss * torch.randn(len(t), generator=g) for _ in range(16)]
+    share = {}
+    sets = tones(1e-6), tones(3e-5)
+    for k, make in ev.MADE.items():
+        x, y = (torch.cat([make().embed(s, 44100) for s in one]) for one in sets)
+        share[k] = ev.told_apart(x, y).share()
+    assert share["full"] > 0.95 and share["audible"] < 0.75
