@@ -532,9 +532,9 @@ def onset_regularity(
     longest:float=1.3, # s
 )->float: # at most 1; nan where the sound is shorter than that
     "How evenly things set in: the highest autocorrelation of the onset strength"
-    like = autocorrelation(onset_strength(band_levels(x, sample_rate)))
-    found = like[round(100 * shortest):round(100 * longest) + 1]
-    return float(found.max()) if len(like) > round(100 * shortest) else math.nan
+    rise,first = onset_strength(band_levels(x, sample_rate)),round(100 * shortest)
+    if len(rise) <= first: return math.nan
+    return float(autocorrelation(rise)[first:round(100 * longest) + 1].max())
 
 # %% ../nbs/12_evaluation.ipynb #ddbcce40
 def modulation_peak(

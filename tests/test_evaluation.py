@@ -942,12 +942,11 @@ def test_recordings_against_recordings_read_half_whatever_their_takes():
     "Grouped by recording the two-sample test is 50 % on average; not grouped it is far below"
     grouped, blind = [], []
     for seed in range(12):
-        x, label, source = recordings(24, 40, 3, seed)
-        order = np.random.default_rng(seed).permutation(len(x))  # takes of one recording on both sides
-        a, b = order[::2], order[1::2]
+        x, label, source = recordings(40, 40, 2, seed)
+        a, b = np.arange(0, 80, 2), np.arange(1, 80, 2)  # one take of each recording on either side
         grouped.append(ev.told_apart(x[a], x[b], label[a], label[b], source[a], source[b], seed=seed).share())
         blind.append(ev.told_apart(x[a], x[b], label[a], label[b], seed=seed).share())
-        halves = np.isin(source, np.random.default_rng(seed).permutation(24)[::2])  # and on one only
+        halves = np.isin(source, np.random.default_rng(seed).permutation(40)[::2])  # and on one only
         sides = [(x[h], label[h], source[h]) for h in (halves, ~halves)]
         grouped.append(ev.told_apart(*(v for pair in zip(*sides) for v in pair), seed=seed).share())
     assert 0.43 < np.mean(grouped) < 0.57 and np.mean(blind) < 0.4
@@ -1026,7 +1025,7 @@ def test_a_second_listener_stands_beside_the_first(toy, tmp_path):
     assert told["second"].value > 0.8 and {"spread", "apart_full", "apart_audible", "unrest"} <= set(told.table.measure)
     assert "second listener" in str(told) and told.record["recordings"]["scores"]["second"] == 1
     plain = judge(toy / "held", toy / "real", train=toy / "real")
-    assert "second" not in set(plain.table.measure) and plain["accuracy"] == told["accuracy"]
+    assert "second" not in set(plain.table.measure) and plain["accuracy"].value == told["accuracy"].value
     x = told.clips["generated"][1].more["audible"]
     own = em.SecondListener(told.clips["train"][1].more["audible"], told.clips["train"][1].labels, 0)
     assert float(own.right(x, told.clips["generated"][1].labels).double().mean()) == told["second"].value
@@ -1041,7 +1040,7 @@ def test_what_nobody_hears_does_not_tell():
         return [torch.sin(2 * torch.pi * (300 + 200 * float(torch.rand(1, generator=g))) * t) * torch.exp(-2 * t)
                 + 0.05 * torch.randn(len(t), generator=g) * torch.exp(-3 * t) + hiss * torch.randn(len(t), generator=g) for _ in range(16)]
     share = {}
-    sets = tones(1e-6), tones(3e-5)
+    sets = tones(1e-6), tones(3e-4)
     for k, make in ev.MADE.items():
         x, y = (torch.cat([make().embed(s, 44100) for s in one]) for one in sets)
         share[k] = ev.told_apart(x, y).share()
