@@ -966,6 +966,8 @@ def evaluate(
     train: str = "",  # recordings that it was trained on: for the class probe and to find copies
     # judge against this fold of the reference and take its other folds as the training set
     fold: int = None,
+    # ask a second listener, too, and see all that hand-made features say
+    second: bool = False,
     paired: bool = False,  # each generated clip is a take of the reference clip of the same name
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     # folder for scores.csv, evaluation.json and report.html (default: evaluation/ beside the
@@ -994,7 +996,7 @@ def evaluate(
     with warnings.catch_warnings():
         # the same words come below, as notes
         warnings.filterwarnings("ignore", module="foleybook.evaluation")
-        result = judge(generated, real, seen, paired=paired, embedder=embedder, times=times,
+        result = judge(generated, real, seen, second=second, paired=paired, embedder=embedder, times=times,
                        n_jobs=jobs, seed=seed, strict=strict,
                        device=_device(device), progress=not quiet)
     say, page = _say(quiet), save_report(result, folder)
@@ -1004,12 +1006,14 @@ def evaluate(
 
 # %% ../nbs/cli.ipynb #390128cb
 def leaderboard(
-    data: str,  # recordings with a `fold` column, such as ESC-10
+    data: str,  # recordings: folder of class subfolders, clip table, or known set such as ESC-10
     *,
-    fold: int = 5,  # judge against this fold, train on the others
+    # judge against this fold, train on the others (default: the last; of a plain folder a fifth of
+    # each class is held out)
+    fold: int = None,
     # folder for the models, leaderboard.html, leaderboard.csv and leaderboard.json
     out: str = "out/leaderboard",
-    families: list = None,  # names of families (default: all of the book)
+    families: list = None,  # names of families or recipes (default: all families of the book)
     models: list = None,  # trained models to add, as NAME=FOLDER
     per_class: int = 10,  # sounds of each class
     seconds: float = 4.0,  # length of each sound, seconds
@@ -1022,24 +1026,25 @@ def leaderboard(
     quiet: bool = False,  # print only errors
 ):
     "Train or load every family, let each make the same sounds, judge them all, and write a page"
-    from foleybook.evaluation import FAMILIES, leaderboard as compete, leaderboard_table
+    from foleybook.evaluation import (FAMILIES, find_families, leaderboard as compete,
+                                      leaderboard_basis, leaderboard_table, split_for_judging)
     from foleybook.reports import save_leaderboard
     from foleybook.data_sets import open_dataset
-    from foleybook.sound_data import split_by_fold
 
-    if unknown := [f for f in families or [] if f not in FAMILIES]:
-        raise ValueError(f"no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
+    rooms()
     if bad := [m for m in models or [] if "=" not in m]:
         raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
-    chosen = ({k: v for k, v in FAMILIES.items() if not families or k in families}
+    chosen = ((find_families(families) if families else FAMILIES)
               | dict(m.split("=", 1) for m in models or []))
-    table = open_dataset(find_data(data)).check()
-    rest, held_out = split_by_fold(table, fold)
+    table, say = open_dataset(find_data(data)).check(), _say(quiet)
+    rest, held_out, how = split_for_judging(table, fold)
+    say(how)
     board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class,
                     seconds, seed,
                     embedder=embedder, times=times, device=_device(device), progress=not quiet)
-    say, page = _say(quiet), save_leaderboard(board, out, all_)
+    page = save_leaderboard(board, out, all_)
     say(leaderboard_table(board, all_).to_string(index=False))
+    say(leaderboard_basis(board))
     hidden = int(board.absent.sum())
     if hidden and not all_: say(f"{hidden} families are not there; --all says why")
     say(f"open {page.resolve()} in a browser")

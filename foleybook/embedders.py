@@ -6,12 +6,13 @@
 #| code-fold: true
 from __future__ import annotations
 import hashlib, json, math, os, pickletools, sys, time, typing, warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 # %% auto #0
-__all__ = ['Embedder', 'LogMelStatistics', 'Aisfx', 'VGGish', 'MelClassifierConfig', 'MelClassifier', 'MelceptionConfig',
+__all__ = ['HAND_MADE', 'Embedder', 'LogMelStatistics', 'band_levels', 'onset_strength', 'autocorrelation', 'HandMade',
+           'SecondListener', 'Aisfx', 'VGGish', 'MelClassifierConfig', 'MelClassifier', 'MelceptionConfig',
            'MelceptionOut', 'Melception', 'MelEmbedder', 'RollAndMask', 'classification_loss', 'ClassifierRecipe',
            'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'sounds_of', 'Embeddings', 'follow',
            'embed_clips', 'Gaussian', 'read_gt_embedding']
@@ -100,6 +101,131 @@ class LogMelStatistics(Embedder):
         m = log_mel(x, self.mel)
         m = m.unfold(1, min(43, m.shape[1]), 21) # (m, n, 43)
         return torch.cat([m.mean(2), m.std(2)]).T
+
+# %% ../nbs/embedders.ipynb #938f8d27
+def band_levels(
+    x:Tensor, # waveform, (t,)
+    sample_rate:int, # Hz
+    top:float=16000., # Hz: above it nothing is heard; None: all
+    floor:float=-70., # dB: what lies further below the loudest band is not heard
+)->Tensor: # dB, `floor` to 0, every 10 ms, (40, frames)
+    "Levels of 40 mel bands over time"
+    x = resample(torch.as_tensor(x).float(), sample_rate, 44100)
+    level = 10 / math.log(10) * log_mel(x, replace(HAND_MADE, f_max=top))
+    return (level - level.max()).clamp_min(floor)
+
+HAND_MADE = MelConfig(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=441,
+                      n_mels=40, f_min=50., f_max=16000., center=True, pad_mode='constant',
+                      power=2., mel_norm=None, floor=1e-12)
+
+# %% ../nbs/embedders.ipynb #a4aea2f8
+def onset_strength(
+    levels:Tensor, # of `band_levels`, (bands, frames)
+)->Tensor: # dB, (frames - 1,)
+    "How much the bands rise from one frame to the next, on average"
+    return (levels[:, 1:] - levels[:, :-1]).clamp_min(0).mean(0)
+
+# %% ../nbs/embedders.ipynb #5ebb7ba0
+def autocorrelation(
+    x:Tensor, # a curve, (frames,)
+)->Tensor: # -1..1, 1 for no delay, (frames,)
+    "How like itself a curve is, later; what lies outside of it counts as its mean"
+    x = x - x.mean()
+    power = torch.fft.rfft(x, 2 * len(x)).abs().square()
+    return (c := torch.fft.irfft(power)[:len(x)]) / c[0].clamp_min(1e-9)
+
+# %% ../nbs/embedders.ipynb #34f68fcd
+class HandMade(Embedder):
+    "Spectrum, change, modulation and onsets of a clip, by formulas"
+    name,sample_rate,seconds,width = 'hand-made features',44100,2.,408
+    source = 'computed, no weights'
+
+    def __init__(self,
+        top:float=16000., # Hz, see `band_levels`
+        floor:float=-70., # dB, see `band_levels`
+    ):
+        super().__init__()
+        self.top,self.floor,self.mel = top,floor,replace(HAND_MADE, f_max=top)
+
+    def extra_repr(self): return f'top={self.top}, floor={self.floor}'
+
+    def forward(self, x):
+        "(1, 408)"
+        level = band_levels(x, self.sample_rate, self.top, self.floor)
+        step = lambda v, n: (v[:, n:] - v[:, :-n]).abs().mean(1)
+        cepstrum = _cosines(20, len(level)).to(level) @ level
+        return torch.cat([level.mean(1), level.std(1),
+            *level.quantile(torch.tensor([.1, .5, .9]).to(level), dim=1), step(level, 1),
+            step(level, 5), cepstrum.mean(1), cepstrum.std(1), step(cepstrum, 1),
+            _swings(level), _pace(level), _loudness(level)])[None]
+
+# %% ../nbs/embedders.ipynb #c426bee8
+def _cosines(n, bands):
+    "Rows of a cosine transform, (n, bands)"
+    k = torch.arange(n)[:, None] * (torch.arange(bands) + .5)
+    return torch.cos(math.pi * k / bands) * math.sqrt(2 / bands)
+
+def _steps(low, high, n=12):
+    "Edges of n equal ratios"
+    return [low * (high / low)**(k / n) for k in range(n + 1)]
+
+def _swings(level):
+    "How strongly four ranges of bands swing, in twelve steps from 0.5 to 50 Hz, (48,)"
+    n = level.shape[1]
+    points = max(1024, 2**math.ceil(math.log2(n)))
+    level = level - level.mean(1, keepdim=True)
+    power = torch.fft.rfft(level, points).abs().square() * .01 / n
+    hz,edges = torch.fft.rfftfreq(points, .01, device=level.device),_steps(.5, 50)
+    steps = [power[:, (hz >= a) & (hz < b)].mean(1) for a,b in zip(edges, edges[1:])]
+    return (torch.stack(steps, 1).unflatten(0, (4, -1)).mean(1) + .01).log().flatten()
+
+def _pace(level):
+    "How like themselves the onsets are 0.04 to 1.5 s later, (12,)"
+    like,edges = autocorrelation(onset_strength(level)),[int(e) for e in _steps(4, 150)]
+    return torch.stack([like[a:max(a + 1, b)].max() for a,b in zip(edges, edges[1:])])
+
+def _loudness(level):
+    "Onsets and the curve of loudness in a few numbers, (8,)"
+    rise,loud = onset_strength(level),10 * (10**(level / 10)).sum(0).log10()
+    loud = loud - loud.max()
+    share = [part.float().mean() for part in (loud < -30, loud < -50, loud > -10)]
+    return torch.stack([rise.mean(), rise.std(), rise.max(), loud.std(), loud.mean(),
+                        *share])
+
+# %% ../nbs/embedders.ipynb #4a705b6c
+class SecondListener:
+    "Trees and a kernel machine that vote on `HandMade` features"
+    def __init__(self,
+        x, # features, one row a clip, (n, d)
+        labels, # of each clip, two or more different ones
+        seed:int=0, # of the trees
+    ):
+        from sklearn.ensemble import ExtraTreesClassifier
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+        from sklearn.svm import SVC
+        x = np.asarray(x)
+        self.trees = ExtraTreesClassifier(300, min_samples_leaf=2, random_state=seed)
+        self.kernel = make_pipeline(StandardScaler(), SVC(C=3.))
+        for machine in (self.trees, self.kernel): machine.fit(x, np.asarray(labels))
+        self.labels = [str(l) for l in self.trees.classes_]
+
+    def logits(self,
+        x, # features, (n, d)
+    )->Tensor: # up to a constant, (n, classes)
+        "What both say of each clip"
+        x = np.asarray(x)
+        d = self.kernel.decision_function(x)
+        d = np.stack([-d, d], 1) if d.ndim == 1 else d
+        return torch.from_numpy(np.log(self.trees.predict_proba(x) + .01) + d)
+
+    def right(self,
+        x, # features, (n, d)
+        labels, # the true ones
+    )->Tensor: # bool, (n,)
+        "Which clips are taken for their class?"
+        heard = np.asarray([self.labels[j] for j in self.logits(x).argmax(1)])
+        return torch.from_numpy(heard == np.asarray(labels))
 
 # %% ../nbs/embedders.ipynb #7dab31db
 class _Aisfx(nn.Module):
@@ -539,6 +665,7 @@ class Clips:
             self.names = [f'{l}/{i}' for i,l in enumerate(source.labels)]
             self.labels,self.files,self.cuts = list(source.labels),None,None
             self.authors = [''] * len(source)
+            self.sources = [''] * len(source)
             self.seeds,self.licences = (list(source.seeds),
                                         [str(source.meta.get('licence', ''))] * len(source))
             return
@@ -546,7 +673,7 @@ class Clips:
         if not len(table): raise TableError(f"{table.root}: no clips. Give a folder of sounds.")
         self.source,self.skipped = str(table.root),list(table.skipped)
         self.names,self.labels,self.files = list(table.df.path),list(table.df.label),table.files()
-        self.licences = list(table.df.licence)
+        self.licences,self.sources = list(table.df.licence),list(table.df.source)
         self.authors = list(table.df.author if 'author' in table.df else [''] * len(table))
         self.seeds = list(table.df.seed) if 'seed' in table.df else [None] * len(table)
         self.cuts = [(0. if s != s else float(s),
@@ -569,6 +696,15 @@ class Clips:
         with open(self.files[i], 'rb') as f:
             while block := f.read(1 << 20): h.update(block)
         return h.hexdigest()
+
+    @property
+    def content(self)->str:
+        "Hash of what is known of each clip and of what is in its file, if it is there"
+        told = []
+        for i,known in enumerate(zip(self.names, self.labels, self.sources)):
+            try: told.append((*known, self.digest(i)))
+            except OSError: told.append((*known, None))
+        return hashlib.sha256(repr(told).encode()).hexdigest()
 
 # %% ../nbs/embedders.ipynb #2c123631
 def _check_row(folder, n, path, label, seed, licence):
@@ -622,6 +758,11 @@ class Embeddings:
     digests:list # sha256 of each clip's content
     skipped:list # (name, reason)
     more:dict = field(default_factory=dict) # other vectors: name -> one a clip, (clips, d)
+    sources:list = None # the recording that each clip is a take of; None: each its own
+
+    def __post_init__(self):
+        if self.sources is None:
+            self.sources = [d or f'clip {i}' for i,d in enumerate(self.digests)]
 
     def __len__(self): return len(self.counts)
 
@@ -648,7 +789,8 @@ class Embeddings:
         return Embeddings(self.frames[self.rows_of(keep)], self.counts[keep],
                           self.labels[keep.numpy()], pick(self.names),
                           pick(self.rows), self.facts.iloc[keep.numpy()], pick(self.digests),
-                          self.skipped, {name: v[keep] for name,v in self.more.items()})
+                          self.skipped, {name: v[keep] for name,v in self.more.items()},
+                          pick(self.sources))
 
     @property
     def hash(self)->str:
@@ -683,7 +825,8 @@ def _listen(clips, i, embedder, key, folder, rate, also):
             return (sr, len(x), x.shape[-1] / sr, *(also(x, sr) if also else ()))
         at = lambda name: None if folder is None else folder/name/digest[:2]/f'{digest}.npy'
         v = _kept(at(f'{key}-{rate or "full"}'), vectors)
-        f = _kept(at(f'{also.__name__ if also else "facts"}-1'), facts)
+        asked = hashlib.sha256(repr(_fields(also)).encode()).hexdigest()[:6]
+        f = _kept(at(f'{also.__name__ if also else "facts"}-{asked}'), facts)
         return ((digest, v, f) if np.isfinite(v).all()
                 else f"{clips.names[i]}: the embedder gave numbers that are not finite")
     except (AudioError, OSError, ValueError) as e: return str(e)
@@ -729,7 +872,8 @@ def _gather(clips, found, strict, more):
         labels=np.array([clips.labels[i] for i in rows]), names=[clips.names[i] for i in rows],
         rows=rows,
         facts=pd.DataFrame(np.array(facts), columns=['rate', 'channels', 'seconds', *more]),
-        digests=list(digests), skipped=clips.skipped + skipped)
+        digests=list(digests), skipped=clips.skipped + skipped,
+        sources=[clips.sources[i] or d for i,d in zip(rows, digests)])
 
 def _fields(also):
     "Names of the fields of the NamedTuple that a function says it returns"

@@ -21,14 +21,17 @@ from .audio_features import (AudioError, MelConfig, SamplingError, Sounds, audio
                                       fit_length, log_mel, mel_centres, read_audio, resample,
                                       write_audio)
 from .data_sets import open_dataset
-from .embedders import (Clips, Embedder, Embeddings, FunctionEmbedder, Gaussian,
-                                 embed_clips, find_embedder,
+from .embedders import (Aisfx, Clips, Embedder, Embeddings, FunctionEmbedder,
+                                 Gaussian, HandMade, SecondListener, autocorrelation, band_levels,
+                                 embed_clips, find_embedder, onset_strength,
                                  read_gt_embedding, sounds_of)
-from .files import CheckpointError, atomic_folder, held_folder, write_text
-from .generator import Generator, ItemNoise, model_folder
-from .recipes import Recipe, find_recipe
-from .settings import SettingsError
-from .sound_data import ClipTable, TableError, in_test_split
+from .files import (CheckpointError, atomic_folder, held_folder, read_json,
+                             write_text)
+from .generator import Generator, ItemNoise, model_folder, shipped_models
+from .recipes import Recipe, all_recipes, find_recipe
+from .settings import SettingsError, near
+from .sound_data import (ClipTable, TableError, in_test_split, split_by_fold,
+                                  split_by_source)
 from .training import TrainingError
 from .vocoders import stft_magnitude
 
@@ -37,11 +40,13 @@ __all__ = ['SPLIT', 'MEASURES', 'SUMMARY', 'BESIDE', 'FAMILIES', 'LEADERBOARD', 
            'Extrapolation', 'frechet_infinity', 'median_distance', 'kernels', 'kernel_distance', 'MeanStd',
            'kernel_inception_distance', 'inception_score', 'modified_inception_score', 'am_score', 'clip_key',
            'pair_clips', 'mean_kl', 'Classification', 'classification', 'DensityCoverage', 'density_coverage',
-           'diversity', 'NearestClips', 'nearest_clips', 'Interval', 'bootstrap', 'ModulationSpectrum', 'attacks',
-           'pre_echo', 'stft_distance', 'top_share', 'Reconstruction', 'reconstruction_distances', 'Faults',
-           'count_clicks', 'sound_faults', 'ClipFacts', 'clip_facts', 'BandLevels', 'told_apart', 'Measure', 'Probe',
-           'fit_probe', 'Evaluation', 'evaluate', 'dcase_scores', 'damaged', 'ShapedNoiseConfig', 'ShapedNoise',
-           'ShapedNoiseRecipe', 'leaderboard', 'draw_leaderboard', 'leaderboard_table']
+           'diversity', 'spread', 'NearestClips', 'nearest_clips', 'Interval', 'bootstrap', 'ModulationSpectrum',
+           'attacks', 'pre_echo', 'onset_regularity', 'modulation_peak', 'unrest', 'level_track', 'event_distance',
+           'stft_distance', 'top_share', 'Reconstruction', 'reconstruction_distances', 'Faults', 'count_clicks',
+           'sound_faults', 'ClipFacts', 'clip_facts', 'BandLevels', 'Verdicts', 'told_apart', 'Measure', 'Probe',
+           'fit_probe', 'training_clips', 'Evaluation', 'evaluate', 'dcase_scores', 'damaged', 'ShapedNoiseConfig',
+           'ShapedNoise', 'ShapedNoiseRecipe', 'find_families', 'split_for_judging', 'leaderboard', 'draw_leaderboard',
+           'leaderboard_table', 'leaderboard_basis']
 
 # %% ../nbs/12_evaluation.ipynb #c1cee0d4
 def gaussian(
@@ -366,6 +371,40 @@ def diversity(
     x = _points(x)
     return float(_mean_of_pairs(torch.cdist(x, x)))
 
+# %% ../nbs/12_evaluation.ipynb #b3894412
+def spread(
+    x, # features of generated sounds, (m, d)
+    y, # of recordings, (n, d)
+    labels_x, # kind of each generated sound
+    labels_y, # of each recording
+    sources_y=None, # the recording that each is a take of
+)->dict: # kind -> how far two of its sounds lie apart, over two recordings of it
+    "How different sounds of one kind are, against recordings"
+    return {kind: float(_mean_of_pairs(far)) for kind,(_,far)
+            in _spreads(x, y, labels_x, labels_y, sources_y).items()}
+
+def _spreads(x, y, labels_x, labels_y, sources_y=None):
+    "kind -> its clips, and their distances over the mean distance of recordings"
+    x,y = _in_deviations(x, y)
+    labels_x,labels_y = np.asarray(labels_x),np.asarray(labels_y)
+    sources = np.arange(len(y)) if sources_y is None else np.asarray(sources_y)
+    found = {}
+    for kind in sorted(set(labels_x) & set(labels_y)):
+        own,there = np.flatnonzero(labels_x == kind),np.flatnonzero(labels_y == kind)
+        other = torch.from_numpy(sources[there][:, None] != sources[there])
+        if len(own) < 2 or not other.any(): continue
+        real = float(torch.cdist(y[there], y[there])[other].mean())
+        far = torch.cdist(x[own], x[own]) / max(real, 1e-9)
+        found[str(kind)] = torch.from_numpy(own),far
+    return found
+
+def _in_deviations(x, y):
+    "Features in deviations of recordings, five at most; constant ones are left out"
+    x,y = _points(x),_points(y)
+    mean,std = y.mean(0),y.std(0)
+    keep = std > 1e-6 * std.max()
+    return [((v - mean)[:, keep] / std[keep]).clamp(-5, 5) for v in (x, y)]
+
 # %% ../nbs/12_evaluation.ipynb #c8c6f73a
 class NearestClips(NamedTuple):
     "The training clip next to each generated one"
@@ -412,6 +451,15 @@ def bootstrap(
     if len(draws) < 2: return Interval(value, math.nan, math.nan)
     low,high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]) - draws.mean()
     return Interval(value, float(value + min(low, 0)), float(value + max(high, 0)))
+
+# %% ../nbs/12_evaluation.ipynb #99abfa5c
+MOST = 10_000 # resamplings; an interval does not change any more
+
+def _check_times(times):
+    "Raise unless so many resamplings can be done"
+    whole = isinstance(times, (int, np.integer)) and not isinstance(times, bool)
+    if not whole or not 0 <= times <= MOST:
+        raise ValueError(f"times={times!r}: give a whole number from 0 to {MOST}")
 
 # %% ../nbs/12_evaluation.ipynb #e693a2b3
 class ModulationSpectrum(Embedder):
@@ -477,6 +525,71 @@ def pre_echo(
         return 10 * (before / after.clamp_min(1e-12) + 1e-6).log10()
     return float((leak(x) - leak(y)).mean())
 
+# %% ../nbs/12_evaluation.ipynb #792a5bc4
+def onset_regularity(
+    x:Tensor, # waveform, (t,)
+    sample_rate:int, # Hz
+    shortest:float=.2, # s from one onset to the next
+    longest:float=1.3, # s
+)->float: # at most 1; nan where the sound is shorter than that
+    "How evenly things set in: the highest autocorrelation of the onset strength"
+    rise,first = onset_strength(band_levels(x, sample_rate)),round(100 * shortest)
+    if len(rise) <= first: return math.nan
+    return float(autocorrelation(rise)[first:round(100 * longest) + 1].max())
+
+# %% ../nbs/12_evaluation.ipynb #ddbcce40
+def modulation_peak(
+    x:Tensor, # waveform, (t,)
+    sample_rate:int, # Hz
+    low:float=4., # Hz, the slowest swing
+    high:float=40., # Hz, the fastest
+)->float: # dB; nan where nothing sounds
+    "The strongest swing of the level over the median one, where it is clearest"
+    x = resample(torch.as_tensor(x).float(), sample_rate, 44100)
+    x = F.pad(x, (0, max(0, 4096 - len(x))))
+    power = stft_magnitude(x[None], 512, 128, 512)[0].square()
+    hz,edges = torch.linspace(0, 22050, len(power)),(50, 400, 1600, 5000, 12000)
+    level = torch.stack([power[(hz >= a) & (hz < b)].sum(0).sqrt()
+                         for a,b in zip(edges, edges[1:])])
+    n = level.shape[1]
+    level = (level - level.mean(1, keepdim=True)) * torch.hann_window(n)
+    swing = torch.fft.rfft(level, 4 * n).abs().square()
+    rate = torch.fft.rfftfreq(4 * n, 128 / 44100)
+    found = swing[:, (rate >= low) & (rate < high)]
+    if not found.numel() or not found.any(): return math.nan
+    ratio = found.amax(1) / found.median(1).values.clamp_min(1e-12 * float(found.max()))
+    return 10 * math.log10(float(ratio.max()))
+
+# %% ../nbs/12_evaluation.ipynb #f62252e5
+def unrest(
+    x:Tensor, # waveform, (t,)
+    sample_rate:int, # Hz
+)->float: # dB
+    "Mean change of 40 audible mel bands within 10 ms"
+    level = band_levels(x, sample_rate)
+    return float((level[:, 1:] - level[:, :-1]).abs().mean())
+
+# %% ../nbs/12_evaluation.ipynb #bc4a917a
+def level_track(
+    x:Tensor, # waveform, (t,)
+    sample_rate:int, # Hz
+)->Tensor: # RMS of 23 ms every 5.8 ms, (frames,)
+    "How loud a sound is over time"
+    n,hop = round(512 / 22050 * sample_rate),round(128 / 22050 * sample_rate)
+    x = torch.as_tensor(x).float()
+    x = F.pad(x, (n // 2, n - n // 2))
+    return x.unfold(0, n, hop).square().mean(1).sqrt()
+
+def event_distance(
+    x:Tensor, # generated, (t,)
+    y:Tensor, # whose loudness over time was asked for, (t,)
+    sample_rate:int, # Hz, of both
+)->float: # 0 or more
+    "E-L1 (T-Foley): mean difference of level tracks, over the shorter length"
+    a,b = level_track(x, sample_rate),level_track(y, sample_rate)
+    n = min(len(a), len(b))
+    return float((a[:n] - b[:n]).abs().mean())
+
 # %% ../nbs/12_evaluation.ipynb #69faaeeb
 SPLIT = 8000. # Hz between what is called low and high here
 
@@ -520,6 +633,7 @@ class Reconstruction(NamedTuple):
     top:float # energy above 8 kHz against the original's, dB
     pre_echo:float # energy before attacks against the original's, dB; nan without attacks
     rhythm:float # mean difference of modulation spectra
+    event_l1:float # mean difference of level tracks
 
 # %% ../nbs/12_evaluation.ipynb #438fffc4
 def reconstruction_distances(
@@ -544,7 +658,9 @@ def reconstruction_distances(
                           stft=far(), log_spectral=float((a - b).square().mean(1).sqrt().mean()),
                           stft_low=far(high=SPLIT), stft_high=far(low=SPLIT),
                           top=_top_gain(x, y, sample_rate),
-                          pre_echo=pre_echo(x, y, sample_rate), rhythm=float(swing.abs().mean()))
+                          pre_echo=pre_echo(x, y, sample_rate),
+                          rhythm=float(swing.abs().mean()),
+                          event_l1=event_distance(x, y, sample_rate))
 
 def _top_gain(x, y, sample_rate):
     "Energy above 8 kHz over that of the original, dB"
@@ -602,7 +718,7 @@ def _runs(mask, shortest):
 
 # %% ../nbs/12_evaluation.ipynb #3bb9ec3e
 class ClipFacts(NamedTuple):
-    "`Faults` of one clip, and two facts more"
+    "`Faults` of one clip, and five facts more"
     loudness:float
     silence:float
     clicks:int
@@ -610,16 +726,20 @@ class ClipFacts(NamedTuple):
     dc:float
     onsets:float # sounds that set in, a second
     top:float # see `top_share`
+    regularity:float # see `onset_regularity`
+    modulation:float # see `modulation_peak`
+    unrest:float # see `unrest`
 
 def clip_facts(
     x:Tensor, # waveform, (t,) or (c, t), -1..1
     sample_rate:int, # Hz
 )->ClipFacts:
-    "Faults, onsets and the share of the top of one clip"
+    "Faults, onsets, the share of the top, and what happens in time, of one clip"
     x = torch.as_tensor(x).float().reshape(-1, x.shape[-1])
     at = attacks(x.mean(0), sample_rate, rise=8, before=.06, after=.03, apart=.1, depth=30)
     return ClipFacts(*sound_faults(x, sample_rate), len(at) * sample_rate / x.shape[-1],
-                     top_share(x.mean(0), sample_rate))
+                     *(f(x.mean(0), sample_rate)
+                       for f in (top_share, onset_regularity, modulation_peak, unrest)))
 
 # %% ../nbs/12_evaluation.ipynb #e3e4b54f
 class BandLevels(Embedder):
@@ -636,41 +756,89 @@ class BandLevels(Embedder):
         return 10 * (energy / energy.sum() + 1e-9).log10()[None]
 
 # %% ../nbs/12_evaluation.ipynb #69911d3f
+class Verdicts(NamedTuple):
+    "What a probe said of clips that it had not been shown"
+    right:Tensor # how often it put a clip on the right side, (clips,)
+    tried:Tensor # how often it was asked, (clips,)
+
+    def share(self, i=slice(None)):
+        "Of the answers about some clips, those that were right"
+        return float(self.right[i].sum() / self.tried[i].sum())
+
+    def __len__(self): return len(self.tried)
+
+# %% ../nbs/12_evaluation.ipynb #e60d5880
+def _takes(labels, sources, rng):
+    "label -> source -> clips, in random order"
+    found = {}
+    for i in rng.permutation(len(labels)):
+        found.setdefault(labels[i], {}).setdefault(sources[i], []).append(int(i))
+    return found
+
+def _couples(labels, sources, rng):
+    "As many clips of either set, of one label, that leave together: list of pairs"
+    found,sides = [],[_takes(l, s, rng) for l,s in zip(labels, sources)]
+    for label in sorted(set(sides[0]) & set(sides[1])):
+        a,b = sides[0][label],sides[1][label]
+        shared = [s for s in a if s in b] # takes of one recording
+        found += [(a.pop(s), b.pop(s)) for s in shared]
+        few,many = sorted((list(a.values()), list(b.values())), key=len)
+        bundles = [[] for _ in few]
+        for clips in sorted(many, key=len, reverse=True) if few else ():
+            lacks = [len(f) - len(own) for f,own in zip(few, bundles)]
+            bundles[int(np.argmax(lacks))].extend(clips)
+        found += zip(few, bundles) if len(a) <= len(b) else zip(bundles, few)
+    return [(x[:n], y[:n]) for x,y in found if (n := min(len(x), len(y)))]
+
+# %% ../nbs/12_evaluation.ipynb #c44d070b
 def told_apart(
     x, # embeddings of the one set, one a clip, (n, d)
     y, # of the other, (m, d)
     labels_x=None, # of each clip: both sets are thinned out to as many of each label
     labels_y=None, # of each clip of the other
+    sources_x=None, # the recording that each clip is a take of; None: each its own
+    sources_y=None, # of the other
     folds:int=5, # of the cross-validation
-    seed:int=0, # of the folds and of what is left out
-)->Tensor: # was a clip that the probe had not seen put on the right side? bool, (clips,)
-    "Two-sample test by a linear probe: the mean is 0.5 where the sets cannot be told apart"
+    draws:int=3, # of what is left out and of the folds
+    seed:int=0, # of the draws
+)->Verdicts: # of all clips, first those of `x`; empty where there are too few
+    "Two-sample test by a linear probe: `share` is 0.5 where the sets are alike"
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    rng,sets = np.random.default_rng(seed),(np.asarray(x), np.asarray(y))
-    labels = [np.zeros(len(s), int) if l is None else np.asarray(l)
-              for s,l in zip(sets, (labels_x, labels_y))]
-    rows = [[], []]
-    for label in sorted(set(labels[0]) & set(labels[1])):
-        own = [rng.permutation(np.flatnonzero(l == label)) for l in labels]
-        n = min(map(len, own))
-        for some,all_ in zip(rows, own): some += all_[:n].tolist()
-    if len(rows[0]) < folds: return torch.zeros(0, dtype=torch.bool)
-    side,clips = np.repeat([0, 1], len(rows[0])),np.concatenate([s[r] for s,r in zip(sets, rows)])
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=.01, max_iter=1000))
-    cut = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    return torch.from_numpy(cross_val_predict(probe, clips, side, cv=cut) == side)
+    x,y = np.asarray(x),np.asarray(y)
+    labels = [np.zeros(len(s), int) if l is None else l
+              for s,l in ((x, labels_x), (y, labels_y))]
+    sources = [[f'{name} {i}' for i in range(len(v))] if s is None else list(s)
+               for name,v,s in (('x', x, sources_x), ('y', y, sources_y))]
+    both = np.concatenate([x, y])
+    right,tried = np.zeros((2, len(both)))
+    for k in range(draws):
+        couples = _couples(labels, sources, np.random.default_rng([seed, k]))
+        if len(couples) < folds: return Verdicts(torch.zeros(0), torch.zeros(0))
+        fold = np.repeat(np.arange(len(couples)) % folds, [2 * len(a) for a,_ in couples])
+        clips = np.concatenate([a + [len(x) + i for i in b] for a,b in couples])
+        for j in range(folds):
+            rest,asked = clips[fold != j],clips[fold == j]
+            probe = make_pipeline(StandardScaler(),
+                                  LogisticRegression(C=.01, max_iter=1000))
+            said = probe.fit(both[rest], rest < len(x)).predict(both[asked])
+            right[asked] += said == (asked < len(x))
+            tried[asked] += 1
+    return Verdicts(torch.from_numpy(right), torch.from_numpy(tried))
 
 # %% ../nbs/12_evaluation.ipynb #f7bc70e0
 SHAPES = dict( # vectors that need no network: embedder, distance of two means
     rhythm=(ModulationSpectrum, lambda d: d.abs().mean()),
     spectrum=(BandLevels, lambda d: d.square().mean().sqrt()))
 
-def _with_shapes(emb, clips, cache, n_jobs):
-    "The same clips with the vectors of `SHAPES` beside those of the embedder"
-    for name,(kind,_) in SHAPES.items():
+MADE = dict( # hand-made features, of what can be heard and of all there is
+    audible=HandMade, full=partial(HandMade, top=None, floor=-100.))
+
+def _with_shapes(emb, clips, cache, n_jobs, second=False):
+    "The same clips with vectors of formulas beside those of the embedder"
+    kinds = {name: kind for name,(kind,_) in SHAPES.items()} | (MADE if second else {})
+    for name,kind in kinds.items():
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # what cannot be read has been told
             found = embed_clips(clips, kind(), cache, n_jobs=n_jobs, progress=False)
@@ -684,7 +852,7 @@ def _shape_measures(emb, ref):
     number = {l: k for k,l in enumerate(shared)}
     of = lambda e: torch.tensor([number.get(l, -1) if shared else -1 for l in e.labels])
     mine,theirs,found = of(emb),of(ref),{}
-    for name in emb.more:
+    for name in SHAPES:
         x,y,far = emb.more[name],ref.more[name],SHAPES[name][1]
         means = {k: y[theirs == k].mean(0) for k in theirs.unique().tolist()}
         def measure(i, x=x, means=means, far=far):
@@ -710,6 +878,47 @@ def _evened(emb, ref, clips, listen):
     kept = lambda e, full: e.clips[[{r: i for i,r in enumerate(e.rows)}[r] for r in full.rows]]
     return kept(again[0], emb),kept(again[1], ref)
 
+# %% ../nbs/12_evaluation.ipynb #6bcfaecc
+def _deviation(emb, ref, fact):
+    "Clip indices -> a fact's class means, off recordings, in deviations inside a class"
+    shared = sorted(set(emb.labels) & set(ref.labels))
+    mine,theirs = (e.facts[fact].to_numpy(dtype=float) for e in (emb, ref))
+    label,other = ((e.labels if shared else np.zeros(len(e), int)) for e in (emb, ref))
+    means = {k: np.nanmean(theirs[other == k]) for k in shared or [0]
+             if np.isfinite(theirs[other == k]).any()}
+    inside = [np.nanvar(theirs[other == k], ddof=1) for k in means
+              if np.isfinite(theirs[other == k]).sum() > 1]
+    scale = math.sqrt(np.mean(inside)) if inside else 0.
+    if not scale > 0: return None
+    def measure(i):
+        some,own = mine[i.numpy()],label[i.numpy()]
+        off = [np.nanmean(some[own == k]) - m for k,m in means.items()
+               if np.isfinite(some[own == k]).any()]
+        return float(np.mean(off) / scale) if off else math.nan
+    return measure
+
+def _apart_measures(emb, ref, evened, seed, draws=3):
+    "`Verdicts` on two sets: by the embedder and, if they are there, hand-made features"
+    of = lambda e: (e.labels, e.sources)
+    tell = lambda x, y: told_apart(x, y, *(v for two in zip(of(emb), of(ref)) for v in two),
+                                   draws=draws, seed=seed)
+    found = dict(told_apart=tell(*evened))
+    found |= {f'apart_{k}': tell(emb.more[k], ref.more[k])
+              for k in MADE if k in emb.more}
+    return {m: v for m,v in found.items() if len(v)}
+
+def _spread_measures(emb, ref):
+    "How different sounds of a kind are, as a function of the clips drawn"
+    if 'audible' not in emb.more: return {}
+    x,y = (e.more['audible'] for e in (emb, ref))
+    kinds = _spreads(x, y, emb.labels, ref.labels, ref.sources)
+    def measure(i):
+        drawn = torch.bincount(i, minlength=len(emb)).double()
+        found = [_mean_of_pairs(far, drawn[own]) for own,far in kinds.values()
+                 if (drawn[own] > 0).sum() > 1]
+        return float(torch.stack(found).mean()) if found else math.nan
+    return dict(spread=measure) if kinds else {}
+
 # %% ../nbs/12_evaluation.ipynb #feabb7c2
 def _cloud_measures(emb, ref, k):
     "The measures of two sets of clips, as functions of the clips drawn from the first"
@@ -733,19 +942,26 @@ def _probe_measures(probe, emb):
                 mis=lambda i: modified_inception_score(logits[i]),
                 am=lambda i: am_score(logits[i], probe.share))
 
-def _measures(emb, ref, probe, near, k):
+def _measures(emb, ref, probe, near, k, second=None):
     "All unpaired measures of one group of clips"
     found = {}
     if len(emb) > 1 and len(ref) > 1 and len(emb.frames) > 1: found = _cloud_measures(emb, ref, k)
     if probe: found |= _probe_measures(probe, emb)
+    if second:
+        right = second.right(emb.more['audible'], emb.labels).double()
+        found['second'] = lambda i: float(right[i].mean())
+    found |= _spread_measures(emb, ref) if len(emb) > 1 and len(ref) > 1 else {}
     if near is not None:
         found['copies'] = lambda i: float(near.copies[i].double().mean())
         found['nearest'] = lambda i: float((near.distance[i] / max(near.threshold, 1e-9)).median())
     facts = emb.facts.assign(faulty=_faulty(emb.facts), top=emb.facts.top - ref.facts.top.mean())
     column = lambda name: torch.from_numpy(facts[name].to_numpy(dtype=float, copy=True))
-    for name in ('onsets', 'top', 'faulty', 'loudness', 'silence', 'clicks', 'clipped'):
+    for name in ('onsets', 'regularity', 'modulation', 'top', 'faulty', 'loudness',
+                 'silence', 'clicks', 'clipped'):
         if not column(name).isnan().all():
             found[name] = lambda i, v=column(name): float(v[i].nanmean())
+    for name,fact in (('unrest', 'unrest'), ('busyness', 'onsets')):
+        if measure := _deviation(emb, ref, fact): found[name] = measure
     return found | _shape_measures(emb, ref)
 
 def _rows(groups, times, seed):
@@ -781,10 +997,23 @@ MEASURES = dict(
     inception=Measure('clear classes, and many of them', 'higher', 1),
     mis=Measure('variety inside a class', 'higher', 1),
     am=Measure('classes unlike those of training, or unclear', 'lower'),
+    second=Measure('share taken for its class by a second listener', 'higher', 0, 1),
+    spread=Measure('distance of two sounds of a kind over that of two recordings, by '
+                   'hand-made features', 'near 1'),
     told_apart=Measure('share that a probe tells from recordings rightly, 50 % is guessing',
                        'near 50 %', 0, 1),
+    apart_full=Measure('the same by hand-made features', 'near 50 %', 0, 1),
+    apart_audible=Measure('the same by what can be heard: up to 16 kHz, down to 70 dB below '
+                          'the peak', 'near 50 %', 0, 1),
     rhythm=Measure('distance of modulation spectra, 0.5 to 20 Hz', 'lower'),
     onsets=Measure('sounds that set in, a second', 'like recordings'),
+    busyness=Measure('the same, off recordings in their deviations', 'near 0',
+                     -math.inf),
+    regularity=Measure('how evenly things set in', 'like recordings', -1, 1),
+    modulation=Measure('strongest swing from 4 to 40 Hz over the median, dB',
+                       'like recordings'),
+    unrest=Measure('change from frame to frame, off recordings in their deviations',
+                   'near 0', -math.inf),
     spectrum=Measure('log-spectral distance of mean spectra, full band, dB', 'lower'),
     top=Measure('energy above 8 kHz against recordings, dB', 'near 0', -math.inf),
     copies=Measure('share suspiciously near a training clip', 'lower', 0, 1),
@@ -798,6 +1027,7 @@ MEASURES = dict(
     stft_low=Measure('STFT distance below 8 kHz', 'lower'),
     stft_high=Measure('STFT distance above 8 kHz', 'lower'),
     pre_echo=Measure('energy before attacks against the recording, dB', 'near 0', -math.inf),
+    event_l1=Measure('difference of level tracks, E-L1', 'lower'),
     mkl=Measure('how differently a classifier hears it', 'lower', -math.inf))
 
 # %% ../nbs/12_evaluation.ipynb #e47ef404
@@ -862,8 +1092,10 @@ def _doubts(emb, ref, width, compared, width_hz):
         "moves the scores")
     if width_hz < compared / 2: notes.append(f"the embedder hears up to {width_hz:.0f} Hz; what "
                                              "lies above shows only in top and spectrum")
-    strange = sorted(set(emb.labels) - set(ref.labels))
-    if strange: notes.append(f"no reference for {strange}: these count only overall")
+    strange = sorted(set(map(str, emb.labels)) - set(map(str, ref.labels)))
+    if strange:
+        notes.append(f"no reference for {', '.join(map(repr, strange))}: these count only "
+                     "overall")
     return notes
 
 def _rate(clips):
@@ -876,6 +1108,26 @@ def _rate(clips):
     stray = max(1, len(rates) // 20) if len(rates) > 2 else 0
     return sorted(rates)[stray] if rates else 22050
 
+# %% ../nbs/12_evaluation.ipynb #8084d7b3
+def _overlaps(sets):
+    "Sentences on clips that two sets share, byte for byte; name -> `Embeddings`"
+    g,r,t = (sets.get(n) for n in ('generated', 'reference', 'train'))
+    shared = lambda x, y: len([d for d in x.digests if d in set(y.digests)])
+    a,notes = shared(g, r),[]
+    if a == len(g) == len(r):
+        return ['the set is judged against itself: every distance is 0 whatever it sounds '
+                'like. Give recordings as the reference.']
+    if a: notes.append(f'{a} of {len(g)} generated clips are recordings of the reference: '
+                       'their distances say nothing of a model')
+    if t is None: return notes
+    if a := shared(g, t):
+        notes.append(f'{a} of {len(g)} generated clips are training clips, copied whole')
+    if a := shared(r, t):
+        notes.append(f'{a} of {len(r)} reference recordings are training clips, which the '
+                     'model and the probe have heard. Hold them out (--fold) for an honest '
+                     'figure')
+    return notes
+
 # %% ../nbs/12_evaluation.ipynb #dd12bd02
 def _versions():
     "What computed the scores"
@@ -885,7 +1137,7 @@ def _versions():
                 numpy=np.__version__,
                 python=platform.python_version(), machine=platform.machine())
 
-def _recordings(gen, ref, train, probe, k, seed):
+def _recordings(gen, ref, train, probe, second, k, seed):
     "What recordings score in the generated clips' place: how found, how many, measure -> value"
     rng,known = np.random.default_rng(seed),set(ref.digests)
     pool = np.array([i for i,d in enumerate(train.digests) if d not in known] if train is not None
@@ -906,14 +1158,55 @@ def _recordings(gen, ref, train, probe, k, seed):
     for label in sorted(set(stand.labels) & set(rest.labels)):
         each[label] = score(stand.subset(stand.labels == label), rest.subset(rest.labels == label))
     if probe: scores['accuracy'] = probe.accuracy
-    apart = told_apart(stand.clips, rest.clips, stand.labels, rest.labels, seed=seed)
-    if len(apart): scores['told_apart'] = float(apart.double().mean())
+    if second and train is not None:
+        scores['second'] = float(second.right(ref.more['audible'], ref.labels).double().mean())
+    # all there are, so that many draws even out who was picked
+    others = train.subset(pool) if len(picked) > 1 else stand
+    apart = _apart_measures(others, rest, (others.clips, rest.clips), seed, draws=8)
+    scores |= {m: v.share() for m,v in apart.items()}
     if train is not None and len(train) > 1:
         fresh = [i for i,d in enumerate(ref.digests) if d not in set(train.digests)]
         if fresh:
             scores['copies'] = float(nearest_clips(ref.clips[fresh],
                                                    train.clips).copies.double().mean())
     return dict(how=how, clips=len(stand), scores=scores, classes=each)
+
+# %% ../nbs/12_evaluation.ipynb #af58edcb
+def _told(file):
+    "What a JSON file of ours says; an empty dict where there is none, or another's"
+    try: told = read_json(file) if file.is_file() else {}
+    except (CheckpointError, ValueError, OSError): return {}
+    return told if isinstance(told, dict) else {}
+
+def _home(model):
+    "The folder of a model, where it is on this machine"
+    shipped = shipped_models()
+    return shipped[model] if model in shipped else Path(model)
+
+# %% ../nbs/12_evaluation.ipynb #5a1133be
+def training_clips(
+    folder, # of sounds that `sample` made, or of a trained model
+)->tuple: # `ClipTable` or None, and a sentence on how it was found or which it is
+    "The recordings that a model was trained on, as far as its folder names them"
+    if not isinstance(folder, (str, Path)): return None,''
+    folder = Path(folder)
+    made = _told(folder/'sampling.json')
+    home = _home(str(made['model'])) if made.get('model') else folder
+    run = _told(home/'run.json')
+    data = run.get('data') or made.get('data')
+    if not isinstance(data, str) or not Path(data).exists():
+        card = next((c for f in ('pipeline.json', 'config.json')
+                     if isinstance(c := _told(home/f).get('card'), dict)), {})
+        what = data or card.get('data')
+        return None,(f"the model was trained on {what}, not found here: give these clips as "
+                     "the training set (--train) to look for copies") if what else ''
+    table,held = open_dataset(data),run.get('hold_out') or []
+    text = lambda v: f'{v:g}' if isinstance(v, float) else str(v)
+    for column,value in (h.split('=', 1) for h in held if '=' in str(h)):
+        if column in table.df:
+            table = table.subset(table.df[column].map(text).ne(value).to_numpy())
+    without = f" without {', '.join(held)}" if held else ''
+    return table,f'training clips: {data}{without}, as the model names them'
 
 # %% ../nbs/12_evaluation.ipynb #c4167833
 @dataclass(repr=False)
@@ -944,14 +1237,24 @@ class Evaluation:
         return (self.summary().to_html() + self.wide().T.to_html()
                 + (f'<ul>{notes}</ul>' if notes else ''))
 
-    def in_words(self)->list: # one sentence for each row of `summary`, then the notes
+    def basis(self)->str:
+        "What the figures stand on: how many clips of what length, against which, heard by whom"
+        s,e = self.record['sets'],self.record['embedder']
+        of = lambda n: (f"{s[n]['clips']} {'clips' if n == 'generated' else 'recordings'} of "
+                        f"{s[n]['seconds'] / s[n]['clips']:.3g} s")
+        name = Path(s['reference']['source']).name
+        heard_to = min(e['hears_to'], self.record['compared_at'] / 2) / 1000
+        return (f"{of('generated')} against {of('reference')} ({name}), heard by {e['name']} up "
+                f"to {heard_to:.3g} kHz")
+
+    def in_words(self)->list: # what it stands on, a sentence a row of `summary`, then the notes
         "The summary for a terminal"
         rows = self.summary()
         pad = max(map(len, rows.index))
         beside = (lambda r: f'recordings {r.recordings}; {r.better} is better' if r.recordings
                   else f'{r.better} is better')
         said = [f"{q:{pad}}  {r.generated:>6}  {r.says} ({beside(r)})" for q,r in rows.iterrows()]
-        return said + self.beside() + [f'note: {n}' for n in self.record['notes']]
+        return [self.basis()] + said + self.beside() + [f'note: {n}' for n in self.record['notes']]
 
 # %% ../nbs/12_evaluation.ipynb #00727530
 SUMMARY = dict( # what people ask first: measure, how it is written, why it may be missing
@@ -961,13 +1264,15 @@ SUMMARY = dict( # what people ask first: measure, how it is written, why it may 
     copies=('copies', '{:.0%}', 'needs the training set'),
     faults=('faulty', '{:.0%}', ''))
 
-BESIDE = dict(told_apart='told apart {:.0%} ({:.0%})', onsets='{:.1f} onsets a second ({:.1f})',
+BESIDE = dict(second='second listener {:.0%} ({:.0%})', told_apart='told apart {:.0%} ({:.0%})',
+              apart_audible='by what is heard {:.0%} ({:.0%})', spread='spread {:.2f} ({:.2f})',
+              unrest='unrest {:+.2f} ({:+.2f})', onsets='{:.1f} onsets a second ({:.1f})',
               spectrum='spectrum {:.1f} dB off ({:.1f})', top='above 8 kHz {:+.1f} dB ({:+.1f})',
               coverage='coverage {:.0%} ({:.0%})')
 
 @patch
 def beside(self:Evaluation)->list: # one line or none
-    "Five more numbers, in brackets those of recordings"
+    "More numbers, in brackets those of recordings"
     real = (self.record.get('recordings') or {}).get('scores', {})
     said = [form.format(self[m].value, real[m]) for m,form in BESIDE.items()
             if m in set(self.table.measure) and math.isfinite(real.get(m, math.nan))]
@@ -1012,7 +1317,7 @@ def save(self:Evaluation,
     return Path(folder)
 
 # %% ../nbs/12_evaluation.ipynb #08a67c29
-def _unpaired(emb, ref, train, probe, k, times, seed, evened):
+def _unpaired(emb, ref, train, probe, second, k, times, seed, evened):
     "Rows, nearest clips and confusion of two sets"
     known = train is not None and len(train) > 1
     near,groups = nearest_clips(emb.clips, train.clips) if known else None,[]
@@ -1021,15 +1326,13 @@ def _unpaired(emb, ref, train, probe, k, times, seed, evened):
         own = np.ones(len(emb), bool) if label == 'all' else emb.labels == label
         e,r = (emb, ref) if label == 'all' else (emb.subset(own), ref.subset(ref.labels == label))
         mine = near and near._replace(distance=near.distance[own], copies=near.copies[own])
-        found = _measures(e, r, probe, mine, k)
+        found = _measures(e, r, probe, mine, k, second)
         if label == 'all' and len(e) >= 16:
             line = frechet_infinity(e, r.frames, 8, draws=max(times // 10, 2), seed=seed)
             found['frechet_inf'] = Interval(line.value, line.low, line.high)
         if label == 'all':
-            apart = told_apart(*evened, emb.labels, ref.labels, seed=seed).double()
-            if len(apart):
-                found['told_apart'] = bootstrap(lambda i: apart[i].mean(), len(apart), times,
-                                                seed=seed)
+            for m,v in _apart_measures(emb, ref, evened, seed).items():
+                found[m] = bootstrap(v.share, len(v), times, seed=seed)
         elif label != 'all':
             found = {m: f for m,f in found.items() if m not in ('inception', 'mis', 'am')}
         groups.append((label, len(e), len(r), found))
@@ -1064,12 +1367,42 @@ def _paired(gen_clips, emb, ref_clips, ref, probe, rate, times, seed):
                         if not v[own].isnan().all()}))
     return pd.DataFrame(_rows(groups, times, seed))
 
+# %% ../nbs/12_evaluation.ipynb #f7d7824e
+def _second_listener(emb, seed):
+    "Fitted to recordings; None where there is nothing to tell apart"
+    labels,counts = np.unique(emb.labels, return_counts=True)
+    return (SecondListener(emb.more['audible'], emb.labels, seed)
+            if len(labels) > 1 and counts.min() > 1 else None)
+
+def _stand_in(asked, embedder):
+    "A sentence where another ruler was taken because of what is installed"
+    auto = isinstance(asked, str) and asked == 'auto'
+    return [f"aisfx is not installed, {embedder.name} stand in: their figures compare with "
+            f"no figure of {Aisfx.name}"] * (auto and embedder.name != Aisfx.name)
+
+def _record(sources, emb, embedder, paired, sample_rate, probe, notes, real, drawn):
+    "How scores came about, as JSON"
+    sets = {n: dict(source=sources[n].source, clips=len(e), vectors=len(e.frames), hash=e.hash,
+                    skipped=e.skipped, rates=sorted(e.facts.rate.unique().tolist()),
+                    seconds=float(e.facts.seconds.sum()))
+            for n,e in emb.items()}
+    return dict(mode='paired' if paired else 'unpaired',
+        embedder=dict(name=embedder.name, hash=embedder.hash, source=embedder.source,
+                      sample_rate=embedder.sample_rate, hears_to=embedder.hears_to,
+                      peak_normalised=embedder.peak),
+        compared_at=sample_rate,
+        resampler='torchaudio.functional.resample, windowed sinc, width 6, rolloff 0.99', **drawn,
+        sets=sets, probe_accuracy_on_real=probe and probe.accuracy, recordings=real, notes=notes,
+        versions=_versions())
+
 # %% ../nbs/12_evaluation.ipynb #0ec65f00
 def evaluate(
     generated, # folder, csv, `ClipTable`, `Sounds`: clips of a model
     reference, # the same: real clips that the model has not seen
     # the same: real clips that the model was trained on; for the probe and to find copies
+    # by default those that the sounds name (see `training_clips`)
     train=None,
+    second:bool=False, # ask a second listener, too, and all else that hand-made features say
     paired:bool=False, # each generated clip is a take of the reference clip of the same name
     embedder='auto', # see `find_embedder`
     # Hz at which all are compared; by default the lowest rate in both sets, but for a stray clip in
@@ -1077,7 +1410,7 @@ def evaluate(
     sample_rate:int=None,
     out=None, # folder for scores.csv and evaluation.json; `reports.save_report` adds the page
     k:int=5, # neighbours for density and coverage
-    times:int=100, # bootstrap resamplings; 0 leaves the intervals out
+    times:int=100, # bootstrap resamplings, 10,000 at most; 0 leaves the intervals out
     seed:int=0, # of all that is drawn
     cache=None, # see `embed_clips`
     n_jobs:int=1, # see `embed_clips`
@@ -1086,7 +1419,10 @@ def evaluate(
     progress:bool=True, # say how far it is where it takes long
 )->Evaluation:
     "Judge generated clips; raises when there are none, or in paired mode when a partner is missing"
-    began,embedder = time.time(),find_embedder(embedder, device)
+    _check_times(times)
+    began,asked,embedder = time.time(),embedder,find_embedder(embedder, device)
+    found = ''
+    if train is None and not paired: train,found = training_clips(generated)
     sources = {n: Clips(s)
                for n,s in (('generated', generated), ('reference', reference), ('train', train))
                if s is not None}
@@ -1094,32 +1430,24 @@ def evaluate(
     band = sample_rate if sample_rate < embedder.sample_rate else None
     listen = partial(embed_clips, embedder=embedder, cache=cache, n_jobs=n_jobs, strict=strict,
                      also=clip_facts, progress=progress)
-    emb = {n: _with_shapes(listen(c, sample_rate=band), c, cache, n_jobs)
+    emb = {n: _with_shapes(listen(c, sample_rate=band), c, cache, n_jobs, second and not paired)
            for n,c in sources.items()}
     g,r,t = (emb.get(n) for n in ('generated', 'reference', 'train'))
     probe = fit_probe(t, r, seed) if t is not None else fit_probe(r, seed=seed)
+    other = _second_listener(t or r, seed) if second and not paired else None
     near = confusion = real = None
     both = sources['generated'],sources['reference']
     if paired: table = _paired(both[0], g, both[1], r, probe, sample_rate, times, seed)
     else:
-        table,near,confusion = _unpaired(g, r, t, probe, k, times, seed,
+        table,near,confusion = _unpaired(g, r, t, probe, other, k, times, seed,
                                          _evened(g, r, both, listen))
-    if not paired: real = _recordings(g, r, t, probe, k, seed)
+        real = _recordings(g, r, t, probe, other, k, seed)
     notes = ([] if paired
              else _doubts(g, r, g.frames.shape[1], sample_rate, embedder.hears_to))
-    record = dict(mode='paired' if paired else 'unpaired',
-                  embedder=dict(name=embedder.name, hash=embedder.hash,
-        source=embedder.source, sample_rate=embedder.sample_rate, hears_to=embedder.hears_to,
-        peak_normalised=embedder.peak),
-        compared_at=sample_rate,
-        resampler='torchaudio.functional.resample, windowed sinc, width 6, rolloff 0.99', seed=seed,
-        resamplings=times, neighbours=k,
-        sets={n: dict(source=sources[n].source, clips=len(e), vectors=len(e.frames), hash=e.hash,
-                      skipped=e.skipped,
-        rates=sorted(e.facts.rate.unique().tolist()), seconds=float(e.facts.seconds.sum()))
-        for n,e in emb.items()},
-        probe_accuracy_on_real=probe and probe.accuracy, recordings=real, notes=notes,
-        versions=_versions())
+    notes += [found] * bool(found) + ([] if paired else _overlaps(emb))
+    notes += _stand_in(asked, embedder)
+    record = _record(sources, emb, embedder, paired, sample_rate, probe, notes, real,
+                     dict(seed=seed, resamplings=times, neighbours=k))
     result = Evaluation(table, record, {n: (sources[n], emb[n]) for n in emb}, near, confusion)
     record['seconds'] = round(time.time() - began, 1)
     if out is not None: result.save(out)
@@ -1259,9 +1587,68 @@ FAMILIES = dict( # name: (module, quick recipe)
     spectrogram_diffusion=('spectrogram_diffusion', 'quick-diffusion'),
     multitier_rnn=('multitier_rnn', 'quick-rnn'))
 
-LEADERBOARD = ('accuracy', 'frechet', 'kernel', 'rhythm', 'told_apart', 'coverage', 'copies')
+LEADERBOARD = ('accuracy', 'second', 'frechet', 'kernel', 'rhythm', 'unrest', 'busyness',
+               'regularity', 'modulation', 'told_apart', 'apart_full', 'apart_audible',
+               'coverage', 'spread', 'copies')
 AGAINST = dict(seconds_per_clip='processor seconds for one clip', parameters='parameters',
                training_seconds='processor seconds of training')
+
+# %% ../nbs/12_evaluation.ipynb #94627074
+def find_families(
+    names, # of families, or of recipes, whose rooms must have been imported
+)->dict: # name -> (module, recipe preset)
+    "Competitors by name: a family stands for its quick recipe, a recipe for itself"
+    recipes = all_recipes()
+    if unknown := [n for n in names if n not in FAMILIES and n not in recipes]:
+        raise ValueError(f"no family {unknown[0]}; there are {', '.join(FAMILIES)}, and every "
+                         f"recipe. {near(unknown[0], recipes)}")
+    module = lambda n: recipes[n].__module__.removeprefix('foleybook.')
+    return {n: FAMILIES[n] if n in FAMILIES else (module(n), n) for n in names}
+
+# %% ../nbs/12_evaluation.ipynb #b45723e8
+def _a_fifth(table):
+    "A bool for each row: a fifth of each label by source, at least one of two sources"
+    label = table.df.label.to_numpy()
+    source = np.where(table.df.source == '', '\0' + table.df.path, table.df.source)
+    held = np.isin(np.arange(len(table)), split_by_source(table)[1])
+    for name in sorted(set(label) - set(label[held])):
+        sources,n = np.unique(source[label == name], return_counts=True)
+        for s in sources[np.argsort(n, kind='stable')]:
+            more = held | (source == s)
+            if set(label[~more]) == set(label): # each is still learnt
+                held = more
+                break
+    return held
+
+# %% ../nbs/12_evaluation.ipynb #53aba863
+def split_for_judging(
+    table:ClipTable, # all recordings
+    fold=None, # hold out this fold; by default the last, where there are folds
+)->tuple: # rows to learn from, rows to judge by, how it was split in words
+    "The official split of a set if it has one, else a fifth of each label, by source"
+    test = table.df.split.str.lower().eq('test').to_numpy()
+    if table.df.fold.nunique() > 1:
+        fold = table.df.fold.max() if fold is None else fold
+        rest,held = split_by_fold(table, fold)
+        how = f'judged by fold {fold:g}'
+    elif fold is not None:
+        raise TableError(f"{table.root}: has no folds, so fold {fold} cannot be held out. "
+                         "Leave it away: a fifth of each label is then held out.")
+    elif test.any():
+        rest,held,how = *map(np.flatnonzero, (~test, test)),'judged by the test split'
+    else:
+        fifth = _a_fifth(table)
+        rest,held = np.flatnonzero(~fifth),np.flatnonzero(fifth)
+        how = ('no folds here: a fifth of each label is held out, takes of one recording '
+               'together')
+    rest = rest[~test[rest]]
+    if not len(held) or not len(rest):
+        raise TableError(f"{table.root}: {len(table)} clips are too few to hold any out. "
+                         "Give more recordings of each class.")
+    alone = sorted(set(table.df.label) - set(table.df.label.iloc[held]))
+    none = f"; no clip of {', '.join(alone)} is left to judge by" if alone else ''
+    how = f'{how}: {len(rest)} clips to learn from, {len(held)} to judge by{none}'
+    return rest,held,how
 
 # %% ../nbs/12_evaluation.ipynb #7ee149e1
 def _processor_seconds():
@@ -1309,20 +1696,54 @@ class _Entry(NamedTuple):
     status:str
     absent:bool = False
 
-def _competitor(what, train, folder, overrides, device, say):
-    "Load a model, or train it"
-    stamp = (model_folder(what) if isinstance(what, (str, Path)) else folder)/'trained_in.json'
-    known = json.loads(stamp.read_text())['seconds'] if stamp.exists() else math.nan
+def _put_aside(folder):
+    "Another name for what was trained there before; the new folder"
+    free = (folder.with_name(f'{folder.name}_earlier_{k}') for k in itertools.count(1))
+    return folder.rename(next(f for f in free if not f.exists()))
+
+def _data(table):
+    "Hash of what training reads: the rows of a table and the content of its files"
+    return hashlib.sha256(f'{table.digest} {Clips(table).content}'.encode()).hexdigest()[:16]
+
+def _loaded(folder, train, held):
+    "How a model from a folder came about; warns where it was trained on what judges it"
+    folder = _home(str(folder))
+    table,_ = training_clips(folder)
+    if table is not None: learnt = {str(f.resolve()) for f in table.files()}
+    elif (folder/'clips.csv').is_file():
+        learnt = set(pd.read_csv(folder/'clips.csv').get('path', ()))
+    else:
+        own = _told(folder/'trained_in.json').get('data')
+        return 'loaded' + '; trained on other clips than these' * (own not in (None, _data(train)))
+    names = zip(held.df.path, held.files())
+    n = sum(path in learnt or str(f.resolve()) in learnt for path,f in names)
+    judges = f'{n} of the {len(held)} clips that judge it were in its training'
+    return f'loaded; {judges}' if n else 'loaded'
+
+# %% ../nbs/12_evaluation.ipynb #f3d843c8
+def _competitor(what, train, held, folder, overrides, device, say):
+    "Load a model, or train it; one of other settings or clips is put aside, not judged"
+    stamp = folder/'trained_in.json'
     if isinstance(what, (str, Path)):
-        return _Entry(Generator.from_pretrained(what, device), known, 'loaded')
-    if stamp.exists(): return _Entry(Generator.from_pretrained(folder, device), known, 'loaded')
+        return _Entry(Generator.from_pretrained(what, device),
+                      _told(_home(str(what))/stamp.name).get('seconds', math.nan),
+                      _loaded(what, train, held))
     recipe,why = _family(what)
     if recipe is None: return _Entry(None, math.nan, why, True)
-    say('training')
-    begun,began = folder.exists(),_processor_seconds()
     changes = {k: v for k,v in overrides.items() if hasattr(recipe, k)}
     if hasattr(recipe, 'device'): changes['device'] = str(device)
-    try: model = recipe.override(changes).train(train, folder, progress=False)
+    recipe = recipe.override(changes)
+    about,known = dict(recipe=recipe.hash, data=_data(train)),_told(stamp)
+    same = all(known.get(k) == v for k,v in about.items())
+    if same and 'seconds' in known:
+        return _Entry(Generator.from_pretrained(folder, device), known['seconds'], 'loaded')
+    if folder.exists() and not same:
+        aside = _put_aside(folder).name
+        say(f'trained before with other settings or on other clips: now in {aside}')
+    say('training')
+    begun,began = folder.exists(),_processor_seconds()
+    write_text(stamp, json.dumps(about))
+    try: model = recipe.train(train, folder, progress=False)
     except (TrainingError, CheckpointError, ValueError, OSError) as e:
         return _Entry(None, math.nan, f'training failed: {e}'.replace(f'{train.root}/', ''))
     if not isinstance(model, Generator):
@@ -1330,9 +1751,10 @@ def _competitor(what, train, folder, overrides, device, say):
                                       'no generator', True)
     # of a run that was taken up again only a part is known
     spent = math.nan if begun else _processor_seconds() - began
-    write_text(stamp, json.dumps(dict(seconds=spent)))
+    write_text(stamp, json.dumps(about | dict(seconds=spent)))
     return _Entry(model, spent, 'trained')
 
+# %% ../nbs/12_evaluation.ipynb #1446ce90
 def _sample_for(model, labels, n, seconds, seed, folder):
     "n clips of each label below the folder, listed in its clips.csv; processor seconds for each"
     spent,rows,names = 0.,[],_folder_names(labels)
@@ -1350,10 +1772,21 @@ def _sample_for(model, labels, n, seconds, seed, folder):
     return spent / (n * len(labels))
 
 def _values(result):
-    "The measures of the leaderboard, and their intervals"
+    "The measures of the leaderboard, their intervals, and what they stand on"
     found = {m: result[m] for m in LEADERBOARD if m in set(result.table.measure)}
     return ({m: v.value for m,v in found.items()}
-            | {f'{m}_interval': tuple(v[1:]) for m,v in found.items()})
+            | {f'{m}_interval': tuple(v[1:]) for m,v in found.items()}
+            | dict(basis=result.basis()))
+
+def _real_apart(train, held, seed, embedder='auto', cache=None, device='cpu', second=True, **_):
+    "Two-sample tests of recordings against recordings: 50 % but for chance"
+    embedder = find_embedder(embedder, device)
+    both = [_with_shapes(embed_clips(c, embedder, cache, progress=False), c, cache, 1, second)
+            for c in map(Clips, (train, held))]
+    found = _apart_measures(*both, [e.clips for e in both], seed, draws=8)
+    return ({m: v.share() for m,v in found.items()}
+            | {f'{m}_interval': tuple(bootstrap(v.share, len(v), seed=seed)[1:])
+               for m,v in found.items()})
 
 def _cut(table, seconds):
     "The same clips, none longer than that"
@@ -1368,8 +1801,8 @@ def leaderboard(
     # folder: a subfolder for each family, leaderboard.csv and leaderboard.json; one process at a
     # time, others get a `CheckpointError`
     out,
-    # name -> (module, recipe preset), or the folder of a trained model; by default `FAMILIES`
-    families:dict=None,
+    # name -> (module, recipe preset) or folder of a model; or names; by default `FAMILIES`
+    families=None,
     n:int=10, # clips of each label
     # length of each clip; longer recordings are judged by their first so many seconds
     seconds:float=4.,
@@ -1380,10 +1813,12 @@ def leaderboard(
     **options, # of `evaluate`
 )->pd.DataFrame: # one row a family; one that is not there says why in `status`, and is `absent`
     "Train or load each family, sample, judge, and write the table"
-    families = FAMILIES if families is None else families
+    families = (FAMILIES if families is None else families if isinstance(families, dict)
+                else find_families(families))
+    _check_times(options.get('times', 0))
     for name,what in families.items(): _check_folder(name, what)
     names = _folder_names(families)
-    out,records,began = Path(out),{},time.time()
+    out,records,began,options = Path(out),{},time.time(),dict(second=True) | options
     seen,held = _cut(train, seconds),_cut(reference, seconds)
     def say(name, what):
         if progress:
@@ -1394,14 +1829,14 @@ def leaderboard(
         return _values(result)
     with held_folder(out):
         row = dict(family='held-out recordings', status='real', absent=False, folder='')
-        say(row['family'], 'judging')
-        halves = [held.subset(range(k, len(held), 2)) for k in (0, 1)]
-        rows = [row | judge(*halves)]
+        rows = [row | judge(*(held.subset(range(k, len(held), 2)) for k in (0, 1)))
+                | _real_apart(seen, held, seed, **options)]
         for name,what in families.items():
             row = dict(family=name, folder=names[name])
             try:
                 model,row['training_seconds'],row['status'],row['absent'] = _competitor(
-                    what, train, out/names[name], overrides or {}, device, partial(say, name))
+                    what, train, reference, out/names[name], overrides or {}, device,
+                    partial(say, name))
                 if model is not None and not model.labels:
                     model,row['status'],row['absent'] = None,'knows no classes to be asked for',True
                 if model is not None:
@@ -1467,3 +1902,14 @@ def leaderboard_table(
         row['s of training'] = show(r.get('training_seconds', math.nan), '{:.0f}')
         rows.append(row)
     return pd.DataFrame(rows)
+
+# %% ../nbs/12_evaluation.ipynb #135a7e4b
+def leaderboard_basis(
+    table:pd.DataFrame, # from `leaderboard`
+)->str: # a sentence; empty where nothing was judged
+    "On how many clips, of what length, against which references, by whose ears"
+    if 'basis' not in table: return ''
+    told = table[table.basis.notna()]
+    kind = np.where(told.status == 'real', 'recordings', 'models')
+    said = dict.fromkeys(f'{k} {b}' for k,b in zip(kind, told.basis))
+    return f"The figures stand on: {'; '.join(said)}." if said else ''

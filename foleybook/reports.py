@@ -28,7 +28,7 @@ from .audio_features import (AudioError, audio_data_uri, match_loudness,
                                       mel_data_uri)
 from .embedders import Clips
 from .evaluation import (AGAINST, MEASURES, SUMMARY, Evaluation, Interval, bootstrap,
-                                  draw_leaderboard, leaderboard_table)
+                                  draw_leaderboard, leaderboard_basis, leaderboard_table)
 from .files import atomic_folder, write_text
 from .roundtrip import roundtrip_table
 from .sound_data import TableError
@@ -453,7 +453,7 @@ def leaderboard_page(
         rows=[(r[0], list(r[1:])) for r in shown.itertuples(index=False)],
         about='Every family learnt from the same clips, was asked for the same sounds, and is '
               'judged by the same held-out recordings. The first row are recordings, judged as if '
-              'a model had made them. Times are processor seconds.')
+              'a model had made them. Times are processor seconds. ' + leaderboard_basis(table))
 
 # %% ../nbs/reports.ipynb #598d8bb8
 def save_leaderboard(

@@ -26,8 +26,9 @@ from torch import Tensor
 from .audio_features import (AudioError, GriffinLim, MelConfig, fit_length, log_mel,
                                       read_audio, resample, safe_name, write_audio)
 from .embedders import Clips, embed_clips, find_embedder, follow
-from .evaluation import (Reconstruction, bootstrap, fit_probe, frechet_distance,
-                                  kernel_distance, reconstruction_distances)
+from .evaluation import (MADE, Reconstruction, _check_times, _second_listener,
+                                  _with_shapes, bootstrap, fit_probe, frechet_distance,
+                                  kernel_distance, reconstruction_distances, told_apart)
 from .files import atomic_folder, write_text
 from .generator import Pretrained
 from .sound_data import LOUDEST, ClipTable, TableError
@@ -111,7 +112,7 @@ def _first(table, seconds):
 def _originals(held, folder, seconds, progress):
     "The recordings, mixed to mono, each at its own rate: a table of what was written, and its hash"
     rows,clips = [],Clips(_first(held, seconds))
-    content = _content(clips)
+    content = clips.content
     if _stamp(folder).get('clips') == content: return ClipTable.read(folder/'clips.csv'),content
     with atomic_folder(folder) as work:
         for i in follow(range(len(clips)), len(clips), 'reading', progress):
@@ -120,20 +121,13 @@ def _originals(held, folder, seconds, progress):
                 warnings.warn(f'left out: {e}')
                 continue
             write_audio(work/f'{i:04d}.wav', x.mean(0), rate, 'FLOAT')
-            rows.append(dict(path=f'{i:04d}.wav', label=clips.labels[i], source=clips.names[i],
+            rows.append(dict(path=f'{i:04d}.wav', label=clips.labels[i],
+                             source=clips.sources[i] or clips.names[i],
                              licence=clips.licences[i]))
         if not rows: raise TableError(f"{held.root}: none of {len(clips)} clips can be read")
         pd.DataFrame(rows).to_csv(work/'clips.csv', index=False)
         write_text(work/'way.json', json.dumps(dict(clips=content)))
     return ClipTable.read(folder/'clips.csv'),content
-
-def _content(clips):
-    "Hash of names, labels and what is in the files; one that is not there counts by its name"
-    told = []
-    for i,(name,label) in enumerate(zip(clips.names, clips.labels)):
-        try: told.append((name, label, clips.digest(i)))
-        except OSError: told.append((name, label, None))
-    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 def _stamp(folder):
     "What is known of a finished folder"
@@ -189,6 +183,28 @@ def _heard(emb, ref, probe, times, seed):
     share = bootstrap(lambda i: right[i].mean(), len(right), times, seed=seed)
     return row | dict(accuracy=share.value, accuracy_interval=tuple(np.clip(share[1:], 0, 1)))
 
+# %% ../nbs/roundtrip.ipynb #2f5175ad
+def _told(emb, ref, seen, seed):
+    "Shares told from other recordings: by the embedder and by hand-made features"
+    of = lambda e, k: e.clips if k == 'told_apart' else e.more[k.removeprefix('apart_')]
+    if seen is not None: sets = [(emb, seen)]
+    else:
+        names = sorted(set(ref.sources))
+        first = np.isin(ref.sources, names[::2])
+        sets = [(emb.subset(a), ref.subset(~a)) for a in (first, ~first)]
+    found = {}
+    for k in ('told_apart', *(f'apart_{m}' for m in MADE)):
+        said = [told_apart(of(x, k), of(y, k), x.labels, y.labels, x.sources, y.sources,
+                           seed=seed) for x,y in sets]
+        asked = sum(float(v.tried.sum()) for v in said)
+        if asked: found[k] = sum(float(v.right.sum()) for v in said) / asked
+    return found
+
+def _by_second(emb, second):
+    "Share that the second listener takes for its class"
+    if second is None: return {}
+    return dict(second=float(second.right(emb.more['audible'], emb.labels).double().mean()))
+
 # %% ../nbs/roundtrip.ipynb #141ff0b8
 def roundtrip(
     held:ClipTable, # recordings to send there and back
@@ -204,14 +220,20 @@ def roundtrip(
     progress:bool=True, # say how far it is
 )->pd.DataFrame: # a row a way; `real_time` is seconds of sound in a processor second
     "What recordings lose on different ways through a spectrogram; what was rendered before is kept"
+    _check_times(times)
     out,embedder,rows = Path(out),find_embedder(embedder, device),[]
-    listen = partial(embed_clips, embedder=embedder, cache=cache, progress=progress)
+    def listen(table):
+        clips = Clips(table)
+        found = embed_clips(clips, embedder, cache, progress=progress)
+        return _with_shapes(found, clips, cache, 1, second=True)
     originals,content = _originals(held, out/'originals', seconds, progress)
     ref = listen(originals)
     seen = listen(_first(train, seconds)) if train is not None else None
     probe = fit_probe(ref if seen is None else seen, None if seen is None else ref, seed)
     mean = lambda distances: {m: float(v.nanmean()) for m,v in distances.items()}
-    heard = lambda emb: _heard(emb, ref, probe, times, seed)
+    second = _second_listener(ref if seen is None else seen, seed)
+    heard = lambda emb: (_heard(emb, ref, probe, times, seed) | _told(emb, ref, seen, seed)
+                         | _by_second(emb, second))
     rows.append(dict(way='originals', folder='originals') | heard(ref)
                 | mean(_each_distance(originals, originals)))
     if pairs := _next_of_its_class(originals.df.label):
@@ -241,8 +263,9 @@ def _keep(table, out, embedder, ref, probe):
     return table
 
 # %% ../nbs/roundtrip.ipynb #e3981da1
-COLUMNS = ('accuracy', 'frechet', 'kernel', 'stft_low', 'stft_high', 'log_spectral', 'top',
-           'pre_echo', 'rhythm') # in this order, of what `roundtrip` measures
+COLUMNS = ('accuracy', 'second', 'told_apart', 'apart_full', 'apart_audible', 'frechet',
+           'kernel', 'stft_low', 'stft_high', 'log_spectral', 'top', 'pre_echo', 'rhythm',
+           'event_l1') # in this order, of what `roundtrip` measures
 
 def roundtrip_table(
     table:pd.DataFrame, # from `roundtrip`
@@ -250,7 +273,8 @@ def roundtrip_table(
     "For readers; columns that are empty are left out"
     show = lambda v, form='{:.3g}': '' if v is None or pd.isna(v) else form.format(v)
     forms = dict(stft_low='{:.2f}', stft_high='{:.2f}', top='{:.1f}', pre_echo='{:.1f}',
-                 kernel='{:.2f}', frechet='{:.1f}', rhythm='{:.2f}', log_spectral='{:.1f}')
+                 kernel='{:.2f}', frechet='{:.1f}', rhythm='{:.2f}', log_spectral='{:.1f}',
+                 event_l1='{:.3f}')
     rows = []
     for r in table.to_dict('records'):
         row = dict(way=r['way'], **{m: show(r.get(m), forms.get(m, '{:.0%}')) for m in COLUMNS})

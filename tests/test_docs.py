@@ -272,3 +272,20 @@ def test_formula_in_browser(tmp_path):
     if page is None:
         pytest.skip("no page has a formula yet")
     assert "<mjx-container" in dom(page, tmp_path)
+
+
+def test_cards_front_page_and_record_give_the_same_figures():
+    "One measurement, written by docs/measure.py wherever it stands"
+    import measure
+
+    record = json.loads((ROOT / "docs/leaderboard.json").read_text())
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in measure.MODELS:
+        folder = ROOT / "foleybook/weights" / name
+        told = json.loads((folder / "pipeline.json").read_text())["card"]["metrics"]
+        assert told == measure.metrics(record, name)
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        for figure, value in told.items():
+            assert f"| {figure} | {f'{value:.4g}' if isinstance(value, float) else value} |" in card
+        assert f"| `{name}` | {' | '.join(measure.cells(record, name))} |" in page
+        assert "100 clips of 4 s against 80 recordings of 4 s (esc10), heard by aiSFX" in told["measured on"]

@@ -564,11 +564,12 @@ def test_the_top_is_heard_whatever_the_embedder_hears(tmp_path):
 def test_two_sample_test():
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(100, 16, generator=g) for _ in range(2))
-    share = lambda a, b, *labels: float(ev.told_apart(a, b, *labels).float().mean())
+    share = lambda a, b, *labels: ev.told_apart(a, b, *labels).share()
     assert 0.35 < share(x, y) < 0.62 and share(x, y + 3) > 0.98
     labels = [0] * 50 + [1] * 50
     shifted = x + 5 * torch.tensor(labels)[:, None], y + 5 * (1 - torch.tensor(labels))[:, None]
-    assert len(ev.told_apart(*shifted, labels, labels[::-1])) == 200 and share(*shifted, labels, labels[::-1]) < 0.65
+    said = ev.told_apart(*shifted, labels, labels[::-1], draws=2)
+    assert len(said) == 200 and int(said.tried.sum()) == 400 and share(*shifted, labels, labels[::-1]) < 0.65
     assert len(ev.told_apart(x[:3], y)) == 0  # too few to say
 
 
@@ -579,12 +580,12 @@ def test_bandwidths_are_made_equal_before_sets_are_told_apart():
     dull = torch.fft.irfft(torch.fft.rfft(white[30:]) * (torch.fft.rfftfreq(22050, 1 / 22050) < 5000), 22050)
     sets = [Sounds(x, 22050, labels=["noise"] * 30) for x in (white[:30], dull)]
     emb = [ev.embed_clips(s, "log-mel", False, progress=False) for s in sets]
-    assert ev.told_apart(emb[0].clips, emb[1].clips).float().mean() == 1
+    assert ev.told_apart(emb[0].clips, emb[1].clips).share() == 1
     assert judge(sets[1], sets[0])["told_apart"].value < 0.8
 
 
-@pytest.mark.parametrize("make", [em.LogMelStatistics, lambda: em.VGGish(), lambda: classifier("small")],
-                         ids=["statistics", "vggish", "classifier"])
+@pytest.mark.parametrize("make", [em.LogMelStatistics, lambda: em.VGGish(), lambda: classifier("small"), em.HandMade],
+                         ids=["statistics", "vggish", "classifier", "hand-made"])
 def test_nothing_above_hears_to_is_heard(make):
     embedder, t = make(), torch.arange(44100) / 44100
     embedder.peak = False
@@ -900,3 +901,247 @@ def test_published_melception_of_another_kind_is_refused(tmp_path):
     torch.save(dict(model=dict(weight=torch.zeros(2))), tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="other.pt: holds no 'fc.weight'"):
         em.Melception.from_original(tmp_path / "other.pt")
+
+
+def board(train, held, out, families, **options):
+    "A small leaderboard"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ev.leaderboard(train, held, out, families, **dict(dict(n=2, seconds=1.0, embedder="log-mel", cache=False, times=0,
+                                                                      progress=False), **options))
+
+
+@pytest.mark.parametrize("change", ["clips", "settings"])
+def test_what_was_trained_on_other_clips_or_settings_is_trained_again(toy, tmp_path, change):
+    "No model is judged by the clips it learnt from because its folder has the same name"
+    train, held, out = read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b"
+    floor = dict(floor=ev.FAMILIES["shaped_noise"])
+    one, again = (board(train, held, out, floor) for _ in range(2))
+    assert (one.status[1], again.status[1]) == ("trained", "loaded")
+    weights = (out / "floor/model.safetensors").read_bytes()
+    other = (board(held, train, out, floor) if change == "clips"
+             else board(train, held, out, floor, overrides={"model": ev.ShapedNoiseConfig(steps=20)}))
+    assert other.status[1] == "trained" and (out / "floor/model.safetensors").read_bytes() != weights
+    assert (out / "floor_earlier_1/model.safetensors").read_bytes() == weights
+    fresh = board(held, train, tmp_path / "fresh", floor) if change == "clips" else None
+    assert fresh is None or fresh.kernel[1] == other.kernel[1]
+
+
+def test_a_loaded_model_that_learnt_from_its_judges_says_so(toy, tmp_path):
+    train, held = read_folder(toy / "real"), read_folder(toy / "held")
+    board(train, held, tmp_path / "b", dict(floor=ev.FAMILIES["shaped_noise"]))
+    mine = tmp_path / "b/floor"
+    assert board(train, held, tmp_path / "c", dict(mine=mine)).status[1] == "loaded"
+    assert "trained on other clips" in board(held, train, tmp_path / "d", dict(mine=mine)).status[1]
+    (mine / "run.json").write_text(json.dumps(dict(data=str(toy / "real"), hold_out=["label=rain"])))
+    status = board(held, train, tmp_path / "e", dict(mine=mine)).status[1]
+    assert status == "loaded; 12 of the 18 clips that judge it were in its training"
+
+
+def test_the_leaderboard_says_what_its_figures_stand_on(toy, tmp_path):
+    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", dict(floor=ev.FAMILIES["shaped_noise"]))
+    said = ev.leaderboard_basis(found)
+    assert "models 6 clips of 1 s against 18 recordings of 1 s (held), heard by log-mel statistics up to 8 kHz" in said
+    reports.save_leaderboard(found, tmp_path / "b")
+    assert said in (tmp_path / "b/leaderboard.html").read_text()
+
+
+def test_a_plain_folder_is_split_the_same_way_every_time(toy):
+    table = read_folder(toy / "real")
+    table.df["source"] = table.df.label + (table.df.index // 2).astype(str)
+    rest, held, how = ev.split_for_judging(table)
+    again = ev.split_for_judging(table)
+    assert (rest.tolist(), held.tolist()) == (again[0].tolist(), again[1].tolist())
+    assert not set(table.df.source.iloc[rest]) & set(table.df.source.iloc[held])
+    assert "a fifth of each label is held out" in how and f"{len(held)} to judge by" in how
+    assert sorted([*rest, *held]) == list(range(len(table)))
+    table.df["split"] = ["test"] * 4 + ["train"] * 14
+    table.df["fold"] = [1, 2] * 9
+    rest, held, _ = ev.split_for_judging(table, 2)
+    assert not set(rest) & {0, 1, 2, 3} and set(held) == set(range(1, 18, 2))
+    with pytest.raises(TableError, match="too few"):
+        ev.split_for_judging(table.subset([0]))
+
+
+def test_families_go_by_the_name_of_their_recipe_too(toy, tmp_path):
+    assert list(ev.find_families(["shaped-noise", "pixelsnail"]).items()) == [
+        ("shaped-noise", ("evaluation", "shaped-noise")), ("pixelsnail", ev.FAMILIES["pixelsnail"])]
+    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", ["shaped-noise"])
+    assert found.family.tolist() == ["held-out recordings", "shaped-noise"] and found.status[1] == "trained"
+    with pytest.raises(ValueError, match="Did you mean shaped-noise"):
+        ev.find_families(["shaped-noize"])
+
+
+@pytest.mark.parametrize("times", [10**9, -1, 2.5, True, "many"])
+def test_resamplings_are_bounded(toy, times):
+    with pytest.raises(ValueError, match="from 0 to 10000"):
+        judge(toy / "held", toy / "real", times=times)
+
+
+def test_sets_that_share_clips_are_told(toy, tmp_path):
+    "By content, whatever the files are called"
+    notes = lambda *sets, **more: " ".join(judge(*sets, **more).record["notes"])
+    assert "judged against itself" in notes(toy / "held", toy / "held")
+    clean = notes(toy / "held", toy / "real")
+    assert "itself" not in clean and "training clips" not in clean
+    said = notes(toy / "held", toy / "real", train=toy / "real")
+    assert "18 of 18 reference recordings are training clips" in said
+    (tmp_path / "some/rain").mkdir(parents=True)
+    for i, folder in enumerate(("real", "held", "held")):
+        (tmp_path / f"some/rain/take{i}.wav").write_bytes((toy / folder / f"rain/{i}.wav").read_bytes())
+    said = notes(tmp_path / "some", toy / "real", train=toy / "held")
+    assert "1 of 3 generated clips are recordings of the reference" in said and "2 of 3 generated clips are training clips" in said
+
+
+def test_the_training_set_that_sounds_name_is_found(toy, tmp_path):
+    "Copies are measured without being asked for"
+    made, model = tmp_path / "made", tmp_path / "model"
+    (made / "rain").mkdir(parents=True), model.mkdir()
+    for i in range(3):
+        (made / f"rain/{i}.wav").write_bytes((toy / f"held/rain/{i}.wav").read_bytes())
+    (made / "sampling.json").write_text(json.dumps(dict(model=str(model), data=str(toy / "real"))))
+    (model / "run.json").write_text(json.dumps(dict(data=str(toy / "real"), hold_out=["label=keyboard"])))
+    result = judge(made, toy / "held")
+    assert result.record["sets"]["train"]["clips"] == 12 and "copies" in set(result.table.measure)
+    assert f"training clips: {toy / 'real'} without label=keyboard, as the model names them" in result.record["notes"]
+    (made / "sampling.json").write_text(json.dumps(dict(model="foley")))
+    assert any("trained on ESC-10" in n and "not found here" in n for n in judge(made, toy / "held").record["notes"])
+    (made / "sampling.json").write_text("[1]")
+    assert "train" not in judge(made, toy / "held").record["sets"]
+
+
+def test_no_word_of_numpy_in_a_note(toy, tmp_path):
+    for kind in ("rain", "wind"):
+        (tmp_path / kind).mkdir()
+        for i in range(2):
+            (tmp_path / kind / f"{i}.wav").write_bytes((toy / f"held/rain/{i}.wav").read_bytes())
+    notes = judge(tmp_path, toy / "real").record["notes"]
+    assert "no reference for 'wind': these count only overall" in notes and "np." not in " ".join(notes)
+
+
+def test_a_person_reads_by_whom_it_was_heard(toy, monkeypatch):
+    "A ruler that depends on what is installed is named where the figures are"
+    plain = judge(toy / "held", toy / "real")
+    assert plain.in_words()[0] == "18 clips of 1.2 s against 18 recordings of 1.2 s (real), heard by log-mel statistics up to 8 kHz"
+    def absent(*_): raise FileNotFoundError("aisfx is not installed")
+    monkeypatch.setattr(em, "Aisfx", absent)
+    auto = judge(toy / "held", toy / "real", embedder="auto")
+    assert any("aisfx is not installed, log-mel statistics stand in" in n for n in auto.record["notes"])
+    assert not any("aisfx" in n for n in plain.record["notes"])
+
+
+def recordings(n_sources, d, takes, seed):
+    "Takes of recordings that differ: features, labels, sources"
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n_sources, d, generator=g).repeat_interleave(takes, 0) + 0.1 * torch.randn(n_sources * takes, d, generator=g)
+    source = np.arange(n_sources).repeat(takes)
+    return x, source % 4, source
+
+
+def test_recordings_against_recordings_read_half_whatever_their_takes():
+    "Grouped by recording the two-sample test is 50 % on average; not grouped it is far below"
+    grouped, blind = [], []
+    for seed in range(12):
+        x, label, source = recordings(40, 40, 2, seed)
+        a, b = np.arange(0, 80, 2), np.arange(1, 80, 2)  # one take of each recording on either side
+        grouped.append(ev.told_apart(x[a], x[b], label[a], label[b], source[a], source[b], seed=seed).share())
+        blind.append(ev.told_apart(x[a], x[b], label[a], label[b], seed=seed).share())
+        halves = np.isin(source, np.random.default_rng(seed).permutation(40)[::2])  # and on one only
+        sides = [(x[h], label[h], source[h]) for h in (halves, ~halves)]
+        grouped.append(ev.told_apart(*(v for pair in zip(*sides) for v in pair), seed=seed).share())
+    assert 0.43 < np.mean(grouped) < 0.57 and np.mean(blind) < 0.4
+
+
+def test_couples_leave_together():
+    "As many clips of either set, of one label; no recording is left on both sides of a fold"
+    _, label, source = recordings(12, 2, 3, 0)
+    rng = np.random.default_rng(0)
+    found = ev._couples((label, label), (source, source), rng)
+    assert all(set(source[a]) == set(source[b]) for a, b in found) and len(found) == 12
+    alone = ev._couples((label, label), (source, [f"made {i}" for i in range(36)]), rng)
+    assert all(len(a) == len(b) == 3 and len(set(source[a])) == 1 and set(label[a]) == set(label[b]) for a, b in alone)
+    assert sorted(i for a, _ in alone for i in a) == sorted(j for _, b in alone for j in b) == list(range(36))
+
+
+def test_sources_follow_clips(toy):
+    "From the table, else by content: the same file is the same recording wherever it lies"
+    table = read_folder(toy / "real")
+    table.df["source"] = ["a", "b", ""] * 6
+    found = ev.embed_clips(table, "log-mel", False, progress=False)
+    assert found.sources[:2] == ["a", "b"] and found.sources[2] == found.digests[2]
+    assert found.subset([2, 0]).sources == [found.digests[2], "a"]
+
+
+def test_spread_is_one_for_recordings_and_falls_with_variety():
+    g = torch.Generator().manual_seed(0)
+    y, labels = torch.randn(80, 6, generator=g), ["a"] * 40 + ["b"] * 40
+    x = torch.cat([torch.randn(40, 6, generator=g), 0.3 * torch.randn(40, 6, generator=g)])
+    found = ev.spread(x, y, labels, labels)
+    assert abs(found["a"] - 1) < 0.12 and abs(found["b"] - 0.3) < 0.06
+    takes = y.repeat_interleave(2, 0)  # two takes of a recording are no two recordings
+    double = np.repeat(labels, 2)
+    plain, knowing = ev.spread(x, takes, labels, double), ev.spread(x, takes, labels, double, np.arange(160) // 2)
+    assert plain["a"] > knowing["a"] and abs(knowing["a"] - found["a"]) < 0.02
+
+
+def test_time_is_measured():
+    "Regularity, modulation, unrest and E-L1 of sounds whose answer is known, at any gain and rate"
+    t = torch.arange(4 * 44100) / 44100
+    ticks = torch.zeros(4 * 44100)
+    ticks[::22050] = 1
+    noise = 0.1 * torch.randn(4 * 44100, generator=torch.Generator().manual_seed(0))
+    assert ev.onset_regularity(ticks, 44100) > 0.8 > 0.25 > ev.onset_regularity(noise, 44100)
+    assert ev.modulation_peak(noise * (1 + torch.sin(2 * torch.pi * 12 * t)), 44100) > ev.modulation_peak(noise, 44100) + 15
+    assert ev.unrest(noise, 44100) > 3 * ev.unrest(torch.sin(2 * torch.pi * 300 * t), 44100)
+    for f in (ev.onset_regularity, ev.modulation_peak, ev.unrest):
+        assert abs(f(noise, 44100) - f(0.01 * noise, 44100)) < 1e-2
+        assert not np.isinf(f(torch.zeros(44100), 44100)) and not np.isinf(f(noise[:100], 44100))
+    assert ev.event_distance(noise, noise, 44100) == 0
+    assert abs(ev.event_distance(noise, 3 * noise, 44100) - float(2 * ev.level_track(noise, 44100).mean())) < 1e-6
+
+
+def test_facts_of_another_version_are_not_taken_from_the_cache(toy, tmp_path):
+    "The cache knows which facts it holds"
+    from typing import NamedTuple
+
+    class One(NamedTuple):
+        level: float
+
+    class Two(NamedTuple):
+        level: float
+        more: float
+
+    def facts(kind, *values):
+        def clip_facts(x, rate): return kind(*values)
+        clip_facts.__annotations__["return"] = kind
+        return ev.embed_clips(toy / "held", "log-mel", tmp_path, also=clip_facts, progress=False)
+
+    first, second = facts(One, 1.0), facts(Two, 1.0, 2.0)
+    assert list(first.facts)[3:] == ["level"] and list(second.facts)[3:] == ["level", "more"]
+
+
+def test_a_second_listener_stands_beside_the_first(toy, tmp_path):
+    told = judge(toy / "held", toy / "real", train=toy / "real", second=True)
+    assert told["second"].value > 0.8 and {"spread", "apart_full", "apart_audible", "unrest"} <= set(told.table.measure)
+    assert "second listener" in str(told) and told.record["recordings"]["scores"]["second"] == 1
+    plain = judge(toy / "held", toy / "real", train=toy / "real")
+    assert "second" not in set(plain.table.measure) and plain["accuracy"].value == told["accuracy"].value
+    x = told.clips["generated"][1].more["audible"]
+    own = em.SecondListener(told.clips["train"][1].more["audible"], told.clips["train"][1].labels, 0)
+    assert float(own.right(x, told.clips["generated"][1].labels).double().mean()) == told["second"].value
+    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", dict(floor=ev.FAMILIES["shaped_noise"]))
+    assert found.second.notna().all() and "second" in ev.leaderboard_table(found)
+
+
+def test_what_nobody_hears_does_not_tell():
+    "A floor 80 dB below the peak and a band above 16 kHz betray a set by all features, not by the audible ones"
+    g, t = torch.Generator().manual_seed(0), torch.arange(2 * 44100) / 44100
+    def tones(hiss):
+        return [torch.sin(2 * torch.pi * (300 + 200 * float(torch.rand(1, generator=g))) * t) * torch.exp(-2 * t)
+                + 0.05 * torch.randn(len(t), generator=g) * torch.exp(-3 * t) + hiss * torch.randn(len(t), generator=g) for _ in range(16)]
+    share = {}
+    sets = tones(1e-6), tones(3e-4)
+    for k, make in ev.MADE.items():
+        x, y = (torch.cat([make().embed(s, 44100) for s in one]) for one in sets)
+        share[k] = ev.told_apart(x, y).share()
+    assert share["full"] > 0.95 and share["audible"] < 0.75

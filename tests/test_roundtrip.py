@@ -97,3 +97,20 @@ def test_no_codebook_is_told():
     assert rt.roundtrip_table(rows).iloc[0, 1] == "50% [40%, 60%]"
     with pytest.raises(ValueError, match="is no codebook"):
         rt.ways_back([], [], [Path(rt.__file__).parent / "weights/vocoder"])
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_every_way_is_told_from_other_recordings(tmp_path, trained):
+    "What a way gives away, read against what recordings give away, by the embedder and by hand-made features"
+    for folder, first in (("held", 0), ("seen", 100)):
+        for kind in ("keyboard", "dog_bark"):
+            for i in range(12):
+                x = procedural_sound(kind, 1.0, RATE, seed=first + i)
+                write_audio(tmp_path / folder / kind / f"{i}.wav", 0.8 * x / x.abs().max(), RATE)
+    seen = read_folder(tmp_path / "seen") if trained else None
+    table, _ = measured(tmp_path / "held", tmp_path / "out", [rt.Way("coarse", GriffinLim(MEL, 1))], train=seen)
+    told = table[["told_apart", "apart_full", "apart_audible"]].mean(axis=1)
+    assert told[2] > told[0] + 0.15 and told[2] > 0.65 and np.isnan(told[1])
+    assert table.second[0] > 0.8 and table.event_l1[0] == 0 < table.event_l1[2]
+    shown = rt.roundtrip_table(table)
+    assert {"told_apart", "apart_audible", "second", "event_l1"} <= set(shown) and shown.told_apart[0].endswith("%")
