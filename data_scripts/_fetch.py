@@ -25,7 +25,7 @@ class FetchError(RuntimeError):
 
 def digest(path, kind="sha256"):
     "Hex digest of a file"
-    from foleybook.files import file_digest
+    from foleybook.core.files import file_digest
 
     return file_digest(path, kind)
 
@@ -136,8 +136,8 @@ def main(name, about, reader, fetch, argv=None):
     p.add_argument("--check", action="store_true", help="decode every file and leave out the bad ones")
     p.add_argument("--quiet", action="store_true", help="print errors only")
     o = p.parse_args(argv)
-    from foleybook import data_sets
-    from foleybook.sound_data import TableError
+    from foleybook.core import data_sets
+    from foleybook.core.clip_tables import TableError
 
     warnings.showwarning = lambda message, *args, **kwargs: print(message, file=sys.stderr)
     try:

@@ -29,8 +29,8 @@ TABLE = "accuracy", "second", "frechet", "kernel", "rhythm", "coverage", "spread
 
 def measure(out):
     "Judge recordings and models; rows by name"
-    from foleybook.data_sets import open_dataset
-    from foleybook.evaluation import leaderboard, split_for_judging
+    from foleybook.core.data_sets import open_dataset
+    from foleybook.judge.leaderboard import leaderboard, split_for_judging
 
     table = open_dataset(Path(os.environ["FOLEYBOOK_DATA"]) / "esc10")
     rest, held, how = split_for_judging(table, 5)
@@ -60,7 +60,7 @@ def metrics(record, name):
 def write_cards(record):
     "Into README.md and pipeline.json of each model; weights and their digests stay as they are"
     import foleybook
-    from foleybook.files import read_json, write_text
+    from foleybook.core.files import read_json, write_text
 
     for name in MODELS:
         folder = ROOT / "foleybook/weights" / name

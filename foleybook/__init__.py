@@ -10,11 +10,11 @@ def load(
     device="cpu",  # where the weights go
 ):  # a generator, a vocoder or a codebook, in eval mode
     "Open whatever model a folder holds"
-    from .generator import Pretrained
+    from .core.generator import Pretrained
 
     model = Pretrained.from_pretrained(folder, device)
     if codebook is not None:
-        from .codebooks import Cascade, CodePrior
+        from .core.code_maps import Cascade, CodePrior
 
         if not isinstance(model, CodePrior):
             raise ValueError(f"{folder}: holds a {type(model).__name__}. A codebook can be given only for a prior.")
@@ -37,8 +37,8 @@ def train(
     "Train a model by a recipe"
     from pathlib import Path
 
-    from .cli import find_data, rooms
-    from .recipes import find_recipe
+    from .apps.cli import find_data, rooms
+    from .train.recipes import find_recipe
 
     rooms()
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe

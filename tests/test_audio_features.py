@@ -19,33 +19,11 @@ from hypothesis import strategies as st
 
 from foleybook import audio_features
 from foleybook.audio_features import (
-    AudioError,
-    GriffinLim,
-    MelConfig,
-    MelMismatch,
-    SamplingError,
-    Sounds,
-    audio_data_uri,
-    audio_info,
-    fit_length,
-    frame_features,
-    image_to_mel,
-    log_mel,
-    match_loudness,
-    mel_data_uri,
-    mel_filterbank,
-    mel_to_image,
-    mel_to_linear,
-    mel_values,
-    mu_law_decode,
-    mu_law_encode,
-    play,
-    play_table,
-    read_audio,
-    resample,
-    safe_name,
-    write_audio,
-)
+    GriffinLim, MelConfig, MelMismatch, SamplingError, Sounds, audio_data_uri, frame_features, image_to_mel, log_mel,
+    mel_data_uri, mel_filterbank, mel_to_image, mel_to_linear, mel_values, mu_law_decode, mu_law_encode, play,
+    play_table, safe_name)
+from foleybook.core.sound_files import (
+    AudioError, audio_info, fit_length, match_loudness, read_audio, resample, write_audio)
 
 SR = 22050
 PRESETS = MelConfig.presets()

@@ -10,7 +10,7 @@ import pytest
 import stage
 import torch
 
-from foleybook import cli
+from foleybook.apps import cli
 from foleybook.spectrogram_vqgan import VQGANConfig
 from foleybook.spectrogram_diffusion import FlowConfig, MelVAEConfig, UNetConfig
 

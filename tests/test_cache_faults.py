@@ -15,8 +15,9 @@ import torch
 
 from foleybook import sound_data
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
-from foleybook.data_sets import open_dataset
-from foleybook.sound_data import CacheError, ClipTable, MelCache, TableError, WaveCache, mel_dls
+from foleybook.core.data_sets import open_dataset
+from foleybook.core.clip_tables import ClipTable, TableError
+from foleybook.core.feature_cache import CacheError, MelCache, WaveCache, mel_dls
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from foleybook import cli
-from foleybook.cli import VERBS, explain, main, matched
-from foleybook.recipes import all_recipes, find_recipe
-from foleybook.settings import parse_overrides
+from foleybook.apps import cli
+from foleybook.apps.cli import VERBS, explain, main, matched
+from foleybook.train.recipes import all_recipes, find_recipe
+from foleybook.core.settings import parse_overrides
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--set", "codebook.steps=6", "codebook.epoch_steps=3", "codebook.batch_size=4",

@@ -17,13 +17,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch
-from foleybook.codebooks import (FSQ, VQVAE, VQVAE_PRESETS, Cascade, CascadeRecipe, CodeError, CodeTable, PriorConfig,
-                                 ResidualVQ, UnigramPrior, UnigramRecipe, VectorQuantizer, VQVAEConfig, VQVAERecipe,
-                                 _audyn_names, _baseline_names, augment_codes, encode_table, kmeans, nearest_code,
-                                 noise_texture)
-from foleybook.sound_data import MelCache, make_procedural, split_table
-from foleybook.files import CheckpointError
-from foleybook.settings import SettingsError
+from foleybook.codebooks import (
+    FSQ, VQVAE, VQVAE_PRESETS, CascadeRecipe, ResidualVQ, UnigramRecipe, VectorQuantizer, VQVAEConfig, VQVAERecipe,
+    kmeans, nearest_code, noise_texture)
+from foleybook.core.code_maps import (
+    Cascade, CodeError, CodeTable, PriorConfig, UnigramPrior, augment_codes, encode_table)
+from foleybook.published.dcase2023 import _audyn_names, _baseline_names
+from foleybook.core.clip_tables import split_table
+from foleybook.core.feature_cache import MelCache
+from foleybook.sound_data import make_procedural
+from foleybook.core.files import CheckpointError
+from foleybook.core.settings import SettingsError
 
 ROOT = Path(__file__).parent.parent
 TINY = dict(mel=MelConfig.preset("dcase2023"), freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1, dim=4,

@@ -9,15 +9,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from foleybook.audio_features import MelConfig, log_mel
-from foleybook.diffwave import (SAMPLERS, DiffWave, DiffWaveConfig, DiffWaveRecipe, DiffusionProcess, WaveNet, WaveNetConfig, average_weights, align_steps, guided,
-                                diffuse, diffusion_loss, gained, fold_weight_norm, join_prediction, keeping, looping, sample_ddim, sample_ddpm,
-                                sample_dpm, sample_euler, sample_heun, split_prediction, time_grid, told_classes)
-from foleybook.files import CheckpointError
-from foleybook.generator import Generator, ItemNoise
-from foleybook.recipes import find_recipe
-from foleybook.settings import SettingsError
-from foleybook.sound_data import WaveCache, make_procedural
-from foleybook.training import TrainingError, read_checkpoint
+from foleybook.diffwave import (
+    SAMPLERS, DiffWave, DiffWaveConfig, DiffWaveRecipe, DiffusionProcess, WaveNet, WaveNetConfig, align_steps, guided,
+    diffuse, diffusion_loss, gained, fold_weight_norm, join_prediction, keeping, looping, sample_ddim, sample_ddpm,
+    sample_dpm, sample_euler, sample_heun, split_prediction, time_grid, told_classes)
+from foleybook.published.diffwave import average_weights
+from foleybook.core.files import CheckpointError
+from foleybook.core.generator import Generator, ItemNoise
+from foleybook.train.recipes import find_recipe
+from foleybook.core.settings import SettingsError
+from foleybook.core.feature_cache import WaveCache
+from foleybook.sound_data import make_procedural
+from foleybook.train.checkpoints import read_checkpoint
+from foleybook.training import TrainingError
 
 PROCESSES = [DiffusionProcess(), DiffusionProcess("linear", T=1000, prediction="x0"), DiffusionProcess("scaled_linear", T=50, beta_T=0.05),
              DiffusionProcess("squaredcos", T=300, prediction="v"), DiffusionProcess("flow", T=1000, prediction="flow")]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from foleybook.cli import main
+from foleybook.apps.cli import main
 
 TINY = ["--set", "codebook.steps=4", "codebook.epoch_steps=2", "codebook.batch_size=4"]
 

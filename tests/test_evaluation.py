@@ -14,15 +14,17 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
-from foleybook import embedders as em
+from foleybook.judge import embedders as em
 from foleybook import evaluation as ev
-from foleybook import reports
-from foleybook.audio_features import Sounds, write_audio
-from foleybook.cli import main
-from foleybook.data_sets import open_dataset, read_folder
-from foleybook.files import CheckpointError
-from foleybook.generator import Conditions, Generator
-from foleybook.sound_data import ClipTable, TableError, procedural_sound
+from foleybook.judge import reports
+from foleybook.audio_features import Sounds
+from foleybook.core.sound_files import write_audio
+from foleybook.apps.cli import main
+from foleybook.core.data_sets import open_dataset, read_folder
+from foleybook.core.files import CheckpointError
+from foleybook.core.generator import Conditions, Generator
+from foleybook.core.clip_tables import ClipTable, TableError
+from foleybook.sound_data import procedural_sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
@@ -842,7 +844,7 @@ def test_recordings_beside_a_gallery_are_those_its_own_model_names(tmp_path):
 
 
 def test_the_recordings_that_ship_name_author_and_licence():
-    from foleybook.generator import shipped_models
+    from foleybook.core.generator import shipped_models
     table = open_dataset(shipped_models()["foley"] / "recordings")
     assert len(table) == 19 and set(table.df.licence) == {"CC0"} and (table.df.author != "").all() and table.df.source_url.str.startswith("http").all()
     page = reports.gallery_page(Sounds(0.1 * torch.ones(1, 1, 8000), 8000, labels=["rain"], meta=dict(licence="CC0")), table)
@@ -850,7 +852,7 @@ def test_the_recordings_that_ship_name_author_and_licence():
 
 
 def test_a_card_is_told_in_words(tmp_path):
-    from foleybook.cli import _measured
+    from foleybook.apps.cli import _measured
     metrics = {"clips": 100, "references": 40, "recognised": 0.98, "recordings recognised": 0.95, "Frechet distance": 132, "copies": 0, "odd figure": 1.25,
                "words": "many"}
     (tmp_path / "config.json").write_text(json.dumps(dict(card=dict(metrics=metrics))))

@@ -14,14 +14,18 @@ import tiny_run
 import torch
 
 import foleybook
-from foleybook import cli, codebooks, evaluation
-from foleybook.audio_features import AudioError, MelConfig, MelMismatch, listed_sounds, read_audio, write_audio
-from foleybook.cli import main
-from foleybook.codebooks import CascadeRecipe, CodeTable, VQVAEConfig, VQVAERecipe
-from foleybook.data_sets import open_dataset
-from foleybook.files import CheckpointError, held_folder
-from foleybook.recipes import Recipe, find_recipe
-from foleybook.sound_data import ClipTable, MelCache, TableError
+from foleybook import codebooks, evaluation
+from foleybook.apps import cli
+from foleybook.audio_features import MelConfig, MelMismatch, listed_sounds
+from foleybook.core.sound_files import AudioError, read_audio, write_audio
+from foleybook.apps.cli import main
+from foleybook.codebooks import CascadeRecipe, VQVAEConfig, VQVAERecipe
+from foleybook.core.code_maps import CodeTable
+from foleybook.core.data_sets import open_dataset
+from foleybook.core.files import CheckpointError, held_folder
+from foleybook.train.recipes import Recipe, find_recipe
+from foleybook.core.clip_tables import ClipTable, TableError
+from foleybook.core.feature_cache import MelCache
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 
 MEL = MelConfig.preset("foley")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from foleybook.audio_features import MelConfig
-from foleybook.codebooks import VQVAE, Cascade, PriorConfig, UnigramPrior, VQVAEConfig
+from foleybook.codebooks import VQVAE, VQVAEConfig
+from foleybook.core.code_maps import Cascade, PriorConfig, UnigramPrior
 from foleybook.multitier_rnn import AudioTier, AudioTierConfig
 from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder

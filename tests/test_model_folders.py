@@ -11,14 +11,16 @@ import tiny_run
 import torch
 
 import foleybook as fb
-from foleybook import recipes
+from foleybook.train import recipes
 from foleybook.audio_features import MelConfig
-from foleybook.codebooks import VQVAE, Cascade, PriorConfig, UnigramPrior, VQVAEConfig
-from foleybook.evaluation import _check_folder
-from foleybook.files import CheckpointError, held_folder
-from foleybook.generator import Generator, Pretrained, model_folder, shipped_models
-from foleybook.settings import SettingsError, config_hash
-from foleybook.vocoders import ISTFTConfig, ISTFTVocoder, find_vocoder
+from foleybook.codebooks import VQVAE, VQVAEConfig
+from foleybook.core.code_maps import Cascade, PriorConfig, UnigramPrior
+from foleybook.judge.leaderboard import _check_folder
+from foleybook.core.files import CheckpointError, held_folder
+from foleybook.core.generator import Generator, Pretrained, model_folder, shipped_models
+from foleybook.core.settings import SettingsError, config_hash
+from foleybook.core.rendering import find_vocoder
+from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 
 MEL = MelConfig.preset("dcase2023")
 SMALL = VQVAEConfig(mel=MEL, freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1, dim=4, n_codes=16)

@@ -17,15 +17,19 @@ from chromium import CHROMIUM, NEEDS, Browser
 
 from foleybook import multitier_rnn
 from foleybook.audio_features import SamplingError
-from foleybook.cli import load_generator
-from foleybook.data_sets import open_dataset
-from foleybook.files import CheckpointError
-from foleybook.generator import Conditions, Pretrained
-from foleybook.multitier_rnn import (AudioTier, AudioTierConfig, AudioTierRecipe, Gesture, LivePlayer, ParamTier, ParamTierConfig, Tier,
-                                     TierStack, TierStackConfig, TierStackRecipe, Tracks, extract_tracks, follow, generate, generate_plain,
-                                     glide, gru_over_time, onsets, param_loss, steps, vibrato, wander)
-from foleybook.settings import SettingsError
-from foleybook.sound_data import TableError, WaveCache, make_procedural, procedural_sound, write_params
+from foleybook.apps.cli import load_generator
+from foleybook.core.data_sets import open_dataset
+from foleybook.core.files import CheckpointError
+from foleybook.core.generator import Conditions, Pretrained
+from foleybook.apps.live import LivePlayer
+from foleybook.multitier_rnn import (
+    AudioTier, AudioTierConfig, AudioTierRecipe, Gesture, ParamTier, ParamTierConfig, Tier, TierStack,
+    TierStackConfig, TierStackRecipe, Tracks, extract_tracks, follow, generate, generate_plain, glide, gru_over_time,
+    onsets, param_loss, steps, vibrato, wander)
+from foleybook.core.settings import SettingsError
+from foleybook.core.clip_tables import TableError, write_params
+from foleybook.core.feature_cache import WaveCache
+from foleybook.sound_data import make_procedural, procedural_sound
 
 KINDS = {"gru": {}, "wide": dict(wide_input=True), "phased": dict(phased=True), "one-hot": dict(input_size=256)}
 
@@ -772,7 +776,7 @@ def test_a_browser_plays_on(tmp_path):
 
 def test_the_verb_writes(tier, tmp_path):
     import soundfile as sf
-    from foleybook.cli import main
+    from foleybook.apps.cli import main
     tier.save_pretrained(tmp_path / "tier")
     words = ["play", str(tmp_path / "tier"), "--out", str(tmp_path / "a.wav"), "--seconds", "0.1", "--controls", "rate=0,1", "pitch=0.5"]
     assert main(words) == 0 and sf.info(tmp_path / "a.wav").frames == 400

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
 
-from foleybook.audio_features import recordings
+from foleybook.core.sound_files import recordings
 
 NOTEBOOKS, DEFINITIONS = sorted((ROOT / "nbs").glob("*.ipynb")), kept.Definitions()
 LARGEST_FIRST = sorted(NOTEBOOKS, key=lambda f: -f.stat().st_size)  # so that no worker ends with a long one

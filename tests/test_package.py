@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 import foleybook as fb
 from foleybook import evaluation
 from foleybook.audio_features import MelConfig
-from foleybook.cli import main
-from foleybook.codebooks import VQVAE, Cascade, PriorConfig, UnigramPrior, VQVAEConfig
-from foleybook.files import CheckpointError
+from foleybook.apps.cli import main
+from foleybook.codebooks import VQVAE, VQVAEConfig
+from foleybook.core.code_maps import Cascade, PriorConfig, UnigramPrior
+from foleybook.core.files import CheckpointError
 from foleybook.sound_data import make_procedural
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from foleybook import pixelsnail
 from foleybook.audio_features import GriffinLim, MelConfig
-from foleybook.codebooks import VQVAE, Cascade, CodeError, VQVAEConfig
+from foleybook.codebooks import VQVAE, VQVAEConfig
+from foleybook.core.code_maps import Cascade, CodeError
 from foleybook.pixelsnail import CachedPixelSNAIL, PixelSNAIL, PixelSNAILConfig, draw_code
-from foleybook.files import CheckpointError
-from foleybook.generator import ItemNoise
+from foleybook.core.files import CheckpointError
+from foleybook.core.generator import ItemNoise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -6,8 +6,10 @@ import torch
 
 from foleybook.audio_features import MelConfig
 from foleybook.codebooks import VQVAEConfig, VQVAERecipe
-from foleybook.sound_data import MelCache, make_procedural
-from foleybook.training import AutoPrecision, read_checkpoint
+from foleybook.core.feature_cache import MelCache
+from foleybook.sound_data import make_procedural
+from foleybook.train.checkpoints import read_checkpoint
+from foleybook.training import AutoPrecision
 import foleybook.training as training
 
 SMALL = dict(mel=MelConfig.preset("dcase2023"), freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=16, res_blocks=1, dim=8, n_codes=32)

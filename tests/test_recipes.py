@@ -12,14 +12,17 @@ import tiny_run
 import torch
 from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, STACKS, Data, shrunk
 
-from foleybook import cli
-from foleybook.codebooks import Cascade, CascadeRecipe, CodeTable, PriorRecipe
-from foleybook.embedders import ClassifierRecipe
-from foleybook.generator import Pretrained
+from foleybook.apps import cli
+from foleybook.codebooks import CascadeRecipe
+from foleybook.core.code_maps import Cascade, CodeTable, PriorRecipe
+from foleybook.judge.embedders import ClassifierRecipe
+from foleybook.core.generator import Pretrained
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
-from foleybook.recipes import LoopRecipe, Recipe, StagedRecipe, all_recipes, find_recipe, licence_of, licence_of_parts
-from foleybook.settings import SettingsError
-from foleybook.sound_data import ClipTable, MelCache
+from foleybook.train.recipes import (
+    LoopRecipe, Recipe, StagedRecipe, all_recipes, find_recipe, licence_of, licence_of_parts)
+from foleybook.core.settings import SettingsError
+from foleybook.core.clip_tables import ClipTable
+from foleybook.core.feature_cache import MelCache
 from foleybook.spectrogram_diffusion import FlowRecipe, MelVAE, MelVAERecipe
 from foleybook.training import StepDL
 from foleybook.transformer import CodeGPT, TransformerRecipe

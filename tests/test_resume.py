@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, STACKS, STAGED, Data, shrunk
 
-from foleybook.files import CheckpointError
-from foleybook.recipes import LoopRecipe
-from foleybook.training import Checkpoint, TrainingError, laid_out_as, read_checkpoint
+from foleybook.core.files import CheckpointError
+from foleybook.train.recipes import LoopRecipe
+from foleybook.train.checkpoints import Checkpoint, read_checkpoint
+from foleybook.training import TrainingError, laid_out_as
 
 EVERYTHING = dict(ema=0.9, clip_norm=1.0, accumulate=3, checkpoint_steps=5, game=True, precision="bf16")
 ENV = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))

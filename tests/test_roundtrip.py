@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from foleybook import roundtrip as rt
-from foleybook.audio_features import GriffinLim, MelConfig, write_audio
-from foleybook.cli import main
+from foleybook.judge import roundtrip as rt
+from foleybook.audio_features import GriffinLim, MelConfig
+from foleybook.core.sound_files import write_audio
+from foleybook.apps.cli import main
 from foleybook.codebooks import VQVAE, VQVAEConfig
-from foleybook.data_sets import read_folder
+from foleybook.core.data_sets import read_folder
 from foleybook.sound_data import procedural_sound
 
 RATE = 22050

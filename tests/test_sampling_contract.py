@@ -8,7 +8,7 @@ import soundfile as sf
 import torch
 
 from foleybook.audio_features import CEILING, Finish, SamplingError, Sounds
-from foleybook.generator import Conditions, Generator, ItemNoise, channel_levels, crossfaded, mask_samples
+from foleybook.core.generator import Conditions, Generator, ItemNoise, channel_levels, crossfaded, mask_samples
 
 RATE = 8000
 

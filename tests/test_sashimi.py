@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from foleybook.audio_features import MelConfig, mu_law_encode
-from foleybook.files import CheckpointError
-from foleybook.generator import Generator
-from foleybook.recipes import find_recipe
+from foleybook.core.files import CheckpointError
+from foleybook.core.generator import Generator
+from foleybook.train.recipes import find_recipe
 from foleybook.sashimi import (S4, S4Config, Sashimi, SashimiAR, SashimiARConfig, SashimiConfig, SashimiNet, SashimiNetConfig, SashimiWave,
                                SashimiWaveConfig, StateSpace, Stepper, advance, cauchy, discretize, hippo, laid_out, long_convolution, swings,
                                vandermonde)
-from foleybook.settings import SettingsError
+from foleybook.core.settings import SettingsError
 
 S4D = dict(kind="diagonal", init="lin", rule="zoh", d_state=8)
 TINY = dict(d_model=8, n_layers=1, pool=(2, 2), length=64)

@@ -20,13 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foleybook import audio_features, sound_data
-from foleybook.audio_features import MelConfig, write_audio
-from foleybook.data_sets import (ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc,
-                                 read_folder, read_fsdd, read_ljspeech, read_params, read_speech_commands,
-                                 read_urbansound8k, read_vas, read_vggsound, snake_case)
-from foleybook.sound_data import (CacheError, ClipTable, MelCache, PROCEDURAL, TableError, TensorAudio, TensorMel,
-                                  WaveCache, in_test_split, load_params, make_procedural, mel_dls, procedural_sound, resample_params,
-                                  split_by_fold, split_by_source, split_table, trim_silence, wave_dls, write_params)
+from foleybook.audio_features import MelConfig
+from foleybook.core.sound_files import write_audio
+from foleybook.core.data_sets import (
+    ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc, read_folder, read_fsdd,
+    read_ljspeech, read_params, read_speech_commands, read_urbansound8k, read_vas, read_vggsound, snake_case)
+from foleybook.core.clip_tables import (
+    ClipTable, TableError, in_test_split, load_params, resample_params, split_by_fold, split_by_source, split_table,
+    trim_silence, write_params)
+from foleybook.core.feature_cache import CacheError, MelCache, TensorAudio, TensorMel, WaveCache, mel_dls, wave_dls
+from foleybook.sound_data import PROCEDURAL, make_procedural, procedural_sound
 
 ROOT = Path(__file__).resolve().parent.parent
 MEL = MelConfig.preset("dcase2023")

@@ -11,19 +11,22 @@ import torch
 from safetensors.torch import load_file
 
 import foleybook
-from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, log_mel, read_audio, write_audio
-from foleybook.cli import main
-from foleybook.files import CheckpointError, write_safetensors
-from foleybook.generator import Conditions, Generator, Pretrained
-from foleybook.recipes import find_recipe
-from foleybook.settings import SettingsError
+from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, log_mel
+from foleybook.core.sound_files import read_audio, write_audio
+from foleybook.apps.cli import main
+from foleybook.core.files import CheckpointError, write_safetensors
+from foleybook.core.generator import Conditions, Generator, Pretrained
+from foleybook.train.recipes import find_recipe
+from foleybook.core.settings import SettingsError
 from foleybook.sound_data import make_procedural
-from foleybook.spectrogram_diffusion import (AutoencoderConfig, AutoencoderKL, Encodings, FlowConfig, FlowTask, FlowTransformer,
-                                             LatentDiffusion, LatentDiffusionConfig, LatentUNet, MelImageConfig,
-                                             MelImageDiffusion, MelImageDiffusionConfig, MelVAE, MelVAEConfig, Paths, StudentRecipe, UNet, UNetConfig,
-                                             attention, event_ends, from_bytes, loop_seam, mel_level, prepared, read_images, slerp, text_encodings, to_bytes,
-                                             unet_preset, warped, windows, write_images)
-from foleybook.training import Checkpoint
+from foleybook.published.audio_diffusion import (
+    AutoencoderConfig, AutoencoderKL, MelImageConfig, MelImageDiffusion, MelImageDiffusionConfig, from_bytes,
+    prepared, read_images, to_bytes, write_images)
+from foleybook.spectrogram_diffusion import (
+    Encodings, FlowConfig, FlowTask, FlowTransformer, LatentDiffusion, LatentDiffusionConfig, LatentUNet, MelVAE,
+    MelVAEConfig, Paths, StudentRecipe, UNet, UNetConfig, attention, event_ends, loop_seam, mel_level, slerp,
+    text_encodings, unet_preset, warped, windows)
+from foleybook.train.checkpoints import Checkpoint
 
 FOLEY = MelConfig.preset("foley")
 SMALL_UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
@@ -464,16 +467,16 @@ def test_guidance_0_asks_for_nothing_also_outside_the_interval(painter, interval
 
 def test_the_page_of_edits(painter):
     from foleybook.audio_features import Sounds
-    from foleybook.reports import EDITS, edits_page
+    from foleybook.judge.reports import EDITS, edits_page
 
     page = edits_page(painter, Sounds(0.1 * torch.randn(2, 1, 22050), 44100, labels=["rain", "dog"]), most=1)
     assert all(kind in page for kind in EDITS) and "1. rain" in page and "2. dog" not in page
 
 
 def test_the_page_of_edits_takes_recordings_as_they_are(painter, tmp_path):
-    from foleybook.audio_features import write_audio
-    from foleybook.data_sets import open_dataset
-    from foleybook.reports import edits_page
+    from foleybook.core.sound_files import write_audio
+    from foleybook.core.data_sets import open_dataset
+    from foleybook.judge.reports import edits_page
 
     loud = 1.2 * torch.randn(1, 22050).clamp(-1, 1)
     for name, x in (("loud", loud), ("silent", torch.zeros(1, 22050))):

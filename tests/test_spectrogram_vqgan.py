@@ -16,16 +16,20 @@ from safetensors.torch import load_file
 from tiny_presets import Data, shrunk
 
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, Sounds
-from foleybook.cli import main
-from foleybook.codebooks import VQVAE, Cascade, CodeError, PriorConfig, UnigramPrior, VQVAEConfig
-from foleybook.embedders import MelClassifier, MelClassifierConfig
-from foleybook.files import CheckpointError
-from foleybook.generator import Pretrained
+from foleybook.apps.cli import main
+from foleybook.codebooks import VQVAE, VQVAEConfig
+from foleybook.core.code_maps import Cascade, CodeError, PriorConfig, UnigramPrior
+from foleybook.judge.embedders import MelClassifier, MelClassifierConfig
+from foleybook.core.files import CheckpointError
+from foleybook.core.generator import Pretrained
 from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
-from foleybook.settings import SettingsError
-from foleybook.spectrogram_vqgan import (LPAPS, AttnBlock, CodecError, Encoded, NeuralCodec, SpectrogramVQGAN, VQGANConfig, VQGANLoss,
-                                         adaptive_weight, bitrate, decode_long, encode_long, explorer, find_perceptual, lossy,
-                                         pack_codes, rate_distortion, unit_length, unpack_codes)
+from foleybook.core.settings import SettingsError
+from foleybook.apps.codec import (
+    CodecError, Encoded, NeuralCodec, bitrate, decode_long, encode_long, lossy, pack_codes, rate_distortion,
+    unpack_codes)
+from foleybook.spectrogram_vqgan import (
+    LPAPS, AttnBlock, SpectrogramVQGAN, VQGANConfig, VQGANLoss, adaptive_weight, explorer, find_perceptual,
+    unit_length)
 
 MEL = MelConfig.preset("foley")
 TINY = dict(widths=(8, 8), groups=4, z_channels=8, dim=4, n_codes=16, kmeans_iters=0)

@@ -13,13 +13,13 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from torch import nn
 
-from foleybook import recipes
+from foleybook.train import recipes
 from foleybook.audio_features import MelConfig
-from foleybook.cli import main
-from foleybook.generator import Generator, ItemNoise, playground
-from foleybook.data_sets import open_dataset
-from foleybook.sound_data import mel_dls
-from foleybook.vocoders import MelGenerator, find_vocoder
+from foleybook.apps.cli import main
+from foleybook.core.generator import Generator, ItemNoise, playground
+from foleybook.core.data_sets import open_dataset
+from foleybook.core.feature_cache import mel_dls
+from foleybook.core.rendering import MelGenerator, find_vocoder
 
 # ---- the family ----
 

@@ -17,14 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from foleybook.audio_features import MelConfig, Sounds
-from foleybook.sound_data import MelCache, make_procedural, mel_dls
+from foleybook.core.feature_cache import MelCache, mel_dls
+from foleybook.sound_data import make_procedural
 from foleybook.audio_features import SamplingError
-from foleybook.files import CheckpointError, atomic_folder
-from foleybook.generator import Generator, ItemNoise
-from foleybook.recipes import LoopRecipe, find_recipe, learner
-from foleybook.settings import SettingsError, from_plain, parse_overrides, to_plain
+from foleybook.core.files import CheckpointError, atomic_folder
+from foleybook.core.generator import Generator, ItemNoise
+from foleybook.train.recipes import LoopRecipe, find_recipe, learner
+from foleybook.core.settings import SettingsError, from_plain, parse_overrides, to_plain
 from foleybook import training
-from foleybook.training import AudioLogger, History, StepDL, TrainingError, pack_state, unpack_state
+from foleybook.train.checkpoints import AudioLogger, History, pack_state, unpack_state
+from foleybook.training import StepDL, TrainingError
 
 
 @dataclass

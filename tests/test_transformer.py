@@ -10,15 +10,19 @@ import pandas as pd
 import pytest
 import torch
 from foleybook import transformer
-from foleybook.audio_features import read_audio
-from foleybook.cli import main
-from foleybook.codebooks import VQVAE, Cascade, CodeError, CodeTable, VQVAEConfig
-from foleybook.files import CheckpointError
-from foleybook.generator import Conditions, Generator, ItemNoise
+from foleybook.core.sound_files import read_audio
+from foleybook.apps.cli import main
+from foleybook.codebooks import VQVAE, VQVAEConfig
+from foleybook.core.code_maps import Cascade, CodeError, CodeTable
+from foleybook.core.files import CheckpointError
+from foleybook.core.generator import Conditions, Generator, ItemNoise
 from foleybook.pixelsnail import draw_code
-from foleybook.transformer import (CHUNK, CodeGPT, ParallelTransformer, ResNetEye, TransformerConfig, TransformerRecipe, VideoError,
-                                   decayed, dub, film_playground, film_seconds, find_eye, first_stage, read_frames, sample_takes, tile_features,
-                                   video_features, with_features, write_film)
+from foleybook.apps.dub import (
+    ResNetEye, VideoError, dub, film_playground, film_seconds, find_eye, read_frames, sample_takes, tile_features,
+    video_features, write_film)
+from foleybook.published.specvqgan import first_stage
+from foleybook.transformer import (
+    CHUNK, CodeGPT, ParallelTransformer, TransformerConfig, TransformerRecipe, decayed, with_features)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -11,16 +11,19 @@ import torch
 
 from foleybook import vocoders
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
-from foleybook.sound_data import WaveCache, make_procedural
-from foleybook.files import CheckpointError
-from foleybook.generator import Pretrained
-from foleybook.recipes import find_recipe
-from foleybook.settings import from_plain
-from foleybook.vocoders import (BigVGAN, BigVGANConfig, Exportable, HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder,
-                                MelGAN, MelGANConfig, MelGANDiscriminator, MultiPeriodDiscriminator,
-                                MultiResolutionDiscriminator, MultiScaleDiscriminator, copy_synthesis,
-                                export_onnx, export_program, export_vocoder, find_vocoder, fold_weight_norm,
-                                melgan_mel, multi_resolution_stft_loss, render_file, wave_to_mel)
+from foleybook.core.feature_cache import WaveCache
+from foleybook.sound_data import make_procedural
+from foleybook.core.files import CheckpointError
+from foleybook.core.generator import Pretrained
+from foleybook.train.recipes import find_recipe
+from foleybook.core.settings import from_plain
+from foleybook.apps.export import Exportable, export_onnx, export_program, export_vocoder
+from foleybook.core.rendering import find_vocoder, fold_weight_norm
+from foleybook.published.melgan import MelGAN, MelGANConfig, MelGANDiscriminator, melgan_mel
+from foleybook.vocoders import (
+    BigVGAN, BigVGANConfig, HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder, MultiPeriodDiscriminator,
+    MultiResolutionDiscriminator, MultiScaleDiscriminator, copy_synthesis, multi_resolution_stft_loss, render_file,
+    wave_to_mel)
 
 TINY = dict(upsample_initial_channel=16)
 

@@ -7,21 +7,26 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from foleybook.cli import rooms
-from foleybook.codebooks import CascadeRecipe, CodeTable, VQVAERecipe
+from foleybook.apps.cli import rooms
+from foleybook.codebooks import CascadeRecipe, VQVAERecipe
+from foleybook.core.code_maps import CodeTable
 from foleybook.diffwave import WaveDiffusionRecipe
-from foleybook.embedders import ClassifierRecipe
-from foleybook.embedders import MelceptionRecipe
+from foleybook.judge.embedders import ClassifierRecipe
+from foleybook.judge.embedders import MelceptionRecipe
 from foleybook.multitier_rnn import TierRecipe, TierStackRecipe
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
-from foleybook.recipes import LoopRecipe, all_recipes, find_recipe
+from foleybook.train.recipes import LoopRecipe, all_recipes, find_recipe
 from foleybook.spectrogram_vqgan import VQGANRecipe
 from foleybook.sashimi import SashimiARRecipe, SashimiRecipe
-from foleybook.sound_data import MelCache, WaveCache, make_procedural
-from foleybook.spectrogram_diffusion import (FlowConfig, FlowRecipe, FlowTransformer, LatentDiffusion, LatentDiffusionConfig,
-                                             LatentDiffusionRecipe, MelImageRecipe, MelVAE, MelVAEConfig, MelVAERecipe, ReflowRecipe, UNetConfig)
+from foleybook.core.feature_cache import MelCache, WaveCache
+from foleybook.sound_data import make_procedural
+from foleybook.published.audio_diffusion import MelImageRecipe
+from foleybook.spectrogram_diffusion import (
+    FlowConfig, FlowRecipe, FlowTransformer, LatentDiffusion, LatentDiffusionConfig, LatentDiffusionRecipe, MelVAE,
+    MelVAEConfig, MelVAERecipe, ReflowRecipe, UNetConfig)
 from foleybook.transformer import TransformerRecipe, with_features
-from foleybook.vocoders import ISTFTRecipe, MelGANRecipe, VocoderRecipe
+from foleybook.published.melgan import MelGANRecipe
+from foleybook.vocoders import ISTFTRecipe, VocoderRecipe
 
 rooms()  # import them all, so that their presets are known
 SHIPPED = {name: cls for name, cls in sorted(all_recipes().items()) if cls.__module__.startswith("foleybook")}

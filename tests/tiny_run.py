@@ -18,10 +18,11 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from foleybook.generator import Generator, ItemNoise
-from foleybook.recipes import LoopRecipe
-from foleybook.settings import parse_overrides
-from foleybook.training import AdversarialTraining, write_checkpoint
+from foleybook.core.generator import Generator, ItemNoise
+from foleybook.train.recipes import LoopRecipe
+from foleybook.core.settings import parse_overrides
+from foleybook.train.checkpoints import write_checkpoint
+from foleybook.training import AdversarialTraining
 
 
 @dataclass

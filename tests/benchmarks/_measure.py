@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from foleybook import cli
+from foleybook.apps import cli
 
 OWN_LENGTH = "the sound's own length, so ratio is times real time"
 

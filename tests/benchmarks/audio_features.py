@@ -7,7 +7,8 @@ import torch
 from _measure import difference, interleaved, row
 
 from foleybook import audio_features
-from foleybook.audio_features import GriffinLim, MelConfig, fit_length, log_mel, mel_to_linear, read_audio
+from foleybook.audio_features import GriffinLim, MelConfig, log_mel, mel_to_linear
+from foleybook.core.sound_files import fit_length, read_audio
 
 
 def _clips(n, sample_rate, seconds=5.0):

@@ -9,7 +9,7 @@ import torch
 from _measure import difference, flops_of, interleaved, row, share
 
 from foleybook.diffwave import DiffWave, DiffWaveConfig, DiffusionProcess, WaveNet, WaveNetConfig, fold_weight_norm
-from foleybook.generator import ItemNoise
+from foleybook.core.generator import ItemNoise
 
 SECOND = 16000
 

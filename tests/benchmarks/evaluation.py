@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from _measure import OWN_LENGTH, difference, interleaved, row
 
-from foleybook import embedders as em
+from foleybook.judge import embedders as em
 from foleybook import evaluation as ev
 
 

@@ -7,7 +7,8 @@ import torch
 from _measure import OWN_LENGTH, difference, interleaved, row, share
 from torch.nn import functional as F
 
-from foleybook.multitier_rnn import AudioTier, AudioTierConfig, LivePlayer, generate, generate_plain
+from foleybook.apps.live import LivePlayer
+from foleybook.multitier_rnn import AudioTier, AudioTierConfig, generate, generate_plain
 
 
 def _tier(width, layers, controls=1, rate=16000, precision="float32"):

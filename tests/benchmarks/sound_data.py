@@ -10,9 +10,12 @@ import torch
 from _measure import OWN_LENGTH, difference, interleaved, row, share
 from torch.utils.data import DataLoader
 
-from foleybook.audio_features import MelConfig, fit_length, log_mel, read_audio
-from foleybook.data_sets import read_esc
-from foleybook.sound_data import PROCEDURAL, MelCache, make_procedural, mel_dls, procedural_sound, trim_silence, wave_dls
+from foleybook.audio_features import MelConfig, log_mel
+from foleybook.core.sound_files import fit_length, read_audio
+from foleybook.core.data_sets import read_esc
+from foleybook.core.clip_tables import trim_silence
+from foleybook.core.feature_cache import MelCache, mel_dls, wave_dls
+from foleybook.sound_data import PROCEDURAL, make_procedural, procedural_sound
 
 MEL, SECONDS, BATCH = MelConfig.preset("dcase2023"), 4.0, 16
 

@@ -9,7 +9,7 @@ from _measure import difference, flops_of, interleaved, row, share
 
 from foleybook import spectrogram_diffusion as S
 from foleybook.audio_features import MelConfig
-from foleybook.generator import Conditions, peak_memory_mb
+from foleybook.core.generator import Conditions, peak_memory_mb
 
 
 def _plain_attention(self, x, context):
@@ -82,7 +82,7 @@ def flow(config, vae, seconds, rounds, vocoder=None):
 
 def _vocoder():
     "The default one, where it reads the mels of this room"
-    from foleybook.vocoders import find_vocoder
+    from foleybook.core.rendering import find_vocoder
 
     found = find_vocoder()
     return found if found.mel == MelConfig.preset("foley") else None

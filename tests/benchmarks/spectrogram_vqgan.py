@@ -3,9 +3,10 @@ and long sounds in pieces against the whole."""
 import torch
 from _measure import OWN_LENGTH, difference, flops_of, interleaved, row, share
 
-from foleybook.embedders import MelClassifier, MelClassifierConfig
-from foleybook.spectrogram_vqgan import (PatchDiscriminator, SpectrogramVQGAN, VQGANConfig, VQGANLoss, VQGANRecipe, decode_long,
-                                         encode_long, find_perceptual)
+from foleybook.judge.embedders import MelClassifier, MelClassifierConfig
+from foleybook.apps.codec import decode_long, encode_long
+from foleybook.spectrogram_vqgan import (
+    PatchDiscriminator, SpectrogramVQGAN, VQGANConfig, VQGANLoss, VQGANRecipe, find_perceptual)
 
 
 def _codebook(config, **changes):

@@ -16,7 +16,8 @@ from fastai.data.load import DataLoader
 from fastai.optimizer import OptimWrapper
 
 from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
-from foleybook.training import EMA, GradientClip, History, MixedPrecision, StepDL, StepEpochs, StepLearner
+from foleybook.train.checkpoints import History
+from foleybook.training import EMA, GradientClip, MixedPrecision, StepDL, StepEpochs, StepLearner
 
 SMALL = dict(code_shape=(10, 43), n_classes=10, channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3,
              n_heads=4, attention_width=64, dropout=0., attention_dropout=0.)

@@ -16,7 +16,7 @@ import soundfile as sf
 import torch
 from safetensors.torch import save_file
 
-from foleybook.settings import config_hash
+from foleybook.core.settings import config_hash
 
 FORMATS = ("wav", "flac", "ogg", "mp3", "aiff")
 ODD = [0, -1, 1, 2**31 - 1, -2**31, 1e300, -1e-300, float("nan"), float("inf"), "", "nan", "x" * 5000, "../../x", "/etc/passwd", None, [], {}, True,

@@ -30,9 +30,9 @@ import soundfile as sf  # noqa: E402
 import tiny_run  # noqa: E402
 import torch  # noqa: E402
 
-from foleybook import audio_features, cli, codebooks, data_sets, files, generator, recipes, sound_data, vocoders  # noqa: E402
-from foleybook.multitier_rnn import AudioTier, AudioTierConfig, LivePlayer  # noqa: E402
-from foleybook.spectrogram_vqgan import Encoded, NeuralCodec  # noqa: E402
+from foleybook import audio_features, codebooks, sound_data, vocoders; from foleybook.apps import cli; from foleybook.core import data_sets, files, generator; from foleybook.train import recipes  # noqa: E402
+from foleybook.apps.live import LivePlayer; from foleybook.multitier_rnn import AudioTier, AudioTierConfig  # noqa: E402
+from foleybook.apps.codec import Encoded, NeuralCodec  # noqa: E402
 
 fork = multiprocessing.get_context("fork")
 JOBS, SECONDS, MEGABYTES = {}, 20, 2048
@@ -293,7 +293,7 @@ class Work:
     def sample(self, out): verb("sample", self.model, "--out", out, "--per-class", "20", "--batch", "4", "--quiet")
 
     def leaderboard(self, out):
-        from foleybook.evaluation import leaderboard
+        from foleybook.judge.leaderboard import leaderboard
 
         table = data_sets.open_dataset(self.data)
         halves = [table.subset(range(k, len(table), 2)) for k in range(2)]

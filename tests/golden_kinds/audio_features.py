@@ -2,19 +2,9 @@
 import torch
 
 from foleybook.audio_features import (
-    GriffinLim,
-    MelConfig,
-    fit_length,
-    image_to_mel,
-    log_mel,
-    mel_filterbank,
-    mel_to_image,
-    mel_to_linear,
-    mel_values,
-    mu_law_decode,
-    mu_law_encode,
-    one_hot,
-)
+    GriffinLim, MelConfig, image_to_mel, log_mel, mel_filterbank, mel_to_image, mel_to_linear, mel_values,
+    mu_law_decode, mu_law_encode, one_hot)
+from foleybook.core.sound_files import fit_length
 
 from . import assert_close, check
 

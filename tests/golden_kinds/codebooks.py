@@ -2,7 +2,8 @@
 import torch
 import torch.nn.functional as F
 from foleybook.audio_features import MelConfig
-from foleybook.codebooks import VQVAE, published_keys
+from foleybook.codebooks import VQVAE
+from foleybook.published.dcase2023 import published_keys
 
 from . import assert_close, check
 

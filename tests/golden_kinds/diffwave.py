@@ -1,7 +1,8 @@
 import torch
 
-from foleybook.diffwave import (DiffWave, DiffusionProcess, align_steps, diffuse, diffusion_loss, from_published, published_optimizer,
-                                step_embedding, time_grid, to_published)
+from foleybook.diffwave import (
+    DiffWave, DiffusionProcess, align_steps, diffuse, diffusion_loss, step_embedding, time_grid)
+from foleybook.published.diffwave import from_published, published_optimizer, to_published
 
 from . import assert_close, check
 

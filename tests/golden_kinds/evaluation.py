@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foleybook import embedders as em
+from foleybook.judge import embedders as em
 from foleybook import evaluation as ev
 
 from . import assert_close, check

@@ -3,7 +3,7 @@ from torch.nn import functional as F
 
 from foleybook.audio_features import mu_law_decode
 from foleybook.multitier_rnn import AudioTier, ParamTier, Tier, generate, generate_plain, param_loss
-from foleybook.sound_data import resample_track
+from foleybook.core.clip_tables import resample_track
 
 from . import assert_close, check
 

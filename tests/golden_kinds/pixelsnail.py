@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from foleybook.pixelsnail import PixelSNAIL, published_key
+from foleybook.pixelsnail import PixelSNAIL
+from foleybook.published.dcase2023 import published_key
 from safetensors.torch import load_file
 
 from . import assert_close, check

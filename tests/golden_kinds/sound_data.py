@@ -9,7 +9,7 @@ def param_resample(case):
     import tempfile
     from pathlib import Path
 
-    from foleybook.sound_data import load_params, resample_params, resample_track
+    from foleybook.core.clip_tables import load_params, resample_params, resample_track
 
     with tempfile.TemporaryDirectory() as d:
         file = Path(d) / "a.params"

@@ -2,8 +2,10 @@
 import torch
 
 from foleybook.diffwave import sample_ddim, sample_ddpm, time_grid
-from foleybook.spectrogram_diffusion import (AutoencoderKL, MelImageConfig, MelImageDiffusion, MelImageDiffusionConfig, UNet,
-                                             from_bytes, loop_beats, scheduler_settings, slerp, to_bytes)
+from foleybook.published.audio_diffusion import (
+    AutoencoderKL, MelImageConfig, MelImageDiffusion, MelImageDiffusionConfig, from_bytes, loop_beats,
+    scheduler_settings, to_bytes)
+from foleybook.spectrogram_diffusion import UNet, slerp
 
 from . import assert_close, check
 

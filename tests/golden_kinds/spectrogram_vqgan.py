@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 from foleybook.audio_features import MelConfig
-from foleybook.spectrogram_vqgan import LPAPS, PatchDiscriminator, SpectrogramVQGAN, adaptive_weight, bitrate, critic_loss
+from foleybook.apps.codec import bitrate
+from foleybook.spectrogram_vqgan import LPAPS, PatchDiscriminator, SpectrogramVQGAN, adaptive_weight, critic_loss
 
 from . import assert_close, check
 

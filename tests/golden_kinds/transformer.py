@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from foleybook.codebooks import filter_logits
-from foleybook.generator import Conditions
+from foleybook.core.code_maps import filter_logits
+from foleybook.core.generator import Conditions
 from foleybook.transformer import CodeGPT, TransformerConfig, code_order, crop_middle, decayed, frame_indices
 
 from . import assert_close, check

@@ -4,8 +4,10 @@ import zlib
 import numpy as np
 import torch
 
-from foleybook.vocoders import (BigVGAN, HiFiGAN, MelGAN, MelGANDiscriminator, MultiPeriodDiscriminator,
-                                MultiScaleDiscriminator, discriminator_loss, feature_matching_loss, generator_loss)
+from foleybook.published.melgan import MelGAN, MelGANDiscriminator
+from foleybook.vocoders import (
+    BigVGAN, HiFiGAN, MultiPeriodDiscriminator, MultiScaleDiscriminator, discriminator_loss, feature_matching_loss,
+    generator_loss)
 
 from . import assert_close, check
 
