@@ -73,8 +73,8 @@ class Definitions:
 
     def __init__(self, package=ROOT / "foleybook"):
         self.of_module = {}
-        for path in sorted(package.glob("[!_]*.py")):
-            found = self.of_module.setdefault(path.stem, {})
+        for path in sorted(package.rglob("[!_]*.py")):
+            found = self.of_module.setdefault(".".join(path.relative_to(package).with_suffix("").parts), {})
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                     found.setdefault(patched(node) or node.name, []).append(node)
@@ -85,7 +85,7 @@ class Definitions:
     def find(self, name, module):
         "The definition that a name means in the notebook of `module`: its own, else one of the rooms it imports from"
         own = self.of_module.get(module, {}).get(name)
-        others = (m[name] for stem, m in self.of_module.items() if name in m and stem != "cli")
+        others = (m[name] for stem, m in self.of_module.items() if name in m and stem != "apps.cli")
         return own or next(others, [])
 
 
@@ -112,8 +112,10 @@ def stamp(nb, i, module, definitions):
 
 
 def module_of(path):
-    "The module that a notebook writes"
-    return re.sub(r"^\d+_", "", Path(path).stem)
+    "The module that a notebook writes: `core.files`"
+    shelf = Path(path).resolve().parent.name
+    name = re.sub(r"^\d+_", "", Path(path).stem)
+    return f"{shelf}.{name}" if (ROOT / "nbs" / shelf).is_dir() and shelf != "nbs" else name
 
 
 def mark(cell, code):
@@ -142,7 +144,7 @@ def state(cell, code):
 def main():
     "List the kept outputs; excuse the stale ones"
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted((ROOT / "nbs").glob("*.ipynb")))
+    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted((ROOT / "nbs").rglob("*.ipynb")))
     parser.add_argument("--excuse", help="why stale outputs may stay; written into their metadata")
     args, definitions = parser.parse_args(), Definitions()
     for path in args.notebooks:

@@ -231,7 +231,7 @@ VERB = rf"foleybook (?:{'|'.join(VERBS)})\b(?!,)"
 
 def texts():
     "(place, text) of everything that people read: prose of notebooks, their code and that of the project, pages"
-    for f in sorted((ROOT / "nbs").glob("*.ipynb")):
+    for f in sorted((ROOT / "nbs").rglob("[!_]*.ipynb")):
         for i, c in enumerate(json.loads(f.read_text(encoding="utf-8"))["cells"]):
             yield f"{f.name} cell {i}", c["cell_type"], "".join(c["source"])
     for f in [ROOT / "README.md", ROOT / "Makefile"]:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "docs" / "_site"
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("[!_]*.ipynb"))
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome", "chrome"])), None)
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -27,7 +27,7 @@ each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.s
 def is_current():
     "Is the site newer than all that it is made from? A site is there only if it was built without a warning"
     made = SITE / "searchindex.js"
-    parts = [*(ROOT / "nbs").iterdir(), *(ROOT / "foleybook").glob("*.py"), *(ROOT / "docs").glob("*.py"), ROOT / "settings.ini",
+    parts = [*(ROOT / "nbs").rglob("*.ipynb"), ROOT / "nbs" / "sidebar.yml", *(ROOT / "foleybook").rglob("*.py"), *(ROOT / "docs").glob("*.py"), ROOT / "settings.ini",
              ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "faults.json", *(ROOT / "docs" / "_static").iterdir(), *(ROOT / "docs" / "images").iterdir()]
     return made.exists() and made.stat().st_mtime > max(p.stat().st_mtime for p in parts)
 
@@ -48,7 +48,8 @@ def test_site_builds_without_a_warning(site):
 
 def page_of(notebook):
     "The page that a notebook becomes"
-    return SITE / f"{re.sub(r'^[0-9]+_', '', notebook.stem)}.html"
+    *shelf, name = notebook.relative_to(ROOT / "nbs").with_suffix("").parts
+    return SITE / f"{'.'.join([*shelf, re.sub(r'^[0-9]+_', '', name)])}.html"
 
 
 class Links(HTMLParser):
@@ -109,11 +110,13 @@ def test_no_placeholder_address_is_left(pages):
 
 
 def test_every_definition_has_a_source_link(pages):
-    modules = [p for p in (ROOT / "foleybook").glob("[!_]*.py") if (SITE / f"{p.stem}.html").exists()]
+    names = [".".join(p.relative_to(ROOT / "foleybook").with_suffix("").parts) for p in (ROOT / "foleybook").rglob("[!_]*.py")]
+    modules = [n for n in names if (SITE / f"{n}.html").exists()]
     for module in modules:
-        public = set(re.findall(r"^(?:class|def) ([A-Za-z]\w*)", module.read_text(), re.M))
-        linked = [u for u in pages[SITE / f"{module.stem}.html"].leads if u.startswith(f"source/{module.stem}.html#L-")]
-        assert bool(linked) == bool(public), f"{module.name}: {len(public)} public names, {len(linked)} source links"
+        text = (ROOT / "foleybook" / f"{module.replace('.', '/')}.py").read_text()
+        public = set(re.findall(r"^(?:class|def) ([A-Za-z]\w*)", text, re.M))
+        linked = [u for u in pages[SITE / f"{module}.html"].leads if u.startswith(f"source/{module}.html#L-")]
+        assert bool(linked) == bool(public), f"{module}: {len(public)} public names, {len(linked)} source links"
 
 
 def test_the_api_page_begins_with_the_package(pages):

@@ -22,27 +22,27 @@ def changed_by(command, root, tmp, pattern):
     done = subprocess.run([command], cwd=copy(root, tmp), capture_output=True, text=True,
                           env=dict(os.environ, PYTHONPATH=str(tmp)))
     assert done.returncode == 0, done.stdout + done.stderr
-    ours, theirs = ({p.name: p.read_bytes() for p in top.glob(pattern)} for top in (root, tmp))
+    ours, theirs = ({str(p.relative_to(top)): p.read_bytes() for p in top.glob(pattern)} for top in (root, tmp))
     assert ours, f"no {pattern} in {root}"
     return [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
 
 
 def test_export_is_current(tmp_path):
-    assert not changed_by("nbdev_export", ROOT, tmp_path, "foleybook/*.py"), "run nbdev_export"
+    assert not changed_by("nbdev_export", ROOT, tmp_path, "foleybook/**/*.py"), "run nbdev_export"
 
 
 def test_notebooks_are_clean(tmp_path):
-    assert not changed_by("nbdev_clean", ROOT, tmp_path, "nbs/*.ipynb"), "run nbdev_clean"
+    assert not changed_by("nbdev_clean", ROOT, tmp_path, "nbs/**/*.ipynb"), "run nbdev_clean"
 
 
 def test_differences_are_seen(tmp_path):
     "The two checks above can fail: a line written into a module, metadata left in a notebook"
     (tmp_path / "a").mkdir()
     worse = copy(ROOT, tmp_path / "a")
-    with open(worse / "foleybook" / "files.py", "a") as f:
+    with open(worse / "foleybook" / "core" / "files.py", "a") as f:
         f.write("by_hand = 1\n")
-    book = json.loads((worse / "nbs" / "files.ipynb").read_text())
+    book = json.loads((worse / "nbs" / "core" / "files.ipynb").read_text())
     book["cells"][-1]["metadata"]["collapsed"] = True
-    (worse / "nbs" / "files.ipynb").write_text(json.dumps(book))
-    assert changed_by("nbdev_export", worse, tmp_path / "b", "foleybook/*.py") == ["files.py"]
-    assert changed_by("nbdev_clean", worse, tmp_path / "c", "nbs/*.ipynb") == ["files.ipynb"]
+    (worse / "nbs" / "core" / "files.ipynb").write_text(json.dumps(book))
+    assert changed_by("nbdev_export", worse, tmp_path / "b", "foleybook/**/*.py") == ["foleybook/core/files.py"]
+    assert changed_by("nbdev_clean", worse, tmp_path / "c", "nbs/**/*.ipynb") == ["nbs/core/files.ipynb"]

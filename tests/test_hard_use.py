@@ -462,4 +462,4 @@ def test_a_training_says_how_far_its_cache_is(tmp_path, capsys, monkeypatch, pre
 
 
 def test_the_playground_is_at_the_front():
-    assert foleybook.playground.__module__ == "foleybook.generator" and callable(foleybook.evaluate)
+    assert foleybook.playground.__module__ == "foleybook.core.generator" and callable(foleybook.evaluate)

@@ -5,24 +5,22 @@ import inspect
 import io
 import json
 import os
-import random
 import re
 import subprocess
 import sys
 import tokenize
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-MODULES = sorted((ROOT / "foleybook").glob("[!_]*.py"))
-each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
-each_module = pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("[!_]*.ipynb"))
+MODULES = sorted(p for p in (ROOT / "foleybook").rglob("[!_]*.py"))
+HOUSE = json.loads((ROOT / "tests" / "house_style.json").read_text())  # what is not yet as it should be; may only shrink
 
-MOST_BYTES, MOST_LINES, MOST_COLUMNS, MOST_IMAGE_BYTES = 600_000, 60, 100, 150_000
+MOST_BYTES, MOST_IMAGE_BYTES = 600_000, 150_000
+MOST_LINES, MOST_COLUMNS, MOST_IN_A_ROW = 40, 88, 3  # of an export cell; of code; export cells without a visible answer
 
 # Words that mean "not done", and paths of one machine; put together so that this file does not hold them itself
 FORBIDDEN = ["Not" + "ImplementedError", "TO" + "DO", "FIX" + "ME", "../" + "shared", "/wo" + "rk/"]
@@ -47,68 +45,133 @@ def sources(path):
     return [(f"{path.relative_to(ROOT)} cell {i}", "".join(c["source"])) for i, c in enumerate(cells)]
 
 
-@each_notebook
-def test_notebook_is_small(notebook):
-    assert notebook.stat().st_size <= MOST_BYTES, "too large: players as MP3, pictures as JPEG, fewer of both"
+def short(path):
+    "nbs/core/files.ipynb -> core/files"
+    return str(Path(path).relative_to(ROOT / "nbs").with_suffix(""))
 
 
-@each_notebook
-def test_cells_are_short(notebook):
-    cells = json.loads(notebook.read_text())["cells"]
-    lines = {i: "".join(c["source"]).count("\n") + 1 for i, c in enumerate(cells) if c["cell_type"] == "code"}
-    long = {f"cell {i}": n for i, n in lines.items() if n > MOST_LINES}
-    assert not long, f"code cells of more than {MOST_LINES} lines: split them, or build the class up with @patch"
+def cells_of(notebook):
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
 
 
-@each_notebook
-def test_code_lines_fit_the_page(notebook):
-    "The site cuts what is longer"
-    cells = json.loads(notebook.read_text())["cells"]
-    code = {i: "".join(c["source"]).split("\n") for i, c in enumerate(cells) if c["cell_type"] == "code"}
-    assert not [f"cell {i}: {line}" for i, lines in code.items() for line in lines if len(line) > MOST_COLUMNS]
+def code_of(notebook):
+    "(place, source, is it exported, cell) of every code cell that is Python"
+    for i, cell in enumerate(cells_of(notebook)):
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code" and not re.search(r"^\s*[!%]", text, re.M):
+            yield f"{short(notebook)} cell {i}", text, bool(re.search(r"^#\s*\|\s*exporti?\b", text, re.M)), cell
 
 
-@each_notebook
-def test_notebook_keeps_no_error(notebook):
-    cells = json.loads(notebook.read_text())["cells"]
-    assert not [i for i, c in enumerate(cells) for o in c.get("outputs", []) if o["output_type"] == "error"]
+def public_definitions(text):
+    "Public functions and classes that a cell defines; methods of private names do not count"
+    found = [n for n in ast.parse(text).body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+    return [n.name for n in found if not n.name.startswith("_")]
 
 
-def test_no_notebook_rewrites_the_package():
-    "`Run All` of a reader changes nothing but the notebook; maintainers call nbdev_export"
-    assert not [place for n in NOTEBOOKS for place, text in sources(n) if "nbdev_export(" in text]
+def only_imports(text):
+    body = ast.parse(text).body
+    return bool(body) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+
+
+def is_hidden(text):
+    return bool(re.search(r"^#\s*\|\s*hide\s*$", text, re.M))
+
+
+def long_cells(notebook):
+    return [place for place, text, exported, _ in code_of(notebook) if exported and text.count("\n") + 1 > MOST_LINES]
+
+
+def crowded_cells(notebook):
+    return [place for place, text, exported, _ in code_of(notebook) if exported and len(public_definitions(text)) > 1]
+
+
+def wide_lines(notebook):
+    return [f"{place}: {line}" for place, text, *_ in code_of(notebook) for line in text.split("\n") if len(line) > MOST_COLUMNS]
+
+
+def long_rows(notebook):
+    "Export cells beyond the third in a row without a visible call between them"
+    found, row = [], 0
+    for place, text, exported, _ in code_of(notebook):
+        if only_imports(text) or is_hidden(text):
+            continue
+        row = row + 1 if exported else 0
+        found += [place] if row > MOST_IN_A_ROW else []
+    return found
+
+
+def silent_cells(notebook):
+    "Visible demonstrations that show nothing"
+    return [place for place, text, exported, cell in code_of(notebook)
+            if not exported and not is_hidden(text) and not only_imports(text) and "default_exp" not in text and not cell["outputs"]]
+
+
+RULES = dict(long_cells=long_cells, crowded_cells=crowded_cells, wide_lines=wide_lines, long_rows=long_rows, silent_cells=silent_cells)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_house_style(rule):
+    """Export cells of at most 40 lines with one public definition, lines of at most 88 columns, at most three exports in a row,
+    demonstrations that show something. What is not so yet is counted by notebook in tests/house_style.json; the counts may
+    only shrink (`python tests/test_hygiene.py` writes them anew)."""
+    found = {short(n): RULES[rule](n) for n in NOTEBOOKS}
+    more = {n: places for n, places in found.items() if len(places) > HOUSE[rule].get(n, 0)}
+    assert not more, "\n".join(f"{n}: {len(p)}, {HOUSE[rule].get(n, 0)} allowed: {'; '.join(p[:9])}" for n, p in more.items())
+
+
+def test_house_style_is_kept_up():
+    "A count that has shrunk is written down, so that it stays"
+    now = {rule: {short(n): k for n in NOTEBOOKS if (k := len(f(n)))} for rule, f in RULES.items()}
+    assert now == HOUSE, "run python tests/test_hygiene.py"
+
+
+def test_chapters_are_chapters():
+    "nbs/ holds the book and its front page; the workshop stands on shelves"
+    names = sorted(p.stem for p in (ROOT / "nbs").glob("[!_]*.ipynb"))
+    assert [n[:2] for n in names if n != "index"] == [f"{i:02d}" for i in range(13)]
+
+
+def test_notebooks_are_small():
+    "Players as MP3, pictures as JPEG, few of both"
+    assert not [f"{short(n)}: {n.stat().st_size:,}" for n in NOTEBOOKS if n.stat().st_size > MOST_BYTES]
+
+
+def test_notebooks_keep_no_error():
+    assert not [f"{short(n)} cell {i}" for n in NOTEBOOKS for i, c in enumerate(cells_of(n)) for o in c.get("outputs", [])
+                if o["output_type"] == "error"]
+
+
+def test_no_notebook_writes_the_package():
+    "A reader's Run All must not; whoever changes a notebook runs nbdev_export"
+    assert not [place for n in NOTEBOOKS for place, text, *_ in code_of(n) if "nbdev_export(" in text]
 
 
 def test_formulas_stand_alone():
     "`$$` within a paragraph, without blank lines around the formula, is shown as dollar signs"
     stray = []
     for n in NOTEBOOKS:
-        for cell in json.loads(n.read_text())["cells"]:
+        for cell in cells_of(n):
             text = re.sub(r"```.*?```|`[^`\n]*`", "", "".join(cell["source"]), flags=re.S)
             blocks = re.split(r"\n\s*\n", text) if cell["cell_type"] == "markdown" else []
-            stray += [f"{n.stem}: {b[:60]}" for b in map(str.strip, blocks)
+            stray += [f"{short(n)}: {b[:60]}" for b in map(str.strip, blocks)
                       if "$$" in b and not (b.startswith("$$") and b.endswith("$$") and b.count("$$") == 2)]
     assert not stray
 
 
 def test_kept_outputs_are_of_the_recording():
     "Chapter 00 says that its running example is a barking dog; run without recordings it is a struck bell"
-    cells = json.loads((ROOT / "nbs/00_audio_features.ipynb").read_text())["cells"]
+    cells = cells_of(ROOT / "nbs/00_audio_features.ipynb")
     shown = {"".join(c["source"]): json.dumps(c["outputs"]) for c in cells if c["cell_type"] == "code"}
     kept = [out for text, out in shown.items() if re.search(r"\b(first_)?label\b", text) and "<audio" in out]
     assert len(kept) >= 2 and all("dog bark" in out for out in kept)
 
 
-@each_notebook
-def test_imports_stand_in_cells_of_their_own(notebook):
+def test_imports_stand_in_cells_of_their_own():
     "nbdev runs every visible cell that imports something when it builds the pages, with all else that is in it"
     mixed = []
-    for i, cell in enumerate(json.loads(notebook.read_text())["cells"]):
-        text = "".join(cell["source"])
-        if cell["cell_type"] != "code" or re.search(r"^#\s*\|\s*hide\s*$|^\s*[!%]", text, re.M):
-            continue
+    for place, text, *_ in (c for n in NOTEBOOKS for c in code_of(n)):
         kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(text).body}
-        mixed += [f"cell {i}"] if len(kinds) == 2 else []
+        mixed += [place] if len(kinds) == 2 and not is_hidden(text) else []
     assert not mixed
 
 
@@ -128,10 +191,15 @@ def test_readme_links_lead_somewhere():
     assert not [u for u in links if "://" not in u and not (ROOT / u).exists()]
 
 
-@each_notebook
-def test_front_page_lists_the_notebook(notebook):
+def test_front_page_lists_the_chapters():
     text = "".join(text for _, text in sources(ROOT / "nbs" / "index.ipynb"))
-    assert notebook.stem == "index" or f"]({notebook.name})" in text, "give it a row in the table of nbs/index.ipynb"
+    assert not [n.name for n in (ROOT / "nbs").glob("[0-9]*.ipynb") if f"]({n.name})" not in text]
+
+
+def test_the_side_bar_lists_every_notebook():
+    "A new notebook needs a line in nbs/sidebar.yml"
+    listed = re.findall(r"[\w/]+\.ipynb", (ROOT / "nbs" / "sidebar.yml").read_text())
+    assert sorted(listed) == sorted(f"{short(n)}.ipynb" for n in NOTEBOOKS)
 
 
 def test_no_forbidden_words():
@@ -161,8 +229,8 @@ def undocumented(function, words, comments, alone):
             yield p.arg
 
 
-@each_module
-def test_public_names_are_documented(module):
+def undocumented_names(module):
+    "Public names of a module that lack a docstring or an explained parameter"
     text = module.read_text()
     comments = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
     alone = {n for n in comments if text.splitlines()[n - 1].lstrip().startswith("#")}
@@ -176,31 +244,31 @@ def test_public_names_are_documented(module):
         for f in functions:
             explained = f"{words} {ast.get_docstring(f) or ''}"
             missing += [f"{node.name}: nothing explains {p}" for p in undocumented(f, explained, comments, alone)]
+    return [f"{module.stem}: {m}" for m in missing]
+
+
+def test_public_names_are_documented():
+    missing = [m for module in MODULES for m in undocumented_names(module)]
     assert not missing, "\n".join(missing)
 
 
-@each_module
+def dotted(module):
+    return "foleybook." + ".".join(module.relative_to(ROOT / "foleybook").with_suffix("").parts)
+
+
+@pytest.mark.parametrize("module", [pytest.param(dotted(m), id=dotted(m)) for m in MODULES])
 def test_annotations_can_be_read(module):
     "The pages show them evaluated; a name that is not imported would stop the build"
-    room = importlib.import_module(f"foleybook.{module.stem}")
+    room = importlib.import_module(module)
     found = [getattr(room, name) for name in getattr(room, "__all__", [])]
     for f in (f for f in found if inspect.isroutine(f) and f.__module__ == room.__name__):
         inspect.signature(f, eval_str=True)
 
 
-@each_module
-def test_every_forward_has_a_docstring(module):
+def test_every_forward_has_a_docstring():
     "Without one, the page of the class shows torch's own text"
-    functions = [n for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.FunctionDef)]
-    assert not [f"line {f.lineno}" for f in functions if f.name == "forward" and not ast.get_docstring(f)]
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_every_test_draws_the_same_numbers(again):
-    "conftest.py seeds before each test: no test passes or fails by luck"
-    drawn = random.random(), np.random.rand(), torch.rand(1).item()
-    assert drawn == (random.Random(0).random(), np.random.RandomState(0).rand(),
-                     torch.rand(1, generator=torch.Generator().manual_seed(0)).item())
+    functions = [(m, n) for m in MODULES for n in ast.walk(ast.parse(m.read_text())) if isinstance(n, ast.FunctionDef)]
+    assert not [f"{m.stem} line {f.lineno}" for m, f in functions if f.name == "forward" and not ast.get_docstring(f)]
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -212,3 +280,9 @@ def test_cuda_tests_are_skipped_with_a_reason():
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"{__file__}::test_the_mark_cuda_is_for_machines_with_a_gpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, CUDA_VISIBLE_DEVICES=""))
     assert "1 passed, 1 skipped" in done.stdout and "no GPU that CUDA can use" in done.stdout, done.stdout
+
+
+if __name__ == "__main__":
+    now = {rule: {short(n): k for n in NOTEBOOKS if (k := len(f(n)))} for rule, f in RULES.items()}
+    (ROOT / "tests" / "house_style.json").write_text(json.dumps(now, indent=1) + "\n")
+    print({rule: sum(counts.values()) for rule, counts in now.items()})

@@ -17,7 +17,7 @@ from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 
 TRAINING = ("fastai", "sklearn", "accelerate", "pandas", "matplotlib", "librosa", "torchvision", "foleybook.training",
-            "foleybook.sound_data")
+            "foleybook.core.feature_cache", "foleybook.core.clip_tables")
 TELL = f"; import sys, json; print(json.dumps([m for m in {TRAINING} if m in sys.modules]))"
 
 
@@ -67,7 +67,7 @@ def test_a_learner_brings_them():
                                                             "LoopRecipe().opt_func(); LoopRecipe().check()"))
 
 
-@pytest.mark.parametrize("room", ["recipes", "vocoders", "codebooks", "pixelsnail", "multitier_rnn"])
+@pytest.mark.parametrize("room", ["train.recipes", "vocoders", "codebooks", "pixelsnail", "multitier_rnn"])
 def test_annotations_can_be_shown(room):
     "What is imported inside a function is no annotation: the pages of the site evaluate those"
     module = importlib.import_module(f"foleybook.{room}")

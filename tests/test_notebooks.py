@@ -15,7 +15,7 @@ from nbdev.config import get_config
 
 from foleybook.core.sound_files import recordings
 
-NOTEBOOKS, DEFINITIONS = sorted((ROOT / "nbs").glob("*.ipynb")), kept.Definitions()
+NOTEBOOKS, DEFINITIONS = sorted((ROOT / "nbs").rglob("[!_]*.ipynb")), kept.Definitions()
 LARGEST_FIRST = sorted(NOTEBOOKS, key=lambda f: -f.stat().st_size)  # so that no worker ends with a long one
 
 
