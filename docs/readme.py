@@ -22,7 +22,7 @@ def readme(root=ROOT):
         "A notebook that is not there yet is named without a link, as on the site"
         return f"[{link[1]}](nbs/{link[2]})" if (root / "nbs" / link[2]).exists() else link[1]
 
-    return re.sub(r"\[([^\]\n]*)\]\(([\w-]+\.ipynb)\)", notebook, text)
+    return re.sub(r"\[([^\]\n]*)\]\(([\w/-]+\.ipynb)\)", notebook, text)
 
 
 def main():

@@ -28,11 +28,12 @@ import numpy as np, soundfile as sf, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 
-# %% ../nbs/00_audio_features.ipynb #9605eccb
+# %% ../nbs/00_audio_features.ipynb #f9aee8b9
 #| code-fold: true
-from .core.files import shared_code, write_text
+from .core.files import write_text
 from .core.sound_files import (
     AudioError, match_loudness, read_audio, resample, unclipped, write_audio)
+from .kernels.compiling import shared_code
 
 # %% ../nbs/00_audio_features.ipynb #f5e89bff
 def audio_data_uri(

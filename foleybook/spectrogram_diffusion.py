@@ -758,7 +758,9 @@ def turned(
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #2246d618
 def attention(
-    q:Tensor, k:Tensor, v:Tensor, # (b, heads, l, width)
+    q:Tensor, # queries, (b, heads, l, width)
+    k:Tensor, # keys, the same shape
+    v:Tensor, # values, the same shape
 )->Tensor: # the same shape
     "torch's own; where bfloat16 learns on a processor the plain formula, there 4 times as fast"
     if q.dtype == torch.bfloat16 and q.device.type == 'cpu' and q.requires_grad:

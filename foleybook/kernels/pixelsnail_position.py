@@ -19,9 +19,9 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-# %% ../../nbs/kernels/pixelsnail_position.ipynb #3cd4491f
+# %% ../../nbs/kernels/pixelsnail_position.ipynb #c1e46dd2
 #| code-fold: true
-from ..core.files import shared_code
+from .compiling import shared_code
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #bf2bc2d5
 #| code-fold: true
