@@ -1112,8 +1112,8 @@ def evaluate(
         # the same words come below, as notes
         warnings.filterwarnings("ignore", module="foleybook.evaluation")
         result = judge(generated, real, seen, second=second, paired=paired,
-                       embedder=embedder, times=times,
-                       n_jobs=jobs, seed=seed, strict=strict,
+                       embedder=embedder,
+                       times=times, n_jobs=jobs, seed=seed, strict=strict,
                        device=_device(device), progress=not quiet)
     say, page = _say(quiet), save_report(result, folder)
     say(result)

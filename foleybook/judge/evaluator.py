@@ -228,11 +228,12 @@ def _probe_measures(probe, emb):
     logits = probe.logits(emb.clips)
     right = torch.from_numpy(np.asarray([probe.labels[j]
                                          for j in logits.argmax(1)]) == emb.labels).double()
-    return dict(accuracy=lambda i: float(right[i].mean()),
-                inception=lambda i: inception_score(logits[i], splits=1,
-                                                    shuffle=False).mean,
-                mis=lambda i: modified_inception_score(logits[i]),
-                am=lambda i: am_score(logits[i], probe.share))
+    found = dict(accuracy=lambda i: float(right[i].mean()))
+    if len(emb) < 2: return found
+    return found | dict(
+        inception=lambda i: inception_score(logits[i], splits=1, shuffle=False).mean,
+        mis=lambda i: modified_inception_score(logits[i]),
+        am=lambda i: am_score(logits[i], probe.share))
 
 # %% ../../nbs/judge/evaluator.ipynb #03657276
 def _measures(emb, ref, probe, near, k, second=None):

@@ -136,8 +136,8 @@ def find_families(
     if unknown := [n for n in names if n not in FAMILIES and n not in recipes]:
         raise ValueError(f"no family {unknown[0]}; there are {', '.join(FAMILIES)}, "
                          f"and every recipe. {near(unknown[0], recipes)}")
-    module = lambda n: recipes[n].__module__.removeprefix('foleybook.')
-    return {n: FAMILIES[n] if n in FAMILIES else (module(n), n) for n in names}
+    known = FAMILIES | {what[1]: what for what in FAMILIES.values()}
+    return {n: known.get(n, ('', n)) for n in names} # its room is imported already
 
 # %% ../../nbs/judge/leaderboard.ipynb #b45723e8
 def _a_fifth(table):
@@ -211,7 +211,7 @@ def _check_folder(name, what):
 def _family(what):
     "The recipe of a family of the book, or why it is not there"
     module,preset = what
-    try: importlib.import_module(f'foleybook.{module}')
+    try: importlib.import_module(f'foleybook.{module}' if module else 'foleybook')
     except ModuleNotFoundError as e:
         if e.name != f'foleybook.{module}': raise
         return None,f'no foleybook.{module} yet'
