@@ -15,6 +15,7 @@ __all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'St
 
 # %% ../nbs/02_training.ipynb #b8a32983
 #| code-fold: true
+import fastai.callback.schedule  # Learner.fit_one_cycle
 import numpy as np, torch
 from accelerate import DistributedDataParallelKwargs
 from fastai.callback.core import (

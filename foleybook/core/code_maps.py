@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CodeError', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits',
-           'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'augment_codes', 'code_bits', 'held_out_bits',
-           'PriorRecipe', 'check_codes']
+__all__ = ['CodeError', 'check_codes', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments',
+           'filter_logits', 'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'augment_codes', 'code_bits',
+           'held_out_bits', 'PriorRecipe']
 
 # %% ../../nbs/core/code_maps.ipynb #4c90f250
 #| code-fold: true
@@ -33,6 +33,20 @@ from ..train.recipes import LoopRecipe
 # %% ../../nbs/core/code_maps.ipynb #00fca3bb
 class CodeError(ValueError):
     "Codes, maps or codebooks that do not fit together; says which, the value and the remedy"
+
+# %% ../../nbs/core/code_maps.ipynb #2550dc2c
+def check_codes(
+    codes:Tensor, # any integer tensor
+    n_codes:int, # size of the codebook
+)->Tensor: # the same codes, int64
+    "Raise `CodeError` unless every code names a row of the codebook"
+    if codes.is_floating_point():
+        raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0..{n_codes - 1}.")
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if not 0 <= low <= high < n_codes: raise CodeError(
+        f"codes run from {low} to {high}, the codebook has rows 0..{n_codes - 1}. Use "
+        "the codebook that made them.")
+    return codes.long()
 
 # %% ../../nbs/core/code_maps.ipynb #68d1eb70
 class CodeTable:
@@ -670,17 +684,3 @@ def listen(self:PriorRecipe,
 )->Sounds:
     "Four maps, drawn from the same seeds each time, as sound"
     return self.cascade(learn).sample(n=4, seed=0, progress=False)
-
-# %% ../../nbs/core/code_maps.ipynb #2550dc2c
-def check_codes(
-    codes:Tensor, # any integer tensor
-    n_codes:int, # size of the codebook
-)->Tensor: # the same codes, int64
-    "Raise `CodeError` unless every code names a row of the codebook"
-    if codes.is_floating_point():
-        raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0..{n_codes - 1}.")
-    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
-    if not 0 <= low <= high < n_codes: raise CodeError(
-        f"codes run from {low} to {high}, the codebook has rows 0..{n_codes - 1}. Use "
-        "the codebook that made them.")
-    return codes.long()

@@ -257,6 +257,18 @@ class MelGenerator(Pipeline):
         raise TypeError(f"{type(self).__name__} has no sample_mel: a painter must say "
                         "how it paints.")
 
+# %% ../../nbs/core/rendering.ipynb #b3a60ff8
+def _mel_affine(mel):
+    "Scale and offset that turn a log-mel value into the natural log of a magnitude"
+    ten = math.log(10)
+    unit = {'ln': 1., 'log10': ten, 'db': ten * mel.power / 20}[mel.log] / mel.power
+    if mel.low is None:
+        return unit, 0.
+    return unit * (mel.high - mel.low), unit * mel.low
+
+# %% ../../nbs/core/rendering.ipynb #9394e093
+def _decibels(db, mel): return db * math.log(10) / 20 / _mel_affine(mel)[0] # as log-mel
+
 # %% ../../nbs/core/rendering.ipynb #9d3bffb6
 def joined(
     made:Tensor, # log-mel, (n, m, f)
@@ -396,15 +408,3 @@ def _stream(self:MelGenerator,
             yield held[..., :block]
             held, left = held[..., block:], left - block
     if left: yield held[..., :left]
-
-# %% ../../nbs/core/rendering.ipynb #b3a60ff8
-def _mel_affine(mel):
-    "Scale and offset that turn a log-mel value into the natural log of a magnitude"
-    ten = math.log(10)
-    unit = {'ln': 1., 'log10': ten, 'db': ten * mel.power / 20}[mel.log] / mel.power
-    if mel.low is None:
-        return unit, 0.
-    return unit * (mel.high - mel.low), unit * mel.low
-
-# %% ../../nbs/core/rendering.ipynb #9394e093
-def _decibels(db, mel): return db * math.log(10) / 20 / _mel_affine(mel)[0] # as log-mel
