@@ -452,11 +452,11 @@ def embed(self:CodeTransformer,
     "Vectors that stand before steps `first` ... `last`: the token before, and the codes around"
     last = len(steps.first) - 1 if last is None else last
     y = self.tokens(x[:, first - 1:last]).sum(2)
-    return y if self.around is None else y + self.beside(x, steps, first, last)
+    return y if self.around is None else y + self.neighbours(x, steps, first, last)
 
 # %% ../nbs/07_transformer.ipynb #4d18ef2b
 @patch
-def beside(self:CodeTransformer,
+def neighbours(self:CodeTransformer,
     x:Tensor, steps:Steps, first:int, last:int, # as in `embed`
 )->Tensor: # (b, last - first + 1, width)
     "What is known around the places of some steps"
@@ -832,7 +832,7 @@ class ParallelTransformer(CodeTransformer):
         x, steps = self.rows_of(x, self.steps), self.steps
         y = self.tokens(x).sum(2)
         if self.around is not None:
-            y = y + self.beside(x, steps, 0, len(steps.first) - 1)
+            y = y + self.neighbours(x, steps, 0, len(steps.first) - 1)
         y = torch.cat([prefix, y + self.prefix.reminder(prefix)], 1)
         y = self.dropout(y + self.place(steps, False))
         for block in self.blocks: y = block(y, causal=False)
