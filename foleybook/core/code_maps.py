@@ -34,6 +34,44 @@ from ..train.recipes import LoopRecipe
 class CodeError(ValueError):
     "Codes, maps or codebooks that do not fit together; says which, the value and the remedy"
 
+# %% ../../nbs/core/code_maps.ipynb #d020b9d8
+def _save_codes(table, folder):
+    "Write codes.safetensors, clips.csv and codes.json"
+    about = dict(n_codes=table.n_codes, codebook_hash=table.codebook_hash,
+                 seconds=table.seconds,
+                 labels=table.labels,
+                 valid_idx=table.valid_idx, source=table.source,
+                 code_shape=table.code_shape,
+                 names=table.conditions.names)
+    small = torch.int16 if table.n_codes <= 2**15 else torch.int32
+    with atomic_folder(folder, merge=True) as work:
+        asked = {f'conditions.{k}': v for k, v in table.conditions.tensors().items()}
+        write_safetensors(work/'codes.safetensors',
+                          {'codes': table.codes.to(small), **asked})
+        table.df.to_csv(work/'clips.csv', index=False)
+        (work/'codes.json').write_text(json.dumps(about, indent=1))
+    return Path(folder)
+
+# %% ../../nbs/core/code_maps.ipynb #920efd5f
+def _load_codes(cls, folder, codebook):
+    "Read a table of codes; `CodeError` when another codebook made it"
+    import pandas as pd
+
+    about = read_json(Path(folder)/'codes.json')
+    if codebook is not None and codebook.codebook_hash != about['codebook_hash']:
+        raise CodeError(f"{folder}: codes of codebook {about['codebook_hash']}, given "
+                        f"is {codebook.codebook_hash}. Encode the clips again with "
+                        "`encode_table`.")
+    about.pop('code_shape')
+    held, names = read_safetensors(Path(folder)/'codes.safetensors'), about.pop('names',
+                                                                                None)
+    asked = {k.removeprefix('conditions.'): v for k, v in held.items()
+             if k.startswith('conditions.')}
+    conditions = Conditions.of(asked, names, len(held['codes'])) if names else None
+    return cls(held['codes'],
+               pd.read_csv(Path(folder)/'clips.csv', keep_default_na=False), **about,
+               conditions=conditions)
+
 # %% ../../nbs/core/code_maps.ipynb #68d1eb70
 class CodeTable:
     "Code maps of a set of clips: what a prior learns from"
@@ -74,7 +112,7 @@ class CodeTable:
 
     @property
     def digest(self)->str:
-        "Hash of all that a prior learns from: codes, what they are asked by, and the split"
+        "Hash of what a prior learns from: codes, their conditions, and the split"
         names = sorted(self.conditions.tensors().items())
         parts = [self.codes.numpy().tobytes(), *(v.numpy().tobytes() for _, v in names),
                  repr([self.labels, self.train_idx, self.valid_idx]).encode()]
@@ -82,56 +120,25 @@ class CodeTable:
 
     @property
     def train_idx(self)->list:
-        "Rows that are neither kept for validation nor in the set's own test split (unless all are)"
+        "Rows neither kept for validation nor in the test split (unless all are)"
         from foleybook.core.clip_tables import in_test_split
 
         held = {*self.valid_idx, *np.flatnonzero(in_test_split(self.df)).tolist()}
         return [i for i in range(len(self)) if i not in held]
 
-# %% ../../nbs/core/code_maps.ipynb #d020b9d8
-@patch
-def save(self:CodeTable,
-    folder, # is made; the three files of an earlier table are replaced
-)->Path:
-    "Write codes.safetensors, clips.csv and codes.json"
-    about = dict(n_codes=self.n_codes, codebook_hash=self.codebook_hash,
-                 seconds=self.seconds,
-                 labels=self.labels,
-                 valid_idx=self.valid_idx, source=self.source,
-                 code_shape=self.code_shape,
-                 names=self.conditions.names)
-    small = torch.int16 if self.n_codes <= 2**15 else torch.int32
-    with atomic_folder(folder, merge=True) as work:
-        asked = {f'conditions.{k}': v for k, v in self.conditions.tensors().items()}
-        write_safetensors(work/'codes.safetensors',
-                          {'codes': self.codes.to(small), **asked})
-        self.df.to_csv(work/'clips.csv', index=False)
-        (work/'codes.json').write_text(json.dumps(about, indent=1))
-    return Path(folder)
+    def save(self,
+        folder, # is made; the three files of an earlier table are replaced
+    )->Path:
+        "Write codes.safetensors, clips.csv and codes.json"
+        return _save_codes(self, folder)
 
-# %% ../../nbs/core/code_maps.ipynb #920efd5f
-@patch(cls_method=True)
-def load(cls:CodeTable,
-    folder, # written by `save`
-    codebook:Pretrained|None=None, # must be the one that made the codes
-)->CodeTable:
-    "Read a table of codes; `CodeError` when another codebook made it"
-    import pandas as pd
-
-    about = read_json(Path(folder)/'codes.json')
-    if codebook is not None and codebook.codebook_hash != about['codebook_hash']:
-        raise CodeError(f"{folder}: codes of codebook {about['codebook_hash']}, given "
-                        f"is {codebook.codebook_hash}. Encode the clips again with "
-                        "`encode_table`.")
-    about.pop('code_shape')
-    held, names = read_safetensors(Path(folder)/'codes.safetensors'), about.pop('names',
-                                                                                None)
-    asked = {k.removeprefix('conditions.'): v for k, v in held.items()
-             if k.startswith('conditions.')}
-    conditions = Conditions.of(asked, names, len(held['codes'])) if names else None
-    return cls(held['codes'],
-               pd.read_csv(Path(folder)/'clips.csv', keep_default_na=False), **about,
-               conditions=conditions)
+    @classmethod
+    def load(cls,
+        folder, # written by `save`
+        codebook:Pretrained|None=None, # must be the one that made the codes
+    )->CodeTable:
+        "Read a table of codes; `CodeError` when another codebook made it"
+        return _load_codes(cls, folder, codebook)
 
 # %% ../../nbs/core/code_maps.ipynb #a43dbf3a
 @torch.no_grad()
@@ -359,6 +366,73 @@ class CascadeConfig:
     top_p:float|None = None  # what `sample` uses where it is not told otherwise
     guidance:float|None = None  # as above
 
+# %% ../../nbs/core/code_maps.ipynb #cfe0e6bf
+def _check_parts(model):
+    "Raise `CodeError` or `MelMismatch` unless the parts belong together"
+    p, c = model.prior.config, model.codebook
+    if p.codebook_hash and p.codebook_hash != c.codebook_hash: raise CodeError(
+        f"the prior was trained on codebook {p.codebook_hash}, this one is "
+        f"{c.codebook_hash}. Join it with the codebook it was trained on, or train it "
+        "again on the codes of this one.")
+    expected = c.code_shape(p.code_shape[-1] * c.time_stride)
+    if tuple(p.code_shape) != tuple(expected) or p.n_codes != c.n_codes:
+        raise CodeError(
+        f"the prior draws maps {tuple(p.code_shape)} of {p.n_codes} codes, the "
+        f"codebook reads maps {tuple(expected)} of {c.n_codes} codes. Join it with the "
+        "codebook it was trained on.")
+    c.mel.require(model.vocoder.mel, f'the vocoder ({type(model.vocoder).__name__})')
+
+# %% ../../nbs/core/code_maps.ipynb #99173d01
+def _sample_mel(model, cond, seeds, frames, init, mask, draw):
+    "Draw codes, then decode item by item, so that an item is the same in any batch"
+    shape, stride = tuple(model.prior.config.code_shape), model.codebook.time_stride
+    if frames > shape[-1] * stride and 'shape' in model.takes:
+        shape = (*shape[:-1], -(-frames // stride))
+        draw['shape'] = shape[-2:]
+    if init is not None:
+        draw |= dict(zip(('init', 'mask'), model.start_codes(init, mask, shape)))
+    draw = {k: v for k, v in draw.items() if v is not None}
+    codes = model.prior.sample_codes(cond, seeds, **draw).to(model.codebook.device)
+    made = torch.cat([model.codebook.decode(item)
+                      for item in codes.split(1)])[..., :frames]
+    # a map may end within the last frame
+    if init is not None and made.shape[-1] < frames:
+        made = F.pad(made, (0, frames - made.shape[-1]), mode='replicate')
+    return model.codebook.with_grain(made, seeds)
+
+# %% ../../nbs/core/code_maps.ipynb #079cff79
+def _heard_through(model, vocoder):
+    "The same cascade heard through another vocoder"
+    c = model.config
+    if isinstance(vocoder, (str, Path)): vocoder = find_vocoder(vocoder)
+    twin = Cascade(model.prior, model.codebook, vocoder, model.labels, c.seconds,
+                   c.top_p, c.guidance)
+    return twin._keep_card(model, 'vocoder')
+
+# %% ../../nbs/core/code_maps.ipynb #fb906600
+def _start_codes(model, init, mask, shape):
+    "Codes of a spectrogram, and what to draw again: columns with any new frame"
+    frames = shape[-1] * model.codebook.time_stride
+    longer = F.pad(init, (0, max(0, frames - init.shape[-1])),
+                   mode='replicate')[..., :frames]
+    codes = model.codebook.encode(longer.to(model.codebook.device)).cpu()
+    mask = torch.ones(init.shape[-1], dtype=torch.bool) if mask is None else mask.cpu()
+    new = F.pad(mask[:frames].float(), (0, max(0, frames - len(mask))), value=1.)
+    return codes, F.adaptive_max_pool1d(new[None], shape[-1])[0].bool().expand(shape)
+
+# %% ../../nbs/core/code_maps.ipynb #5adf74bd
+def _cascade_of(cls, parts, config):
+    "Join the parts of a folder; parts that do not belong together are an error"
+    if parts['codebook'].codebook_hash != config.codebook_hash: raise CodeError(
+        f"the codebook is {parts['codebook'].codebook_hash}, pipeline.json speaks of "
+        f"{config.codebook_hash}. Train or copy the folder as a whole.")
+    vocoder = parts.get('vocoder') or (
+        'default' if config.vocoder == 'default'
+        else GriffinLim(parts['codebook'].mel, config.griffin_lim))
+    return cls(parts['prior'], parts['codebook'], vocoder, list(config.labels),
+               config.seconds,
+               config.top_p, config.guidance)
+
 # %% ../../nbs/core/code_maps.ipynb #a9653570
 class Cascade(MelGenerator):
     "class -> codes (prior) -> log-mel (codebook) -> sound (vocoder)"
@@ -419,110 +493,57 @@ class Cascade(MelGenerator):
         return (mel.samples(self.prior.config.code_shape[-1] * self.codebook.time_stride)
                 / mel.sample_rate)
 
-# %% ../../nbs/core/code_maps.ipynb #cfe0e6bf
-@patch
-def check_parts(self:Cascade):
-    "Raise `CodeError` or `MelMismatch` unless prior, codebook and vocoder belong together"
-    p, c = self.prior.config, self.codebook
-    if p.codebook_hash and p.codebook_hash != c.codebook_hash: raise CodeError(
-        f"the prior was trained on codebook {p.codebook_hash}, this one is "
-        f"{c.codebook_hash}. Join it with the codebook it was trained on, or train it "
-        "again on the codes of this one.")
-    expected = c.code_shape(p.code_shape[-1] * c.time_stride)
-    if tuple(p.code_shape) != tuple(expected) or p.n_codes != c.n_codes:
-        raise CodeError(
-        f"the prior draws maps {tuple(p.code_shape)} of {p.n_codes} codes, the "
-        f"codebook reads maps {tuple(expected)} of {c.n_codes} codes. Join it with the "
-        "codebook it was trained on.")
-    c.mel.require(self.vocoder.mel, f'the vocoder ({type(self.vocoder).__name__})')
+    def check_parts(self):
+        "Raise `CodeError` or `MelMismatch` unless the parts belong together"
+        _check_parts(self)
 
-# %% ../../nbs/core/code_maps.ipynb #99173d01
-@patch
-def sample_mel(self:Cascade,
-    cond:Conditions, # of n sounds
-    n:int, # number of sounds
-    seeds:list, # n numbers
-    frames:int, # length of the spectrogram
-    init:Tensor|None=None, # log-mel to start from, (n, m, f)
-    mask:Tensor|None=None, # bool, (f,): frames to make anew
-    **draw, # temperature, top_k, progress, ... of the prior
-)->Tensor: # log-mel, (n, m, f)
-    "Draw codes, then decode item by item, so that an item is the same in any batch"
-    shape, stride = tuple(self.prior.config.code_shape), self.codebook.time_stride
-    if frames > shape[-1] * stride and 'shape' in self.takes:
-        shape = (*shape[:-1], -(-frames // stride))
-        draw['shape'] = shape[-2:]
-    if init is not None:
-        draw |= dict(zip(('init', 'mask'), self.start_codes(init, mask, shape)))
-    draw = {k: v for k, v in draw.items() if v is not None}
-    codes = self.prior.sample_codes(cond, seeds, **draw).to(self.codebook.device)
-    made = torch.cat([self.codebook.decode(item)
-                      for item in codes.split(1)])[..., :frames]
-    # a map may end within the last frame
-    if init is not None and made.shape[-1] < frames:
-        made = F.pad(made, (0, frames - made.shape[-1]), mode='replicate')
-    return self.codebook.with_grain(made, seeds)
+    def sample_mel(self,
+        cond:Conditions, # of n sounds
+        n:int, # number of sounds
+        seeds:list, # n numbers
+        frames:int, # length of the spectrogram
+        init:Tensor|None=None, # log-mel to start from, (n, m, f)
+        mask:Tensor|None=None, # bool, (f,): frames to make anew
+        **draw, # temperature, top_k, progress, ... of the prior
+    )->Tensor: # log-mel, (n, m, f)
+        "Draw codes, then decode item by item, so that an item is the same in any batch"
+        return _sample_mel(self, cond, seeds, frames, init, mask, draw)
 
-# %% ../../nbs/core/code_maps.ipynb #079cff79
-@patch
-def with_vocoder(self:Cascade,
-    # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into
-    # (b, 1, t)
-    vocoder,
-)->Cascade: # shares all else with this one
-    "The same cascade heard through another vocoder"
-    vocoder, c = find_vocoder(vocoder) if isinstance(vocoder,
-                                                     (str, Path)) else vocoder, self.config
-    twin = Cascade(self.prior, self.codebook, vocoder, self.labels, c.seconds, c.top_p,
-                   c.guidance)
-    return twin._keep_card(self, 'vocoder')
+    def with_vocoder(self,
+        # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f)
+        # into (b, 1, t)
+        vocoder,
+    )->Cascade: # shares all else with this one
+        "The same cascade heard through another vocoder"
+        return _heard_through(self, vocoder)
 
-# %% ../../nbs/core/code_maps.ipynb #3e3c0ec9
-@patch
-@torch.no_grad()
-def render(self:Cascade,
-    codes:Tensor, # int64, (b, H, W)
-    samples:int|None=None, # length; None: that of the map
-    seed:int=0, # of the phases that Griffin-Lim starts from
-)->Tensor: # waveform, (b, 1, samples)
-    "Codes to sound"
-    log_mel = self.codebook.decode(codes.to(self.codebook.device))
-    log_mel = self.codebook.with_grain(log_mel, [seed] * len(log_mel))
-    return self.play(log_mel, samples or self.mel.samples(log_mel.shape[-1]), seed)
+    @torch.no_grad()
+    def render(self,
+        codes:Tensor, # int64, (b, H, W)
+        samples:int|None=None, # length; None: that of the map
+        seed:int=0, # of the phases that Griffin-Lim starts from
+    )->Tensor: # waveform, (b, 1, samples)
+        "Codes to sound"
+        log_mel = self.codebook.decode(codes.to(self.codebook.device))
+        log_mel = self.codebook.with_grain(log_mel, [seed] * len(log_mel))
+        return self.play(log_mel, samples or self.mel.samples(log_mel.shape[-1]), seed)
 
-# %% ../../nbs/core/code_maps.ipynb #fb906600
-@patch
-def start_codes(self:Cascade,
-    init:Tensor, # log-mel, (n, m, f)
-    mask:Tensor|None, # bool, (f,): frames to make anew; None: all
-    shape:tuple, # of the code map
-# codes (n, H, W) and bool mask (H, W), True where codes are drawn
-)->tuple[Tensor, Tensor]:
-    "Codes of a spectrogram, and what to draw again: a column is new as soon as one frame of it is"
-    frames = shape[-1] * self.codebook.time_stride
-    longer = F.pad(init, (0, max(0, frames - init.shape[-1])),
-                   mode='replicate')[..., :frames]
-    codes = self.codebook.encode(longer.to(self.codebook.device)).cpu()
-    mask = torch.ones(init.shape[-1], dtype=torch.bool) if mask is None else mask.cpu()
-    new = F.pad(mask[:frames].float(), (0, max(0, frames - len(mask))), value=1.)
-    return codes, F.adaptive_max_pool1d(new[None], shape[-1])[0].bool().expand(shape)
+    def start_codes(self,
+        init:Tensor, # log-mel, (n, m, f)
+        mask:Tensor|None, # bool, (f,): frames to make anew; None: all
+        shape:tuple, # of the code map
+    # codes (n, H, W) and bool mask (H, W), True where codes are drawn
+    )->tuple[Tensor, Tensor]:
+        "Codes of a spectrogram, and what to draw again: columns with any new frame"
+        return _start_codes(self, init, mask, shape)
 
-# %% ../../nbs/core/code_maps.ipynb #5adf74bd
-@patch(cls_method=True)
-def from_parts(cls:Cascade,
-    parts:dict, # 'codebook', 'prior' and perhaps 'vocoder'
-    config:CascadeConfig, # of the cascade
-)->Cascade:
-    "Join the parts of a folder; parts that do not belong together are an error"
-    if parts['codebook'].codebook_hash != config.codebook_hash: raise CodeError(
-        f"the codebook is {parts['codebook'].codebook_hash}, pipeline.json speaks of "
-        f"{config.codebook_hash}. Train or copy the folder as a whole.")
-    vocoder = parts.get('vocoder') or (
-        'default' if config.vocoder == 'default'
-        else GriffinLim(parts['codebook'].mel, config.griffin_lim))
-    return cls(parts['prior'], parts['codebook'], vocoder, list(config.labels),
-               config.seconds,
-               config.top_p, config.guidance)
+    @classmethod
+    def from_parts(cls,
+        parts:dict, # 'codebook', 'prior' and perhaps 'vocoder'
+        config:CascadeConfig, # of the cascade
+    )->Cascade:
+        "Join the parts of a folder; parts that do not belong together are an error"
+        return _cascade_of(cls, parts, config)
 
 # %% ../../nbs/core/code_maps.ipynb #66880857
 def turn_codes(
