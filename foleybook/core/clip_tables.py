@@ -11,9 +11,8 @@ from contextvars import ContextVar
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['COLUMNS', 'TableError', 'ClipTable', 'read_frame', 'write_params', 'load_params', 'interp_linear', 'resample_params',
-           'resample_track', 'trim_silence', 'split_by_source', 'split_by_fold', 'official_split', 'in_test_split',
-           'split_table', 'onsets']
+__all__ = ['COLUMNS', 'TableError', 'ClipTable', 'read_frame', 'write_params', 'load_params', 'interp_linear', 'trim_silence',
+           'split_by_source', 'split_by_fold', 'in_test_split', 'split_table', 'onsets']
 
 # %% ../../nbs/core/clip_tables.ipynb #b9215a5e
 #| code-fold: true

@@ -11,8 +11,8 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['CodeError', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits',
-           'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'augment_codes', 'code_bits', 'held_out_bits',
-           'PriorRecipe', 'check_codes']
+           'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'code_bits', 'held_out_bits', 'PriorRecipe',
+           'check_codes']
 
 # %% ../../nbs/core/code_maps.ipynb #4c90f250
 #| code-fold: true

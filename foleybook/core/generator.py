@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
-           'class_numbers', 'Published', 'shipped_models', 'model_folder', 'model_class', 'Pretrained', 'mask_samples',
-           'channel_levels', 'crossfaded', 'Request', 'Generator', 'Pipeline', 'peak_memory_mb', 'playground']
+           'class_numbers', 'Published', 'shipped_models', 'model_folder', 'Pretrained', 'crossfaded', 'Generator',
+           'Pipeline', 'peak_memory_mb', 'playground']
 
 # %% ../../nbs/core/generator.ipynb #281c6b56
 #| code-fold: true

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'FEW_CLIPS', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe',
-           'set_aside', 'few_clips', 'learner', 'StagedRecipe', 'teller', 'train_stage']
+__all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe', 'learner',
+           'StagedRecipe', 'teller', 'train_stage']
 
 # %% ../../nbs/train/recipes.ipynb #a2f0c50d
 #| code-fold: true
