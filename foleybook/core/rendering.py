@@ -220,6 +220,17 @@ def find_vocoder(
                           "spectrogram into sound. Give the folder of a vocoder, or "
                           "'default'.")
 
+# %% ../../nbs/core/rendering.ipynb #b3a60ff8
+def _mel_affine(mel):
+    "Scale and offset that turn a log-mel value into the natural log of a magnitude"
+    ten = math.log(10)
+    unit = {'ln': 1., 'log10': ten, 'db': ten * mel.power / 20}[mel.log] / mel.power
+    if mel.low is None:
+        return unit, 0.
+    return unit * (mel.high - mel.low), unit * mel.low
+
+def _decibels(db, mel): return db * math.log(10) / 20 / _mel_affine(mel)[0] # as log-mel
+
 # %% ../../nbs/core/rendering.ipynb #9d3bffb6
 def joined(
     made:Tensor, # log-mel, (n, m, f)
@@ -407,15 +418,3 @@ class MelGenerator(Pipeline):
         "Paint the spectrogram, then give the sound away while the vocoder renders it"
         return _stream_by_mel(self, cond, n, seeds, block, seconds, init, loop,
                               honoured)
-
-# %% ../../nbs/core/rendering.ipynb #b3a60ff8
-def _mel_affine(mel):
-    "Scale and offset that turn a log-mel value into the natural log of a magnitude"
-    ten = math.log(10)
-    unit = {'ln': 1., 'log10': ten, 'db': ten * mel.power / 20}[mel.log] / mel.power
-    if mel.low is None:
-        return unit, 0.
-    return unit * (mel.high - mel.low), unit * mel.low
-
-# %% ../../nbs/core/rendering.ipynb #9394e093
-def _decibels(db, mel): return db * math.log(10) / 20 / _mel_affine(mel)[0] # as log-mel
