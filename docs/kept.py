@@ -68,8 +68,14 @@ def patched(definition):
     return getattr(first, "id", None) if "patch" in decorators else None
 
 
+def handed_to(definition):
+    "The functions to which the methods of a class hand themselves: `return _request(self, ...)`"
+    calls = [n for n in ast.walk(definition) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.args]
+    return {n.func.id for n in calls if n.func.id[0] == "_" and getattr(n.args[0], "id", "") in ("self", "cls")}
+
+
 class Definitions:
-    "What the package defines: module -> name -> syntax trees (a class and the methods patched onto it)"
+    "What the package defines: module -> name -> syntax trees (a class, the methods patched onto it, and what does their work)"
 
     def __init__(self, package=ROOT / "foleybook"):
         self.of_module = {}
@@ -81,6 +87,8 @@ class Definitions:
                 elif isinstance(node, ast.Assign):
                     for name in {n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}:
                         found.setdefault(name, []).append(node)
+            for trees in [t for t in found.values() if isinstance(t[0], ast.ClassDef)]:
+                trees += [f for name in sorted(handed_to(trees[0])) for f in found.get(name, [])]
 
     def find(self, name, module):
         "The definition that a name means in the notebook of `module`: its own, else one of the rooms it imports from"

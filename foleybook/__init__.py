@@ -1,6 +1,25 @@
-"Make sound effects with neural networks: `load`, `train`, `evaluate`, `playground`; everything else is in the modules"
+"""Make sound effects with neural networks.
+
+    import foleybook as fb
+    model = fb.load("foley")                       # a model that comes with the book, or a folder
+    model.sample("rain", seconds=4, seed=1)        # `Sounds`: plays, plots, saves
+    fb.train("quick-cascade", "sounds/", "runs/mine", hold_out="fold=5")
+
+Everything else is in the modules. Nothing is imported before it is used.
+"""
+from . import train as _shelf  # now: whoever imports the shelf later would put it in the place of the function `train`
+
 __version__ = "0.1.0"
-__all__ = ["load", "train", "evaluate", "playground", "__version__"]
+__all__ = ["load", "train", "evaluate", "recipes", "playground", "Sounds", "Conditions", "MelConfig", "Generator", "__version__"]
+
+TYPE_CHECKING = False  # editors and type checkers take it as True
+if TYPE_CHECKING:
+    from .audio_features import MelConfig, Sounds
+    from .core.generator import Conditions, Generator, playground
+    from .judge.evaluator import evaluate
+
+_HOMES = dict(evaluate="judge.evaluator", playground="core.generator", Conditions="core.generator", Generator="core.generator",
+              MelConfig="audio_features", Sounds="audio_features")
 
 
 def load(
@@ -29,9 +48,13 @@ def load(
 
 
 def train(
-    recipe,  # a name that `foleybook train --list` shows, or a `Recipe`
+    recipe,  # a name that `recipes` gives, or a `Recipe`
     data,  # a folder of sounds with one subfolder per class, a clip table, a known collection, or what the recipe takes
-    out,  # folder for checkpoints and the finished model; a run that was stopped there goes on
+    out,  # folder for checkpoints and the finished model
+    *,
+    hold_out=None,  # clips that training must not see: 'fold=5', or a list of such
+    device=None,  # cpu, cuda, cuda:1 ...; None: as the recipe says
+    resume=True,  # a run that was stopped in `out` goes on; False begins anew
     **overrides,  # fields of the recipe to change, nested ones as **{'model.width': 64}
 ):  # the trained model, in eval mode
     "Train a model by a recipe"
@@ -42,19 +65,46 @@ def train(
 
     rooms()
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    if device is not None:
+        overrides["device"] = device
     if overrides:
         chosen = chosen.override(overrides)
-    return chosen.train(find_data(data) if isinstance(data, (str, Path)) else data, out)
+    data = find_data(data) if isinstance(data, (str, Path)) else data
+    return chosen.train(_without(data, hold_out) if hold_out else data, out, resume=resume)
+
+
+def _without(data, hold_out):
+    "The clips of a folder or table that are not held out"
+    from pathlib import Path
+
+    from .apps.cli import without
+    from .core.clip_tables import ClipTable
+    from .core.data_sets import open_dataset
+
+    if isinstance(data, Path) and (data / "codes.json").exists():
+        raise ValueError(f"{data}: hold_out={hold_out!r} comes too late, these are codes already. Hold the clips out before.")
+    table = open_dataset(data) if isinstance(data, Path) else data
+    if not isinstance(table, ClipTable):
+        raise ValueError(f"hold_out={hold_out!r}: a {type(table).__name__} has no columns. Give a folder or a clip table.")
+    return without(table, [hold_out] if isinstance(hold_out, str) else list(hold_out))
+
+
+def recipes():  # name of a preset -> class of recipe
+    "What can be trained, by name"
+    from .apps.cli import rooms
+    from .train.recipes import all_recipes
+
+    rooms()
+    return dict(sorted(all_recipes().items()))
 
 
 def __getattr__(name):
-    "`evaluate` and `playground` are imported when they are first used"
+    "What is not defined here is imported from its module when it is first used"
     from importlib import import_module
 
-    rooms = dict(evaluate="evaluation", playground="generator")
-    if name not in rooms:
+    if name not in _HOMES:
         raise AttributeError(f"module 'foleybook' has no attribute {name!r}")
-    return getattr(import_module(f".{rooms[name]}", __name__), name)
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__():

@@ -197,6 +197,76 @@ class MelConfig:
         "A copy with some fields changed"
         return MelConfig(**{**self.to_dict(), **changes})
 
+    @property
+    def top(self)->float: # Hz
+        "The highest frequency"
+        return float(self.sample_rate / 2 if self.f_max is None else self.f_max)
+
+    @property
+    def padding(self)->int: # samples
+        "What is added at each end"
+        if self.pad is not None: return self.pad
+        return self.n_fft // 2 if self.center else (self.n_fft - self.hop_length) // 2
+
+    def frames(self,
+        samples:int, # length of a waveform
+    )->int: # length of its spectrogram
+        "How many frames a clip gives"
+        return max(0, 1 + (samples + 2 * self.padding - self.n_fft) // self.hop_length)
+
+    def samples(self,
+        frames:int, # length of a spectrogram
+    )->int: # samples
+        "The shortest clip that gives so many frames; `GriffinLim` gives that many back"
+        return max(0, (frames - 1) * self.hop_length + self.n_fft - 2
+                   * self.padding) if frames else 0
+
+    @classmethod
+    def presets(cls)->list: # names
+        "This book's own front end, `foley`, and the published ones"
+        return list(MEL_PRESETS)
+
+    @classmethod
+    def preset(cls,
+        name:str, # one of `MelConfig.presets()`
+    )->MelConfig:
+        "A front end by its name"
+        if name not in MEL_PRESETS:
+            raise ValueError(f"no mel preset {name!r}; there are "
+                             f"{', '.join(MEL_PRESETS)}")
+        return cls(**MEL_PRESETS[name])
+
+    def _effect(self):
+        "The fields with every default worked out"
+        worked_out = {**asdict(self), 'f_max': self.top, 'f_min': float(self.f_min),
+            'pad': self.padding, 'power': float(self.power)}
+        del worked_out['center']   # its effect is the padding
+        return worked_out
+
+    @property
+    def hash(self)->str: # eight letters
+        "Differs when the spectrogram differs"
+        return hashlib.sha256(json.dumps(self._effect(),
+                                         sort_keys=True).encode()).hexdigest()[:8]
+
+    def diff(self,
+        other:MelConfig, # to compare with
+    )->dict: # field -> (ours, theirs)
+        "The fields whose effect differs"
+        ours = self._effect()
+        theirs = other._effect()
+        return {k: (ours[k], theirs[k]) for k in ours if ours[k] != theirs[k]}
+
+    def require(self,
+        other:MelConfig, # what the other part was made for
+        what:str, # name of that part, for the message
+    ):
+        "Raise `MelMismatch` unless both make the same spectrogram"
+        if d := self.diff(other):
+            names = ', '.join(f"{k} is {a} here and {b} there" for k,(a,b) in d.items())
+            raise MelMismatch(f"{what} was made for another mel spectrogram: {names}. "
+                              "Use parts of one MelConfig")
+
 # %% ../nbs/00_audio_features.ipynb #6f62bb11
 def _check_mel(mel):
     "Raise ValueError for a front end that cannot be"
@@ -214,42 +284,6 @@ def _check_mel(mel):
                          f"use 0..{mel.sample_rate / 2:g} Hz")
     if (mel.low is None) != (mel.high is None):
         raise ValueError("MelConfig: give low and high, or neither")
-
-# %% ../nbs/00_audio_features.ipynb #5f5af904
-@patch(as_prop=True)
-def top(
-    self:MelConfig
-)->float: # Hz
-    "The highest frequency"
-    return float(self.sample_rate / 2 if self.f_max is None else self.f_max)
-
-# %% ../nbs/00_audio_features.ipynb #78901f25
-@patch(as_prop=True)
-def padding(
-    self:MelConfig
-)->int: # samples
-    "What is added at each end"
-    if self.pad is not None: return self.pad
-    return self.n_fft // 2 if self.center else (self.n_fft - self.hop_length) // 2
-
-# %% ../nbs/00_audio_features.ipynb #8c6fd4d3
-@patch
-def frames(
-    self:MelConfig,
-    samples:int, # length of a waveform
-)->int: # length of its spectrogram
-    "How many frames a clip gives"
-    return max(0, 1 + (samples + 2 * self.padding - self.n_fft) // self.hop_length)
-
-# %% ../nbs/00_audio_features.ipynb #7766c15a
-@patch
-def samples(
-    self:MelConfig,
-    frames:int, # length of a spectrogram
-)->int: # samples
-    "The shortest clip that gives so many frames; `GriffinLim` gives that many back"
-    return max(0, (frames - 1) * self.hop_length + self.n_fft - 2
-               * self.padding) if frames else 0
 
 # %% ../nbs/00_audio_features.ipynb #d3443a1b
 MEL_PRESETS = dict(
@@ -273,69 +307,9 @@ MEL_PRESETS = dict(
                            hop_length=512,
         n_mels=128, f_max=None, magnitude_eps=1e-9))
 
-# %% ../nbs/00_audio_features.ipynb #cdc93498
-@patch(cls_method=True)
-def presets(
-    cls:MelConfig
-)->list: # names
-    "This book's own front end, `foley`, and the published ones"
-    return list(MEL_PRESETS)
-
-# %% ../nbs/00_audio_features.ipynb #2230d36c
-@patch(cls_method=True)
-def preset(
-    cls:MelConfig,
-    name:str, # one of `MelConfig.presets()`
-)->MelConfig:
-    "A front end by its name"
-    if name not in MEL_PRESETS:
-        raise ValueError(f"no mel preset {name!r}; there are {', '.join(MEL_PRESETS)}")
-    return cls(**MEL_PRESETS[name])
-
 # %% ../nbs/00_audio_features.ipynb #6c519b3e
 class MelMismatch(ValueError):
     "Two parts were made for different mel spectrograms"
-
-# %% ../nbs/00_audio_features.ipynb #fde7824d
-@patch
-def _effect(self:MelConfig):
-    "The fields with every default worked out"
-    worked_out = {**asdict(self), 'f_max': self.top, 'f_min': float(self.f_min),
-        'pad': self.padding, 'power': float(self.power)}
-    del worked_out['center']   # its effect is the padding
-    return worked_out
-
-@patch(as_prop=True)
-def hash(
-    self:MelConfig
-)->str: # eight letters
-    "Differs when the spectrogram differs"
-    return hashlib.sha256(json.dumps(self._effect(),
-                                     sort_keys=True).encode()).hexdigest()[:8]
-
-# %% ../nbs/00_audio_features.ipynb #7de694f5
-@patch
-def diff(
-    self:MelConfig,
-    other:MelConfig, # to compare with
-)->dict: # field -> (ours, theirs)
-    "The fields whose effect differs"
-    ours = self._effect()
-    theirs = other._effect()
-    return {k: (ours[k], theirs[k]) for k in ours if ours[k] != theirs[k]}
-
-# %% ../nbs/00_audio_features.ipynb #b240dc13
-@patch
-def require(
-    self:MelConfig,
-    other:MelConfig, # what the other part was made for
-    what:str, # name of that part, for the message
-):
-    "Raise `MelMismatch` unless both make the same spectrogram"
-    if d := self.diff(other):
-        names = ', '.join(f"{k} is {a} here and {b} there" for k,(a,b) in d.items())
-        raise MelMismatch(f"{what} was made for another mel spectrogram: {names}. "
-                          "Use parts of one MelConfig")
 
 # %% ../nbs/00_audio_features.ipynb #bff8151c
 def mel_centres(
@@ -888,6 +862,26 @@ def _faded(self:Finish, y, last):
 class SamplingError(RuntimeError):
     "A generator gave something that is no sound"
 
+# %% ../nbs/00_audio_features.ipynb #2e1e6a84
+def _check(sounds, part=False):
+    "Raise `SamplingError` if this is no sound"
+    if not sounds.audio.numel():
+        raise SamplingError(f"no samples: shape {tuple(sounds.audio.shape)}. Ask for "
+                            "more")
+    bad = (~sounds.audio.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise SamplingError(f"sounds {bad} hold NaN or inf. Train with a lower lr, or "
+                            "load an earlier checkpoint")
+    if part: return
+    peaks = sounds.audio.abs().amax((1, 2))
+    if (peak := peaks.max().item()) > 1 + 1e-5:
+        raise SamplingError(f"peak {peak:.4g} is beyond 1. Scale the output")
+    if (quiet := peaks < 2**-15).all():   # the last bit of a 16-bit file
+        raise SamplingError(f"all {len(sounds)} sounds are silent. Train longer, or "
+                            "load an earlier checkpoint")
+    if quiet := quiet.nonzero().flatten().tolist():
+        warnings.warn(f"sounds {quiet} of {len(sounds)} are silent", stacklevel=3)
+
 # %% ../nbs/00_audio_features.ipynb #e8a33012
 class Sounds:
     "A batch of generated sounds and how they were made"
@@ -912,7 +906,7 @@ class Sounds:
         for k in 'seeds','labels':
             if len(v := getattr(self, k)) != len(self):
                 raise ValueError(f"{len(v)} {k} for {len(self)} sounds")
-        self._check(part)
+        _check(self, part)
 
     def __len__(self): return len(self.audio)
 
@@ -935,38 +929,35 @@ class Sounds:
 
     def _repr_html_(self): return self.show().data
 
-# %% ../nbs/00_audio_features.ipynb #2e1e6a84
-@patch
-def _check(self:Sounds, part=False):
-    "Raise `SamplingError` if this is no sound"
-    if not self.audio.numel():
-        raise SamplingError(f"no samples: shape {tuple(self.audio.shape)}. Ask for more")
-    bad = (~self.audio.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-    if bad:
-        raise SamplingError(f"sounds {bad} hold NaN or inf. Train with a lower lr, or "
-                            "load an earlier checkpoint")
-    if part: return
-    peaks = self.audio.abs().amax((1, 2))
-    if (peak := peaks.max().item()) > 1 + 1e-5:
-        raise SamplingError(f"peak {peak:.4g} is beyond 1. Scale the output")
-    if (quiet := peaks < 2**-15).all():   # the last bit of a 16-bit file
-        raise SamplingError(f"all {len(self)} sounds are silent. Train longer, or load "
-                            "an earlier checkpoint")
-    if quiet := quiet.nonzero().flatten().tolist():
-        warnings.warn(f"sounds {quiet} of {len(self)} are silent", stacklevel=3)
+    def show(self,
+        columns:int=4, # players in a row
+        most:int=8, # leave out the rest
+        match:bool=False, # make all equally loud, to compare them?
+    ):
+        "Players and log-mel pictures"
+        names = [f"{l} {s}".strip() for l,s in zip(self.labels, self.seeds)]
+        return play_table(self.audio[:most], self.sample_rate, names[:most], columns,
+                          match=match)
 
-# %% ../nbs/00_audio_features.ipynb #034d9e31
-@patch
-def show(
-    self:Sounds,
-    columns:int=4, # players in a row
-    most:int=8, # leave out the rest
-    match:bool=False, # make all equally loud, to compare them?
-):
-    "Players and log-mel pictures"
-    names = [f"{l} {s}".strip() for l,s in zip(self.labels, self.seeds)]
-    return play_table(self.audio[:most], self.sample_rate, names[:most], columns,
-                      match=match)
+    def save(self,
+        dir:str|Path, # folder, made if absent
+        # keep the sounds that its metadata.jsonl lists? Else they are removed
+        append:bool=False,
+        # CLASS/000.wav, CLASS/001.wav ... instead of CLASS_SEED.wav
+        by_class:bool=False,
+        format:str='wav', # or 'flac'
+        bits:int=16, # of each sample, or 24
+        sample_rate:int=None, # resample to this, Hz; None keeps it
+    )->list: # the files
+        "Write one file per sound and a metadata.jsonl that lists them, one by one"
+        return _save_sounds(self, dir, append, by_class, format, bits, sample_rate)
+
+    @classmethod
+    def load(cls,
+        dir:str|Path, # folder that `save` wrote
+    )->Sounds:
+        "Read what `save` wrote; raises `AudioError`"
+        return _load_sounds(cls, dir)
 
 # %% ../nbs/00_audio_features.ipynb #e6e1c148
 def safe_name(
@@ -1016,25 +1007,15 @@ def listed_sounds(
     return [r for r in _listed(dir/'metadata.jsonl') if (dir/r['file']).is_file()]
 
 # %% ../nbs/00_audio_features.ipynb #45e54183
-@patch
-def save(
-    self:Sounds,
-    dir:str|Path, # folder, made if absent
-    # keep the sounds that its metadata.jsonl lists? Else they are removed
-    append:bool=False,
-    by_class:bool=False, # CLASS/000.wav, CLASS/001.wav ... instead of CLASS_SEED.wav
-    format:str='wav', # or 'flac'
-    bits:int=16, # of each sample, or 24
-    sample_rate:int=None, # resample to this, Hz; None keeps it
-)->list: # the files
+def _save_sounds(sounds, dir, append, by_class, format, bits, sample_rate):
     "Write one file per sound and a metadata.jsonl that lists them, one by one"
     if format not in ('wav', 'flac') or bits not in (16, 24):
         raise ValueError(f"{format=}, {bits=}: use 'wav' or 'flac', 16 or 24")
     dir = Path(dir)
-    rate = sample_rate or self.sample_rate
-    audio = self.audio
-    if rate != self.sample_rate:
-        audio = unclipped(resample(audio, self.sample_rate, rate))
+    rate = sample_rate or sounds.sample_rate
+    audio = sounds.audio
+    if rate != sounds.sample_rate:
+        audio = unclipped(resample(audio, sounds.sample_rate, rate))
     listing = dir/'metadata.jsonl'
     rows = listed_sounds(dir)
     if not append:
@@ -1042,20 +1023,17 @@ def save(
         rows = []
     write_text(listing, ''.join(json.dumps(r) + '\n' for r in rows))
     files = []
-    for x,label,seed in zip(audio, self.labels, self.seeds):
+    for x,label,seed in zip(audio, sounds.labels, sounds.seeds):
         name = _free(dir, safe_name(label), f'.{format}', seed, by_class)
-        row = dict(file=name, label=label, seed=seed, sample_rate=rate, meta=self.meta)
+        row = dict(file=name, label=label, seed=seed, sample_rate=rate,
+                   meta=sounds.meta)
         # before its file
         with open(listing, 'a') as f: f.write(json.dumps(row) + '\n')
         files.append(write_audio(dir/name, x, rate, f'PCM_{bits}'))
     return files
 
 # %% ../nbs/00_audio_features.ipynb #13ba4a0b
-@patch(cls_method=True)
-def load(
-    cls:Sounds,
-    dir:str|Path, # folder that `save` wrote
-)->Sounds:
+def _load_sounds(cls, dir):
     "Read what `save` wrote; raises `AudioError`"
     dir = Path(dir)
     listing = dir/'metadata.jsonl'

@@ -110,6 +110,7 @@ def names_of(node, module):
 def imports(source, module="x"):
     "(at the top, inside functions): two sets of names of this package's modules"
     tree = ast.parse(source)
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")]  # is never run
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
     inner = {id(n) for f in ast.walk(tree) if isinstance(f, functions) for n in ast.walk(f) if n is not f}
     found = [(name, id(n) in inner) for n in ast.walk(tree) for name in names_of(n, module)]

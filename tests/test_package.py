@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import foleybook as fb
-from foleybook import evaluation
+from foleybook.judge import evaluator
 from foleybook.audio_features import MelConfig
 from foleybook.apps.cli import main
 from foleybook.codebooks import VQVAE, VQVAEConfig
@@ -22,7 +22,7 @@ HEAVY = ("torch", "fastai", "numpy", "librosa", "pandas", "matplotlib", "hugging
 
 
 @pytest.mark.parametrize("code", ["import foleybook", "import foleybook as fb; fb.__version__, fb.load, fb.train, dir(fb)",
-                                  "import foleybook.cli", "from foleybook import cli; cli.parser_of(cli.train)"])
+                                  "import foleybook.apps.cli", "from foleybook.apps import cli; cli.parser_of(cli.train)"])
 def test_import_is_light(code):
     "Nothing heavy is loaded before it is used, which is why the import is fast"
     done = subprocess.run([sys.executable, "-c", f"import sys; {code}; print([m for m in {HEAVY} if m in sys.modules])"],
@@ -31,9 +31,33 @@ def test_import_is_light(code):
 
 
 def test_unknown_names_are_attribute_errors():
-    assert {"load", "train", "evaluate", "__version__"} <= set(dir(fb)) and fb.evaluate is evaluation.evaluate
+    assert {"load", "train", "evaluate", "__version__"} <= set(dir(fb)) and fb.evaluate is evaluator.evaluate
     with pytest.raises(AttributeError, match="foleybook.*'sing'"):
         fb.sing
+
+
+def test_the_face_of_the_package():
+    "What `fb.` offers, with the annotations that editors see"
+    from foleybook.audio_features import Sounds
+    from foleybook.core.generator import Conditions, Generator, playground
+
+    assert set(fb.__all__) <= set(dir(fb)) and all(getattr(fb, name) for name in fb.__all__)
+    assert (fb.Sounds, fb.MelConfig, fb.Conditions) == (Sounds, MelConfig, Conditions)
+    assert (fb.Generator, fb.playground) == (Generator, playground)
+    assert (Path(fb.__file__).parent / "py.typed").is_file()
+    assert all(callable(getattr(fb, name)) and getattr(fb, name).__doc__ for name in fb.__all__ if name != "__version__")
+
+
+def test_recipes_are_listed_by_name():
+    found = fb.recipes()
+    assert list(found) == sorted(found) and found["quick-vqvae"].__name__ == "VQVAERecipe"
+
+
+def test_train_stays_a_function():
+    "A shelf of the same name is imported beside it"
+    code = "import foleybook as fb; from foleybook.train import recipes; import foleybook.train.recipes; print(callable(fb.train))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +150,21 @@ def test_train_takes_a_folder_of_sounds(tmp_path, monkeypatch):
         assert isinstance(model, VQVAE)
     with pytest.raises(FileNotFoundError, match="no such data"):
         fb.train("quick-vqvae", "nothing-here", tmp_path / "run")
+
+
+def test_train_holds_clips_out(tmp_path, monkeypatch):
+    "The recipe gets the other rows, and the device and `resume` that were asked for"
+    from foleybook.core.clip_tables import ClipTable
+    from foleybook.train.recipes import Recipe
+
+    make_procedural(tmp_path / "mine", ["rain", "pops"], n=3, seconds=0.5, n_jobs=1)
+    seen = []
+    monkeypatch.setattr(Recipe, "train", lambda self, data, out, resume=True: seen.append((self.device, data, resume)))
+    fb.train(Recipe(), tmp_path / "mine", tmp_path / "run", hold_out="label=rain", device="cpu", resume=False)
+    table = ClipTable(dict(path=["a.wav", "b.wav", "c.wav"], fold=[1, 2, 5]))
+    fb.train(Recipe(), table, tmp_path / "run", hold_out=["fold=5", "fold=2"])
+    (device, rest, resume), (as_it_says, folds, goes_on) = seen
+    assert (device, resume, as_it_says, goes_on) == ("cpu", False, "auto", True)
+    assert rest.labels == ["pops"] and folds.df.path.tolist() == ["a.wav"]
+    with pytest.raises(ValueError, match="a dict has no columns"): fb.train(Recipe(), {}, tmp_path / "run", hold_out="fold=5")
+    with pytest.raises(ValueError, match="no such clip"): fb.train(Recipe(), table, tmp_path / "run", hold_out="fold=9")

@@ -11,9 +11,8 @@ from contextvars import ContextVar
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['COLUMNS', 'TableError', 'ClipTable', 'read_frame', 'write_params', 'load_params', 'interp_linear', 'resample_params',
-           'resample_track', 'trim_silence', 'split_by_source', 'split_by_fold', 'official_split', 'in_test_split',
-           'split_table', 'onsets']
+__all__ = ['COLUMNS', 'TableError', 'ClipTable', 'read_frame', 'write_params', 'load_params', 'interp_linear', 'trim_silence',
+           'split_by_source', 'split_by_fold', 'in_test_split', 'split_table', 'onsets']
 
 # %% ../../nbs/core/clip_tables.ipynb #b9215a5e
 #| code-fold: true
@@ -51,7 +50,7 @@ def _texts(values, where):
 
 # %% ../../nbs/core/clip_tables.ipynb #86f62220
 class ClipTable:
-    "A row per clip in `df`; paths are relative to `root`; `skipped` has (path, reason) of the rest"
+    "A row per clip in `df`; paths are below `root`; `skipped`: (path, reason) of the rest"
     note = "" # how the table was read
 
     def __init__(self,
@@ -85,87 +84,125 @@ class ClipTable:
     def file(self, i): return self.root/self.df.path.iloc[i]
     def files(self): return [self.root/p for p in self.df.path]
 
-# %% ../../nbs/core/clip_tables.ipynb #fbd6aec1
-@patch(as_prop=True)
-def digest(self:ClipTable)->str: # 16 hexadecimal digits
-    "Hash of what training learns from: names and sizes of the files, parts, labels, splits"
-    told = self.df[[c for c in COLUMNS if c != "licence"]].astype(str).values.tolist()
-    sizes = [f.stat().st_size if f.is_file() else -1 for f in self.files()]
-    return hashlib.sha256(json.dumps([told, sizes]).encode()).hexdigest()[:16]
+    @classmethod
+    def read(cls,
+        csv, # file written by `save`
+        )->ClipTable:
+        "Read a table; `root` is the folder of the csv"
+        return ClipTable(read_frame(csv), Path(csv).parent)
+
+    def save(self,
+        csv, # file to write; paths inside are relative to its folder
+        )->Path: # the file
+        "Write the table as csv; until it is whole, the old one stays"
+        return write_text(csv, self.relative(Path(csv).parent).to_csv(index=False))
+
+    def relative(self,
+        folder, # where the table is to lie
+        )->pd.DataFrame:
+        "The frame with paths relative to another folder"
+        return _relative(self, folder)
+
+    @property
+    def digest(self)->str: # 16 hexadecimal digits
+        "Hash of what training learns from: files and their sizes, labels, splits"
+        told = self.df[[c for c in COLUMNS
+                        if c != "licence"]].astype(str).values.tolist()
+        sizes = [f.stat().st_size if f.is_file() else -1 for f in self.files()]
+        return hashlib.sha256(json.dumps([told, sizes]).encode()).hexdigest()[:16]
+
+    def subset(self,
+        index, # row numbers, or a boolean mask
+        )->ClipTable:
+        "The rows in `index`, in that order"
+        return _subset(self, index)
+
+    def filter(self,
+        **eq, # column=value or column=[values]
+        )->ClipTable: # the rows that match all
+        "Rows whose columns equal the given values"
+        return _filtered(self, eq)
+
+    def shippable(self)->ClipTable: # rows that may be given on with attribution
+        "Rows under CC0, CC BY, CC BY-SA or generated; unknown licences are left out"
+        return self.subset(np.array([bool(_FREE.match(l.strip()))
+                                     for l in self.df.licence],
+                                    bool))
+
+    def under_licence(self,
+        # such as 'CC0', 'CC BY'; versions do not count: 'CC BY' means CC BY 4.0, not CC
+        # BY-NC
+        *names,
+        )->ClipTable: # rows under one of them
+        "Rows by their licence; none is an error that says what there is"
+        return _under_licence(self, names)
+
+    def check(self,
+        strict:bool=False, # raise at the first bad file
+        decode:bool=True, # decode all samples (False: headers only)
+        n_jobs:int=-1, # threads
+        progress:bool=False, # tell how far it is
+        )->ClipTable: # the good rows; `.skipped` says what was dropped and why
+        "Open every file; report and drop those that cannot be used"
+        return _check_clips(self, strict, decode, n_jobs, progress)
+
+    def sliced(self,
+        # length of a clip; a recording up to half as long again stays as it is
+        seconds:float=4.,
+        # 'fixed': one behind the other; 'onsets': where sounds begin, else as fixed
+        at:str="fixed",
+        # share of a clip that the next one repeats, 0 to .95; for 'fixed'
+        overlap:float=0.,
+        )->ClipTable: # more rows, with `start`, `seconds` and `source`
+        "Cut long recordings into clips"
+        return _sliced(self, seconds, at, overlap)
 
 # %% ../../nbs/core/clip_tables.ipynb #62b5dc77
-@patch
-def subset(self:ClipTable,
-    index, # row numbers, or a boolean mask
-    )->ClipTable:
+def _subset(table, index):
     "The rows in `index`, in that order"
     index = np.asarray(index)
     if index.dtype == bool: index = np.flatnonzero(index)
-    found = ClipTable(self.df.iloc[index], self.root, self.skipped)
-    found.note = self.note
+    found = ClipTable(table.df.iloc[index], table.root, table.skipped)
+    found.note = table.note
     return found
 
 # %% ../../nbs/core/clip_tables.ipynb #97a7410b
-@patch
-def filter(self:ClipTable,
-    **eq, # column=value or column=[values]
-    )->ClipTable: # the rows that match all
+def _filtered(table, eq):
     "Rows whose columns equal the given values"
-    keep = np.ones(len(self), bool)
+    keep = np.ones(len(table), bool)
     for c, v in eq.items():
-        if c not in self.df:
-            raise TableError(f"{self.root}: no column {c!r} among {list(self.df)}.")
-        keep &= self.df[c].isin(v if isinstance(v, (list, tuple, set))
-                                else [v]).to_numpy()
-    return self.subset(keep)
+        if c not in table.df:
+            raise TableError(f"{table.root}: no column {c!r} among {list(table.df)}.")
+        keep &= table.df[c].isin(v if isinstance(v, (list, tuple, set))
+                                 else [v]).to_numpy()
+    return table.subset(keep)
 
 # %% ../../nbs/core/clip_tables.ipynb #23f49dc8
 _FREE = re.compile(r"^(cc0|public domain|cc[- ]by(?:[- ]sa)?(?:[- "
                    r"][\d.]+)?|generated)\b"
                    r"(?!.*\bn[cd]\b)", re.I)
 
-@patch
-def shippable(self:ClipTable)->ClipTable: # rows that may be given on with attribution
-    "Rows under CC0, CC BY, CC BY-SA or generated; what is unknown or non-commercial is left out"
-    return self.subset(np.array([bool(_FREE.match(l.strip())) for l in self.df.licence],
-                                bool))
-
 # %% ../../nbs/core/clip_tables.ipynb #ca5691e7
-@patch
-def under_licence(self:ClipTable,
-    # such as 'CC0', 'CC BY'; versions do not count: 'CC BY' means CC BY 4.0, not CC
-    # BY-NC
-    *names,
-    )->ClipTable: # rows under one of them
+def _under_licence(table, names):
     "Rows by their licence; none is an error that says what there is"
     words = lambda t: tuple(w for w in re.findall("[a-z]+0?|[0-9]+", t.lower())
                             if w[0] > "9")
     asked = {words(n) for n in names}
-    keep = np.array([words(l) in asked for l in self.df.licence], bool)
-    if keep.any(): return self.subset(keep)
-    there = self.df.licence.replace("", "unknown").value_counts()
+    keep = np.array([words(l) in asked for l in table.df.licence], bool)
+    if keep.any(): return table.subset(keep)
+    there = table.df.licence.replace("", "unknown").value_counts()
     told = ", ".join(f"{l} ({n})" for l, n in there.items())
-    raise TableError(f"{self.root}: no clip under {', '.join(names)}. There are {told}.")
+    raise TableError(f"{table.root}: no clip under {', '.join(names)}. There are "
+                     f"{told}.")
 
 # %% ../../nbs/core/clip_tables.ipynb #c0daeb70
-@patch
-def relative(self:ClipTable,
-    folder, # where the table is to lie
-    )->pd.DataFrame:
+def _relative(table, folder):
     "The frame with paths relative to another folder"
-    df, here, root = self.df.copy(), Path(folder).resolve(), self.root.resolve()
+    df, here, root = table.df.copy(), Path(folder).resolve(), table.root.resolve()
     inside = lambda p: os.path.relpath(root/p, here) if isinstance(p, str) and p else ""
     for c in set(_PATHS) & set(df):
         df[c] = _texts([inside(p) for p in df[c]], f"{ascii(str(root))}: {c}")
     return df
-
-# %% ../../nbs/core/clip_tables.ipynb #08d707be
-@patch
-def save(self:ClipTable,
-    csv, # file to write; paths inside are relative to its folder
-    )->Path: # the file
-    "Write the table as csv; until it is whole, the old one stays"
-    return write_text(csv, self.relative(Path(csv).parent).to_csv(index=False))
 
 # %% ../../nbs/core/clip_tables.ipynb #06edc9d5
 def read_frame(
@@ -189,14 +226,6 @@ def read_frame(
             raise TableError(f"{csv}: column {c!r} holds {odd.iloc[0]}. Use numbers "
                              "from 0 on.")
     return df
-
-# %% ../../nbs/core/clip_tables.ipynb #b479a881
-@patch(cls_method=True)
-def read(cls:ClipTable,
-    csv, # file written by `save`
-    )->ClipTable:
-    "Read a table; `root` is the folder of the csv"
-    return ClipTable(read_frame(csv), Path(csv).parent)
 
 # %% ../../nbs/core/clip_tables.ipynb #d375e489
 #| code-fold: true
@@ -241,11 +270,11 @@ def _fault(file, start, seconds, decode):
 
 def _num(v, default): return default if v is None or v != v else float(v)
 
-def _warn_skipped(reasons, total):
+def _warn_skipped(reasons, total, stacklevel=3):
     "Say which clips were left out and why"
     more = [f"... and {len(reasons) - 10} more"] if len(reasons) > 10 else []
     said = [f"{len(reasons)} of {total} clips left out:", *reasons[:10], *more]
-    warnings.warn("\n".join(said), stacklevel=3)
+    warnings.warn("\n".join(said), stacklevel=stacklevel)
 
 # %% ../../nbs/core/clip_tables.ipynb #1f864423
 #| code-fold: true
@@ -282,24 +311,18 @@ def counted(total, what, show, done=0):
                   disable=None if show else True) as bar: yield bar
 
 # %% ../../nbs/core/clip_tables.ipynb #c93ae433
-@patch
-def check(self:ClipTable,
-    strict:bool=False, # raise at the first bad file
-    decode:bool=True, # decode all samples (False: headers only)
-    n_jobs:int=-1, # threads
-    progress:bool=False, # tell how far it is
-    )->ClipTable: # the good rows; `.skipped` says what was dropped and why
+def _check_clips(table, strict, decode, n_jobs, progress):
     "Open every file; report and drop those that cannot be used"
-    rows = zip(self.files(), self.df.start, self.df.seconds)
+    rows = zip(table.files(), table.df.start, table.df.seconds)
     work = joblib.Parallel(n_jobs, prefer="threads", return_as="generator")
     found = work(joblib.delayed(_fault)(*r, decode) for r in rows)
-    with counted(len(self), "checked", progress) as bar:
+    with counted(len(table), "checked", progress) as bar:
         faults = [bar.update() or fault for fault in found]
-    bad = [(p, f) for p, f in zip(self.df.path, faults) if f]
+    bad = [(p, f) for p, f in zip(table.df.path, faults) if f]
     if bad and strict: raise TableError(f"{bad[0][1]} ({len(bad)} bad files in all)")
-    good = self.subset(np.array([f is None for f in faults], bool))
-    good.skipped = self.skipped + bad
-    if bad: _warn_skipped([f for _, f in bad], len(self))
+    good = table.subset(np.array([f is None for f in faults], bool))
+    good.skipped = table.skipped + bad
+    if bad: _warn_skipped([f for _, f in bad], len(table), stacklevel=4)
     return good
 
 # %% ../../nbs/core/clip_tables.ipynb #26e1de7e
@@ -526,32 +549,25 @@ def _cuts(begin, end, at, seconds, overlap, file):
     return [(s, seconds) for s in [*starts, *[end - seconds]*bool(rest > seconds/2)]]
 
 # %% ../../nbs/core/clip_tables.ipynb #13f4b91a
-@patch
-def sliced(self:ClipTable,
-    # length of a clip; a recording up to half as long again stays as it is
-    seconds:float=4.,
-    # 'fixed': one behind the other; 'onsets': where sounds begin, else as fixed
-    at:str="fixed",
-    overlap:float=0., # share of a clip that the next one repeats, 0 to .95; for 'fixed'
-    )->ClipTable: # more rows, with `start`, `seconds` and `source`
+def _sliced(table, seconds, at, overlap):
     "Cut long recordings into clips"
     if at not in ("fixed",
                   "onsets") or not 0 <= overlap <= .95 or not 0 < seconds < math.inf:
         raise TableError(f"sliced: {at=}, {seconds=}, {overlap=}. Use 'fixed' or "
                          "'onsets', a length above 0, and an overlap from 0 to 0.95.")
-    rows, told, step = [], self.df.to_dict("records"), seconds*(1 - overlap)
+    rows, told, step = [], table.df.to_dict("records"), seconds*(1 - overlap)
     begins = [_num(row["start"], 0.) for row in told]
     lasts = [min(audio_info(f).seconds, a + _num(row["seconds"], math.inf))
-             for f, a, row in zip(self.files(), begins, told)]
+             for f, a, row in zip(table.files(), begins, told)]
     if at == "fixed":
-        _bounded(self.root, sum(max(1, (b - a)/step) for a, b in zip(begins, lasts)),
+        _bounded(table.root, sum(max(1, (b - a)/step) for a, b in zip(begins, lasts)),
                  seconds)
     for i, (row, begin, end) in enumerate(zip(told, begins, lasts)):
         row["source"] = row["source"] or row["path"]
         long = end - begin > 1.5*seconds
-        cuts = _cuts(begin, end, at, seconds, overlap, self.file(i)) if long else []
+        cuts = _cuts(begin, end, at, seconds, overlap, table.file(i)) if long else []
         rows += [row | dict(start=a, seconds=b) for a, b in cuts] if long else [row]
-        _bounded(self.root, len(rows), seconds)
-    found = ClipTable(pd.DataFrame(rows), self.root, self.skipped)
-    found.note = self.note
+        _bounded(table.root, len(rows), seconds)
+    found = ClipTable(pd.DataFrame(rows), table.root, table.skipped)
+    found.note = table.note
     return found

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['AUDIO_SUFFIXES', 'KIND_NAMES', 'DCASE2023_LABELS', 'SC09_WORDS', 'LAYOUTS', 'snake_case', 'read_folder', 'read_csv',
-           'read_esc', 'read_free_kinds', 'read_dcase2023', 'read_urbansound8k', 'read_speech_commands', 'read_fsdd',
-           'read_ljspeech', 'load_features', 'read_vas', 'read_vggsound', 'read_params', 'ClipConditions',
-           'open_dataset']
+__all__ = ['read_folder', 'read_csv', 'read_esc', 'read_free_kinds', 'read_dcase2023', 'read_urbansound8k',
+           'read_speech_commands', 'read_fsdd', 'read_ljspeech', 'read_vas', 'read_vggsound', 'read_params',
+           'ClipConditions', 'open_dataset']
 
 # %% ../../nbs/core/data_sets.ipynb #5c8af961
 #| code-fold: true

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CheckpointError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'pack_weights', 'unpack_weights',
-           'read_safetensors', 'read_json', 'write_safetensors', 'file_digest', 'load_strict', 'read_published',
-           'published_weights']
+__all__ = ['CheckpointError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'pack_weights', 'read_safetensors',
+           'read_json', 'write_safetensors', 'file_digest', 'load_strict', 'read_published', 'published_weights']
 
 # %% ../../nbs/core/files.ipynb #d671c0cd
 #| code-fold: true

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
-           'class_numbers', 'Published', 'Pretrained', 'shipped_models', 'model_folder', 'model_class', 'Generator',
-           'mask_samples', 'channel_levels', 'crossfaded', 'Request', 'Pipeline', 'peak_memory_mb', 'playground']
+           'class_numbers', 'Published', 'shipped_models', 'model_folder', 'Pretrained', 'crossfaded', 'Generator',
+           'Pipeline', 'peak_memory_mb', 'playground']
 
 # %% ../../nbs/core/generator.ipynb #281c6b56
 #| code-fold: true
@@ -118,11 +118,78 @@ class ItemNoise:
         u = self.rand(*probs.shape[1:-1], 1).to(probs.device).double() * cdf[..., -1:]
         return (cdf <= u).sum(-1).clamp(max=probs.shape[-1] - 1)
 
-# %% ../../nbs/core/generator.ipynb #8d6ce81f
+# %% ../../nbs/core/generator.ipynb #d648168c
 _FIELDS = dict(label=1, shares=2, features=3, text=3)   # name -> number of axes
 
+def _numbers(name, value):
+    "A value as a tensor of numbers"
+    if torch.is_tensor(value): return value
+    try:
+        if value is None or isinstance(value, (str, bytes, dict)): raise TypeError
+        x = np.asarray(value)
+        if x.dtype.kind not in 'biuf': raise TypeError
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r:.80} is not allowed. Give numbers, in rows "
+                         "of one length.") from None
+    return torch.as_tensor(x)
+
+def _named(controls):
+    "Control tracks by name"
+    if controls is None: return {}
+    if isinstance(controls, dict) and all(isinstance(k, str) for k in controls):
+        return controls
+    raise ValueError(f"controls={controls!r:.80} is not allowed. Give a dict, name -> "
+                     "number or points.")
+
+def _field(name, value, axes):
+    "A field as a tensor with `axes` axes"
+    x = _numbers(name, value)
+    if name == 'label' and not torch.equal(x.double(), x.double().round()):
+        raise ValueError(f"label={value!r:.80} is not allowed. Give numbers of classes.")
+    x = x.long() if name == 'label' else x.float()
+    if name == 'text' and x.ndim == 2: x = x.unsqueeze(1)
+    if x.ndim == axes and all(x.shape[1:]) and torch.isfinite(x).all(): return x
+    raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give finite "
+                     f"numbers with {axes} axes, the first one for the sounds.")
+
+# %% ../../nbs/core/generator.ipynb #b271f0f1
+def _like(self, n, names, fields):
+    "Conditions with other fields and the same rates"
+    new = Conditions(n, names=names, feature_rate=self.feature_rate,
+                     control_rate=self.control_rate)
+    new.fields = fields
+    return new
+
+# %% ../../nbs/core/generator.ipynb #83488c37
+def _joined_rows(parts):
+    "One after the other"
+    if len({tuple(sorted(p.fields)) for p in parts}) > 1:
+        raise ValueError("cannot join conditions of different kinds: "
+                         f"{', '.join(map(repr, parts))}.")
+    fields = {k: torch.cat([p.fields[k] for p in parts]) for k in parts[0].fields}
+    return _like(parts[0], sum(map(len, parts)), sum((p.names for p in parts), []),
+                 fields)
+
+# %% ../../nbs/core/generator.ipynb #8239f89c
+def _stored_conditions(cls, tensors, names, n):
+    "Conditions again"
+    rates = {k: float(tensors[k]) for k in ('feature_rate', 'control_rate')
+             if k in tensors}
+    fields = {k: v for k, v in tensors.items() if k not in rates}
+    n = (n if n is not None else len(names) if names is not None
+         else len(next(iter(fields.values()))))
+    new = cls(n, names=names, **rates)
+    new.fields = fields
+    return new
+
+# %% ../../nbs/core/generator.ipynb #8d6ce81f
 class Conditions:
-    "What n sounds are asked by: classes, their shares, features, text, control tracks, or nothing"
+    "What n sounds are asked by: classes, shares, features, text, control tracks, nothing"
+    label:Tensor|None    # (n,) int64; -1: no class
+    shares:Tensor|None   # (n, k)
+    features:Tensor|None # (n, l, d)
+    text:Tensor|None     # (n, l, d)
+
     def __init__(self,
         n:int|None=None, # number of sounds; None: as the fields have it
         label=None, # class numbers, (n,) int64; -1: no class
@@ -161,151 +228,81 @@ class Conditions:
         if name in _FIELDS: return self.__dict__['fields'].get(name)
         raise AttributeError(f"Conditions have no {name!r}")
 
-# %% ../../nbs/core/generator.ipynb #d648168c
-def _numbers(name, value):
-    "A value as a tensor of numbers"
-    if torch.is_tensor(value): return value
-    try:
-        if value is None or isinstance(value, (str, bytes, dict)): raise TypeError
-        x = np.asarray(value)
-        if x.dtype.kind not in 'biuf': raise TypeError
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}={value!r:.80} is not allowed. Give numbers, in rows "
-                         "of one length.") from None
-    return torch.as_tensor(x)
+    @property
+    # of 'label', 'shares', 'features', 'text', 'controls'
+    def kinds(self) -> frozenset:
+        "What is asked by"
+        return frozenset(k.partition('.')[0] for k in self.fields)
 
-def _named(controls):
-    "Control tracks by name"
-    if controls is None: return {}
-    if isinstance(controls, dict) and all(isinstance(k, str) for k in controls):
-        return controls
-    raise ValueError(f"controls={controls!r:.80} is not allowed. Give a dict, name -> "
-                     "number or points.")
+    @property
+    def controls(self) -> dict: # name -> (n, l)
+        "Control tracks"
+        return {k.partition('.')[2]: v for k,
+                v in self.fields.items() if k.startswith('controls.')}
 
-def _field(name, value, axes):
-    "A field as a tensor with `axes` axes"
-    x = _numbers(name, value)
-    if name == 'label' and not torch.equal(x.double(), x.double().round()):
-        raise ValueError(f"label={value!r:.80} is not allowed. Give numbers of classes.")
-    x = x.long() if name == 'label' else x.float()
-    if name == 'text' and x.ndim == 2: x = x.unsqueeze(1)
-    if x.ndim == axes and all(x.shape[1:]) and torch.isfinite(x).all(): return x
-    raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give finite "
-                     f"numbers with {axes} axes, the first one for the sounds.")
+    def __getitem__(self,
+        index, # a number (of one sound), a slice, numbers, or a mask
+    ) -> Conditions:
+        "Some of the sounds"
+        rows = torch.arange(self.n)[index].reshape(-1)
+        return _like(self, len(rows), [self.names[i] for i in rows.tolist()],
+                     {k: v[rows.to(v.device)] for k, v in self.fields.items()})
 
-# %% ../../nbs/core/generator.ipynb #c387e8b9
-@patch(as_prop=True)
-# of 'label', 'shares', 'features', 'text', 'controls'
-def kinds(self:Conditions) -> frozenset:
-    "What is asked by"
-    return frozenset(k.partition('.')[0] for k in self.fields)
+    def to(self,
+        device, # where the fields go
+    ) -> Conditions:
+        "The same on another device"
+        return _like(self, self.n, self.names,
+                     {k: v.to(device) for k, v in self.fields.items()})
 
-# %% ../../nbs/core/generator.ipynb #83cf271b
-@patch(as_prop=True)
-def controls(self:Conditions) -> dict: # name -> (n, l)
-    "Control tracks"
-    return {k.partition('.')[2]: v for k,
-            v in self.fields.items() if k.startswith('controls.')}
+    def null(self) -> Conditions:
+        "As many sounds, asked by nothing: the other side of classifier-free guidance"
+        return Conditions(self.n)
 
-# %% ../../nbs/core/generator.ipynb #b271f0f1
-def _like(self, n, names, fields):
-    "Conditions with other fields and the same rates"
-    new = Conditions(n, names=names, feature_rate=self.feature_rate,
-                     control_rate=self.control_rate)
-    new.fields = fields
-    return new
+    def drop(self,
+        mask:Tensor, # bool, (n,)
+    ) -> Conditions:
+        "Ask nothing where the mask is set: label -1, all else 0 (Ho and Salimans 2022)"
+        gone = lambda v: mask.to(v.device).view(-1, *[1] * (v.ndim - 1))
+        fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0) for k,
+                  v in self.fields.items()}
+        return _like(self, self.n, self.names, fields)
 
-# %% ../../nbs/core/generator.ipynb #4a5dfc1c
-@patch
-def __getitem__(self:Conditions,
-    index, # a number (of one sound), a slice, numbers, or a mask
-) -> Conditions:
-    "Some of the sounds"
-    rows = torch.arange(self.n)[index].reshape(-1)
-    return _like(self, len(rows), [self.names[i] for i in rows.tolist()],
-                 {k: v[rows.to(v.device)] for k, v in self.fields.items()})
+    def repeat(self,
+        n:int, # copies of each
+    ) -> Conditions:
+        "Each sound's conditions n times in a row"
+        return self[torch.arange(self.n).repeat_interleave(n)]
 
-# %% ../../nbs/core/generator.ipynb #8bd88c1f
-@patch
-def to(self:Conditions,
-    device, # where the fields go
-) -> Conditions:
-    "The same on another device"
-    return _like(self, self.n, self.names,
-                 {k: v.to(device) for k, v in self.fields.items()})
+    def class_shares(self,
+        k:int, # number of classes
+    ) -> Tensor: # (n, k); rows of zeros where no class is asked for
+        "Classes as weights, whether they came as numbers or as shares"
+        if self.shares is not None: return self.shares
+        if self.label is None: return torch.zeros(self.n, k)
+        return (self.label[:, None] == torch.arange(k, device=self.label.device)).float()
 
-# %% ../../nbs/core/generator.ipynb #03977b92
-@patch
-def null(self:Conditions) -> Conditions:
-    "As many sounds, asked by nothing: the other side of classifier-free guidance"
-    return Conditions(self.n)
+    @classmethod
+    def cat(cls,
+        parts:list, # Conditions of the same kinds
+    ) -> Conditions:
+        "One after the other"
+        return _joined_rows(parts)
 
-# %% ../../nbs/core/generator.ipynb #a8eb440a
-@patch
-def drop(self:Conditions,
-    mask:Tensor, # bool, (n,)
-) -> Conditions:
-    "Ask nothing where the mask is set: label -1, all else 0 (Ho and Salimans 2022)"
-    gone = lambda v: mask.to(v.device).view(-1, *[1] * (v.ndim - 1))
-    fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0) for k,
-              v in self.fields.items()}
-    return _like(self, self.n, self.names, fields)
+    def tensors(self) -> dict: # name -> Tensor, for `files.write_safetensors`
+        "What is saved beside codes or latents"
+        rates = dict(feature_rate=self.feature_rate, control_rate=self.control_rate)
+        return self.fields | {k: torch.tensor(float(v)) for k,
+                              v in rates.items() if v is not None}
 
-# %% ../../nbs/core/generator.ipynb #2fb17846
-@patch
-def class_shares(self:Conditions,
-    k:int, # number of classes
-) -> Tensor: # (n, k); rows of zeros where no class is asked for
-    "Classes as weights, whether they came as numbers or as shares"
-    if self.shares is not None: return self.shares
-    if self.label is None: return torch.zeros(self.n, k)
-    return (self.label[:, None] == torch.arange(k, device=self.label.device)).float()
-
-# %% ../../nbs/core/generator.ipynb #83488c37
-@patch(cls_method=True)
-def cat(cls:Conditions,
-    parts:list, # Conditions of the same kinds
-) -> Conditions:
-    "One after the other"
-    if len({tuple(sorted(p.fields)) for p in parts}) > 1:
-        raise ValueError("cannot join conditions of different kinds: "
-                         f"{', '.join(map(repr, parts))}.")
-    fields = {k: torch.cat([p.fields[k] for p in parts]) for k in parts[0].fields}
-    return _like(parts[0], sum(map(len, parts)), sum((p.names for p in parts), []),
-                 fields)
-
-# %% ../../nbs/core/generator.ipynb #9f908ae1
-@patch
-def repeat(self:Conditions,
-    n:int, # copies of each
-) -> Conditions:
-    "Each sound's conditions n times in a row"
-    return self[torch.arange(self.n).repeat_interleave(n)]
-
-# %% ../../nbs/core/generator.ipynb #88fbac64
-@patch
-def tensors(self:Conditions) -> dict: # name -> Tensor, for `files.write_safetensors`
-    "What is saved beside codes or latents"
-    rates = dict(feature_rate=self.feature_rate, control_rate=self.control_rate)
-    return self.fields | {k: torch.tensor(float(v)) for k,
-                          v in rates.items() if v is not None}
-
-# %% ../../nbs/core/generator.ipynb #8239f89c
-@patch(cls_method=True)
-def of(cls:Conditions,
-    tensors:dict, # from `tensors`
-    names:list|None=None, # n texts to show
-    n:int|None=None, # number of sounds, where there are no fields
-) -> Conditions:
-    "Conditions again"
-    rates = {k: float(tensors[k]) for k in ('feature_rate', 'control_rate')
-             if k in tensors}
-    fields = {k: v for k, v in tensors.items() if k not in rates}
-    n = (n if n is not None else len(names) if names is not None
-         else len(next(iter(fields.values()))))
-    new = cls(n, names=names, **rates)
-    new.fields = fields
-    return new
+    @classmethod
+    def of(cls,
+        tensors:dict, # from `tensors`
+        names:list|None=None, # n texts to show
+        n:int|None=None, # number of sounds, where there are no fields
+    ) -> Conditions:
+        "Conditions again"
+        return _stored_conditions(cls, tensors, names, n)
 
 # %% ../../nbs/core/generator.ipynb #2509e8b9
 def class_numbers(
@@ -334,61 +331,19 @@ class Published:
         importlib.import_module(f'foleybook.published.{cls.published}')
         return cls.from_original(path, *args, **options)
 
-# %% ../../nbs/core/generator.ipynb #20b7a416
-class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foleybook',
-                 tags=['audio', 'foley']):
-    "A module with a `config` dataclass that is saved to a folder and loaded from it"
-    card:dict = {}
-    # name -> content of files that belong to the card, such as clips.csv
-    beside:dict = {}
-    # may be kept in 8 bits; False where others know it by its exact weights
-    rounds:bool = True
-
-    @classmethod
-    def config_type(cls) -> type: # a dataclass
-        "What `__init__` takes first, found from its annotation"
-        name = next(iter(list(inspect.signature(cls.__init__).parameters)[1:]), None)
-        found = typing.get_type_hints(cls.__init__).get(name)
-        if is_dataclass(found): return found
-        raise TypeError(f"{cls.__name__}.__init__ must take an annotated config "
-                        "dataclass first")
-
-    @property
-    def config_hash(self) -> str: # 12 hexadecimal digits
-        "Hash of the class name and the config"
-        return config_hash([type(self).__name__, to_plain(self.config)])
-
-    @property
-    def licence(self) -> str:
-        "Of what it was trained on; what is unknown stays unknown"
-        return str(self.card.get('licence') or 'unknown')
-
-    @property
-    def device(self) -> torch.device:
-        "Where the weights are"
-        return next((t.device for t in (*self.parameters(), *self.buffers())),
-                    torch.device('cpu'))
-
 # %% ../../nbs/core/generator.ipynb #cf69994b
-@patch
-def save_pretrained(self:Pretrained,
-    folder:Path, # is made; other files in it are kept
-    card:dict|None=None, # data, licence, metrics, limits, steps ... for the model card
-    # 8: matrices rounded to 8 bits, a quarter of the size (see `pack_weights`)
-    bits:int=32,
-    **hub, # what `push_to_hub` passes on; not needed
-) -> Path:
-    "Write config, weights and model card; where that fails, the earlier folder stays as it was"
-    self.card = {**self.card, **(card or {})}
-    config = dict(format=1, foleybook=__version__, module=type(self).__module__,
-                  model=type(self).__name__,
-                  config=to_plain(self.config), config_hash=self.config_hash,
-                  card=to_plain(self.card))
+def _save_model(model, folder, card, bits):
+    "Write config, weights and model card; if that fails, the earlier folder stays"
+    model.card = {**model.card, **(card or {})}
+    config = dict(format=1, foleybook=__version__, module=type(model).__module__,
+                  model=type(model).__name__,
+                  config=to_plain(model.config), config_hash=model.config_hash,
+                  card=to_plain(model.card))
     with atomic_folder(folder, merge=True) as work:
-        weights = write_safetensors(work/'model.safetensors', _stored(self, bits))
+        weights = write_safetensors(work/'model.safetensors', _stored(model, bits))
         config['weights'] = file_digest(weights)
-        for name, content in self.beside.items(): (work/name).write_bytes(content)
-        (work/'README.md').write_text(self.model_card(), encoding='utf-8')
+        for name, content in model.beside.items(): (work/name).write_bytes(content)
+        (work/'README.md').write_text(model.model_card(), encoding='utf-8')
         (work/'config.json').write_text(json.dumps(config, indent=1,
                                                    sort_keys=True) + '\n')
     # an earlier pipeline in this folder is no more
@@ -413,22 +368,22 @@ def _beside(folder, card):
     return dict(sorted(found.items()))
 
 # %% ../../nbs/core/generator.ipynb #931bf427
-@patch
-def model_card(self:Pretrained) -> str: # markdown
-    "What was trained on what, under which licence, how good it is and where it ends"
-    name, size = type(self).__name__, sum(p.numel() for p in self.parameters())
-    told = {k: v for k, v in self.card.items() if k not in ('metrics', 'licence')}
-    simple = self.licence.replace('-', '').replace('.', '').isalnum()
-    lines = ['---', f"license: {self.licence.lower() if simple else 'other'}",
+def _model_card(model):
+    "What was trained on what, under which licence, how good it is, its limits"
+    name, size = type(model).__name__, sum(p.numel() for p in model.parameters())
+    told = {k: v for k, v in model.card.items() if k not in ('metrics', 'licence')}
+    simple = model.licence.replace('-', '').replace('.', '').isalnum()
+    lines = ['---', f"license: {model.licence.lower() if simple else 'other'}",
              'library_name: '
                                                                                'foleybook',
              'tags: [audio, foley]', '---', f'# {name}', '', f'{size:,} parameters, '
                                                              'config '
-                                                             f'{self.config_hash}.', '',
-             f'- **licence**: {self.licence}',
+                                                             f'{model.config_hash}.',
+                                                             '',
+             f'- **licence**: {model.licence}',
              *(f'- **{key}**: {value}' for key, value in told.items())]
     numbers = {k: f'{v:.4g}' if isinstance(v, float) else v
-               for k, v in self.card.get('metrics', {}).items()}
+               for k, v in model.card.get('metrics', {}).items()}
     if numbers:
         lines += ['', '| metric | value |', '|---|---|',
                   *(f'| {k} | {v} |' for k, v in numbers.items())]
@@ -620,8 +575,7 @@ def _load_weights(model, file, own=None):
                               "checkpoint, or train again.")
     return model
 
-@patch(cls_method=True)
-def _from_folder(cls:Pretrained, folder, about, device):
+def _model_of(cls, folder, about):
     "A model from its config and its weights"
     file, where = folder/'model.safetensors', folder/'config.json'
     bound = _bound(file)
@@ -635,18 +589,7 @@ def _from_folder(cls:Pretrained, folder, about, device):
     return model
 
 # %% ../../nbs/core/generator.ipynb #648aee9b
-@patch(cls_method=True)
-def from_pretrained(cls:Pretrained,
-    folder, # folder written by `save_pretrained`, or hf://OWNER/NAME
-    device='cpu', # where the weights go
-    hub:bool=False, # OWNER/NAME means the hub, too
-    **options, # revision, token, cache_dir ... of the hub download
-): # the model, in eval mode
-    "Load a model or a pipeline, strictly. On a base class: whatever the folder holds"
-    return cls._opened(model_folder(folder, hub, **options), device)
-
-@patch(cls_method=True)
-def _opened(cls:Pretrained, folder, device):
+def _opened(cls, folder, device):
     "The model of a folder that is there"
     pipeline = (folder/'pipeline.json').is_file()
     where = folder/('pipeline.json' if pipeline else 'config.json')
@@ -671,30 +614,70 @@ def _opened(cls:Pretrained, folder, device):
                               "each once.")
     return model.to(device).eval()
 
-# %% ../../nbs/core/generator.ipynb #79e5a235
-class Generator(Pretrained):
-    "Base of everything that makes sound. A family says what it `honours` and writes `_sample`"
-    # names of the classes, in the order of their numbers
-    labels:list = []
-    asks:frozenset = frozenset({'label'})   # kinds of `Conditions` it understands
-    # names of the arguments of `sample` that it can use
-    honours:frozenset = frozenset()
-    # arguments of `sample` where the caller gives None
-    defaults:dict = {}
-    control_names:tuple = ()                # names of its control tracks
-    # of tracks that may be left out: they have no knob
-    optional_tracks:tuple = ()
-    default_seconds:float|None = None       # length of what it was trained on, s
-    longest_seconds:float|None = None       # the longest it can make, s; None: no limit
-    endless:bool = False                    # may it stream without end?
-    # sounds at once that take the least time each
-    best_batch:int = 16
+# %% ../../nbs/core/generator.ipynb #20b7a416
+class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foleybook',
+                 tags=['audio', 'foley']):
+    "A module with a `config` dataclass that is saved to a folder and loaded from it"
+    card:dict = {}
+    # name -> content of files that belong to the card, such as clips.csv
+    beside:dict = {}
+    # may be kept in 8 bits; False where others know it by its exact weights
+    rounds:bool = True
+
+    @classmethod
+    def config_type(cls) -> type: # a dataclass
+        "What `__init__` takes first, found from its annotation"
+        name = next(iter(list(inspect.signature(cls.__init__).parameters)[1:]), None)
+        found = typing.get_type_hints(cls.__init__).get(name)
+        if is_dataclass(found): return found
+        raise TypeError(f"{cls.__name__}.__init__ must take an annotated config "
+                        "dataclass first")
 
     @property
-    def sample_rate(self) -> int: # Hz
-        "Taken from the config, or from the mel settings in it"
-        config = self.config
-        return config.sample_rate if hasattr(config, 'sample_rate') else config.mel.sample_rate
+    def config_hash(self) -> str: # 12 hexadecimal digits
+        "Hash of the class name and the config"
+        return config_hash([type(self).__name__, to_plain(self.config)])
+
+    @property
+    def licence(self) -> str:
+        "Of what it was trained on; what is unknown stays unknown"
+        return str(self.card.get('licence') or 'unknown')
+
+    @property
+    def device(self) -> torch.device:
+        "Where the weights are"
+        return next((t.device for t in (*self.parameters(), *self.buffers())),
+                    torch.device('cpu'))
+
+    def save_pretrained(self,
+        folder:Path, # is made; other files in it are kept
+        # data, licence, metrics, limits, steps ... for the model card
+        card:dict|None=None,
+        # 8: matrices rounded to 8 bits, a quarter of the size (see `pack_weights`)
+        bits:int=32,
+        **hub, # what `push_to_hub` passes on; not needed
+    ) -> Path:
+        "Write config, weights and model card; if that fails, the earlier folder stays"
+        return _save_model(self, folder, card, bits)
+
+    @classmethod
+    def from_pretrained(cls,
+        folder, # folder written by `save_pretrained`, or hf://OWNER/NAME
+        device='cpu', # where the weights go
+        hub:bool=False, # OWNER/NAME means the hub, too
+        **options, # revision, token, cache_dir ... of the hub download
+    ): # the model, in eval mode
+        "Load a model or pipeline, strictly. On a base class: whatever the folder holds"
+        return _opened(cls, model_folder(folder, hub, **options), device)
+
+    def model_card(self) -> str: # markdown
+        "What was trained on what, under which licence, how good it is, its limits"
+        return _model_card(self)
+
+    @classmethod
+    def _from_folder(cls, folder, about, device):
+        "A model from its config and its weights"
+        return _model_of(cls, folder, about)
 
 # %% ../../nbs/core/generator.ipynb #3c1e37dd
 _ALIASES = dict(num_inference_steps='steps', guidance_scale='guidance',
@@ -758,18 +741,14 @@ def _unaliased(given, aliases):
     return args
 
 # %% ../../nbs/core/generator.ipynb #ea1d68b6
-@patch
-def check_arguments(self:Generator,
-    given:dict, # the arguments of `sample`, without what it is asked by
-    aliases:dict, # arguments under other names
-) -> dict: # the arguments, aliases and the family's defaults resolved
+def _checked_arguments(model, given, aliases):
     "Raise a `ValueError` for everything out of range, or beyond this family"
     args = _unaliased(given, aliases)
     for name, value in args.items():
         plain = value is None or _same(value, _PLAIN.get(name))
-        if not plain and name not in {'seed', *self.honours}:
-            known = ', '.join(sorted({'seed', *self.honours} - {'progress'}))
-            raise ValueError(f"{type(self).__name__} cannot honour "
+        if not plain and name not in {'seed', *model.honours}:
+            known = ', '.join(sorted({'seed', *model.honours} - {'progress'}))
+            raise ValueError(f"{type(model).__name__} cannot honour "
                              f"{name}={value!r:.80}. It honours {known}.")
         if name in _RULES and value is not None: _check(name, value, *_RULES[name])
     if not (args['loop'] is None or isinstance(args['loop'], (bool, np.bool_))):
@@ -782,86 +761,69 @@ def check_arguments(self:Generator,
     for name in ('strength', 'mask'):
         if args['init'] is None and args[name] is not None:
             raise ValueError(f"{name} needs init. Give a sound.")
-    usual = _PLAIN | {k: v for k, v in self.defaults.items() if k in self.honours}
+    usual = _PLAIN | {k: v for k, v in model.defaults.items() if k in model.honours}
     args |= {k: v for k, v in usual.items() if args.get(k) is None}
     return {k: int(v) if k in ('steps', 'top_k') and v is not None else v
             for k, v in args.items()}
 
 # %% ../../nbs/core/generator.ipynb #f63973d6
-@patch
-def class_number(self:Generator,
-    c, # a label or its number
-) -> int:
+def _class_number(model, c):
     "The number of a class; an unknown one is a `ValueError` with near matches"
-    if not self.labels:
-        raise ValueError(f"cond={c!r:.80}: {type(self).__name__} knows no classes. "
-                         f"{_asked_by(self)}")
+    if not model.labels:
+        raise ValueError(f"cond={c!r:.80}: {type(model).__name__} knows no classes. "
+                         f"{_asked_by(model)}")
     if isinstance(c, str):
-        if c not in self.labels:
+        if c not in model.labels:
             raise ValueError(f"cond={c!r} is no label of this model. "
-                             f"{near(c, self.labels)}")
-        return self.labels.index(c)
+                             f"{near(c, model.labels)}")
+        return model.labels.index(c)
     if torch.is_tensor(c) and c.numel() == 1: c = c.item()
     if (isinstance(c, bool) or not isinstance(c, (int, np.integer))
-        or not 0 <= int(c) < len(self.labels)):
+        or not 0 <= int(c) < len(model.labels)):
         raise ValueError(f"cond={c!r:.80} is not allowed. Give a label or its number, "
-                         f"0 to {len(self.labels)-1}.")
+                         f"0 to {len(model.labels)-1}.")
     return int(c)
 
 # %% ../../nbs/core/generator.ipynb #d3ffedd5
-@patch
-def _of_classes(self:Generator, entries):
+def _of_classes(model, entries):
     "Conditions from labels, numbers, or mixtures (dicts of label -> share)"
     if not any(isinstance(e, dict) for e in entries):
-        numbers = [self.class_number(e) for e in entries]
-        return Conditions(label=numbers, names=[self.labels[k] for k in numbers])
-    rows = torch.zeros(len(entries), len(self.labels))
+        numbers = [model.class_number(e) for e in entries]
+        return Conditions(label=numbers, names=[model.labels[k] for k in numbers])
+    rows = torch.zeros(len(entries), len(model.labels))
     mixed = [e if isinstance(e, dict) else {e: 1.} for e in entries]
     for row, mixture in zip(rows, mixed):
         for c, share in mixture.items():
             _check(f'share of {c!r}', share, lambda v: v >= 0, 'a number from 0 on')
-            row[self.class_number(c)] = share
+            row[model.class_number(c)] = share
         if not row.sum():
             raise ValueError(f"cond={mixture!r} has no share above 0. Give one.")
         row /= row.sum()
-    told = [[(s, l) for s, l in zip(row.tolist(), self.labels) if s] for row in rows]
+    told = [[(s, l) for s, l in zip(row.tolist(), model.labels) if s] for row in rows]
     names = [t[0][1] if len(t) == 1 else ' + '.join(f'{s:.0%} {l}' for s, l in t)
              for t in told]
     return Conditions(shares=rows, names=names)
 
 # %% ../../nbs/core/generator.ipynb #cce58474
-@patch
-def encode_text(self:Generator,
-    sentences:list, # of text
-) -> Tensor: # (n, l, d)
+def _no_sentences(model):
     "How a family that is asked by text reads it; those that do override this"
-    name = type(self).__name__
-    if 'text' not in self.asks:
-        raise ValueError(f"{name} reads no sentences. {_asked_by(self, 'text')}")
+    name = type(model).__name__
+    if 'text' not in model.asks:
+        raise ValueError(f"{name} reads no sentences. {_asked_by(model, 'text')}")
     raise ValueError(f"{name} reads no sentences, only encoded text. Give a tensor (n, "
                      "l, d).")
 
 # %% ../../nbs/core/generator.ipynb #57c0d994
-@patch
-def conditions(self:Generator,
-    # Conditions, a label, its number, a mixture {label: share}, or a list with one
-    # entry for each
-    # sound
-    cond=None,
-    n:int=1, # number of sounds; 1 with several entries means one for each
-    features=None, # (l, d) for all sounds, or (n, l, d)
-    text=None, # sentence or sentences, or encoded text (n, l, d)
-    controls:dict|None=None, # name -> a number, points over the sound (l,), or (n, l)
-) -> Conditions|None: # of n sounds; None when nothing was asked
+def _conditions(model, cond, n, features, text, controls):
     "What `sample` was asked by, checked and brought to one row for each sound"
     controls = _named(controls)
     if isinstance(cond, np.ndarray) or torch.is_tensor(cond):
         cond = cond.tolist() if cond.ndim else cond.item()
     if isinstance(cond, (list, tuple)) and not cond:
         raise ValueError("cond=[] asks for nothing. Give a class, or None.")
-    if isinstance(cond, Conditions): self._check_conditions(cond)
+    if isinstance(cond, Conditions): _check_conditions(model, cond)
     entries = list(cond) if isinstance(cond, (list, tuple)) else [] if cond is None else [cond]
-    if entries and not isinstance(cond, Conditions): cond = self._of_classes(entries)
+    if entries and not isinstance(cond, Conditions): cond = _of_classes(model, entries)
     parts = [] if cond is None else [cond]
     if features is not None:
         parts.append(Conditions(features=_rows('features', features, 3)))
@@ -870,27 +832,25 @@ def conditions(self:Generator,
         if not (isinstance(text, str) or all(isinstance(s, str) for s in text)):
             raise ValueError(f"text={text!r:.80} is not allowed. Give sentences, or a "
                              "tensor.")
-        text = self.encode_text([text] if isinstance(text, str) else list(text))
+        text = model.encode_text([text] if isinstance(text, str) else list(text))
     if text is not None: parts.append(Conditions(text=_rows('text', text, 3)))
-    self._check_names(controls)
+    _check_names(model, controls)
     parts += [Conditions(controls={k: _rows(k, v, 2)}) for k, v in controls.items()]
-    return self._joined(parts, n) if parts else None
+    return _joined(model, parts, n) if parts else None
 
 # %% ../../nbs/core/generator.ipynb #6ff27a18
-@patch
-def _check_names(self:Generator, controls):
+def _check_names(model, controls):
     "Raise for control tracks that the model does not have"
-    known = (*self.control_names, *self.optional_tracks) or controls
+    known = (*model.control_names, *model.optional_tracks) or controls
     if unknown := sorted(set(controls) - set(known)):
         raise ValueError(f"no control {unknown[0]!r}. {near(unknown[0], known)}")
 
-@patch
-def _check_conditions(self:Generator, cond):
+def _check_conditions(model, cond):
     "Raise for `Conditions` that this model cannot mean: classes, shares, names of controls"
     if not len(cond):
         raise ValueError("cond holds no sounds. Give conditions of one or more.")
-    self._check_names(cond.controls)
-    label, shares, k = cond.label, cond.shares, len(self.labels)
+    _check_names(model, cond.controls)
+    label, shares, k = cond.label, cond.shares, len(model.labels)
     if label is not None and shares is not None:
         raise ValueError("cond holds both label and shares. Give one of them.")
     if label is not None and k and not -1 <= int(label.min()) <= int(label.max()) < k:
@@ -899,7 +859,7 @@ def _check_conditions(self:Generator, cond):
     if shares is None or not k: return
     if shares.shape[1] != k:
         raise ValueError(f"cond.shares has {shares.shape[1]} columns. Give {k}, one "
-                         f"for each of {', '.join(self.labels)}.")
+                         f"for each of {', '.join(model.labels)}.")
     total = shares.sum(1)
     if shares.min() < 0 or not ((total - 1).abs().le(1e-3) | total.eq(0)).all():
         raise ValueError(f"cond.shares={shares.tolist()!s:.80} is not allowed. Give "
@@ -915,8 +875,7 @@ def _rows(name, x, axes):
                          "sounds.")
     return x.reshape((1,) * (axes - x.ndim) + x.shape) if x.ndim else x.reshape((1,) * axes)
 
-@patch
-def _joined(self:Generator, parts, n):
+def _joined(model, parts, n):
     "One object out of what a family was asked by, with as many rows as sounds"
     lengths = {len(p) for p in parts} - {1}
     n = max(lengths, default=1) if n == 1 else n
@@ -924,9 +883,9 @@ def _joined(self:Generator, parts, n):
         raise ValueError(f"conditions for {sorted(lengths)} sounds and n={n}. Give as "
                          "many.")
     kinds = frozenset().union(*(p.kinds for p in parts))
-    if wrong := sorted(kinds - _understood(self)):
-        raise ValueError(f"{type(self).__name__} cannot be asked by {wrong[0]}. "
-                         f"{_asked_by(self, wrong[0])}")
+    if wrong := sorted(kinds - _understood(model)):
+        raise ValueError(f"{type(model).__name__} cannot be asked by {wrong[0]}. "
+                         f"{_asked_by(model, wrong[0])}")
     parts = [p if len(p) == n else p.repeat(n) for p in parts]
     rates = {k: next((r for p in parts if (r := getattr(p, k))), None)
              for k in ('feature_rate', 'control_rate')}
@@ -934,16 +893,6 @@ def _joined(self:Generator, parts, n):
                        **rates)
     whole.fields = {k: v for p in parts for k, v in p.fields.items()}
     return whole
-
-# %% ../../nbs/core/generator.ipynb #b22ccf0f
-@patch
-def default_cond(self:Generator,
-    seeds:list, # one number per sound
-) -> Conditions: # of as many
-    "Asked when nothing is: a class drawn from each seed; override where it means unconditional"
-    if not self.labels: return Conditions(len(seeds))
-    return self._of_classes([random.Random(s).randrange(len(self.labels))
-                             for s in seeds])
 
 # %% ../../nbs/core/generator.ipynb #ab7007c4
 def _audio_of(init, sample_rate):
@@ -1002,23 +951,21 @@ def mask_samples(
     return out
 
 # %% ../../nbs/core/generator.ipynb #fe6724aa
-@patch
-def _length(self:Generator, seconds, recording, masked):
+def _length(model, seconds, recording, masked):
     "Seconds of each sound, or None where only the family knows"
     if seconds is None and recording is not None and masked:
         seconds = recording[0].shape[-1] / recording[1]
-    seconds = self.default_seconds if seconds is None else seconds
-    rate = self.sample_rate if recording is None else min(self.sample_rate,
-                                                          recording[1])
+    seconds = model.default_seconds if seconds is None else seconds
+    rate = model.sample_rate if recording is None else min(model.sample_rate,
+                                                           recording[1])
     if seconds is not None and round(seconds * rate) < 1:
         raise ValueError(f"seconds={seconds:g} is less than one sample. Ask for more.")
     return seconds
 
-@patch
-def _check_length(self:Generator, seconds):
+def _check_length(model, seconds):
     "Raise for what is longer than this model can make"
-    longest = self.longest_seconds
-    if None not in (seconds, longest) and seconds > longest + .5 / self.sample_rate:
+    longest = model.longest_seconds
+    if None not in (seconds, longest) and seconds > longest + .5 / model.sample_rate:
         raise ValueError(f"seconds={seconds:g} is longer than this model can make, "
                          f"{longest:.3f} s. Ask for less; with init, give mask for a "
                          "short part.")
@@ -1034,8 +981,7 @@ class Kept(NamedTuple):
     def same(self, rate): # may what is made at this rate be taken as it is?
         return self.audio.shape[1] == 1 and self.rate == rate
 
-@patch
-def _recorded(self:Generator, recording, mask, strength, seconds, n):
+def _recorded(model, recording, mask, strength, seconds, n):
     "The recording and its mask at its own rate; without mask and strength it is continued"
     audio, rate = recording
     if len(audio) not in (1, n):
@@ -1053,11 +999,10 @@ def _recorded(self:Generator, recording, mask, strength, seconds, n):
                          "seconds.")
     return Kept(fit_length(audio, samples, 'pad').expand(n, -1, -1), rate, mask)
 
-@patch
-def _start(self:Generator, kept):
+def _start(model, kept):
     "`init` (n, 1, t) and mask (t,) as the families want them: one channel at the model's rate"
-    samples = round(kept.audio.shape[-1] / kept.rate * self.sample_rate)
-    init = resample(kept.audio.mean(1, keepdim=True), kept.rate, self.sample_rate)
+    samples = round(kept.audio.shape[-1] / kept.rate * model.sample_rate)
+    init = resample(kept.audio.mean(1, keepdim=True), kept.rate, model.sample_rate)
     mask = None if kept.mask is None else (kept.mask if len(kept.mask) == samples else
         F.adaptive_max_pool1d(kept.mask[None].float(), samples)[0].bool())
     return fit_length(init, samples, 'pad'), mask
@@ -1105,20 +1050,19 @@ class Window(NamedTuple):
     first: int  # of what is new ...
     last: int   # ... and what comes after it
 
-@patch
-def _windows(self:Generator, mask, samples, whole=False):
+def _windows(model, mask, samples, whole=False):
     "Holes with their neighbourhood: as much as the model was trained on, on each side"
     if mask is not None and not mask.any(): return []
-    if mask is None or whole or self.default_seconds is None:
-        self._check_length(samples / self.sample_rate)
+    if mask is None or whole or model.default_seconds is None:
+        _check_length(model, samples / model.sample_rate)
         return [Window(0, samples, 0, samples)]
-    reach, longest = (round(s * self.sample_rate)
-                     for s in (self.default_seconds, self.longest_seconds or 10**6))
+    reach, longest = (round(s * model.sample_rate)
+                     for s in (model.default_seconds, model.longest_seconds or 10**6))
     edges = mask.int().diff(prepend=torch.zeros(1).int(),
                             append=torch.zeros(1).int()).nonzero()
     found = []
     for a, b in edges.view(-1, 2).tolist():
-        if b - a > longest: self._check_length((b - a) / self.sample_rate)
+        if b - a > longest: _check_length(model, (b - a) / model.sample_rate)
         around = min(reach, (longest - (b - a)) // 2)
         w = Window(max(0, a - around), min(samples, b + around), a, b)
         if found and w.start <= found[-1].stop and w.stop - found[-1].start <= longest:
@@ -1159,13 +1103,12 @@ class Request(NamedTuple):
 # %% ../../nbs/core/generator.ipynb #7fea61f3
 _TOLD = (int, float, str)   # kinds of argument that metadata can hold
 
-@patch
-def _request(self:Generator, cond, n, features, text, controls, aliases, progress,
+def _request(model, cond, n, features, text, controls, aliases, progress,
              given):
     "Check everything that was asked for"
-    args = self.check_arguments(given, aliases)
+    args = model.check_arguments(given, aliases)
     _check('n', n, lambda v: v >= 1 and v == int(v), 'a whole number from 1 on')
-    cond = self.conditions(cond, int(n), features, text, controls)
+    cond = model.conditions(cond, int(n), features, text, controls)
     n, seed = int(n) if cond is None else len(cond), args.pop('seed')
     seeds = _seeds(secrets.randbelow(2**31) if seed is None else seed, n)
     told = {k: v for k, v in args.items()
@@ -1175,100 +1118,60 @@ def _request(self:Generator, cond, n, features, text, controls, aliases, progres
     if args['init'] is not None:
         told['init'] = str(args['init']) if isinstance(args['init'],
                                                        (str, Path)) else 'a sound'
-    found = None if args['init'] is None else _recording(args['init'], self.sample_rate)
+    found = None if args['init'] is None else _recording(args['init'],
+                                                         model.sample_rate)
     mask, strength = args['mask'], args['strength']
-    args['seconds'] = self._length(args['seconds'], found,
-                                   mask is not None or strength is not None)
-    kept = found and self._recorded(found, mask, strength, args['seconds'], n)
+    args['seconds'] = _length(model, args['seconds'], found,
+                              mask is not None or strength is not None)
+    kept = found and _recorded(model, found, mask, strength, args['seconds'], n)
     if kept:
-        args['init'], args['mask'] = self._start(kept)
+        args['init'], args['mask'] = _start(model, kept)
         args['strength'] = strength or None   # 0 keeps all there is
-    else: self._check_length(args['seconds'])
-    used = {k: v for k, v in args.items() if k in self.honours}
-    if 'progress' in self.honours: used['progress'] = progress
-    return Request(self.default_cond(seeds) if cond is None else cond, seeds,
+    else: _check_length(model, args['seconds'])
+    used = {k: v for k, v in args.items() if k in model.honours}
+    if 'progress' in model.honours: used['progress'] = progress
+    return Request(model.default_cond(seeds) if cond is None else cond, seeds,
                    args['seconds'],
                    used, told, kept)
 
 # %% ../../nbs/core/generator.ipynb #79e8e8be
-@patch
-def sample(self:Generator,
-    # class: label, number, mixture {label: share}, a list of such, or Conditions; None
-    # draws from
-    # each seed
-    cond=None,
-    n:int=1, # number of sounds
-    *,
-    seconds:float|None=None, # length of each, s; None: what the model was trained on
-    steps:int|None=None, # sampler steps (alias num_inference_steps)
-    guidance:float|None=None, # classifier-free guidance (alias guidance_scale)
-    sampler:str|None=None, # name of the sampler
-    # above 1 bolder, below 1 safer; None: the model's own, else 1
-    temperature:float|None=None,
-    top_k:int|None=None, # draw among the k likeliest codes
-    top_p:float|None=None, # draw among the likeliest codes that make up this share
-    # item k has seed + k, or one number each; a torch.Generator (alias generator) draws
-    # one and
-    # moves on; None draws one and records it
-    seed:int|None=None,
-    # start from this sound: path, `Sounds`, or waveform (c, t) at the model's rate
-    init=None,
-    strength:float|None=None, # how far to leave `init`, 0 to 1
-    # where to make new sound within `init`: (start, end) in s, a list of such, or bool
-    # (t,); the
-    # rest stays sample for sample
-    mask=None,
-    loop:bool|None=None, # the end joins the start; None: the model's own, else no
-    on_step=None, # f(step, steps, x): called while an iterative sampler works
-    progress:bool=True, # show a bar
-    features=None, # a sequence to follow, (l, d) or (n, l, d)
-    text=None, # a sentence or sentences, or encoded text (n, l, d)
-    controls:dict|None=None, # name -> a number, points over the sound, or (n, l)
-    **aliases, # num_inference_steps, guidance_scale, generator
-) -> Sounds: # n sounds; an argument that the family cannot honour is a ValueError
-    "Make n sounds"
-    given = dict(seconds=seconds, steps=steps, guidance=guidance, sampler=sampler,
-                 temperature=temperature, top_k=top_k,
-                 top_p=top_p, init=init, strength=strength, mask=mask, loop=loop,
-                 on_step=on_step,
-                 seed=seed)
-    asked = self._request(cond, n, features, text, controls, aliases, progress, given)
+def _sampled(model, asked):
+    "The sounds of a `Request`, all at once"
     if (asked.seconds or 0) > 3600:
         raise ValueError(f"seconds={asked.seconds:g} is more than an hour. Ask for "
                          "less, and join what you get, or stream.")
-    with self._sampling(asked.seeds[0]): audio = self._made(asked)
-    return self.as_sounds(audio, asked)
+    with _sampling(model, asked.seeds[0]): audio = _made(model, asked)
+    return model.as_sounds(audio, asked)
 
 # %% ../../nbs/core/generator.ipynb #9243afc4
-@patch
-def _parts(self:Generator, asked):
+def _parts(model, asked):
     "Windows of the whole, and what to ask the family for each: (window, seeds, arguments)"
     used, samples = asked.used, asked.used['init'].shape[-1]
     # they belong to the whole sound
     timed = asked.cond.kinds & {'features', 'controls'}
     whole = used.get('loop') or timed or getattr(asked.cond, 'live', None)
-    for k, w in enumerate(self._windows(used.get('mask'), samples, whole)):
+    for k, w in enumerate(_windows(model, used.get('mask'), samples, whole)):
         given = dict(used, init=used['init'][..., w.start:w.stop],
-                     seconds=(w.stop - w.start) / self.sample_rate)
+                     seconds=(w.stop - w.start) / model.sample_rate)
         if used.get('mask') is not None:
             new = torch.zeros(samples, dtype=torch.bool)
             new[w.first:w.last] = used['mask'][w.first:w.last]
             given['mask'] = new[w.start:w.stop]
         seeds = [mix_seed(s, 'window', k) % 2**31
                  for s in asked.seeds] if k else asked.seeds
-        yield w, seeds, {name: v for name, v in given.items() if name in self.honours}
+        yield w, seeds, {name: v for name, v in given.items() if name in model.honours}
 
-@patch
-def _made(self:Generator, asked):
+def _made(model, asked):
     "All that the family makes, (n, c, t), at the model's rate"
     n = len(asked.seeds)
-    if asked.kept is None: return self._sample(asked.cond, n, asked.seeds, **asked.used)
+    if asked.kept is None:
+        return model._sample(asked.cond, n, asked.seeds, **asked.used)
     out = asked.used['init'].clone()
-    for w, seeds, given in self._parts(asked):
+    for w, seeds, given in _parts(model, asked):
         # with what is new before it
         if 'init' in given: given['init'] = out[..., w.start:w.stop]
-        made = self._checked(self._sample(asked.cond, n, seeds, **given), n,
-                             w.stop - w.start)
+        made = _checked(model, model._sample(asked.cond, n, seeds, **given), n,
+                        w.stop - w.start)
         new = given.get('mask')
         if made.shape[1] > 1: made = made.mean(1, keepdim=True)
         out[..., w.start:w.stop] = made if new is None else torch.where(
@@ -1276,62 +1179,55 @@ def _made(self:Generator, asked):
     return out
 
 # %% ../../nbs/core/generator.ipynb #ccd3eb14
-@patch
 @contextmanager
-def _sampling(self:Generator, seed):
+def _sampling(model, seed):
     "Eval mode, no gradients, generators put back afterwards"
-    training = self.training
-    self.eval()
+    training = model.training
+    model.eval()
     try:
         with torch.no_grad(), preserve_rng(seed): yield
-    finally: self.train(training)
+    finally: model.train(training)
 
 # %% ../../nbs/core/generator.ipynb #63bbce47
-@patch
-def as_sounds(self:Generator,
-    audio:Tensor, # (n, c, t)
-    asked:Request, # what it is the answer to
-) -> Sounds:
-    "Check shape and length, finish what is new, and record where the sounds come from"
-    length = None if asked.seconds is None else round(asked.seconds * self.sample_rate)
-    audio, kept = self._checked(audio, len(asked.seeds), length), asked.kept
-    if kept is not None and not kept.same(self.sample_rate): audio = self._placed(
-        audio, kept, asked.used.get('loop'))
-    finish, mask = self._finish(asked, audio.shape[-1]), kept and kept.mask
+def _as_sounds(model, audio, asked):
+    "Check shape and length, finish what is new, record where sounds come from"
+    length = None if asked.seconds is None else round(asked.seconds * model.sample_rate)
+    audio, kept = _checked(model, audio, len(asked.seeds), length), asked.kept
+    if kept is not None and not kept.same(model.sample_rate):
+        audio = _placed(model, audio, kept, asked.used.get('loop'))
+    finish, mask = _finish(model, asked, audio.shape[-1]), kept and kept.mask
     k = min(finish.ahead + 2 * finish.hold, audio.shape[-1])
     if mask is not None and not mask.any(): audio = kept.audio
     elif asked.used.get('loop'): # the limiter sees a ring
         ring = torch.cat([audio[..., -k:], audio, audio[..., :k]], -1)
         audio = finish(ring, last=True)[..., k:-k]
-        if mask is not None: audio = self._with_kept(audio, kept)
+        if mask is not None: audio = _with_kept(model, audio, kept)
     elif mask is None: audio = finish(audio, last=True)
     else:                        # nothing happens far from what is new
         at = mask.nonzero()[[0, -1], 0].tolist()
         there = slice(max(0, at[0] - k), at[1] + 1 + k)
-        new = self._with_kept(finish(audio[..., there], last=True), kept, there.start)
+        new = _with_kept(model, finish(audio[..., there], last=True), kept, there.start)
         audio = kept.audio.clone()
         audio[..., there] = new
     if not audio.abs().amax() >= 2**-15 and audio.isfinite().all():
         raise SamplingError(f"all {len(audio)} sounds are silent. Train longer, or "
                             "load an earlier checkpoint")
-    return self._told(audio, asked, part=kept is not None)
+    return _told(model, audio, asked, part=kept is not None)
 
-@patch
-def _told(self:Generator, audio, asked, part):
+def _told(model, audio, asked, part):
     "`Sounds` that say where they come from"
-    meta = dict(model=type(self).__name__, config_hash=self.config_hash,
-                steps=self.card.get('steps'), seeds=list(asked.seeds),
-                licence=self.licence,
+    meta = dict(model=type(model).__name__, config_hash=model.config_hash,
+                steps=model.card.get('steps'), seeds=list(asked.seeds),
+                licence=model.licence,
                 arguments=asked.told, foleybook=__version__)
-    return Sounds(audio, self.sample_rate if asked.kept is None else asked.kept.rate,
+    return Sounds(audio, model.sample_rate if asked.kept is None else asked.kept.rate,
                   seeds=list(asked.seeds), labels=asked.cond.names, meta=meta,
                   part=part)
 
 # %% ../../nbs/core/generator.ipynb #8dd3a1ad
-@patch
-def _checked(self:Generator, audio, n, length=None):
+def _checked(model, audio, n, length=None):
     "What a family made, as float32 on the processor, and as long as asked for"
-    audio, name = audio.detach().float().cpu(), type(self).__name__
+    audio, name = audio.detach().float().cpu(), type(model).__name__
     if audio.ndim != 3 or len(audio) != n:
         raise SamplingError(f"{name} gave audio of shape {tuple(audio.shape)} for {n} "
                             "sounds, not (n, c, t).")
@@ -1340,12 +1236,11 @@ def _checked(self:Generator, audio, n, length=None):
                             "asked for.")
     return audio[..., :length]
 
-@patch
-def _finish(self:Generator, asked, samples=None):
+def _finish(model, asked, samples=None):
     "The limiter of these sounds, and which of their ends are faded: those that are new"
     kept, loop = asked.kept, asked.used.get('loop')
     if kept is None or kept.mask is None:
-        rate = self.sample_rate if kept is None else kept.rate
+        rate = model.sample_rate if kept is None else kept.rate
         whole = samples if asked.seconds is None else round(asked.seconds * rate)
         return Finish(rate, fade=(not loop, not loop), samples=whole)
     edge = min(round(.005 * kept.rate), len(kept.mask))
@@ -1354,103 +1249,65 @@ def _finish(self:Generator, asked, samples=None):
     return Finish(kept.rate, max(CEILING, loudest), tuple(f and not loop for f in new),
                   len(kept.mask))
 
-@patch
-def _placed(self:Generator, made, kept, loop=False):
+def _placed(model, made, kept, loop=False):
     "One channel at the model's rate as the channels of the recording, at its rate"
-    a, b = (r // math.gcd(self.sample_rate, kept.rate)
-            for r in (self.sample_rate, kept.rate))
+    a, b = (r // math.gcd(model.sample_rate, kept.rate)
+            for r in (model.sample_rate, kept.rate))
     # a ring is resampled as one
     k, samples = -(-64 // a) if loop else 0, kept.audio.shape[-1]
     made = made.mean(1, keepdim=True)
     made = torch.cat([made[..., made.shape[-1] - k * a:], made, made[..., :k * a]], -1)
-    made = resample(made, self.sample_rate, kept.rate)[..., k * b:]
+    made = resample(made, model.sample_rate, kept.rate)[..., k * b:]
     return fit_length(made, samples) * channel_levels(kept.audio, kept.mask, kept.rate)
 
 # %% ../../nbs/core/generator.ipynb #c14ab86c
-@patch
-def _with_kept(self:Generator, made, kept, at=0):
+def _with_kept(model, made, kept, at=0):
     "New beside kept; the family has joined them itself where it heard the recording as it is"
     there = slice(at, at + made.shape[-1])
     mask, audio = kept.mask[there], kept.audio[..., there]
-    if kept.same(self.sample_rate): return torch.where(mask, made, audio)
+    if kept.same(model.sample_rate): return torch.where(mask, made, audio)
     return crossfaded(made, audio, mask, 2 * round(.005 * kept.rate) + 1)
 
-# %% ../../nbs/core/generator.ipynb #f5d42bc4
-@patch
-def _sample(self:Generator,
-    cond:Conditions, # of n sounds
-    n:int, # number of sounds
-    seeds:list, # n numbers, one per item
-    # exactly the arguments in `honours`; `init` as (n, c, t) and `mask` as bool (t,)
-    **honoured,
-) -> Tensor: # (n, c, t)
-    "What a family writes"
-    raise TypeError(f"{type(self).__name__} has no _sample: a generator must define "
-                    "how it makes sound.")
-
 # %% ../../nbs/core/generator.ipynb #bfe2c1fe
-@patch
-def stream(self:Generator,
-    cond=None, # as for `sample`
-    block:float=.1, # s; the first block is 5 ms shorter: the limiter looks ahead
-    n:int=1, # sounds side by side
-    *,
-    # as for `sample`; None: without end, if the model is `endless`
-    seconds:float|None=None,
-    features=None, text=None, controls=None, # as for `sample`
-    progress:bool=False, # show a bar
-    **arguments, # of `sample`
-): # yields `Sounds` of `block` seconds; together they are what `sample` gives
+def _streamed(model, cond, block, n, seconds, features, text, controls, progress,
+              arguments):
     "Make sound block by block, where a family can (it writes `_stream`)"
-    if type(self)._stream is Generator._stream:
-        raise ValueError(f"{type(self).__name__} cannot stream: it makes a sound as a "
+    if type(model)._stream is Generator._stream:
+        raise ValueError(f"{type(model).__name__} cannot stream: it makes a sound as a "
                          "whole. Use sample.")
     _check('block', block, lambda v: v > 0, 'a length in seconds above 0')
-    if seconds is None and self.endless and arguments.get('init') is None:
+    if seconds is None and model.endless and arguments.get('init') is None:
         seconds = _ENDLESS
     given = {k: arguments.pop(k) for k in list(arguments) if k in _NAMES}
-    asked = self._request(cond, n, features, text, controls, arguments, progress,
-                          given | dict(seconds=seconds))
+    asked = _request(model, cond, n, features, text, controls, arguments, progress,
+                     given | dict(seconds=seconds))
     if seconds == _ENDLESS and asked.cond.control_rate is None and any(
             v.shape[1] > 1 for v in asked.cond.controls.values()):
         raise ValueError("controls as points are stretched over the sound, and this "
                          "one has no end. Give seconds, numbers, or functions of time.")
     if asked.used.get('loop'):
         raise ValueError("loop needs the whole sound. Use sample.")
-    if asked.kept is not None and not asked.kept.same(self.sample_rate):
+    if asked.kept is not None and not asked.kept.same(model.sample_rate):
         raise ValueError(f"init has {asked.kept.audio.shape[1]} channels at "
                          f"{asked.kept.rate} Hz: only one channel at "
-                         f"{self.sample_rate} Hz can be streamed. Use sample.")
-    return self._blocks(asked, max(1, round(block * self.sample_rate)))
+                         f"{model.sample_rate} Hz can be streamed. Use sample.")
+    return _blocks(model, asked, max(1, round(block * model.sample_rate)))
 
 _ENDLESS = 1e6 # s, eleven days
 
-# %% ../../nbs/core/generator.ipynb #86a77a69
-@patch
-def _stream(self:Generator,
-    cond:Conditions, # of n sounds
-    n:int, # number of sounds
-    seeds:list, # n numbers
-    block:int, # samples in a block
-    **honoured, # exactly the arguments in `honours`
-): # yields (n, c, block), the last one may be shorter
-    "What a family that can stream writes"
-    raise TypeError(f"{type(self).__name__} has no _stream.")
-
 # %% ../../nbs/core/generator.ipynb #aa89f369
-@patch
-def _pieces(self:Generator, asked, block):
+def _pieces(model, asked, block):
     "What the family makes, block by block; what is kept of a recording is handed on"
     n, done = len(asked.seeds), 0
     if asked.kept is None:
-        yield from self._stream(asked.cond, n, asked.seeds, block, **asked.used)
+        yield from model._stream(asked.cond, n, asked.seeds, block, **asked.used)
         return
     out, mask = asked.used['init'].clone(), asked.used['mask']
-    for w, seeds, given in self._parts(asked):
+    for w, seeds, given in _parts(model, asked):
         given['init'], at = out[..., w.start:w.stop], w.start
         yield from out[..., done:w.start].split(block, -1)
         done = max(done, w.start)
-        for piece in self._stream(asked.cond, n, seeds, block, **given):
+        for piece in model._stream(asked.cond, n, seeds, block, **given):
             stop = min(at + piece.shape[-1], w.last)
             if stop > max(done, at):
                 new = piece.cpu()[..., max(done, at) - at:stop - at]
@@ -1461,25 +1318,254 @@ def _pieces(self:Generator, asked, block):
             if at >= w.last: break
     yield from out[..., done:].split(block, -1)
 
-@patch
-def _blocks(self:Generator, asked, block):
+def _blocks(model, asked, block):
     "Finished blocks; what runs between them does not see the generator's seeds"
-    pieces, finish, state, at = self._pieces(asked, block), self._finish(asked), None, 0
+    pieces, finish = _pieces(model, asked, block), _finish(model, asked)
+    state, at = None, 0
     left = math.inf if asked.seconds is None else round(asked.seconds
-                                                        * self.sample_rate)
+                                                        * model.sample_rate)
     while left:
-        with self._sampling(asked.seeds[0]):
+        with _sampling(model, asked.seeds[0]):
             if state is not None: set_rng_state(state)
             made, state = next(pieces, None), rng_state()
         if made is None and finish.held is None: return
-        made = finish.held[..., :0] if (ended := made is None) else self._checked(
-            made, len(asked.seeds))[..., :min(left, made.shape[-1])]
+        made = finish.held[..., :0] if (ended := made is None) else _checked(
+            model, made, len(asked.seeds))[..., :min(left, made.shape[-1])]
         left = 0 if ended else left - made.shape[-1]
         audio = finish(made, last=not left)
         if not audio.shape[-1]: continue
-        if asked.kept is not None: audio = self._with_kept(audio, asked.kept, at)
+        if asked.kept is not None: audio = _with_kept(model, audio, asked.kept, at)
         at += audio.shape[-1]
-        yield self._told(audio, asked, part=True)
+        yield _told(model, audio, asked, part=True)
+
+# %% ../../nbs/core/generator.ipynb #79e5a235
+class Generator(Pretrained):
+    "Base of all that makes sound. A family says what it `honours`, writes `_sample`"
+    # names of the classes, in the order of their numbers
+    labels:list = []
+    asks:frozenset = frozenset({'label'})   # kinds of `Conditions` it understands
+    # names of the arguments of `sample` that it can use
+    honours:frozenset = frozenset()
+    # arguments of `sample` where the caller gives None
+    defaults:dict = {}
+    control_names:tuple = ()                # names of its control tracks
+    # of tracks that may be left out: they have no knob
+    optional_tracks:tuple = ()
+    default_seconds:float|None = None       # length of what it was trained on, s
+    longest_seconds:float|None = None       # the longest it can make, s; None: no limit
+    endless:bool = False                    # may it stream without end?
+    # sounds at once that take the least time each
+    best_batch:int = 16
+
+    @property
+    def sample_rate(self) -> int: # Hz
+        "Taken from the config, or from the mel settings in it"
+        config = self.config
+        return (config if hasattr(config, 'sample_rate') else config.mel).sample_rate
+
+    def sample(self,
+        # class: label, number, mixture {label: share}, a list of such, or Conditions;
+        # None draws from each seed
+        cond=None,
+        n:int=1, # number of sounds
+        *,
+        # length of each, s; None: what the model was trained on
+        seconds:float|None=None,
+        steps:int|None=None, # sampler steps (alias num_inference_steps)
+        guidance:float|None=None, # classifier-free guidance (alias guidance_scale)
+        sampler:str|None=None, # name of the sampler
+        # above 1 bolder, below 1 safer; None: the model's own, else 1
+        temperature:float|None=None,
+        top_k:int|None=None, # draw among the k likeliest codes
+        top_p:float|None=None, # draw among the likeliest codes that make up this share
+        # item k has seed + k, or one number each; a torch.Generator (alias generator)
+        # draws one and moves on; None draws one and records it
+        seed:int|None=None,
+        # start from this sound: path, `Sounds`, or waveform (c, t) at the model's rate
+        init=None,
+        strength:float|None=None, # how far to leave `init`, 0 to 1
+        # where to make new sound within `init`: (start, end) in s, a list of such, or
+        # bool (t,); the rest stays sample for sample
+        mask=None,
+        loop:bool|None=None, # the end joins the start; None: the model's own, else no
+        on_step=None, # f(step, steps, x): called while an iterative sampler works
+        progress:bool=True, # show a bar
+        features=None, # a sequence to follow, (l, d) or (n, l, d)
+        text=None, # a sentence or sentences, or encoded text (n, l, d)
+        controls:dict|None=None, # name -> a number, points over the sound, or (n, l)
+        **aliases, # num_inference_steps, guidance_scale, generator
+    ) -> Sounds: # n sounds; an argument that the family cannot honour is a ValueError
+        "Make n sounds"
+        given = dict(seconds=seconds, steps=steps, guidance=guidance, sampler=sampler,
+                     temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+                     init=init, strength=strength, mask=mask, loop=loop,
+                     on_step=on_step)
+        return _sampled(self, _request(self, cond, n, features, text, controls, aliases,
+                                       progress, given))
+
+    def stream(self,
+        cond=None, # as for `sample`
+        block:float=.1, # s; the first block is 5 ms shorter: the limiter looks ahead
+        n:int=1, # sounds side by side
+        *,
+        # as for `sample`; None: without end, if the model is `endless`
+        seconds:float|None=None,
+        features=None, text=None, controls=None, # as for `sample`
+        progress:bool=False, # show a bar
+        **arguments, # of `sample`
+    ): # yields `Sounds` of `block` seconds; together they are what `sample` gives
+        "Make sound block by block, where a family can (it writes `_stream`)"
+        return _streamed(self, cond, block, n, seconds, features, text, controls,
+                         progress, arguments)
+
+    def _sample(self,
+        cond:Conditions, # of n sounds
+        n:int, # number of sounds
+        seeds:list, # n numbers, one per item
+        # exactly the arguments in `honours`; `init` as (n, c, t) and `mask` as bool
+        # (t,)
+        **honoured,
+    ) -> Tensor: # (n, c, t)
+        "What a family writes"
+        raise TypeError(f"{type(self).__name__} has no _sample: a generator must "
+                        "define how it makes sound.")
+
+    def _stream(self,
+        cond:Conditions, # of n sounds
+        n:int, # number of sounds
+        seeds:list, # n numbers
+        block:int, # samples in a block
+        **honoured, # exactly the arguments in `honours`
+    ): # yields (n, c, block), the last one may be shorter
+        "What a family that can stream writes"
+        raise TypeError(f"{type(self).__name__} has no _stream.")
+
+    def conditions(self,
+        # Conditions, a label, its number, a mixture {label: share}, or a list with one
+        # entry for each sound
+        cond=None,
+        n:int=1, # number of sounds; 1 with several entries means one for each
+        features=None, # (l, d) for all sounds, or (n, l, d)
+        text=None, # sentence or sentences, or encoded text (n, l, d)
+        # name -> a number, points over the sound (l,), or (n, l)
+        controls:dict|None=None,
+    ) -> Conditions|None: # of n sounds; None when nothing was asked
+        "What `sample` was asked by, checked and brought to one row for each sound"
+        return _conditions(self, cond, n, features, text, controls)
+
+    def class_number(self,
+        c, # a label or its number
+    ) -> int:
+        "The number of a class; an unknown one is a `ValueError` with near matches"
+        return _class_number(self, c)
+
+    def encode_text(self,
+        sentences:list, # of text
+    ) -> Tensor: # (n, l, d)
+        "How a family that is asked by text reads it; those that do override this"
+        return _no_sentences(self)
+
+    def default_cond(self,
+        seeds:list, # one number per sound
+    ) -> Conditions: # of as many
+        "Asked when nothing is: a class drawn from each seed; or override"
+        if not self.labels: return Conditions(len(seeds))
+        return _of_classes(self, [random.Random(s).randrange(len(self.labels))
+                                  for s in seeds])
+
+    def check_arguments(self,
+        given:dict, # the arguments of `sample`, without what it is asked by
+        aliases:dict, # arguments under other names
+    ) -> dict: # the arguments, aliases and the family's defaults resolved
+        "Raise a `ValueError` for everything out of range, or beyond this family"
+        return _checked_arguments(self, given, aliases)
+
+    def as_sounds(self,
+        audio:Tensor, # (n, c, t)
+        asked:Request, # what it is the answer to
+    ) -> Sounds:
+        "Check shape and length, finish what is new, record where sounds come from"
+        return _as_sounds(self, audio, asked)
+
+# %% ../../nbs/core/generator.ipynb #a03f91b3
+def _save_pipeline(model, folder, card, bits):
+    "One folder per part, the weights of its own, then `pipeline.json`"
+    folder, model.card = Path(folder), {**model.card, **(card or {})}
+    for name, part in model.parts().items():
+        part.save_pretrained(folder/name, bits=bits)
+    hashes, own = ({name: file_digest(folder/name/'model.safetensors')
+                    for name in model.parts()},
+                   model.own_weights())
+    about = dict(format=_FORMAT, foleybook=__version__, module=type(model).__module__,
+                 model=type(model).__name__, parts=hashes,
+                 config=to_plain(model.config), config_hash=model.config_hash,
+                 card=to_plain(model.card))
+    with atomic_folder(folder, merge=True) as work:
+        if own:
+            weights = write_safetensors(work/'model.safetensors', own)
+            about['weights'] = file_digest(weights)
+        for name, content in model.beside.items(): (work/name).write_bytes(content)
+        (work/'README.md').write_text(model.model_card(), encoding='utf-8')
+        (work/'pipeline.json').write_text(json.dumps(about, indent=1,
+                                                     sort_keys=True) + '\n')
+    for name in ['config.json'] + ['model.safetensors'] * (not own):
+        (folder/name).unlink(missing_ok=True)
+    return folder
+
+# %% ../../nbs/core/generator.ipynb #7eacb8b9
+def _pipeline_of(cls, folder, about, device):
+    "The parts, checked against the hashes of `pipeline.json`, joined"
+    hashes, where, file = about.get('parts'), folder/'pipeline.json', folder/'model.safetensors'
+    good = isinstance(hashes, dict) and hashes and all(map(str.isidentifier, hashes))
+    if not good or cls.part_names and not hashes.keys() <= set(cls.part_names):
+        raise CheckpointError(f"{where}: the entry 'parts' is {str(hashes)[:80]!r}, "
+                              "which names no models. Copy the folder again.")
+    for name, digest in hashes.items():
+        _same_file(folder/name/'model.safetensors', digest,
+                                                   folder/name)
+    parts = {name: _opened(Pretrained, folder/name, device) for name in hashes}
+    with _made_of(about['config'], where):
+        config = from_plain(cls.config_type(), about['config'], f'{where}')
+        model = cls.from_parts(parts, config)
+    if own := model.own_weights():
+        if 'weights' in about: _same_file(file, about['weights'], file)
+        _load_weights(model, file, own)
+    return model
+
+def _same_file(file, digest, what):
+    "Raise unless the file is there and has that digest"
+    try: same = file_digest(file) == digest
+    except OSError as e:
+        raise CheckpointError(f"{file}: cannot be read ({e.strerror}). Copy the folder "
+                              "again.") from None
+    if not same: raise CheckpointError(
+        f"{what}: is not the part that pipeline.json speaks of. Train or copy the "
+        "folder as a whole.")
+
+# %% ../../nbs/core/generator.ipynb #71c0de09
+def _take_card(model, old, name):
+    "Take over the card of `old` and tell the licence of part `name`, which is new"
+    card, part = dict(old.card), getattr(model, name)
+    if card.get('licence') and isinstance(part, Pretrained):
+        told = str(card['licence'])
+        rest = [l for l in told.split('; ') if l.partition(': ')[0] != name]
+        new = [] if rest == [part.licence] else [f'{name}: {part.licence}']
+        card['licence'] = '; '.join(rest + new)
+    if card.get('metrics') and hasattr(old, name):
+        card['exchanged'] = f'{name}, after the metrics were measured'
+    model.card, model.beside = card, dict(old.beside)
+    return model
+
+# %% ../../nbs/core/generator.ipynb #9422b4ea
+def _pipeline_card(model):
+    "The card of the whole, and a line for each part"
+    rows = [f'| {name} | {type(p).__name__} | {p.licence} | '
+            f'{p.card.get("data", "unknown")} |'
+            for name, p in model.parts().items()]
+    table = ['', '## Parts', '', '| part | model | licence | data |',
+             '|---|---|---|---|',
+             *rows, '']
+    return Pretrained.model_card(model) + '\n'.join(table)
 
 # %% ../../nbs/core/generator.ipynb #e4242309
 class Pipeline(Generator):
@@ -1509,96 +1595,30 @@ class Pipeline(Generator):
         parts:dict, # name -> model
         config, # of the pipeline
     ): # the pipeline
-        "Join parts again: a family whose `__init__` takes other arguments overrides this"
+        "Join parts again; overridden where `__init__` takes other arguments"
         return cls(config, **parts)
 
-# %% ../../nbs/core/generator.ipynb #a03f91b3
-@patch
-def save_pretrained(self:Pipeline,
-    folder:Path, # is made; other files in it are kept
-    card:dict|None=None, # for the model card
-    bits:int=32, # of the weights of its parts, 32 or 8
-    **hub, # what `push_to_hub` passes on; not needed
-) -> Path:
-    "One folder per part, the weights of its own, then `pipeline.json`"
-    folder, self.card = Path(folder), {**self.card, **(card or {})}
-    for name, part in self.parts().items(): part.save_pretrained(folder/name, bits=bits)
-    hashes, own = ({name: file_digest(folder/name/'model.safetensors')
-                    for name in self.parts()},
-                   self.own_weights())
-    about = dict(format=_FORMAT, foleybook=__version__, module=type(self).__module__,
-                 model=type(self).__name__, parts=hashes,
-                 config=to_plain(self.config), config_hash=self.config_hash,
-                 card=to_plain(self.card))
-    with atomic_folder(folder, merge=True) as work:
-        if own:
-            weights = write_safetensors(work/'model.safetensors', own)
-            about['weights'] = file_digest(weights)
-        for name, content in self.beside.items(): (work/name).write_bytes(content)
-        (work/'README.md').write_text(self.model_card(), encoding='utf-8')
-        (work/'pipeline.json').write_text(json.dumps(about, indent=1,
-                                                     sort_keys=True) + '\n')
-    for name in ['config.json'] + ['model.safetensors'] * (not own):
-        (folder/name).unlink(missing_ok=True)
-    return folder
+    def save_pretrained(self,
+        folder:Path, # is made; other files in it are kept
+        card:dict|None=None, # for the model card
+        bits:int=32, # of the weights of its parts, 32 or 8
+        **hub, # what `push_to_hub` passes on; not needed
+    ) -> Path:
+        "One folder per part, the weights of its own, then `pipeline.json`"
+        return _save_pipeline(self, folder, card, bits)
 
-# %% ../../nbs/core/generator.ipynb #7eacb8b9
-@patch(cls_method=True)
-def _from_folder(cls:Pipeline, folder, about, device):
-    "The parts, checked against the hashes of `pipeline.json`, joined"
-    hashes, where, file = about.get('parts'), folder/'pipeline.json', folder/'model.safetensors'
-    good = isinstance(hashes, dict) and hashes and all(map(str.isidentifier, hashes))
-    if not good or cls.part_names and not hashes.keys() <= set(cls.part_names):
-        raise CheckpointError(f"{where}: the entry 'parts' is {str(hashes)[:80]!r}, "
-                              "which names no models. Copy the folder again.")
-    for name, digest in hashes.items():
-        _same_file(folder/name/'model.safetensors', digest,
-                                                   folder/name)
-    parts = {name: Pretrained._opened(folder/name, device) for name in hashes}
-    with _made_of(about['config'], where):
-        config = from_plain(cls.config_type(), about['config'], f'{where}')
-        model = cls.from_parts(parts, config)
-    if own := model.own_weights():
-        if 'weights' in about: _same_file(file, about['weights'], file)
-        _load_weights(model, file, own)
-    return model
+    @classmethod
+    def _from_folder(cls, folder, about, device):
+        "The parts, checked against the hashes of `pipeline.json`, joined"
+        return _pipeline_of(cls, folder, about, device)
 
-def _same_file(file, digest, what):
-    "Raise unless the file is there and has that digest"
-    try: same = file_digest(file) == digest
-    except OSError as e:
-        raise CheckpointError(f"{file}: cannot be read ({e.strerror}). Copy the folder "
-                              "again.") from None
-    if not same: raise CheckpointError(
-        f"{what}: is not the part that pipeline.json speaks of. Train or copy the "
-        "folder as a whole.")
+    def _keep_card(self, old, name):
+        "Take over the card of `old` and tell the licence of part `name`, which is new"
+        return _take_card(self, old, name)
 
-# %% ../../nbs/core/generator.ipynb #71c0de09
-@patch
-def _keep_card(self:Pipeline, old, name):
-    "Take over the card of `old`, to which part `name` is new; its licence is told beside"
-    card, part = dict(old.card), getattr(self, name)
-    if card.get('licence') and isinstance(part, Pretrained):
-        told = str(card['licence'])
-        rest = [l for l in told.split('; ') if l.partition(': ')[0] != name]
-        new = [] if rest == [part.licence] else [f'{name}: {part.licence}']
-        card['licence'] = '; '.join(rest + new)
-    if card.get('metrics') and hasattr(old, name):
-        card['exchanged'] = f'{name}, after the metrics were measured'
-    self.card, self.beside = card, dict(old.beside)
-    return self
-
-# %% ../../nbs/core/generator.ipynb #9422b4ea
-@patch
-def model_card(self:Pipeline) -> str: # markdown
-    "The card of the whole, and a line for each part"
-    rows = [f'| {name} | {type(p).__name__} | {p.licence} | '
-            f'{p.card.get("data", "unknown")} |'
-            for name, p in self.parts().items()]
-    table = ['', '## Parts', '', '| part | model | licence | data |',
-             '|---|---|---|---|',
-             *rows, '']
-    return Pretrained.model_card(self) + '\n'.join(table)
+    def model_card(self) -> str: # markdown
+        "The card of the whole, and a line for each part"
+        return _pipeline_card(self)
 
 # %% ../../nbs/core/generator.ipynb #b1f42224
 def peak_memory_mb(

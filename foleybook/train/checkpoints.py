@@ -9,8 +9,7 @@ import csv, importlib.util, json, math, os, secrets, shutil, sys, time, warnings
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['LineLogger', 'StepLines', 'reduce_mean', 'History', 'pack_state', 'unpack_state', 'write_checkpoint',
-           'read_checkpoint', 'Checkpoint', 'spectrogram_picture', 'AudioLogger']
+__all__ = ['LineLogger', 'StepLines', 'reduce_mean', 'History', 'read_checkpoint', 'Checkpoint', 'AudioLogger']
 
 # %% ../../nbs/train/checkpoints.ipynb #68de8525
 #| code-fold: true

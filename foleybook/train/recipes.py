@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'FEW_CLIPS', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe',
-           'set_aside', 'few_clips', 'learner', 'StagedRecipe', 'teller', 'train_stage']
+__all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe', 'learner',
+           'StagedRecipe', 'teller', 'train_stage']
 
 # %% ../../nbs/train/recipes.ipynb #a2f0c50d
 #| code-fold: true
@@ -64,6 +64,60 @@ class Recipe:
         told = self.presets.get(self.name)
         return changed(type(self)(), told) if told else type(self)()
 
+    @classmethod
+    def preset(cls,
+        name:str, # one of `presets` of this class, or of one below it
+    ) -> Recipe:
+        "A recipe with the settings of that name"
+        return find_recipe(name, cls)
+
+    def check(self) -> Recipe: # itself
+        "Raise a `SettingsError` that names field, value and what is allowed"
+        return _check_recipe(self)
+
+    def override(self,
+        changes:dict|None=None, # {'model.width': 64}; values may be text
+        **more, # lr=1e-4
+    ) -> Recipe: # a changed copy
+        "Change fields, nested ones by dotted names; unknown and unused ones raise"
+        return _overridden(self, changes, more)
+
+    def train(self,
+        data, # what the family learns from: a path, table or cache
+        out:Path, # gets recipe.json and the finished model
+        resume:bool=True, # go on where an earlier run in `out` stood; False begins anew
+        progress:bool=True, # say what is done
+    ) -> nn.Module: # the trained model, in eval mode
+        "Train, and save model and recipe to `out`"
+        return _trained(self, data, out, resume, progress)
+
+    def _train(self, data, out, resume, progress):
+        "Make the model and save it to `out`: a family writes this, or is a `LoopRecipe`"
+        raise TypeError(f"{type(self).__name__} has no _train: a recipe must say how "
+                        "its model is made.")
+
+    def card(self,
+        data, # what was trained on
+    ) -> dict: # for the model card
+        "Data, licence and limits; tables and caches tell those of their clips"
+        return _card(data)
+
+    @property
+    def hash(self) -> str: # 12 hexadecimal digits
+        "Hash of everything that changes the result; `free` fields do not"
+        return _recipe_hash(self)
+
+    def to_dict(self) -> dict: # JSON value
+        "For `recipe.json`"
+        return _stored(self)
+
+    @classmethod
+    def from_dict(cls,
+        value:dict, # from `to_dict`
+    ) -> Recipe:
+        "The recipe again; its class must be imported, or be part of this book"
+        return _read_back(cls, value)
+
 # %% ../../nbs/train/recipes.ipynb #c8206356
 def _at(value, name):
     "What a dotted name stands for; None where there is no such field"
@@ -86,47 +140,44 @@ def _boundless(config, prefix=''):
             yield from _boundless(value, f'{prefix}{f.name}.')
 
 # %% ../../nbs/train/recipes.ipynb #6949ef7f
-@patch
-def check(self:Recipe) -> Recipe: # itself
-    "Raise a `SettingsError` that names field, value and what is allowed; recipes in fields too"
-    if not 0 <= self.seed < 2**63:
-        raise SettingsError(f"seed={self.seed} is not allowed. Give a number from 0 on.")
-    try: self.torch_device
+def _check_recipe(recipe):
+    "Raise a `SettingsError` that names field, value and what is allowed"
+    if not 0 <= recipe.seed < 2**63:
+        raise SettingsError(f"seed={recipe.seed} is not allowed. Give a number from 0 "
+                            "on.")
+    try: recipe.torch_device
     except RuntimeError:
         raise SettingsError(
-            f"device={self.device!r} is not known. Give auto, cpu, cuda or cuda:1.") from None
-    for name, remedy in self.unused().items():
-        if (value := _at(self, name)) != _usual(self, name):
+            f"device={recipe.device!r} is not known. Give auto, cpu, cuda or cuda:1.") from None
+    for name, remedy in recipe.unused().items():
+        if (value := _at(recipe, name)) != _usual(recipe, name):
             if isinstance(value, Recipe): value = value.name or type(value).__name__
             raise SettingsError(f"{name}={value!r} would not be used. {remedy}")
-    for name in _boundless(self):
-        if (value := _at(self, name)) != _usual(self, name):
+    for name in _boundless(recipe):
+        if (value := _at(recipe, name)) != _usual(recipe, name):
             raise SettingsError(f"{name}={value} is not allowed. Give a finite number.")
-    for f in dataclasses.fields(self):
-        if isinstance(part := getattr(self, f.name), float) and not math.isfinite(part):
+    for f in dataclasses.fields(recipe):
+        part = getattr(recipe, f.name)
+        if isinstance(part, float) and not math.isfinite(part):
             raise SettingsError(f"{f.name}={part} is not allowed. Give a finite number.")
         if isinstance(part, Recipe):
             try: part.check()
             except SettingsError as e: raise SettingsError(f"{f.name}: {e}") from None
-    return self
+    return recipe
 
 # %% ../../nbs/train/recipes.ipynb #df67ef03
-@patch
-def override(self:Recipe,
-    changes:dict|None=None, # {'model.width': 64}; values may be text
-    **more, # lr=1e-4
-) -> Recipe: # a changed copy
-    "Change fields, nested ones by dotted names; unknown and unused ones are an error with a hint"
+def _overridden(recipe, changes, more):
+    "Change fields, nested ones by dotted names; unknown and unused ones raise"
     changes = {**(changes or {}), **more}
-    parts = {f.name: part for f in dataclasses.fields(self)
-             if isinstance(part := getattr(self, f.name), Recipe)}
-    for name in (k for k in changes if not hasattr(self, k)):
+    parts = {f.name: part for f in dataclasses.fields(recipe)
+             if isinstance(part := getattr(recipe, f.name), Recipe)}
+    for name in (k for k in changes if not hasattr(recipe, k)):
         found = [f'{k}.{name}' for k, part in parts.items() if '.' not in name
                  and hasattr(part, name)]
         if found:
             raise SettingsError(f"no field {name!r}: it belongs to a stage. Did you "
                                 f"mean {' or '.join(found)}?")
-    return _named_as(self, changed(self, changes, self), changes).check()
+    return _named_as(recipe, changed(recipe, changes, recipe), changes).check()
 
 def _named_as(old, new, changes):
     "A changed copy keeps the names of its presets, also in its fields, unless exchanged"
@@ -189,30 +240,18 @@ def find_recipe(
     recipe.name = name
     return recipe.check()
 
-# %% ../../nbs/train/recipes.ipynb #91f7aef2
-@patch(cls_method=True)
-def preset(cls:Recipe,
-    name:str, # one of `presets` of this class, or of one below it
-) -> Recipe:
-    "A recipe with the settings of that name"
-    return find_recipe(name, cls)
-
 # %% ../../nbs/train/recipes.ipynb #5d69636e
-@patch
-def to_dict(self:Recipe) -> dict: # JSON value
+def _stored(recipe):
     "For `recipe.json`"
-    parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
     settings = {k: v.to_dict() if isinstance(v, Recipe) else to_plain(v) for k,
                 v in parts.items()}
-    return dict(recipe=type(self).__name__, module=type(self).__module__,
-                preset=self.name,
+    return dict(recipe=type(recipe).__name__, module=type(recipe).__module__,
+                preset=recipe.name,
                 settings=settings)
 
 # %% ../../nbs/train/recipes.ipynb #dcebac5f
-@patch(cls_method=True)
-def from_dict(cls:Recipe,
-    value:dict, # from `to_dict`
-) -> Recipe:
+def _read_back(cls, value):
     "The recipe again; its class must be imported, or be part of this book"
     settings = value.get('settings') if isinstance(value, dict) else None
     if not isinstance(settings, dict):
@@ -231,14 +270,13 @@ def from_dict(cls:Recipe,
     return recipe.check()
 
 # %% ../../nbs/train/recipes.ipynb #143bd1da
-@patch(as_prop=True)
-def hash(self:Recipe) -> str: # 12 hexadecimal digits
+def _recipe_hash(recipe):
     "Hash of everything that changes the result; `free` fields do not"
-    parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-             if f.name not in self.free}
+    parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)
+             if f.name not in recipe.free}
     settings = {k: v.hash if isinstance(v, Recipe) else to_plain(v) for k,
                 v in parts.items()}
-    return config_hash([type(self).__name__, settings])
+    return config_hash([type(recipe).__name__, settings])
 
 # %% ../../nbs/train/recipes.ipynb #dcc23f86
 def licence_of(
@@ -263,11 +301,8 @@ def licence_of_parts(
             else [*told.values()][0])
 
 # %% ../../nbs/train/recipes.ipynb #ff2b443d
-@patch
-def card(self:Recipe,
-    data, # what was trained on
-) -> dict: # for the model card
-    "Data, licence and limits; tables, caches and tables of codes tell those of their clips"
+def _card(data):
+    "Data, licence and limits; tables and caches tell those of their clips"
     told, table = {}, data if hasattr(data, 'df') else getattr(data, 'index', None)
     if hasattr(table, 'df'):
         told = dict(data=f"{len(table.df)} clips: {', '.join(table.labels)}",
@@ -278,36 +313,70 @@ def card(self:Recipe,
                     licence='unknown')
     return dict(told, limits='not evaluated')
 
-# %% ../../nbs/train/recipes.ipynb #fe999bad
-@patch
-def _train(self:Recipe, data, out, resume, progress):
-    "Make the model and save it to `out`: what a family writes, unless it is a `LoopRecipe`"
-    raise TypeError(f"{type(self).__name__} has no _train: a recipe must say how its "
-                    "model is made.")
-
 # %% ../../nbs/train/recipes.ipynb #3669553c
-@patch
-def train(self:Recipe,
-    data, # what the family learns from: a path, table or cache
-    out:Path, # gets recipe.json and the finished model
-    resume:bool=True, # go on where an earlier run in `out` stood; False begins anew
-    progress:bool=True, # say what is done
-) -> nn.Module: # the trained model, in eval mode
+def _trained(recipe, data, out, resume, progress):
     "Train, and save model and recipe to `out`"
     from fastai.torch_core import rank_distrib
 
-    self.check()
+    recipe.check()
     out, first = Path(out), not rank_distrib()
     with held_folder(out) if first else nullcontext():
-        model = self._train(data, out, resume, progress)
+        model = recipe._train(data, out, resume, progress)
         if first:
-            write_text(out/'recipe.json', json.dumps(self.to_dict(), indent=1) + '\n')
+            write_text(out/'recipe.json', json.dumps(recipe.to_dict(), indent=1) + '\n')
     return model
+
+# %% ../../nbs/train/recipes.ipynb #3034c9b9
+SCHEDULES = ('one_cycle', 'constant', 'exponential', 'warmup_cosine')
+_LIMITS = {name: (low, sys.float_info.max) for low, names in (
+    (1, ('steps', 'epoch_steps', 'batch_size', 'accumulate', 'log_every', 'keep')),
+    (1e-12, ('lr',)),
+    (0, ('weight_decay', 'clip_norm', 'checkpoint_steps', 'audio_every', 'workers')))
+    for name in names}
+_LIMITS |= dict.fromkeys(('ema', 'warmup', 'lr_decay'), (0, 1))
+
+# %% ../../nbs/train/recipes.ipynb #4a8ee1e0
+def _check_loop(recipe):
+    "As `Recipe.check`; numbers in their range, words that are known"
+    from foleybook.training import PRECISIONS
+
+    for name, (low, high) in _LIMITS.items():
+        if not low <= getattr(recipe, name) <= high:
+            most = f' to {high}' if high == 1 else ''
+            raise SettingsError(f"{name}={getattr(recipe, name)!r} is not allowed. "
+                                f"Give a finite number from {low}{most}.")
+    for name in ('seconds', 'clip_seconds'): # of the families that have them
+        if not 0 < (1 if (value := getattr(recipe, name, None)) is None
+                    else value) < math.inf:
+            raise SettingsError(f"{name}={value!r} is not allowed. Give some seconds.")
+    words = dict(schedule=SCHEDULES, optimizer=('adamw', 'adam', 'sgd'),
+                 precision=(*PRECISIONS, 'auto'))
+    for name, known in words.items():
+        if getattr(recipe, name) not in known:
+            raise SettingsError(f"{name}={getattr(recipe, name)!r} is not known. "
+                                f"{near(getattr(recipe, name), known)}")
+    return Recipe.check(recipe)
+
+# %% ../../nbs/train/recipes.ipynb #eaca78e7
+def _unused(recipe):
+    "What belongs to another schedule or optimiser"
+    told, usual = {}, recipe.baseline
+    if recipe.schedule != 'exponential':
+        told['lr_decay'] = "Set schedule=exponential, or leave it out."
+    if recipe.schedule != 'warmup_cosine':
+        told['warmup'] = "Set schedule=warmup_cosine, or leave it out."
+    if recipe.schedule == 'one_cycle' and recipe.betas[0] != usual.betas[0]:
+        told['betas'] = ("schedule=one_cycle moves the first of them itself. Choose "
+                         "another schedule, or leave it as it is.")
+    if recipe.optimizer == 'sgd' and recipe.betas[1] != usual.betas[1]:
+        told['betas'] = ("optimizer=sgd has no second mean. Choose another optimiser, "
+                         "or leave the second as it is.")
+    return told
 
 # %% ../../nbs/train/recipes.ipynb #73cb5cb9
 @dataclass
 class LoopRecipe(Recipe):
-    "A run of a `Learner`. A family adds fields such as `model`, and says what is built from what"
+    "A run of a `Learner`. A family adds fields such as `model`, and says what is built"
     steps:int = 1000            # batches in all, rounded up to whole epochs
     epoch_steps:int = 100       # batches between validations and checkpoints
     batch_size:int = 16         # items per process
@@ -342,137 +411,120 @@ class LoopRecipe(Recipe):
         epochs = math.ceil(self.steps / self.epoch_steps)
         return epochs, math.ceil(self.steps / epochs)
 
-# %% ../../nbs/train/recipes.ipynb #5f43ebd1
-@patch
-def dataloaders(self:LoopRecipe,
-    data, # a path, table or cache
-): # fastai `DataLoaders`, training first, in batches of `batch_size`
-    "How data become batches: written by the family"
-    raise TypeError(f"{type(self).__name__} has no dataloaders: a recipe must say how "
-                    "data become batches.")
+    def dataloaders(self,
+        data, # a path, table or cache
+    ): # fastai `DataLoaders`, training first, in batches of `batch_size`
+        "How data become batches: written by the family"
+        raise TypeError(f"{type(self).__name__} has no dataloaders: a recipe must say "
+                        "how data become batches.")
 
-# %% ../../nbs/train/recipes.ipynb #29245376
-@patch
-def build_model(self:LoopRecipe,
-    dls, # `DataLoaders`, to learn sizes and labels from
-) -> nn.Module:
-    "A fresh model: written by the family"
-    raise TypeError(f"{type(self).__name__} has no build_model: a recipe must say what "
-                    "is trained.")
+    def build_model(self,
+        dls, # `DataLoaders`, to learn sizes and labels from
+    ) -> nn.Module:
+        "A fresh model: written by the family"
+        raise TypeError(f"{type(self).__name__} has no build_model: a recipe must say "
+                        "what is trained.")
 
-# %% ../../nbs/train/recipes.ipynb #8aee19ea
-@patch
-def loss_func(self:LoopRecipe): # f(prediction, *targets) -> Tensor
-    "What is minimised; an attribute `parts` (dict of tensors) of the function is logged"
-    return nn.MSELoss()
+    def loss_func(self): # f(prediction, *targets) -> Tensor
+        "What is minimised; an attribute `parts` (dict of tensors) of it is logged"
+        return nn.MSELoss()
 
-# %% ../../nbs/train/recipes.ipynb #8d0c9eea
-@patch
-# f(prediction, *targets) -> number, or fastai metrics
-def metrics(self:LoopRecipe) -> list:
-    "What else is measured in validation"
-    return []
+    # f(prediction, *targets) -> number, or fastai metrics
+    def metrics(self) -> list:
+        "What else is measured in validation"
+        return []
 
-# %% ../../nbs/train/recipes.ipynb #0430027e
-@patch
-def callbacks(self:LoopRecipe) -> list:
-    "More callbacks, such as `AdversarialTraining`"
-    return []
+    def callbacks(self) -> list:
+        "More callbacks, such as `AdversarialTraining`"
+        return []
 
-# %% ../../nbs/train/recipes.ipynb #3034c9b9
-SCHEDULES = ('one_cycle', 'constant', 'exponential', 'warmup_cosine')
-_LIMITS = {name: (low, sys.float_info.max) for low, names in (
-    (1, ('steps', 'epoch_steps', 'batch_size', 'accumulate', 'log_every', 'keep')),
-    (1e-12, ('lr',)),
-    (0, ('weight_decay', 'clip_norm', 'checkpoint_steps', 'audio_every', 'workers')))
-    for name in names}
-_LIMITS |= dict.fromkeys(('ema', 'warmup', 'lr_decay'), (0, 1))
+    def listen(self,
+        learn, # `Learner`, in training, or done
+    ) -> Sounds:
+        "What previews play: four sounds of the model, from the same seeds each time"
+        from foleybook.training import unwrap
 
-# %% ../../nbs/train/recipes.ipynb #4a8ee1e0
-@patch
-def check(self:LoopRecipe) -> LoopRecipe: # itself
-    "As `Recipe.check`; numbers in their range, words that are known"
-    from foleybook.training import PRECISIONS
+        return unwrap(learn.model).sample(n=4, seed=0, progress=False)
 
-    for name, (low, high) in _LIMITS.items():
-        if not low <= getattr(self, name) <= high:
-            most = f' to {high}' if high == 1 else ''
-            raise SettingsError(f"{name}={getattr(self, name)!r} is not allowed. Give "
-                                f"a finite number from {low}{most}.")
-    for name in ('seconds', 'clip_seconds'): # of the families that have them
-        if not 0 < (1 if (value := getattr(self, name, None)) is None
-                    else value) < math.inf:
-            raise SettingsError(f"{name}={value!r} is not allowed. Give some seconds.")
-    words = dict(schedule=SCHEDULES, optimizer=('adamw', 'adam', 'sgd'),
-                 precision=(*PRECISIONS, 'auto'))
-    for name, known in words.items():
-        if getattr(self, name) not in known:
-            raise SettingsError(f"{name}={getattr(self, name)!r} is not known. "
-                                f"{near(getattr(self, name), known)}")
-    return Recipe.check(self)
+    def check_listen(self,
+        learn, # `Learner`, about to train
+    ):
+        "Raise a `SettingsError` if `listen` cannot work"
+        _check_listen(self, learn)
 
-# %% ../../nbs/train/recipes.ipynb #eaca78e7
-@patch
-# name of a field -> what would have to be set for it to matter
-def unused(self:LoopRecipe) -> dict:
-    "What belongs to another schedule or optimiser"
-    told, usual = {}, self.baseline
-    if self.schedule != 'exponential':
-        told['lr_decay'] = "Set schedule=exponential, or leave it out."
-    if self.schedule != 'warmup_cosine':
-        told['warmup'] = "Set schedule=warmup_cosine, or leave it out."
-    if self.schedule == 'one_cycle' and self.betas[0] != usual.betas[0]:
-        told['betas'] = ("schedule=one_cycle moves the first of them itself. Choose "
-                         "another schedule, or leave it as it is.")
-    if self.optimizer == 'sgd' and self.betas[1] != usual.betas[1]:
-        told['betas'] = ("optimizer=sgd has no second mean. Choose another optimiser, "
-                         "or leave the second as it is.")
-    return told
+    def check(self) -> LoopRecipe: # itself
+        "As `Recipe.check`; numbers in their range, words that are known"
+        return _check_loop(self)
+
+    # name of a field -> what would have to be set for it to matter
+    def unused(self) -> dict:
+        "What belongs to another schedule or optimiser"
+        return _unused(self)
+
+    def opt_func(self): # f(parameters, lr) -> fastai optimizer
+        "The fused ones where the device has them"
+        return _opt_func(self)
+
+    def lr_at(self,
+        pct:float, # share of the run done, 0 to 1
+    ) -> float:
+        "Learning rate of the schedules that are not fastai's own"
+        return _lr_at(self, pct)
+
+    def learner(self,
+        data, # what `dataloaders` takes, or ready `DataLoaders`
+    ): # fastai `Learner`
+        "Loaders, model, loss and callbacks, put together"
+        return _learner(self, data)
+
+    def fit(self,
+        learn, # `Learner` from `learner`
+    ):
+        "Run the schedule"
+        from fastai.callback.schedule import ParamScheduler
+
+        epochs = self.plan[0]
+        if self.schedule == 'one_cycle': return learn.fit_one_cycle(epochs, self.lr)
+        learn.fit(epochs, self.lr, cbs=ParamScheduler({'lr': self.lr_at}))
+
+    def _train(self, data, out, resume, progress):
+        "Train with checkpoints and history"
+        return _train_loop(self, data, out, resume, progress)
+
+    def finish(self,
+        learn, # `Learner`, after training
+        data, # for the card
+        out:Path, # where the model goes
+        progress:bool=True, # say so
+    ) -> nn.Module: # in eval mode
+        "Averaged weights into the model, the model to disk"
+        return _finish(self, learn, data, out, progress)
 
 # %% ../../nbs/train/recipes.ipynb #6cb72e40
-@patch
-def opt_func(self:LoopRecipe): # f(parameters, lr) -> fastai optimizer
+def _opt_func(recipe):
     "The fused ones where the device has them"
     from fastai.optimizer import OptimWrapper
 
-    given = dict(weight_decay=self.weight_decay,
-                 fused=self.torch_device.type in ('cpu', 'cuda'))
-    if self.optimizer == 'sgd':
-        return partial(OptimWrapper, opt=torch.optim.SGD, momentum=self.betas[0],
+    given = dict(weight_decay=recipe.weight_decay,
+                 fused=recipe.torch_device.type in ('cpu', 'cuda'))
+    if recipe.optimizer == 'sgd':
+        return partial(OptimWrapper, opt=torch.optim.SGD, momentum=recipe.betas[0],
                        **given)
-    opt = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam)[self.optimizer]
-    return partial(OptimWrapper, opt=opt, betas=tuple(self.betas), **given)
+    opt = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam)[recipe.optimizer]
+    return partial(OptimWrapper, opt=opt, betas=tuple(recipe.betas), **given)
 
 # %% ../../nbs/train/recipes.ipynb #674fade1
-@patch
-def lr_at(self:LoopRecipe,
-    pct:float, # share of the run done, 0 to 1
-) -> float:
+def _lr_at(recipe, pct):
     "Learning rate of the schedules that are not fastai's own"
-    if self.schedule == 'exponential':
-        return self.lr * self.lr_decay ** int(pct * self.plan[0] + 1e-6)
-    if self.schedule == 'constant': return self.lr
-    if pct < self.warmup: return self.lr * max(pct / self.warmup, 1e-3)
-    return self.lr * (1 + math.cos(math.pi * (pct - self.warmup) / max(1 - self.warmup,
-                                                                       1e-9))) / 2
-
-# %% ../../nbs/train/recipes.ipynb #0bc9dece
-@patch
-def fit(self:LoopRecipe,
-    learn, # `Learner` from `learner`
-):
-    "Run the schedule"
-    from fastai.callback.schedule import ParamScheduler
-
-    epochs = self.plan[0]
-    if self.schedule == 'one_cycle': return learn.fit_one_cycle(epochs, self.lr)
-    learn.fit(epochs, self.lr, cbs=ParamScheduler({'lr': self.lr_at}))
+    if recipe.schedule == 'exponential':
+        return recipe.lr * recipe.lr_decay ** int(pct * recipe.plan[0] + 1e-6)
+    if recipe.schedule == 'constant': return recipe.lr
+    if pct < recipe.warmup: return recipe.lr * max(pct / recipe.warmup, 1e-3)
+    turned = math.pi * (pct - recipe.warmup) / max(1 - recipe.warmup, 1e-9)
+    return recipe.lr * (1 + math.cos(turned)) / 2
 
 # %% ../../nbs/train/recipes.ipynb #af837498
-@patch
-def learner(self:LoopRecipe,
-    data, # what `dataloaders` takes, or ready `DataLoaders`
-): # fastai `Learner`
+def _learner(recipe, data):
     "Loaders, model, loss and callbacks, put together"
     from fastai.callback.progress import ProgressCallback
     from fastai.data.core import DataLoaders
@@ -481,52 +533,40 @@ def learner(self:LoopRecipe,
         AutoPrecision, EMA, GradientAccumulation, GradientClip, MixedPrecision, StepDL,
         StepEpochs, StepLearner)
 
-    self.check()
-    seed_everything(self.seed)
-    dls = copy.copy(data if isinstance(data, DataLoaders) else self.dataloaders(data))
-    dls.loaders = [StepDL(dls.train, self.plan[1], self.seed, self.workers or None),
+    recipe.check()
+    seed_everything(recipe.seed)
+    dls = copy.copy(data if isinstance(data, DataLoaders) else recipe.dataloaders(data))
+    dls.loaders = [StepDL(dls.train, recipe.plan[1], recipe.seed,
+                          recipe.workers or None),
                    *dls.loaders[1:]]
-    dls.to(self.torch_device)
-    seed_everything(self.seed)
-    model = self.build_model(dls)
-    cbs = [StepEpochs(self.seed),
-           AutoPrecision() if self.precision == 'auto'
-           else MixedPrecision(self.precision)]
-    if self.accumulate > 1: cbs.append(GradientAccumulation(self.accumulate))
-    if self.clip_norm: cbs.append(GradientClip(self.clip_norm))
-    if self.ema: cbs.append(EMA(self.ema))
-    learn = StepLearner(dls, model, self.loss_func(), opt_func=self.opt_func(),
-                        lr=self.lr,
-                        metrics=self.metrics(),
-                        cbs=[*cbs, *self.callbacks()])
+    dls.to(recipe.torch_device)
+    seed_everything(recipe.seed)
+    model = recipe.build_model(dls)
+    cbs = [StepEpochs(recipe.seed),
+           AutoPrecision() if recipe.precision == 'auto'
+           else MixedPrecision(recipe.precision)]
+    if recipe.accumulate > 1: cbs.append(GradientAccumulation(recipe.accumulate))
+    if recipe.clip_norm: cbs.append(GradientClip(recipe.clip_norm))
+    if recipe.ema: cbs.append(EMA(recipe.ema))
+    learn = StepLearner(dls, model, recipe.loss_func(), opt_func=recipe.opt_func(),
+                        lr=recipe.lr,
+                        metrics=recipe.metrics(),
+                        cbs=[*cbs, *recipe.callbacks()])
     if not (IN_NOTEBOOK or sys.stdout.isatty()):
         learn.remove_cbs(ProgressCallback)
         learn.logger = LineLogger(learn)
         learn.add_cb(StepLines())
     return learn
 
-# %% ../../nbs/train/recipes.ipynb #01548a43
-@patch
-def listen(self:LoopRecipe,
-    learn, # `Learner`, in training, or done
-) -> Sounds:
-    "What previews play: four sounds of the model, drawn from the same seeds each time"
-    from foleybook.training import unwrap
-
-    return unwrap(learn.model).sample(n=4, seed=0, progress=False)
-
 # %% ../../nbs/train/recipes.ipynb #09a50e55
-@patch
-def check_listen(self:LoopRecipe,
-    learn, # `Learner`, about to train
-):
+def _check_listen(recipe, learn):
     "Raise a `SettingsError` if `listen` cannot work"
     from foleybook.training import unwrap
 
     model = unwrap(learn.model)
-    if type(self).listen is LoopRecipe.listen and not isinstance(model, Generator):
+    if type(recipe).listen is LoopRecipe.listen and not isinstance(model, Generator):
         raise SettingsError(
-        f"audio_every={self.audio_every}: a {type(model).__name__} makes no sound. "
+        f"audio_every={recipe.audio_every}: a {type(model).__name__} makes no sound. "
         "Leave audio_every at 0.")
 
 # %% ../../nbs/train/recipes.ipynb #35f1d987
@@ -579,45 +619,38 @@ def _training_labels(dls):
     return list(cache.index.df.label.iloc[dls.train_rows])
 
 # %% ../../nbs/train/recipes.ipynb #67e21c36
-@patch
-def _train(self:LoopRecipe, data, out, resume, progress):
+def _train_loop(recipe, data, out, resume, progress):
     "Train with checkpoints and history"
     from fastai.callback.progress import ProgressCallback
     from foleybook.core.clip_tables import telling
     from foleybook.train.checkpoints import AudioLogger, Checkpoint, History, StepLines
     from foleybook.training import TrainingError, distributed
 
-    with telling(progress): learn = self.learner(data)
+    with telling(progress): learn = recipe.learner(data)
     for text in few_clips(_training_labels(learn.dls)):
         if text not in _TOLD: teller(progress)(text)
         _TOLD.add(text)
     if not progress:
         for kind in (ProgressCallback, StepLines): learn.remove_cbs(kind)
         learn.logger = lambda *_: None
-    learn.add_cbs([History(out, self.log_every),
-                   Checkpoint(out/'checkpoints', self.checkpoint_steps, self.keep,
-                              about=self.hash, data=_learnt_from(learn.dls))])
-    if self.audio_every:
-        self.check_listen(learn)
-        learn.add_cb(AudioLogger(out/'samples', self.audio_every,
-                                 sampler=lambda model: self.listen(learn)))
+    learn.add_cbs([History(out, recipe.log_every),
+                   Checkpoint(out/'checkpoints', recipe.checkpoint_steps, recipe.keep,
+                              about=recipe.hash, data=_learnt_from(learn.dls))])
+    if recipe.audio_every:
+        recipe.check_listen(learn)
+        learn.add_cb(AudioLogger(out/'samples', recipe.audio_every,
+                                 sampler=lambda model: recipe.listen(learn)))
     try:
-        with distributed(learn, unused=self.unused_parameters):
+        with distributed(learn, unused=recipe.unused_parameters):
             if not resume: set_aside(out)
-            self.fit(learn)
+            recipe.fit(learn)
     # without the prefix fastai puts before it
     except (CheckpointError, TrainingError, SettingsError) as e:
         raise type(e)(str(e).split(':\n\t', 1)[-1]) from None
-    return self.finish(learn, data, out, progress)
+    return recipe.finish(learn, data, out, progress)
 
 # %% ../../nbs/train/recipes.ipynb #5d538687
-@patch
-def finish(self:LoopRecipe,
-    learn, # `Learner`, after training
-    data, # for the card
-    out:Path, # where the model goes
-    progress:bool=True, # say so
-) -> nn.Module: # in eval mode
+def _finish(recipe, learn, data, out, progress):
     "Averaged weights into the model, the model to disk"
     from fastai.torch_core import rank_distrib
     from foleybook.training import EMA, MixedPrecision, unwrap
@@ -631,13 +664,13 @@ def finish(self:LoopRecipe,
     tables = [t for name in ('cache', 'table')
               if (t := getattr(learn.dls, name, None)) is not None]
     used = next(cb.precision for cb in learn.cbs if isinstance(cb, MixedPrecision))
-    told = dict(self.card((tables or [data])[0]), steps=learn.train_iter,
+    told = dict(recipe.card((tables or [data])[0]), steps=learn.train_iter,
                 precision=used,
                 metrics=measured)
     if isinstance(model, Pretrained): model.save_pretrained(out, told)
     if progress:
-        gpu = (f', GPU {peak_memory_mb(self.torch_device):.0f} MB'
-               if self.torch_device.type == 'cuda' else '')
+        gpu = (f', GPU {peak_memory_mb(recipe.torch_device):.0f} MB'
+               if recipe.torch_device.type == 'cuda' else '')
         print(f'saved {out}; peak memory {peak_memory_mb():.0f} MB{gpu}')
     return model.eval()
 
