@@ -11,8 +11,8 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['CodeError', 'check_codes', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments',
-           'filter_logits', 'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'augment_codes', 'code_bits',
-           'held_out_bits', 'PriorRecipe']
+           'filter_logits', 'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'code_bits', 'held_out_bits',
+           'PriorRecipe']
 
 # %% ../../nbs/core/code_maps.ipynb #4c90f250
 #| code-fold: true
@@ -88,7 +88,7 @@ class CodeTable:
 
     @property
     def digest(self)->str:
-        "Hash of all that a prior learns from: codes, what they are asked by, and the split"
+        "Hash of what a prior learns from: codes, their conditions, and the split"
         names = sorted(self.conditions.tensors().items())
         parts = [self.codes.numpy().tobytes(), *(v.numpy().tobytes() for _, v in names),
                  repr([self.labels, self.train_idx, self.valid_idx]).encode()]
@@ -96,39 +96,46 @@ class CodeTable:
 
     @property
     def train_idx(self)->list:
-        "Rows that are neither kept for validation nor in the set's own test split (unless all are)"
+        "Rows neither kept for validation nor in the test split (unless all are)"
         from foleybook.core.clip_tables import in_test_split
 
         held = {*self.valid_idx, *np.flatnonzero(in_test_split(self.df)).tolist()}
         return [i for i in range(len(self)) if i not in held]
 
+    def save(self,
+        folder, # is made; the three files of an earlier table are replaced
+    )->Path:
+        "Write codes.safetensors, clips.csv and codes.json"
+        return _save_codes(self, folder)
+
+    @classmethod
+    def load(cls,
+        folder, # written by `save`
+        codebook:Pretrained|None=None, # must be the one that made the codes
+    )->CodeTable:
+        "Read a table of codes; `CodeError` when another codebook made it"
+        return _load_codes(cls, folder, codebook)
+
 # %% ../../nbs/core/code_maps.ipynb #d020b9d8
-@patch
-def save(self:CodeTable,
-    folder, # is made; the three files of an earlier table are replaced
-)->Path:
+def _save_codes(table, folder):
     "Write codes.safetensors, clips.csv and codes.json"
-    about = dict(n_codes=self.n_codes, codebook_hash=self.codebook_hash,
-                 seconds=self.seconds,
-                 labels=self.labels,
-                 valid_idx=self.valid_idx, source=self.source,
-                 code_shape=self.code_shape,
-                 names=self.conditions.names)
-    small = torch.int16 if self.n_codes <= 2**15 else torch.int32
+    about = dict(n_codes=table.n_codes, codebook_hash=table.codebook_hash,
+                 seconds=table.seconds,
+                 labels=table.labels,
+                 valid_idx=table.valid_idx, source=table.source,
+                 code_shape=table.code_shape,
+                 names=table.conditions.names)
+    small = torch.int16 if table.n_codes <= 2**15 else torch.int32
     with atomic_folder(folder, merge=True) as work:
-        asked = {f'conditions.{k}': v for k, v in self.conditions.tensors().items()}
+        asked = {f'conditions.{k}': v for k, v in table.conditions.tensors().items()}
         write_safetensors(work/'codes.safetensors',
-                          {'codes': self.codes.to(small), **asked})
-        self.df.to_csv(work/'clips.csv', index=False)
+                          {'codes': table.codes.to(small), **asked})
+        table.df.to_csv(work/'clips.csv', index=False)
         (work/'codes.json').write_text(json.dumps(about, indent=1))
     return Path(folder)
 
 # %% ../../nbs/core/code_maps.ipynb #920efd5f
-@patch(cls_method=True)
-def load(cls:CodeTable,
-    folder, # written by `save`
-    codebook:Pretrained|None=None, # must be the one that made the codes
-)->CodeTable:
+def _load_codes(cls, folder, codebook):
     "Read a table of codes; `CodeError` when another codebook made it"
     import pandas as pd
 
@@ -433,11 +440,62 @@ class Cascade(MelGenerator):
         return (mel.samples(self.prior.config.code_shape[-1] * self.codebook.time_stride)
                 / mel.sample_rate)
 
+    def check_parts(self):
+        "Raise `CodeError` or `MelMismatch` unless the parts belong together"
+        _check_parts(self)
+
+    def sample_mel(self,
+        cond:Conditions, # of n sounds
+        n:int, # number of sounds
+        seeds:list, # n numbers
+        frames:int, # length of the spectrogram
+        init:Tensor|None=None, # log-mel to start from, (n, m, f)
+        mask:Tensor|None=None, # bool, (f,): frames to make anew
+        **draw, # temperature, top_k, progress, ... of the prior
+    )->Tensor: # log-mel, (n, m, f)
+        "Draw codes, then decode item by item, so that an item is the same in any batch"
+        return _sample_mel(self, cond, seeds, frames, init, mask, draw)
+
+    def with_vocoder(self,
+        # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f)
+        # into (b, 1, t)
+        vocoder,
+    )->Cascade: # shares all else with this one
+        "The same cascade heard through another vocoder"
+        return _heard_through(self, vocoder)
+
+    @torch.no_grad()
+    def render(self,
+        codes:Tensor, # int64, (b, H, W)
+        samples:int|None=None, # length; None: that of the map
+        seed:int=0, # of the phases that Griffin-Lim starts from
+    )->Tensor: # waveform, (b, 1, samples)
+        "Codes to sound"
+        log_mel = self.codebook.decode(codes.to(self.codebook.device))
+        log_mel = self.codebook.with_grain(log_mel, [seed] * len(log_mel))
+        return self.play(log_mel, samples or self.mel.samples(log_mel.shape[-1]), seed)
+
+    def start_codes(self,
+        init:Tensor, # log-mel, (n, m, f)
+        mask:Tensor|None, # bool, (f,): frames to make anew; None: all
+        shape:tuple, # of the code map
+    # codes (n, H, W) and bool mask (H, W), True where codes are drawn
+    )->tuple[Tensor, Tensor]:
+        "Codes of a spectrogram, and what to draw again: columns with any new frame"
+        return _start_codes(self, init, mask, shape)
+
+    @classmethod
+    def from_parts(cls,
+        parts:dict, # 'codebook', 'prior' and perhaps 'vocoder'
+        config:CascadeConfig, # of the cascade
+    )->Cascade:
+        "Join the parts of a folder; parts that do not belong together are an error"
+        return _cascade_of(cls, parts, config)
+
 # %% ../../nbs/core/code_maps.ipynb #cfe0e6bf
-@patch
-def check_parts(self:Cascade):
-    "Raise `CodeError` or `MelMismatch` unless prior, codebook and vocoder belong together"
-    p, c = self.prior.config, self.codebook
+def _check_parts(model):
+    "Raise `CodeError` or `MelMismatch` unless the parts belong together"
+    p, c = model.prior.config, model.codebook
     if p.codebook_hash and p.codebook_hash != c.codebook_hash: raise CodeError(
         f"the prior was trained on codebook {p.codebook_hash}, this one is "
         f"{c.codebook_hash}. Join it with the codebook it was trained on, or train it "
@@ -448,85 +506,48 @@ def check_parts(self:Cascade):
         f"the prior draws maps {tuple(p.code_shape)} of {p.n_codes} codes, the "
         f"codebook reads maps {tuple(expected)} of {c.n_codes} codes. Join it with the "
         "codebook it was trained on.")
-    c.mel.require(self.vocoder.mel, f'the vocoder ({type(self.vocoder).__name__})')
+    c.mel.require(model.vocoder.mel, f'the vocoder ({type(model.vocoder).__name__})')
 
 # %% ../../nbs/core/code_maps.ipynb #99173d01
-@patch
-def sample_mel(self:Cascade,
-    cond:Conditions, # of n sounds
-    n:int, # number of sounds
-    seeds:list, # n numbers
-    frames:int, # length of the spectrogram
-    init:Tensor|None=None, # log-mel to start from, (n, m, f)
-    mask:Tensor|None=None, # bool, (f,): frames to make anew
-    **draw, # temperature, top_k, progress, ... of the prior
-)->Tensor: # log-mel, (n, m, f)
+def _sample_mel(model, cond, seeds, frames, init, mask, draw):
     "Draw codes, then decode item by item, so that an item is the same in any batch"
-    shape, stride = tuple(self.prior.config.code_shape), self.codebook.time_stride
-    if frames > shape[-1] * stride and 'shape' in self.takes:
+    shape, stride = tuple(model.prior.config.code_shape), model.codebook.time_stride
+    if frames > shape[-1] * stride and 'shape' in model.takes:
         shape = (*shape[:-1], -(-frames // stride))
         draw['shape'] = shape[-2:]
     if init is not None:
-        draw |= dict(zip(('init', 'mask'), self.start_codes(init, mask, shape)))
+        draw |= dict(zip(('init', 'mask'), model.start_codes(init, mask, shape)))
     draw = {k: v for k, v in draw.items() if v is not None}
-    codes = self.prior.sample_codes(cond, seeds, **draw).to(self.codebook.device)
-    made = torch.cat([self.codebook.decode(item)
+    codes = model.prior.sample_codes(cond, seeds, **draw).to(model.codebook.device)
+    made = torch.cat([model.codebook.decode(item)
                       for item in codes.split(1)])[..., :frames]
     # a map may end within the last frame
     if init is not None and made.shape[-1] < frames:
         made = F.pad(made, (0, frames - made.shape[-1]), mode='replicate')
-    return self.codebook.with_grain(made, seeds)
+    return model.codebook.with_grain(made, seeds)
 
 # %% ../../nbs/core/code_maps.ipynb #079cff79
-@patch
-def with_vocoder(self:Cascade,
-    # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into
-    # (b, 1, t)
-    vocoder,
-)->Cascade: # shares all else with this one
+def _heard_through(model, vocoder):
     "The same cascade heard through another vocoder"
-    vocoder, c = find_vocoder(vocoder) if isinstance(vocoder,
-                                                     (str, Path)) else vocoder, self.config
-    twin = Cascade(self.prior, self.codebook, vocoder, self.labels, c.seconds, c.top_p,
-                   c.guidance)
-    return twin._keep_card(self, 'vocoder')
-
-# %% ../../nbs/core/code_maps.ipynb #3e3c0ec9
-@patch
-@torch.no_grad()
-def render(self:Cascade,
-    codes:Tensor, # int64, (b, H, W)
-    samples:int|None=None, # length; None: that of the map
-    seed:int=0, # of the phases that Griffin-Lim starts from
-)->Tensor: # waveform, (b, 1, samples)
-    "Codes to sound"
-    log_mel = self.codebook.decode(codes.to(self.codebook.device))
-    log_mel = self.codebook.with_grain(log_mel, [seed] * len(log_mel))
-    return self.play(log_mel, samples or self.mel.samples(log_mel.shape[-1]), seed)
+    c = model.config
+    if isinstance(vocoder, (str, Path)): vocoder = find_vocoder(vocoder)
+    twin = Cascade(model.prior, model.codebook, vocoder, model.labels, c.seconds,
+                   c.top_p, c.guidance)
+    return twin._keep_card(model, 'vocoder')
 
 # %% ../../nbs/core/code_maps.ipynb #fb906600
-@patch
-def start_codes(self:Cascade,
-    init:Tensor, # log-mel, (n, m, f)
-    mask:Tensor|None, # bool, (f,): frames to make anew; None: all
-    shape:tuple, # of the code map
-# codes (n, H, W) and bool mask (H, W), True where codes are drawn
-)->tuple[Tensor, Tensor]:
-    "Codes of a spectrogram, and what to draw again: a column is new as soon as one frame of it is"
-    frames = shape[-1] * self.codebook.time_stride
+def _start_codes(model, init, mask, shape):
+    "Codes of a spectrogram, and what to draw again: columns with any new frame"
+    frames = shape[-1] * model.codebook.time_stride
     longer = F.pad(init, (0, max(0, frames - init.shape[-1])),
                    mode='replicate')[..., :frames]
-    codes = self.codebook.encode(longer.to(self.codebook.device)).cpu()
+    codes = model.codebook.encode(longer.to(model.codebook.device)).cpu()
     mask = torch.ones(init.shape[-1], dtype=torch.bool) if mask is None else mask.cpu()
     new = F.pad(mask[:frames].float(), (0, max(0, frames - len(mask))), value=1.)
     return codes, F.adaptive_max_pool1d(new[None], shape[-1])[0].bool().expand(shape)
 
 # %% ../../nbs/core/code_maps.ipynb #5adf74bd
-@patch(cls_method=True)
-def from_parts(cls:Cascade,
-    parts:dict, # 'codebook', 'prior' and perhaps 'vocoder'
-    config:CascadeConfig, # of the cascade
-)->Cascade:
+def _cascade_of(cls, parts, config):
     "Join the parts of a folder; parts that do not belong together are an error"
     if parts['codebook'].codebook_hash != config.codebook_hash: raise CodeError(
         f"the codebook is {parts['codebook'].codebook_hash}, pipeline.json speaks of "

@@ -222,7 +222,7 @@ def find_vocoder(
 
 # %% ../../nbs/core/rendering.ipynb #13655874
 class MelGenerator(Pipeline):
-    "Base of all that paint a log-mel and have `self.vocoder` play it; a family writes `sample_mel`"
+    "Base of all that paint a log-mel for `self.vocoder`; a family writes `sample_mel`"
     fade = .01  # s over which kept sound goes over into new sound
     # dB by which a band of new sound may be moved to fit kept sound; 0: as painted
     match = 20.
@@ -257,6 +257,59 @@ class MelGenerator(Pipeline):
         raise TypeError(f"{type(self).__name__} has no sample_mel: a painter must say "
                         "how it paints.")
 
+    def _sample(self,
+        cond:Conditions, # of n sounds
+        n:int, # number of sounds
+        seeds:list, # n numbers
+        seconds:float, # length
+        init:Tensor|None=None, # waveform, (n, c, t)
+        mask:Tensor|None=None, # bool, (t,)
+        loop:bool=False, # the end joins the start
+        **honoured, # for `sample_mel`
+    )->Tensor: # waveform, (n, 1, t)
+        "Seconds to frames, sound to mel, mel to sound; the same in any batch"
+        return _sample_by_mel(self, cond, n, seeds, seconds, init, mask, loop, honoured)
+
+    def play(self,
+        log_mel:Tensor, # (n, m, f)
+        samples:int, # length wanted
+        seed:int=0, # of the phases that Griffin-Lim starts from
+        loop:bool=False, # the mel is a ring: the end joins the start
+    )->Tensor: # waveform, (n, 1, samples)
+        "Sound of a log-mel"
+        return _play(self, log_mel, samples, seed, loop)
+
+    def paste(self,
+        made:Tensor, # waveform, (n, 1, t)
+        kept:Tensor, # waveform, (n, 1, t)
+        mask:Tensor, # bool, (t,): where `made` is heard
+    )->Tensor: # waveform, (n, 1, t)
+        "`kept` outside the mask, `made` inside, each edge faded within the mask"
+        width = 2 * round(self.fade * self.sample_rate / 2) + 1
+        return crossfaded(made, kept, mask, width)
+
+    def with_vocoder(self,
+        # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f)
+        # into (b, 1, t)
+        vocoder,
+    )->MelGenerator: # shares all else with this one
+        "The same through another vocoder; another front end raises `MelMismatch`"
+        return _with_vocoder(self, vocoder)
+
+    def _stream(self,
+        cond:Conditions, # of n sounds
+        n:int, # number of sounds
+        seeds:list, # n numbers
+        block:int, # samples in a block
+        seconds:float, # length
+        # need the whole sound: refused
+        init:Tensor|None=None, mask:Tensor|None=None, loop:bool=False,
+        **honoured, # for `sample_mel`
+    ): # yields (n, 1, block)
+        "Paint the spectrogram, then give the sound away while the vocoder renders it"
+        return _stream_by_mel(self, cond, n, seeds, block, seconds, init, loop,
+                              honoured)
+
 # %% ../../nbs/core/rendering.ipynb #b3a60ff8
 def _mel_affine(mel):
     "Scale and offset that turn a log-mel value into the natural log of a magnitude"
@@ -266,7 +319,6 @@ def _mel_affine(mel):
         return unit, 0.
     return unit * (mel.high - mel.low), unit * mel.low
 
-# %% ../../nbs/core/rendering.ipynb #9394e093
 def _decibels(db, mel): return db * math.log(10) / 20 / _mel_affine(mel)[0] # as log-mel
 
 # %% ../../nbs/core/rendering.ipynb #9d3bffb6
@@ -298,19 +350,9 @@ def joined(
     return out
 
 # %% ../../nbs/core/rendering.ipynb #27ecaa80
-@patch
-def _sample(self:MelGenerator,
-    cond:Conditions, # of n sounds
-    n:int, # number of sounds
-    seeds:list, # n numbers
-    seconds:float, # length
-    init:Tensor|None=None, # waveform, (n, c, t)
-    mask:Tensor|None=None, # bool, (t,)
-    loop:bool=False, # the end joins the start
-    **honoured, # for `sample_mel`
-)->Tensor: # waveform, (n, 1, t)
-    "Seconds to frames, sound to mel, mel to sound; item by item, so the same in any batch"
-    mel, samples = self.mel, round(seconds * self.sample_rate)
+def _sample_by_mel(model, cond, n, seeds, seconds, init, mask, loop, honoured):
+    "Seconds to frames, sound to mel, mel to sound; the same in any batch"
+    mel, samples = model.mel, round(seconds * model.sample_rate)
     frames = -(-samples // mel.hop_length)
     if loop: honoured['loop'] = True
     if init is not None:
@@ -319,90 +361,58 @@ def _sample(self:MelGenerator,
         if mask is not None:
             honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(),
                                                      frames)[0].bool()
-    painted = self.sample_mel(cond, n, seeds, frames, **honoured)
-    if self.match and honoured.get('mask') is not None:
-        limit,fall = _decibels(self.match,
-                               mel),max(1, round(self.sample_rate / 2 / mel.hop_length))
+    painted = model.sample_mel(cond, n, seeds, frames, **honoured)
+    if model.match and honoured.get('mask') is not None:
+        limit = _decibels(model.match, mel)
+        fall = max(1, round(model.sample_rate / 2 / mel.hop_length))
         painted = joined(painted, honoured['init'].to(painted), honoured['mask'], limit,
                          fall)
-    made = torch.cat([self.play(m, samples, seed, loop) for m,
+    made = torch.cat([model.play(m, samples, seed, loop) for m,
                       seed in zip(painted.split(1), seeds)])
-    return made if mask is None else self.paste(made, init.mean(1, keepdim=True), mask)
+    return made if mask is None else model.paste(made, init.mean(1, keepdim=True), mask)
 
 # %% ../../nbs/core/rendering.ipynb #df7d1c32
-@patch
 @torch.no_grad()
-def play(self:MelGenerator,
-    log_mel:Tensor, # (n, m, f)
-    samples:int, # length wanted
-    seed:int=0, # of the phases that Griffin-Lim starts from
-    loop:bool=False, # the mel is a ring: the end joins the start
-)->Tensor: # waveform, (n, 1, samples)
+def _play(model, log_mel, samples, seed, loop):
     "Sound of a log-mel"
-    around, hop = min(32, log_mel.shape[-1]) if loop else 0, self.mel.hop_length
+    around, hop = min(32, log_mel.shape[-1]) if loop else 0, model.mel.hop_length
     if loop:
         log_mel = torch.cat([log_mel[..., -around:], log_mel, log_mel[..., :around]],
                             -1)
-    if isinstance(self.vocoder, GriffinLim):
-        sound = self.vocoder(log_mel, [seed] * len(log_mel))
-    else: sound = self.vocoder.vocode(log_mel)
+    if isinstance(model.vocoder, GriffinLim):
+        sound = model.vocoder(log_mel, [seed] * len(log_mel))
+    else: sound = model.vocoder.vocode(log_mel)
     if not loop: return fit_length(sound.float().cpu(), samples)
     sound, at = sound.float().cpu(), around * hop       # where the loop begins
-    width = min(at, samples, round(5 * self.fade * self.sample_rate))
+    width = min(at, samples, round(5 * model.fade * model.sample_rate))
     # at the end goes over into what comes before the beginning
     share = torch.linspace(0, math.pi / 2, width)
     end = (share.cos() * sound[..., at + samples - width:at + samples]
            + share.sin() * sound[..., at - width:at])
     return torch.cat([sound[..., at:at + samples - width], end], -1)
 
-# %% ../../nbs/core/rendering.ipynb #8c65ed1b
-@patch
-def paste(self:MelGenerator,
-    made:Tensor, # waveform, (n, 1, t)
-    kept:Tensor, # waveform, (n, 1, t)
-    mask:Tensor, # bool, (t,): where `made` is heard
-)->Tensor: # waveform, (n, 1, t)
-    "`kept` outside the mask, `made` inside, each edge faded within the mask"
-    width = 2 * round(self.fade * self.sample_rate / 2) + 1
-    return crossfaded(made, kept, mask, width)
-
 # %% ../../nbs/core/rendering.ipynb #1a3e0ba6
-@patch
-def with_vocoder(self:MelGenerator,
-    # name of a vocoder, its folder, or a module that has `mel` and turns (b, m, f) into
-    # (b, 1, t)
-    vocoder,
-)->MelGenerator: # shares all else with this one
-    "The same generator heard through another vocoder; another front end raises `MelMismatch`"
+def _with_vocoder(model, vocoder):
+    "The same through another vocoder; another front end raises `MelMismatch`"
     vocoder = find_vocoder(vocoder) if isinstance(vocoder, (str, Path)) else vocoder
-    self.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
-    twin = copy.copy(self)
-    twin._modules = dict(self._modules, vocoder=vocoder)
-    if getattr(self.config, 'vocoder', ''):
-        twin.config = replace(self.config, vocoder='')
-    return twin._keep_card(self, 'vocoder')
+    model.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
+    twin = copy.copy(model)
+    twin._modules = dict(model._modules, vocoder=vocoder)
+    if getattr(model.config, 'vocoder', ''):
+        twin.config = replace(model.config, vocoder='')
+    return twin._keep_card(model, 'vocoder')
 
 # %% ../../nbs/core/rendering.ipynb #d7b57ba5
-@patch
-def _stream(self:MelGenerator,
-    cond:Conditions, # of n sounds
-    n:int, # number of sounds
-    seeds:list, # n numbers
-    block:int, # samples in a block
-    seconds:float, # length
-    # need the whole sound: refused
-    init:Tensor|None=None, mask:Tensor|None=None, loop:bool=False,
-    **honoured, # for `sample_mel`
-): # yields (n, 1, block)
+def _stream_by_mel(model, cond, n, seeds, block, seconds, init, loop, honoured):
     "Paint the spectrogram, then give the sound away while the vocoder renders it"
     if init is not None or loop:
         raise ValueError("init and loop need the whole sound. Use sample.")
-    if not isinstance(self.vocoder, Vocoder): raise ValueError(
-        f"{type(self.vocoder).__name__} works on a whole sound. Give a trained vocoder "
-        "(with_vocoder), or use sample.")
-    left, held, hop = round(seconds * self.sample_rate), None, self.mel.hop_length
-    painted = self.sample_mel(cond, n, seeds, -(-left // hop), **honoured)
-    for piece in self.vocoder.stream(painted, chunk=max(1, block // hop)):
+    if not isinstance(model.vocoder, Vocoder): raise ValueError(
+        f"{type(model.vocoder).__name__} works on a whole sound. Give a trained "
+        "vocoder (with_vocoder), or use sample.")
+    left, held, hop = round(seconds * model.sample_rate), None, model.mel.hop_length
+    painted = model.sample_mel(cond, n, seeds, -(-left // hop), **honoured)
+    for piece in model.vocoder.stream(painted, chunk=max(1, block // hop)):
         held = piece.cpu() if held is None else torch.cat([held, piece.cpu()], -1)
         while held.shape[-1] >= block and left >= block:
             yield held[..., :block]
