@@ -51,10 +51,10 @@ def __getattr__(name):
     "`evaluate` and `playground` are imported when they are first used"
     from importlib import import_module
 
-    rooms = dict(evaluate="evaluation", playground="generator")
-    if name not in rooms:
+    modules = dict(evaluate="evaluation", playground="core.generator")
+    if name not in modules:
         raise AttributeError(f"module 'foleybook' has no attribute {name!r}")
-    return getattr(import_module(f".{rooms[name]}", __name__), name)
+    return getattr(import_module(f".{modules[name]}", __name__), name)
 
 
 def __dir__():

@@ -98,7 +98,7 @@ def test_what_is_no_vocoder_is_refused_before_sampling(cascade):
 
 
 def test_a_recipe_is_found_in_a_fresh_process():
-    code = "from foleybook.recipes import find_recipe\nfind_recipe('quick-vqvae')\ntry: find_recipe('quick-vqvea')\nexcept Exception as e: print(e)"
+    code = "from foleybook.train.recipes import find_recipe\nfind_recipe('quick-vqvae')\ntry: find_recipe('quick-vqvea')\nexcept Exception as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert "Did you mean quick-vqvae" in done.stdout, done.stderr[-500:]
 
