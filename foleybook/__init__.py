@@ -51,7 +51,7 @@ def __getattr__(name):
     "`evaluate` and `playground` are imported when they are first used"
     from importlib import import_module
 
-    modules = dict(evaluate="evaluation", playground="core.generator")
+    modules = dict(evaluate="judge.evaluator", playground="core.generator")
     if name not in modules:
         raise AttributeError(f"module 'foleybook' has no attribute {name!r}")
     return getattr(import_module(f".{modules[name]}", __name__), name)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import foleybook as fb
-from foleybook import evaluation
+from foleybook.judge import evaluator
 from foleybook.audio_features import MelConfig
 from foleybook.apps.cli import main
 from foleybook.codebooks import VQVAE, VQVAEConfig
@@ -31,7 +31,7 @@ def test_import_is_light(code):
 
 
 def test_unknown_names_are_attribute_errors():
-    assert {"load", "train", "evaluate", "__version__"} <= set(dir(fb)) and fb.evaluate is evaluation.evaluate
+    assert {"load", "train", "evaluate", "__version__"} <= set(dir(fb)) and fb.evaluate is evaluator.evaluate
     with pytest.raises(AttributeError, match="foleybook.*'sing'"):
         fb.sing
 
