@@ -14,6 +14,7 @@ from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, STACKS, STAGED, Data
 
 from foleybook.core.files import CheckpointError
 from foleybook.train.recipes import LoopRecipe
+from foleybook.train import checkpoints
 from foleybook.train.checkpoints import Checkpoint, read_checkpoint
 from foleybook.training import TrainingError, laid_out_as
 
@@ -168,7 +169,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
         with tiny_run.full_disk(500): return write(folder, *args, **notes)
 
     with pytest.MonkeyPatch.context() as m:
-        m.setattr("foleybook.train.checkpoints.write_checkpoint", full_at_16)
+        m.setattr(checkpoints, "write_checkpoint", full_at_16)
         told = train(tmp_path / "b")
     assert any("Free some space" in t and "newest checkpoint is step_00000008" in t for t in told)
     assert [p.name for p in (tmp_path / "b" / "checkpoints").iterdir()] == ["step_00000008"]
