@@ -429,11 +429,11 @@ def test_progress_without_a_terminal(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("words,said", [
     (["prepare", ""], "Give a folder of sounds"), (["prepare", "{in}", "--jobs", "0"], "--jobs 0"),
     (["prepare", "procedural", "--seed", "-1"], "--seed -1"), (["prepare", "{in}", "--seconds", "0.5", "--out", "{in}/hiss/0.wav"], "choose another"),
-    (["vocode", "{in}/hiss/0.wav", "--vocoder", "foley"], "is no vocoder"), (["vocode", "{in}/short.wav"], "short.wav: "),
+    (["vocode", "{in}/hiss/0.wav", "--vocoder", "foley"], "turns no spectrogram into sound"), (["vocode", "{in}/short.wav"], "short.wav: "),
     (["play", "pops", "--out", "x.wav", "--controls", "rate=a"], "--controls rate=a"),
     (["play", "pops", "--out", "x.wav", "--controls", "rate"], "'rate' says nothing. Write NAME=VALUE.\n"), (["gallery", "{in}"], "sampling.json"), (["gallery", "{in}/hiss", "--real-per-class", "-1"], "0 or more"),
     (["train", "quick-vqvae", "--data", "{in}", "--set", "seconds=-1"], "seconds=-1"),
-    (["train", "quick-vocoder", "--data", "{in}", "--set", "clip_seconds=nan"], "clip_seconds=nan")])
+    (["train", "quick-vocoder", "--data", "{in}", "--set", "clip_seconds=nan"], "clip_seconds: 'nan' is not allowed")])
 def test_what_a_hostile_user_typed_is_answered(tmp_path, capsys, monkeypatch, words, said):
     monkeypatch.setenv("FOLEYBOOK_CACHE", str(tmp_path / "c"))
     monkeypatch.chdir(tmp_path)

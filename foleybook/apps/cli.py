@@ -66,6 +66,9 @@ def explain(
                                 "--out.",
                   errno.ENOTDIR: "A part of it is a file: check the path."}.get(err.errno, "")
         return f"{err.filename or ''}: {err.strerror}. {remedy}".strip(": ")
+    if isinstance(err, ModuleNotFoundError) and not (err.name or "").startswith("foley"):
+        return (f"{err.name} is not installed, and this needs it: "
+                "pip install 'foleybook[train]'")
     if isinstance(err, KeyError):
         return f"no such name: {err.args[0]!r}" if err.args else "no such name"
     return f"{err}" if str(err) else type(err).__name__
@@ -86,13 +89,12 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 
 # %% ../../nbs/apps/cli.ipynb #26eb0c14
 def rooms() -> list:  # the imported modules
-    "Import every room of the book, so that its recipes and models are known"
+    "Import every module but the apps, so that all recipes and models are known"
     import foleybook
 
-    names = [m.name for m in pkgutil.iter_modules(foleybook.__path__)
-             if not m.name.startswith("_")
-             and m.name != "cli"]
-    return [importlib.import_module(f"foleybook.{n}") for n in sorted(names)]
+    names = [m.name for m in pkgutil.walk_packages(foleybook.__path__, "foleybook.")
+             if not m.ispkg and not m.name.startswith(("foleybook._", "foleybook.apps."))]
+    return [importlib.import_module(n) for n in sorted(names)]
 
 # %% ../../nbs/apps/cli.ipynb #64589391
 def find_data(
@@ -935,8 +937,7 @@ def gallery(
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
     from foleybook.core.files import read_json, write_text
-    from foleybook.judge.reports import edits_page, gallery_page
-    from foleybook.core.data_sets import open_dataset
+    from foleybook.judge.pages import edits_page, gallery_page
 
     report = Path(folder) / "sampling.json"
     told = read_json(report) if report.exists() else {}
@@ -949,12 +950,15 @@ def gallery(
                          "more.")
     model = report.get("model") or ""
     source = data or (not edits and _trained_beside(folder, model)) or ""
-    real = open_dataset(find_data(source)) if source else None
+    real = find_data(source) if source else None
     if edits:
         if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
+        from foleybook.core.data_sets import open_dataset
+
+        table = open_dataset(real)
+        step = max(1, len(table.df) // 8)
         page = edits_page(load_generator(folder, device=device),
-                          real.subset(range(0, len(real.df),
-                                                              max(1, len(real.df) // 8))))
+                          table.subset(range(0, len(table.df), step)))
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path

@@ -106,7 +106,7 @@ class ShapedNoiseRecipe(Recipe):
 
 # %% ../../nbs/judge/leaderboard.ipynb #108a47e1
 FAMILIES = dict( # name: (module, quick recipe)
-    shaped_noise=('evaluation', 'shaped-noise'),
+    shaped_noise=('judge.leaderboard', 'shaped-noise'),
     unigram=('codebooks', 'unigram-cascade'),
     pixelsnail=('pixelsnail', 'quick-cascade'),
     spectrogram_vqgan=('spectrogram_vqgan', 'quick-vqgan-cascade'),
