@@ -68,7 +68,7 @@ def explain(
         return f"{err.filename or ''}: {err.strerror}. {remedy}".strip(": ")
     if isinstance(err, ModuleNotFoundError) and not (err.name or "").startswith("foley"):
         return (f"{err.name} is not installed, and this needs it: "
-                "pip install 'foleybook[train]'")
+                "pip install 'foleybook[book]'")
     if isinstance(err, KeyError):
         return f"no such name: {err.args[0]!r}" if err.args else "no such name"
     return f"{err}" if str(err) else type(err).__name__

@@ -119,7 +119,7 @@ def clips_of(
 # %% ../../nbs/judge/pages.ipynb #996543e9
 TEMPLATES['parts.html'] = """
 {% macro player(p, picture=True, download=False) %}<figure>
-{%- if picture %}
+{%- if picture and p.picture %}
 <img src="{{ p.picture }}" alt="spectrogram of {{ p.name }}" width="240" height="80">{% endif %}
 <audio controls preload="none" aria-label="{{ p.name }}" src="{{ p.audio }}"></audio>
 {%- if picture %}<figcaption><b>{{ p.name }}</b><br>{{ p.facts }}{% if p.note %}
@@ -144,7 +144,7 @@ class Player(NamedTuple):
     facts:str # length, seed, licence
     note:str # what else is to be said of it
     audio:str # data URI
-    picture:str # data URI
+    picture:str # data URI; empty without matplotlib
 
 # %% ../../nbs/judge/pages.ipynb #b59fabe5
 def player(
@@ -162,8 +162,9 @@ def player(
              f'licence {licence}' if licence and licence == licence
              else 'licence unknown']
     facts = ', '.join(k for k in known if k)
-    return Player(name, facts, note, audio_data_uri(x, sample_rate),
-                  mel_data_uri(x, sample_rate))
+    try: picture = mel_data_uri(x, sample_rate)
+    except ModuleNotFoundError: picture = '' # matplotlib comes with the book
+    return Player(name, facts, note, audio_data_uri(x, sample_rate), picture)
 
 # %% ../../nbs/judge/pages.ipynb #4d34fef3
 _MATCHED = .05 # root mean square of the loudest 0.4 s: room for peaks 26 dB above it
