@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from foleybook import sound_data
+from foleybook.core import feature_cache
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
 from foleybook.core.data_sets import open_dataset
 from foleybook.core.clip_tables import ClipTable, TableError
@@ -53,7 +53,7 @@ def slow_child(table, folder, log, pause):
             f.write(os.path.basename(file) + "\n")
         return value(file)
 
-    sound_data._Feature.__call__ = feature
+    feature_cache._Feature.__call__ = feature
     build(table, folder, n_jobs=1)
 
 
@@ -69,7 +69,7 @@ def fast(monkeypatch, log):
             f.write(os.path.basename(file) + "\n")
         return value(file)
 
-    monkeypatch.setattr(sound_data._Feature, "__call__", feature)
+    monkeypatch.setattr(feature_cache._Feature, "__call__", feature)
 
 
 def journal(folder):
@@ -123,7 +123,7 @@ def test_two_sets_of_one_front_end_at_once(table, tmp_path):
 
 def _limited(table, folder, out):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    sound_data._Feature.__call__ = lambda self, file, start, seconds: value(file)
+    feature_cache._Feature.__call__ = lambda self, file, start, seconds: value(file)
     try:
         build(table, folder, n_jobs=1)
     except CacheError as e:
@@ -295,7 +295,7 @@ def test_damaged_rows_are_noticed_and_computed_again(table, tmp_path, harm, rows
 
 def test_large_caches_are_sampled(table, tmp_path, monkeypatch):
     cache = build(table, tmp_path)
-    monkeypatch.setattr(sound_data, "CHECKED", 20 * cache.feature.size)
+    monkeypatch.setattr(feature_cache, "CHECKED", 20 * cache.feature.size)
     seen = []
     real = sound_data.zlib.crc32
     monkeypatch.setattr(sound_data.zlib, "crc32", lambda x: seen.append(1) or real(x))
@@ -406,6 +406,6 @@ def test_empty_class_folder(tmp_path):
 
 def test_joblib_processes_give_the_same(table, tmp_path):
     few = table.subset(range(4))
-    with sound_data.joblib_workers("loky", n_jobs=2):
+    with feature_cache.joblib_workers("loky", n_jobs=2):
         processes = MelCache.build(few, MEL, SECONDS, tmp_path / "a", n_jobs=2, progress=False)
     assert np.array_equal(processes.mels, build(few, tmp_path / "b").mels)

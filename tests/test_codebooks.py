@@ -77,11 +77,11 @@ def test_maps_are_turned_where_that_is_asked_for(shape):
 
 def test_a_recipe_says_whether_maps_are_turned(monkeypatch):
     from types import SimpleNamespace
-    from foleybook import codebooks
+    from foleybook.core import code_maps
     asked = []
-    monkeypatch.setattr(codebooks, "augment_codes", lambda *options: asked.append(options))
+    monkeypatch.setattr(code_maps, "augment_codes", lambda *options: asked.append(options))
     for turn, noise in ((True, 0.0), (False, 0.1), (False, 0.0)):
-        codebooks.PriorRecipe.callbacks(SimpleNamespace(turn=turn, noise=noise))
+        code_maps.PriorRecipe.callbacks(SimpleNamespace(turn=turn, noise=noise))
     assert asked == [(True, 0.0), (False, 0.1)]
 
 

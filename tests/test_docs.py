@@ -32,7 +32,7 @@ def is_current():
     return made.exists() and made.stat().st_mtime > max(p.stat().st_mtime for p in parts)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def site():
     "Build the site where it is not current"
     if not is_current():
@@ -73,13 +73,13 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages():
+def pages(site):
     "path -> Links, of every page"
     return {p: Links(p) for p in sorted(SITE.rglob("*.html"))}
 
 
 @each_notebook
-def test_notebook_has_page(notebook):
+def test_notebook_has_page(site, notebook):
     assert page_of(notebook).exists(), f"{notebook.name} has no page. Is it a notebook with a title cell?"
 
 
@@ -125,7 +125,7 @@ def test_the_api_page_begins_with_the_package(pages):
     assert "evaluation.html#evaluation-evaluate" in pages[SITE / "api.html"].leads
 
 
-def test_search_index():
+def test_search_index(site):
     index = json.loads(re.search(r"Search\.setIndex\((.*)\)", (SITE / "searchindex.js").read_text(), re.S)[1])
     assert len(index["docnames"]) >= len(NOTEBOOKS) and "foleybook" in index["terms"]
 
@@ -174,7 +174,7 @@ def test_first_cell_is_title_and_promise(notebook):
 
 
 @each_notebook
-def test_first_words_are_on_the_page(notebook):
+def test_first_words_are_on_the_page(site, notebook):
     text = "\n\n".join(text for kind, text in cells_of(notebook) if kind == "markdown")
     text = re.sub(r"^# [^\n]+\n+(> [^\n]+\n+)?", "", text)
     first = next(p for p in text.split("\n\n") if not p.startswith(("#", "!", "|", "`")))
@@ -203,7 +203,7 @@ def folded_in(notebook):
 
 
 @each_notebook
-def test_imports_helpers_and_published_weights_are_folded(notebook):
+def test_imports_helpers_and_published_weights_are_folded(site, notebook):
     fold, show = folded_in(notebook)
     page = Reading(page_of(notebook))
     assert all(" ".join(re.findall(r"\w+", what_it_is(code))) in " ".join(page.words) for code in fold)

@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
-from foleybook.judge import embedders as em
 from foleybook import evaluation as ev
-from foleybook.judge import reports
+from foleybook.judge import embedders as em, evaluator as judging, leaderboard as boards, reports
 from foleybook.audio_features import Sounds
 from foleybook.core.sound_files import write_audio
 from foleybook.apps.cli import main
@@ -55,7 +54,7 @@ def judge(generated, reference, **options):
     options = dict(dict(embedder="log-mel", cache=False, times=0, progress=False), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ev.evaluate(generated, reference, **options)
+        return judging.evaluate(generated, reference, **options)
 
 
 @settings(max_examples=25, deadline=None)
@@ -113,7 +112,7 @@ def sets(clips, windows, d, seed):
 def test_what_is_resampled_is_what_is_published(clips, windows, d):
     "The fast forms that the bootstrap draws with equal the public functions, on all clips and on a draw"
     emb, ref = sets(clips, windows, d, 1), sets(clips + 3, windows, d, 2)
-    fast = ev._cloud_measures(emb, ref, 4)
+    fast = judging._cloud_measures(emb, ref, 4)
     draw = torch.randperm(clips, generator=torch.Generator().manual_seed(0))[: clips - 3]
     for i in (torch.arange(clips), draw):
         own = emb.subset(i)
@@ -127,7 +126,7 @@ def test_what_is_resampled_is_what_is_published(clips, windows, d):
 
 def test_a_clip_drawn_twice_does_not_pair_with_itself():
     emb, ref = sets(10, 1, 4, 1), sets(12, 1, 4, 2)
-    fast = ev._cloud_measures(emb, ref, 4)
+    fast = judging._cloud_measures(emb, ref, 4)
     i = torch.tensor([0, 0, 1, 2, 5, 5, 5, 7])
     x, y = emb.clips[i].double(), ref.clips.double()
     kxx, kyy, kxy = ev.kernels(x, y)
@@ -210,7 +209,7 @@ def test_pickle_is_not_run(tmp_path, monkeypatch):
 
 
 def test_damages_lower_the_score(toy):
-    clips = ev.Clips(toy / "held")
+    clips = em.Clips(toy / "held")
     audio = torch.stack([clips.read(i)[0] for i in range(len(clips))])
     level = audio.std(-1, keepdim=True)
     noise = torch.randn(audio.shape, generator=torch.Generator().manual_seed(0))
@@ -224,7 +223,7 @@ def test_damages_lower_the_score(toy):
     swapped = judge(Sounds(audio, RATE, labels=clips.labels[6:] + clips.labels[:6]), toy / "real")
     assert scores[None]["accuracy"].value > 0.8 and swapped["accuracy"].value < 0.3
     own = sorted(set(clips.labels))
-    real, held = (ev.embed_clips(toy / n, "log-mel", False) for n in ("real", "held"))
+    real, held = (em.embed_clips(toy / n, "log-mel", False) for n in ("real", "held"))
     for a in own:
         d = {b: ev.frechet_distance(held.subset(held.labels == a).frames, real.subset(real.labels == b).frames) for b in own}
         assert min(d, key=d.get) == a
@@ -237,7 +236,7 @@ def test_copies_are_found(toy):
 
 
 def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
-    first = ev.embed_clips(toy / "held", "log-mel", tmp_path / "cache", also=ev.sound_faults)
+    first = em.embed_clips(toy / "held", "log-mel", tmp_path / "cache", also=ev.sound_faults)
     kept = sorted((tmp_path / "cache").rglob("*.npy"))
     assert len(kept) == 2 * len(first)
     for i, f in enumerate(sorted((toy / "held").rglob("*.wav"))):
@@ -247,15 +246,15 @@ def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
     calls = []
     embed = em.Embedder.embed
     monkeypatch.setattr(em.Embedder, "embed", lambda self, *a: calls.append(1) or embed(self, *a))
-    again = ev.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache", also=ev.sound_faults)
+    again = em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache", also=ev.sound_faults)
     assert len(calls) <= 1 and torch.equal(again.frames, first.frames) and again.hash == first.hash
     write_audio(tmp_path / "moved/rain/99.wav", torch.ones(1, 4000) * 0.1, RATE)
-    assert ev.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache").hash != first.hash
+    assert em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache").hash != first.hash
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
 def test_workers_give_the_same(toy):
-    one, two = (ev.embed_clips(toy / "held", "log-mel", False, n_jobs=j) for j in (1, 2))
+    one, two = (em.embed_clips(toy / "held", "log-mel", False, n_jobs=j) for j in (1, 2))
     assert torch.allclose(one.frames, two.frames, atol=1e-5) and one.names == two.names
 
 
@@ -272,7 +271,7 @@ def test_bad_input(toy, tmp_path):
     (mixed / "rain/cut.wav").write_bytes((mixed / "rain/mono.wav").read_bytes()[:100])
     (mixed / "rain/none.wav").touch()
     with pytest.warns(UserWarning):
-        result = ev.evaluate(mixed, toy / "real", embedder="log-mel", cache=False, times=0)
+        result = judging.evaluate(mixed, toy / "real", embedder="log-mel", cache=False, times=0)
     reports.save_report(result, tmp_path / "report")
     notes = " ".join(result.record["notes"])
     assert result.record["sets"]["generated"]["clips"] == 2
@@ -302,7 +301,7 @@ def test_pairs_are_never_mixed(toy, tmp_path):
 
 
 def test_gain_does_not_matter(toy):
-    clips = ev.Clips(toy / "held")
+    clips = em.Clips(toy / "held")
     audio = torch.stack([clips.read(i)[0] for i in range(len(clips))])
     loud, soft = (judge(Sounds(g * audio, RATE, labels=clips.labels), toy / "real") for g in (1, 0.1))
     assert abs(loud["frechet"].value - soft["frechet"].value) < 1e-3 * loud["frechet"].value
@@ -326,7 +325,7 @@ def test_classifier_recipe_and_folder_embedder(toy, tmp_path):
         toy / "real", tmp_path / "judge", progress=False)
     assert model.config.labels == ("dog_bark", "keyboard", "rain")
     embedder = em.find_embedder(tmp_path / "judge")
-    assert ev.embed_clips(toy / "held", embedder, False).frames.shape[1] == model.config.embedding
+    assert em.embed_clips(toy / "held", embedder, False).frames.shape[1] == model.config.embedding
     with torch.no_grad():
         next(model.parameters()).add_(1)
     assert em.MelEmbedder(model).hash != embedder.hash
@@ -341,7 +340,7 @@ def test_aisfx_like_the_published_sanity_numbers():
     if not root.exists():
         pytest.skip("ESC-10 is not on disk")
     rows = open_dataset(root)
-    emb = ev.embed_clips(rows.subset(np.flatnonzero(rows.df.fold == 5)[::8]), embedder)
+    emb = em.embed_clips(rows.subset(np.flatnonzero(rows.df.fold == 5)[::8]), embedder)
     assert emb.frames.shape[1] == 512 and set(emb.counts.tolist()) <= {2, 3, 4} and emb.frames.isfinite().all()
 
 
@@ -397,7 +396,7 @@ def test_mixed_devices_are_noticed(elsewhere, mix):
 
 
 def test_shaped_noise_off_the_cpu(elsewhere):
-    model = ev.ShapedNoise(ev.ShapedNoiseConfig(labels=("a", "b"), seconds=0.5)).to(elsewhere)
+    model = boards.ShapedNoise(boards.ShapedNoiseConfig(labels=("a", "b"), seconds=0.5)).to(elsewhere)
     for cond in (Conditions(label=torch.tensor([0, 1])), Conditions(shares=torch.ones(2, 2))):
         out = model._sample(cond.to(elsewhere), 2, [1, 2])
         assert out.device == elsewhere and out.shape == (2, 1, 11025)
@@ -454,14 +453,14 @@ def test_embedder_and_floor_on_a_gpu_give_what_they_give_on_the_cpu():
     net, x = classifier("small"), 0.1 * torch.randn(1, 50000)
     here = net.embed(x, 22050)
     assert torch.allclose(here, net.to("cuda").embed(x, 22050), atol=1e-3)
-    model = ev.ShapedNoise(ev.ShapedNoiseConfig(labels=("a", "b"), seconds=0.5))
+    model = boards.ShapedNoise(boards.ShapedNoiseConfig(labels=("a", "b"), seconds=0.5))
     here = model.sample([0, 1], n=2, seed=1, progress=False).audio
     assert torch.allclose(here, model.to("cuda").sample([0, 1], n=2, seed=1, progress=False).audio, atol=1e-5)
 
 
 def test_shaped_noise_of_shares_lies_between_its_classes(toy):
     table = read_folder(toy / "real")
-    model = ev.ShapedNoise(ev.ShapedNoiseConfig(labels=tuple(table.labels), seconds=1.0)).fit(table)
+    model = boards.ShapedNoise(boards.ShapedNoiseConfig(labels=tuple(table.labels), seconds=1.0)).fit(table)
     pure = [model._sample(Conditions(label=torch.tensor([k])), 1, [3]) for k in range(2)]
     mixed = model._sample(Conditions(shares=torch.tensor([[1.0, 0, 0]])), 1, [3])
     assert torch.allclose(mixed, pure[0]) and not torch.allclose(mixed, pure[1], atol=1e-3)
@@ -475,12 +474,12 @@ def test_recordings_stand_beside_the_five_numbers(toy):
     beside = result.record["recordings"]
     assert beside["clips"] == 6 and "training recordings" in beside["how"]
     rows = result.summary()
-    assert list(rows.index) == list(ev.SUMMARY) and (rows.better == ["higher", "lower", "lower", "lower", "lower"]).all()
+    assert list(rows.index) == list(judging.SUMMARY) and (rows.better == ["higher", "lower", "lower", "lower", "lower"]).all()
     assert rows.recordings["recognised"] == f"{result.record['probe_accuracy_on_real']:.0%}"
     assert rows.recordings["copies"] == "0%" and rows.generated["distance"] == f"{result['frechet'].value:.3g}"
     alone = judge(few, reference)
     assert "half" in alone.record["recordings"]["how"] and "training set" in alone.summary().generated["copies"]
-    assert all(word in str(alone) for word in ev.SUMMARY)
+    assert all(word in str(alone) for word in judging.SUMMARY)
     again = judge(few, reference, train=toy / "real")
     assert again.record["recordings"]["scores"] == beside["scores"]
 
@@ -566,13 +565,13 @@ def test_the_top_is_heard_whatever_the_embedder_hears(tmp_path):
 def test_two_sample_test():
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(100, 16, generator=g) for _ in range(2))
-    share = lambda a, b, *labels: ev.told_apart(a, b, *labels).share()
+    share = lambda a, b, *labels: judging.told_apart(a, b, *labels).share()
     assert 0.35 < share(x, y) < 0.62 and share(x, y + 3) > 0.98
     labels = [0] * 50 + [1] * 50
     shifted = x + 5 * torch.tensor(labels)[:, None], y + 5 * (1 - torch.tensor(labels))[:, None]
-    said = ev.told_apart(*shifted, labels, labels[::-1], draws=2)
+    said = judging.told_apart(*shifted, labels, labels[::-1], draws=2)
     assert len(said) == 200 and int(said.tried.sum()) == 400 and share(*shifted, labels, labels[::-1]) < 0.65
-    assert len(ev.told_apart(x[:3], y)) == 0  # too few to say
+    assert len(judging.told_apart(x[:3], y)) == 0  # too few to say
 
 
 def test_bandwidths_are_made_equal_before_sets_are_told_apart():
@@ -581,8 +580,8 @@ def test_bandwidths_are_made_equal_before_sets_are_told_apart():
     white = 0.1 * torch.randn(60, 1, 22050, generator=g)
     dull = torch.fft.irfft(torch.fft.rfft(white[30:]) * (torch.fft.rfftfreq(22050, 1 / 22050) < 5000), 22050)
     sets = [Sounds(x, 22050, labels=["noise"] * 30) for x in (white[:30], dull)]
-    emb = [ev.embed_clips(s, "log-mel", False, progress=False) for s in sets]
-    assert ev.told_apart(emb[0].clips, emb[1].clips).share() == 1
+    emb = [em.embed_clips(s, "log-mel", False, progress=False) for s in sets]
+    assert judging.told_apart(emb[0].clips, emb[1].clips).share() == 1
     assert judge(sets[1], sets[0])["told_apart"].value < 0.8
 
 
@@ -626,7 +625,7 @@ NASTY = ["../../x", "/tmp/x", "rain", "Rain", "雨", "C", "C++", "a/b", "..", ""
 
 
 def test_folder_names_are_distinct_and_stay_inside():
-    names = ev._folder_names(NASTY)
+    names = boards._folder_names(NASTY)
     assert len({n.lower() for n in names.values()}) == len(NASTY)
     for name in names.values():
         assert name and "/" not in name and name not in (".", "..") and len(name.encode()) < 255
@@ -643,9 +642,9 @@ def test_a_label_is_no_path(toy, tmp_path):
     out = tmp_path / "deep/er/board"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        first = ev.leaderboard(train, held, out, dict(floor=ev.FAMILIES["shaped_noise"]), n=2, seconds=1.0, embedder="log-mel",
+        first = boards.leaderboard(train, held, out, dict(floor=boards.FAMILIES["shaped_noise"]), n=2, seconds=1.0, embedder="log-mel",
                                cache=False, times=0, progress=False)
-        board = ev.leaderboard(train, held, out, {"../../y": str(out / "floor")}, n=2, seconds=1.0, embedder="log-mel",
+        board = boards.leaderboard(train, held, out, {"../../y": str(out / "floor")}, n=2, seconds=1.0, embedder="log-mel",
                                cache=False, times=0, progress=False)
     assert first.status.tolist() == ["real", "trained"] and board.status.tolist() == ["real", "loaded"]
     reports.save_leaderboard(board, out)
@@ -672,15 +671,15 @@ class DeafRecipe(em.ClassifierRecipe):
 
 
 def test_absent_families_are_hidden_and_say_why(toy, tmp_path, capsys):
-    families = dict(floor=ev.FAMILIES["shaped_noise"], deaf=("evaluation", "deaf-test"), nowhere=("nowhere", "quick-nowhere"))
+    families = dict(floor=boards.FAMILIES["shaped_noise"], deaf=("evaluation", "deaf-test"), nowhere=("nowhere", "quick-nowhere"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        board = ev.leaderboard(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", families, n=2, seconds=1.0,
+        board = boards.leaderboard(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", families, n=2, seconds=1.0,
                                embedder="log-mel", cache=False, times=0)
     assert board.absent.tolist() == [False, False, True, True]
     assert "cannot be asked for a class, only for controls" in board.status[2]
-    assert ev.leaderboard_table(board).family.tolist() == ["held-out recordings", "floor"]
-    assert len(ev.leaderboard_table(board, absent=True)) == 4
+    assert boards.leaderboard_table(board).family.tolist() == ["held-out recordings", "floor"]
+    assert len(boards.leaderboard_table(board, absent=True)) == 4
     assert "deaf" not in reports.leaderboard_page(board, tmp_path / "b")
     assert "deaf" in reports.leaderboard_page(board, tmp_path / "b", absent=True)
     told = capsys.readouterr().err
@@ -689,14 +688,14 @@ def test_absent_families_are_hidden_and_say_why(toy, tmp_path, capsys):
 
 
 def test_the_rnn_can_be_asked_for_a_class():
-    recipe, why = ev._family(ev.FAMILIES["multitier_rnn"])
+    recipe, why = boards._family(boards.FAMILIES["multitier_rnn"])
     assert recipe.name == "quick-rnn" and not why
 
 
 def test_a_bad_model_folder_is_told_before_anything_is_trained(toy, tmp_path):
-    families = dict(floor=ev.FAMILIES["shaped_noise"], mine=str(tmp_path / "typo"))
+    families = dict(floor=boards.FAMILIES["shaped_noise"], mine=str(tmp_path / "typo"))
     with pytest.raises(ValueError, match="typo: holds no trained model for 'mine'"):
-        ev.leaderboard(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", families)
+        boards.leaderboard(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", families)
     assert not (tmp_path / "b").exists()
 
 
@@ -729,7 +728,7 @@ def pages(toy, tmp_path_factory):
     train, held = (renamed(read_folder(toy / n), "rain", name) for n in ("real", "held"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        board = ev.leaderboard(train, held, out / "board", dict(floor=ev.FAMILIES["shaped_noise"]), n=2, seconds=1.0, embedder="log-mel",
+        board = boards.leaderboard(train, held, out / "board", dict(floor=boards.FAMILIES["shaped_noise"]), n=2, seconds=1.0, embedder="log-mel",
                                cache=False, times=0, progress=False)
     made = open_dataset(out / "board/floor/samples/clips.csv")
     result = judge(made, held, train=train)
@@ -909,7 +908,7 @@ def board(train, held, out, families, **options):
     "A small leaderboard"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ev.leaderboard(train, held, out, families, **dict(dict(n=2, seconds=1.0, embedder="log-mel", cache=False, times=0,
+        return boards.leaderboard(train, held, out, families, **dict(dict(n=2, seconds=1.0, embedder="log-mel", cache=False, times=0,
                                                                       progress=False), **options))
 
 
@@ -917,12 +916,12 @@ def board(train, held, out, families, **options):
 def test_what_was_trained_on_other_clips_or_settings_is_trained_again(toy, tmp_path, change):
     "No model is judged by the clips it learnt from because its folder has the same name"
     train, held, out = read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b"
-    floor = dict(floor=ev.FAMILIES["shaped_noise"])
+    floor = dict(floor=boards.FAMILIES["shaped_noise"])
     one, again = (board(train, held, out, floor) for _ in range(2))
     assert (one.status[1], again.status[1]) == ("trained", "loaded")
     weights = (out / "floor/model.safetensors").read_bytes()
     other = (board(held, train, out, floor) if change == "clips"
-             else board(train, held, out, floor, overrides={"model": ev.ShapedNoiseConfig(steps=20)}))
+             else board(train, held, out, floor, overrides={"model": boards.ShapedNoiseConfig(steps=20)}))
     assert other.status[1] == "trained" and (out / "floor/model.safetensors").read_bytes() != weights
     assert (out / "floor_earlier_1/model.safetensors").read_bytes() == weights
     fresh = board(held, train, tmp_path / "fresh", floor) if change == "clips" else None
@@ -931,7 +930,7 @@ def test_what_was_trained_on_other_clips_or_settings_is_trained_again(toy, tmp_p
 
 def test_a_loaded_model_that_learnt_from_its_judges_says_so(toy, tmp_path):
     train, held = read_folder(toy / "real"), read_folder(toy / "held")
-    board(train, held, tmp_path / "b", dict(floor=ev.FAMILIES["shaped_noise"]))
+    board(train, held, tmp_path / "b", dict(floor=boards.FAMILIES["shaped_noise"]))
     mine = tmp_path / "b/floor"
     assert board(train, held, tmp_path / "c", dict(mine=mine)).status[1] == "loaded"
     assert "trained on other clips" in board(held, train, tmp_path / "d", dict(mine=mine)).status[1]
@@ -941,8 +940,8 @@ def test_a_loaded_model_that_learnt_from_its_judges_says_so(toy, tmp_path):
 
 
 def test_the_leaderboard_says_what_its_figures_stand_on(toy, tmp_path):
-    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", dict(floor=ev.FAMILIES["shaped_noise"]))
-    said = ev.leaderboard_basis(found)
+    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", dict(floor=boards.FAMILIES["shaped_noise"]))
+    said = boards.leaderboard_basis(found)
     assert "models 6 clips of 1 s against 18 recordings of 1 s (held), heard by log-mel statistics up to 8 kHz" in said
     reports.save_leaderboard(found, tmp_path / "b")
     assert said in (tmp_path / "b/leaderboard.html").read_text()
@@ -951,27 +950,27 @@ def test_the_leaderboard_says_what_its_figures_stand_on(toy, tmp_path):
 def test_a_plain_folder_is_split_the_same_way_every_time(toy):
     table = read_folder(toy / "real")
     table.df["source"] = table.df.label + (table.df.index // 2).astype(str)
-    rest, held, how = ev.split_for_judging(table)
-    again = ev.split_for_judging(table)
+    rest, held, how = boards.split_for_judging(table)
+    again = boards.split_for_judging(table)
     assert (rest.tolist(), held.tolist()) == (again[0].tolist(), again[1].tolist())
     assert not set(table.df.source.iloc[rest]) & set(table.df.source.iloc[held])
     assert "a fifth of each label is held out" in how and f"{len(held)} to judge by" in how
     assert sorted([*rest, *held]) == list(range(len(table)))
     table.df["split"] = ["test"] * 4 + ["train"] * 14
     table.df["fold"] = [1, 2] * 9
-    rest, held, _ = ev.split_for_judging(table, 2)
+    rest, held, _ = boards.split_for_judging(table, 2)
     assert not set(rest) & {0, 1, 2, 3} and set(held) == set(range(1, 18, 2))
     with pytest.raises(TableError, match="too few"):
-        ev.split_for_judging(table.subset([0]))
+        boards.split_for_judging(table.subset([0]))
 
 
 def test_families_go_by_the_name_of_their_recipe_too(toy, tmp_path):
-    assert list(ev.find_families(["shaped-noise", "pixelsnail"]).items()) == [
-        ("shaped-noise", ("evaluation", "shaped-noise")), ("pixelsnail", ev.FAMILIES["pixelsnail"])]
+    assert list(boards.find_families(["shaped-noise", "pixelsnail"]).items()) == [
+        ("shaped-noise", ("evaluation", "shaped-noise")), ("pixelsnail", boards.FAMILIES["pixelsnail"])]
     found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", ["shaped-noise"])
     assert found.family.tolist() == ["held-out recordings", "shaped-noise"] and found.status[1] == "trained"
     with pytest.raises(ValueError, match="Did you mean shaped-noise"):
-        ev.find_families(["shaped-noize"])
+        boards.find_families(["shaped-noize"])
 
 
 @pytest.mark.parametrize("times", [10**9, -1, 2.5, True, "many"])
@@ -1046,11 +1045,11 @@ def test_recordings_against_recordings_read_half_whatever_their_takes():
     for seed in range(12):
         x, label, source = recordings(40, 40, 2, seed)
         a, b = np.arange(0, 80, 2), np.arange(1, 80, 2)  # one take of each recording on either side
-        grouped.append(ev.told_apart(x[a], x[b], label[a], label[b], source[a], source[b], seed=seed).share())
-        blind.append(ev.told_apart(x[a], x[b], label[a], label[b], seed=seed).share())
+        grouped.append(judging.told_apart(x[a], x[b], label[a], label[b], source[a], source[b], seed=seed).share())
+        blind.append(judging.told_apart(x[a], x[b], label[a], label[b], seed=seed).share())
         halves = np.isin(source, np.random.default_rng(seed).permutation(40)[::2])  # and on one only
         sides = [(x[h], label[h], source[h]) for h in (halves, ~halves)]
-        grouped.append(ev.told_apart(*(v for pair in zip(*sides) for v in pair), seed=seed).share())
+        grouped.append(judging.told_apart(*(v for pair in zip(*sides) for v in pair), seed=seed).share())
     assert 0.43 < np.mean(grouped) < 0.57 and np.mean(blind) < 0.4
 
 
@@ -1058,9 +1057,9 @@ def test_couples_leave_together():
     "As many clips of either set, of one label; no recording is left on both sides of a fold"
     _, label, source = recordings(12, 2, 3, 0)
     rng = np.random.default_rng(0)
-    found = ev._couples((label, label), (source, source), rng)
+    found = judging._couples((label, label), (source, source), rng)
     assert all(set(source[a]) == set(source[b]) for a, b in found) and len(found) == 12
-    alone = ev._couples((label, label), (source, [f"made {i}" for i in range(36)]), rng)
+    alone = judging._couples((label, label), (source, [f"made {i}" for i in range(36)]), rng)
     assert all(len(a) == len(b) == 3 and len(set(source[a])) == 1 and set(label[a]) == set(label[b]) for a, b in alone)
     assert sorted(i for a, _ in alone for i in a) == sorted(j for _, b in alone for j in b) == list(range(36))
 
@@ -1069,7 +1068,7 @@ def test_sources_follow_clips(toy):
     "From the table, else by content: the same file is the same recording wherever it lies"
     table = read_folder(toy / "real")
     table.df["source"] = ["a", "b", ""] * 6
-    found = ev.embed_clips(table, "log-mel", False, progress=False)
+    found = em.embed_clips(table, "log-mel", False, progress=False)
     assert found.sources[:2] == ["a", "b"] and found.sources[2] == found.digests[2]
     assert found.subset([2, 0]).sources == [found.digests[2], "a"]
 
@@ -1116,7 +1115,7 @@ def test_facts_of_another_version_are_not_taken_from_the_cache(toy, tmp_path):
     def facts(kind, *values):
         def clip_facts(x, rate): return kind(*values)
         clip_facts.__annotations__["return"] = kind
-        return ev.embed_clips(toy / "held", "log-mel", tmp_path, also=clip_facts, progress=False)
+        return em.embed_clips(toy / "held", "log-mel", tmp_path, also=clip_facts, progress=False)
 
     first, second = facts(One, 1.0), facts(Two, 1.0, 2.0)
     assert list(first.facts)[3:] == ["level"] and list(second.facts)[3:] == ["level", "more"]
@@ -1131,8 +1130,8 @@ def test_a_second_listener_stands_beside_the_first(toy, tmp_path):
     x = told.clips["generated"][1].more["audible"]
     own = em.SecondListener(told.clips["train"][1].more["audible"], told.clips["train"][1].labels, 0)
     assert float(own.right(x, told.clips["generated"][1].labels).double().mean()) == told["second"].value
-    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", dict(floor=ev.FAMILIES["shaped_noise"]))
-    assert found.second.notna().all() and "second" in ev.leaderboard_table(found)
+    found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", dict(floor=boards.FAMILIES["shaped_noise"]))
+    assert found.second.notna().all() and "second" in boards.leaderboard_table(found)
 
 
 def test_what_nobody_hears_does_not_tell():
@@ -1143,9 +1142,9 @@ def test_what_nobody_hears_does_not_tell():
                 + 0.05 * torch.randn(len(t), generator=g) * torch.exp(-3 * t) + hiss * torch.randn(len(t), generator=g) for _ in range(16)]
     share = {}
     sets = tones(1e-6), tones(3e-4)
-    for k, make in ev.MADE.items():
+    for k, make in judging.MADE.items():
         x, y = (torch.cat([make().embed(s, 44100) for s in one]) for one in sets)
-        share[k] = ev.told_apart(x, y).share()
+        share[k] = judging.told_apart(x, y).share()
     assert share["full"] > 0.95 and share["audible"] < 0.75
 
 

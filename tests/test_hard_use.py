@@ -15,6 +15,7 @@ import torch
 
 import foleybook
 from foleybook import codebooks, evaluation
+from foleybook.judge import leaderboard as boards
 from foleybook.apps import cli
 from foleybook.audio_features import MelConfig, MelMismatch, listed_sounds
 from foleybook.core.sound_files import AudioError, read_audio, write_audio
@@ -318,7 +319,7 @@ def test_one_training_at_a_time_in_a_folder(tmp_path):
 def test_one_leaderboard_at_a_time_in_a_folder(tmp_path):
     table = open_dataset(clips(tmp_path / "sounds"))
     with held_folder(tmp_path / "board"), pytest.raises(CheckpointError, match="another process is at work"):
-        evaluation.leaderboard(table, table, tmp_path / "board", {}, embedder="log-mel", times=0, progress=False)
+        boards.leaderboard(table, table, tmp_path / "board", {}, embedder="log-mel", times=0, progress=False)
     assert not (tmp_path / "board/leaderboard.csv").exists()
 
 
@@ -418,9 +419,9 @@ def test_metadata_tells_what_was_in_effect(tmp_path):
 
 
 def test_progress_without_a_terminal(tmp_path, capsys, monkeypatch):
-    import foleybook.sound_data as room
+    from foleybook.core import clip_tables as module
 
-    monkeypatch.setattr(room.time, "time", iter(range(0, 10**6, 11)).__next__)
+    monkeypatch.setattr(module.time, "time", iter(range(0, 10**6, 11)).__next__)
     open_dataset(clips(tmp_path / "in", 2)).check(n_jobs=1, progress=True)
     assert "checked 1 of 4 clips" in capsys.readouterr().err
 
@@ -428,11 +429,11 @@ def test_progress_without_a_terminal(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("words,said", [
     (["prepare", ""], "Give a folder of sounds"), (["prepare", "{in}", "--jobs", "0"], "--jobs 0"),
     (["prepare", "procedural", "--seed", "-1"], "--seed -1"), (["prepare", "{in}", "--seconds", "0.5", "--out", "{in}/hiss/0.wav"], "choose another"),
-    (["vocode", "{in}/hiss/0.wav", "--vocoder", "foley"], "is no vocoder"), (["vocode", "{in}/short.wav"], "short.wav: "),
+    (["vocode", "{in}/hiss/0.wav", "--vocoder", "foley"], "turns no spectrogram into sound"), (["vocode", "{in}/short.wav"], "short.wav: "),
     (["play", "pops", "--out", "x.wav", "--controls", "rate=a"], "--controls rate=a"),
     (["play", "pops", "--out", "x.wav", "--controls", "rate"], "'rate' says nothing. Write NAME=VALUE.\n"), (["gallery", "{in}"], "sampling.json"), (["gallery", "{in}/hiss", "--real-per-class", "-1"], "0 or more"),
     (["train", "quick-vqvae", "--data", "{in}", "--set", "seconds=-1"], "seconds=-1"),
-    (["train", "quick-vocoder", "--data", "{in}", "--set", "clip_seconds=nan"], "clip_seconds=nan")])
+    (["train", "quick-vocoder", "--data", "{in}", "--set", "clip_seconds=nan"], "clip_seconds: 'nan' is not allowed")])
 def test_what_a_hostile_user_typed_is_answered(tmp_path, capsys, monkeypatch, words, said):
     monkeypatch.setenv("FOLEYBOOK_CACHE", str(tmp_path / "c"))
     monkeypatch.chdir(tmp_path)
@@ -446,7 +447,7 @@ def test_what_a_hostile_user_typed_is_answered(tmp_path, capsys, monkeypatch, wo
 @pytest.mark.parametrize("progress", [True, False])
 @pytest.mark.parametrize("preset", ["fsdd-diffwave", "quick-vqvae", "quick-vocoder", "class-sounds"])
 def test_a_training_says_how_far_its_cache_is(tmp_path, capsys, monkeypatch, preset, progress):
-    import foleybook.sound_data as room
+    from foleybook.core import clip_tables as module
 
     def cut(self, *args, **kwargs): raise KeyboardInterrupt
     cli.rooms()
@@ -455,7 +456,7 @@ def test_a_training_says_how_far_its_cache_is(tmp_path, capsys, monkeypatch, pre
     recipe = find_recipe(preset).override(batch_size=2, device="cpu", **{k: str(tmp_path / "c") for k in ["cache_dir"]
                                                                      if hasattr(find_recipe(preset), k)})
     monkeypatch.setenv("FOLEYBOOK_CACHE", str(tmp_path / "c"))
-    monkeypatch.setattr(room.time, "time", iter(range(0, 10**6, 11)).__next__)
+    monkeypatch.setattr(module.time, "time", iter(range(0, 10**6, 11)).__next__)
     with pytest.raises(KeyboardInterrupt):
         recipe.train(table, tmp_path / "out", progress=progress)
     assert ("features 1 of 6 clips" in capsys.readouterr().err) == progress

@@ -57,13 +57,13 @@ def test_nor_does_a_network_of_samples(tmp_path):
 @pytest.mark.parametrize("name", ["unigram", "pixelsnail"])
 def test_nor_does_the_verb(cascades, name, tmp_path):
     words = ["sample", str(cascades / name), "--out", str(tmp_path / name), "--per-class", "1", "--quiet"]
-    assert imported(f"from foleybook.cli import main; assert main({words}) == 0") == []
+    assert imported(f"from foleybook.apps.cli import main; assert main({words}) == 0") == []
     assert len(list((tmp_path / name).rglob("*.wav"))) == 2
 
 
 def test_a_learner_brings_them():
     "What is looked for can be found: the same question, asked of a process that trains"
-    assert {"fastai", "foleybook.training"} <= set(imported("from foleybook.recipes import learner, LoopRecipe; "
+    assert {"fastai", "foleybook.training"} <= set(imported("from foleybook.train.recipes import learner, LoopRecipe; "
                                                             "LoopRecipe().opt_func(); LoopRecipe().check()"))
 
 

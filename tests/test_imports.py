@@ -57,7 +57,8 @@ ABOVE = {  # module: the modules right below it
     "judge.evaluator": ["evaluation"],
     "judge.leaderboard": ["judge.evaluator"],
     "judge.roundtrip": ["judge.evaluator"],
-    "judge.reports": ["judge.leaderboard", "judge.roundtrip"],
+    "judge.pages": ["judge.embedders"],
+    "judge.reports": ["judge.pages", "judge.leaderboard", "judge.roundtrip"],
     # apps: what people start
     "apps.export": ["vocoders"],
     "apps.codec": ["spectrogram_vqgan"],

@@ -10,10 +10,11 @@ import pytest
 import tiny_run
 import torch
 from safetensors.torch import load_file
-from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, STACKS, STAGED, Data, shrunk
+from tiny_presets import CASCADES, LOOPS, STACKS, STAGED, Data, of_each_kind, shrunk
 
 from foleybook.core.files import CheckpointError
 from foleybook.train.recipes import LoopRecipe
+from foleybook.train import checkpoints
 from foleybook.train.checkpoints import Checkpoint, read_checkpoint
 from foleybook.training import TrainingError, laid_out_as
 
@@ -113,12 +114,8 @@ def assert_same_folders(a, b):
             assert old.keys() == new.keys() and not [k for k in old if not torch.equal(old[k], new[k])], file
 
 
-def test_every_shipped_preset_is_tried():
-    assert sorted(LOOPS + CASCADES + STACKS + STAGED + AT_ONCE) == sorted(SHIPPED) and AT_ONCE == ["shaped-noise", "unigram"]
-
-
-@pytest.mark.parametrize("name", LOOPS + CASCADES + STACKS + STAGED)
-def test_every_shipped_preset_resumes_exactly(name, data, tmp_path):
+@pytest.mark.parametrize("name", of_each_kind(LOOPS + CASCADES + STACKS + STAGED))
+def test_a_preset_of_each_kind_resumes_exactly(name, data, tmp_path):
     a, b = tmp_path / "a" / name, tmp_path / "b" / name
     train_preset(name, data, a)
     with pytest.raises(Stop):
@@ -168,7 +165,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
         with tiny_run.full_disk(500): return write(folder, *args, **notes)
 
     with pytest.MonkeyPatch.context() as m:
-        m.setattr("foleybook.training.write_checkpoint", full_at_16)
+        m.setattr(checkpoints, "write_checkpoint", full_at_16)
         told = train(tmp_path / "b")
     assert any("Free some space" in t and "newest checkpoint is step_00000008" in t for t in told)
     assert [p.name for p in (tmp_path / "b" / "checkpoints").iterdir()] == ["step_00000008"]

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from foleybook import audio_features, sound_data
 from foleybook.audio_features import MelConfig
+from foleybook.core import clip_tables
 from foleybook.core.sound_files import write_audio
 from foleybook.core.data_sets import (
     ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc, read_folder, read_fsdd,
@@ -486,7 +487,7 @@ def test_what_a_table_cannot_hold_is_refused(column, odd):
 @pytest.mark.parametrize("how", [dict(seconds=1e-5), dict(overlap=0.9999), dict(seconds=float("inf")),
                                  dict(seconds=0.01, overlap=0.95)])
 def test_slices_have_a_bound(tmp_path, how, monkeypatch):
-    monkeypatch.setattr(sound_data, "MOST_CLIPS", 1000)
+    monkeypatch.setattr(clip_tables, "MOST_CLIPS", 1000)
     tone(tmp_path / "a/x.wav", 1.0)
     with pytest.raises(TableError, match="about [12].* clips of .*more than 1,000. Make them longer|overlap from 0 to 0.95"):
         ClipTable(dict(path=["a/x.wav"] * 12), tmp_path).sliced(**dict(seconds=0.1) | how)

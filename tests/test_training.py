@@ -25,6 +25,7 @@ from foleybook.core.generator import Generator, ItemNoise
 from foleybook.train.recipes import LoopRecipe, find_recipe, learner
 from foleybook.core.settings import SettingsError, from_plain, parse_overrides, to_plain
 from foleybook import training
+from foleybook.train import checkpoints
 from foleybook.train.checkpoints import AudioLogger, History, pack_state, unpack_state
 from foleybook.training import StepDL, TrainingError
 
@@ -354,7 +355,7 @@ def test_lines_without_a_terminal(tmp_path, capfd):
 
 
 def test_inside_a_long_epoch_a_line_says_how_long_it_will_take(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(training.StepLines.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(checkpoints.StepLines.__init__, "__defaults__", (0.0,))
     tiny_run.recipe().train(None, tmp_path / "run")
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("step ")]
     assert len(lines) == 23 and lines[-1].startswith("step 24/24  loss 0.") and lines[-1].endswith("about 0 s left")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from foleybook import vocoders
+from foleybook.core import rendering
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
 from foleybook.core.feature_cache import WaveCache
 from foleybook.sound_data import make_procedural
@@ -135,7 +135,7 @@ def test_bf16_is_near(precision):
         exact, near = v.vocode(x), v.vocode(x, precision=precision)
         assert near.dtype == torch.float32
         if isinstance(v, ISTFTVocoder):  # rounds of Griffin-Lim make phases of the last bits: what is heard has to be near
-            assert (vocoders.log_mel(near[:, 0], v.mel) - vocoders.log_mel(exact[:, 0], v.mel)).abs().mean() < 0.1
+            assert (log_mel(near[:, 0], v.mel) - log_mel(exact[:, 0], v.mel)).abs().mean() < 0.1
         else:
             assert (near - exact).norm() <= 10 ** (-35 / 20) * exact.norm()
         assert precision == "bf16" or v.takes_bf16("auto") or torch.equal(near, exact)
@@ -481,13 +481,13 @@ def test_loud_mels_are_turned_down_not_clipped(tmp_path):
 def test_new_frames_fit_the_edges_that_are_there():
     kept, made = torch.zeros(1, 2, 30), torch.ones(1, 2, 30)
     frames = torch.arange(30)
-    every = vocoders.joined(made, kept, frames >= 0, 9.0, 5)
+    every = rendering.joined(made, kept, frames >= 0, 9.0, 5)
     assert torch.equal(every, made)  # no edge: nothing to fit
-    first = vocoders.joined(made, kept, frames < 10, 9.0, 5)[0, 0]
+    first = rendering.joined(made, kept, frames < 10, 9.0, 5)[0, 0]
     assert torch.equal(first[:5], made[0, 0, :5]) and first[9] < first[8] < first[6] and torch.equal(first[10:], kept[0, 0, 10:])
-    last = vocoders.joined(made, kept, frames >= 20, 9.0, 5)[0, 0]
+    last = rendering.joined(made, kept, frames >= 20, 9.0, 5)[0, 0]
     assert torch.allclose(last[20:], first[:10].flip(0))
-    near = vocoders.joined(made, kept, (frames >= 10) & (frames < 20), 0.25, 5)  # moved by so much at most
+    near = rendering.joined(made, kept, (frames >= 10) & (frames < 20), 0.25, 5)  # moved by so much at most
     assert torch.allclose(near[..., 10:20], torch.tensor(0.75)) and torch.equal(made, torch.ones(1, 2, 30))
-    alone = vocoders.joined(made, kept, frames == 4, 9.0, 5)
+    alone = rendering.joined(made, kept, frames == 4, 9.0, 5)
     assert torch.equal(alone, kept)

@@ -36,6 +36,23 @@ CASCADES = [name for name, cls in SHIPPED.items() if issubclass(cls, CascadeReci
 STACKS = [name for name, cls in SHIPPED.items() if issubclass(cls, TierStackRecipe)]
 AT_ONCE = [name for name in SHIPPED if name not in LOOPS + CASCADES + STACKS + STAGED]  # no steps, so nothing to take up again
 
+
+
+def kind_of(name):
+    "What decides how a preset trains: its class, its model's, its condition, and what else it learns with"
+    recipe = find_recipe(name)
+    model = getattr(recipe, "model", None)
+    stages = tuple(type(getattr(recipe, s)) for s in getattr(recipe, "stages", ()))
+    fields = ("optimizer", "schedule", "valid_fold", "accumulate", "ema", "turn", "critic_weight")
+    told = tuple(repr(bool(v) if isinstance(v, float | int) else v) for v in (getattr(recipe, f, None) for f in fields))
+    return type(recipe), type(model), str(getattr(model, "condition", "")), stages, told
+
+
+def of_each_kind(names):
+    "The first preset of each kind"
+    return list({kind_of(name): name for name in reversed(names)}.values())[::-1]
+
+
 RUN = dict(precision="float32", steps=4, epoch_steps=4, batch_size=2, log_every=1, checkpoint_steps=2, device="cpu")
 CODEBOOK = {"seconds": 0.5, "model.width": 8, "model.res_blocks": 1, "model.res_width": 8, "model.dim": 8, "model.n_codes": 8}
 VQGAN = {"seconds": 0.5, "frames": 32, "critic_start": 2, "critic_width": 4, "critic_layers": 1, "model.z_channels": 8, "model.dim": 8,

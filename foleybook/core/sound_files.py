@@ -5,14 +5,14 @@
 # %% ../../nbs/core/sound_files.ipynb #6342b81c
 #| code-fold: true
 from __future__ import annotations
-import io, math, os, re, struct, warnings
+import io, json, math, os, re, struct, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['AudioError', 'AudioInfo', 'audio_info', 'resample', 'read_audio', 'write_audio', 'fit_length', 'unclipped',
-           'match_loudness', 'recordings']
+           'match_loudness', 'recordings', 'saved_rows']
 
 # %% ../../nbs/core/sound_files.ipynb #79183c2d
 #| code-fold: true
@@ -21,7 +21,7 @@ from torch import Tensor
 
 # %% ../../nbs/core/sound_files.ipynb #00bf41dc
 #| code-fold: true
-from .files import atomic_file
+from .files import atomic_file, TableError
 
 # %% ../../nbs/core/sound_files.ipynb #5d1deba2
 class AudioError(ValueError):
@@ -288,3 +288,31 @@ def recordings(
 
     from IPython import get_ipython
     if shell := get_ipython(): shell.input_transformers_cleanup.append(leave_out)
+
+# %% ../../nbs/core/sound_files.ipynb #2c123631
+def _check_row(folder, n, path, label, seed, licence):
+    "That a line of a metadata.jsonl is what `Sounds.save` writes, and its sound lies in the folder"
+    kinds = dict(file=(path, str), label=(label, str), seed=(seed, int | None),
+                 licence=(licence, str | None))
+    if wrong := [k for k,(v,kind) in kinds.items() if not isinstance(v, kind)]:
+        raise ValueError(f'line {n}: {wrong[0]} is {str(kinds[wrong[0]][0])[:40]!r}')
+    if not (folder/path).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f'line {n}: {path!r} lies outside of the folder')
+
+# %% ../../nbs/core/sound_files.ipynb #100966c9
+def saved_rows(
+    folder:Path, # what `Sounds.save` wrote
+)->list: # a dict for each sound: path, label, seed, licence
+    "What its `metadata.jsonl` says; raises `TableError` for a damaged one"
+    listing = folder/'metadata.jsonl'
+    try:
+        rows = [json.loads(l) for l in listing.read_text(encoding='utf-8').splitlines()
+                if l]
+        rows = [dict(path=r['file'], label=r['label'], seed=r.get('seed'),
+                     licence=r.get('meta', {}).get('licence', ''))
+                for r in rows]
+        for n,r in enumerate(rows, 1): _check_row(folder, n, **r)
+    except (ValueError, KeyError, AttributeError, TypeError) as e:
+        raise TableError(f"{listing}: damaged ({type(e).__name__}: {e}). Sample again, "
+                         "or remove the file.") from None
+    return rows

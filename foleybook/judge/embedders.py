@@ -34,7 +34,8 @@ from ..core.feature_cache import cache_folder, mel_dls, MelCache
 from ..core.files import (
     atomic_file, CheckpointError, load_strict, published_weights, read_published)
 from ..core.generator import Pretrained
-from ..core.sound_files import AudioError, fit_length, read_audio, resample
+from ..core.sound_files import (
+    AudioError, fit_length, read_audio, resample, saved_rows)
 from ..train.recipes import LoopRecipe
 
 # %% ../../nbs/judge/embedders.ipynb #768ce325
@@ -742,33 +743,12 @@ class Clips:
             except OSError: told.append((*known, None))
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
-# %% ../../nbs/judge/embedders.ipynb #2c123631
-def _check_row(folder, n, path, label, seed, licence):
-    "That a line of a metadata.jsonl is what `Sounds.save` writes, and its sound lies in the folder"
-    kinds = dict(file=(path, str), label=(label, str), seed=(seed, int | None),
-                 licence=(licence, str | None))
-    if wrong := [k for k,(v,kind) in kinds.items() if not isinstance(v, kind)]:
-        raise ValueError(f'line {n}: {wrong[0]} is {str(kinds[wrong[0]][0])[:40]!r}')
-    if not (folder/path).resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f'line {n}: {path!r} lies outside of the folder')
-
 # %% ../../nbs/judge/embedders.ipynb #73f623fd
 def _open_clips(folder):
     "A data set, or what `Sounds.save` wrote"
-    listing = folder/'metadata.jsonl'
-    if not listing.is_file(): return open_dataset(folder)
-    try:
-        rows = [json.loads(l) for l in listing.read_text(encoding='utf-8').splitlines()
-                if l]
-        rows = [dict(path=r['file'], label=r['label'], seed=r.get('seed'),
-                     licence=r.get('meta', {}).get('licence', ''))
-                for r in rows]
-        for n,r in enumerate(rows, 1): _check_row(folder, n, **r)
-    except (ValueError, KeyError, AttributeError, TypeError) as e:
-        raise TableError(f"{listing}: damaged ({type(e).__name__}: {e}). Sample again, "
-                         "or remove the file.") from None
-    return ClipTable(pd.DataFrame(rows, columns=['path', 'label', 'seed', 'licence']),
-                     folder)
+    if not (folder/'metadata.jsonl').is_file(): return open_dataset(folder)
+    return ClipTable(pd.DataFrame(saved_rows(folder),
+                                  columns=['path', 'label', 'seed', 'licence']), folder)
 
 # %% ../../nbs/judge/embedders.ipynb #e5cb345e
 def sounds_of(

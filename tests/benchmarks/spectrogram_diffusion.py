@@ -10,6 +10,7 @@ from _measure import difference, flops_of, interleaved, row, share
 from foleybook import spectrogram_diffusion as S
 from foleybook.audio_features import MelConfig
 from foleybook.core.generator import Conditions, peak_memory_mb
+from foleybook.published.audio_diffusion import prepared
 
 
 def _plain_attention(self, x, context):
@@ -47,7 +48,7 @@ def unet_step(size, config, rounds):
     "One reverse step of a published U-Net"
     model = S.UNet(config).eval()
     name, reference = _reference(model)
-    fast = S.prepared(model)
+    fast = prepared(model)
     x, t = torch.randn(1, config.in_channels, size, size), torch.tensor([500])
     (ours, theirs), results = interleaved(lambda: fast(x, t), lambda: reference(x, t), rounds=rounds)
     assert torch.allclose(*results, atol=1e-3), size

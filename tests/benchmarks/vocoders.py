@@ -9,6 +9,8 @@ from _measure import OWN_LENGTH, difference, flops_of, interleaved, row, share
 from torch import nn
 
 from foleybook import vocoders as V
+from foleybook.core.rendering import fold_weight_norm
+from foleybook.published.melgan import MelGAN, MelGANConfig, Mirror
 
 SECONDS = 4.0
 PLAIN = "plain layers with weight norm on"
@@ -33,7 +35,7 @@ def plain_mirror(self, x):
 def plain():
     "Every layer as the papers write it: 1-D convolutions on (b, c, t), no special memory layout"
     changes = [(V.Conv1d, nn.Conv1d.forward), (V.ConvTranspose1d, nn.ConvTranspose1d.forward),
-               (V.AntiAliased, plain_activation), (V.Mirror, plain_mirror)]
+               (V.AntiAliased, plain_activation), (Mirror, plain_mirror)]
     kept = [cls.forward for cls, _ in changes]
     for cls, f in changes:
         cls.forward = f
@@ -77,7 +79,7 @@ def pieces(name, model, mel, rounds):
 
 
 KINDS = {"HiFi-GAN V1": lambda: V.HiFiGAN(V.HiFiGANConfig.v1()), "HiFi-GAN V2": lambda: V.HiFiGAN(V.HiFiGANConfig.v2()),
-         "HiFi-GAN V3": lambda: V.HiFiGAN(V.HiFiGANConfig.v3()), "MelGAN": lambda: V.MelGAN(V.MelGANConfig()),
+         "HiFi-GAN V3": lambda: V.HiFiGAN(V.HiFiGANConfig.v3()), "MelGAN": lambda: MelGAN(MelGANConfig()),
          "BigVGAN base": lambda: V.BigVGAN(V.BigVGANConfig())}
 
 
@@ -85,7 +87,7 @@ def pair(make):
     "The model with weight norm on, and the same model folded"
     normed, folded = make().eval(), make().eval()
     folded.load_state_dict(normed.state_dict())
-    return normed, V.fold_weight_norm(folded)
+    return normed, fold_weight_norm(folded)
 
 
 def kind(name, mel, rounds):

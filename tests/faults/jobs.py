@@ -30,7 +30,7 @@ import soundfile as sf  # noqa: E402
 import tiny_run  # noqa: E402
 import torch  # noqa: E402
 
-from foleybook import audio_features, codebooks, sound_data, vocoders; from foleybook.apps import cli; from foleybook.core import data_sets, files, generator; from foleybook.train import recipes  # noqa: E402
+from foleybook import audio_features, codebooks, sound_data, vocoders; from foleybook.apps import cli; from foleybook.core import clip_tables, data_sets, files, generator, sound_files; from foleybook.train import recipes  # noqa: E402
 from foleybook.apps.live import LivePlayer; from foleybook.multitier_rnn import AudioTier, AudioTierConfig  # noqa: E402
 from foleybook.apps.codec import Encoded, NeuralCodec  # noqa: E402
 
@@ -120,7 +120,7 @@ def sounds(n, folder):
             x, rate = x
             if rate != 16000 or x.shape[1] > 32000 or not x.isfinite().all() or x.abs().max() > 100: return f"gave {tuple(x.shape)}"
         table = sound_data.ClipTable(dict(path=[file.name], label=["x"]), folder)
-        return (attempt(lambda: audio_features.read_audio(file, 16000, seconds=2.0), check) or attempt(lambda: audio_features.audio_info(file))
+        return (attempt(lambda: audio_features.read_audio(file, 16000, seconds=2.0), check) or attempt(lambda: sound_files.audio_info(file))
                 or attempt(lambda: table.check(n_jobs=1), lambda t: None if len(t) + len(t.skipped) == 1 else "lost a file"))
 
     def all_of_them(): return [(f.name, e) for k in range(n) if (e := one(f := damage.audio(folder, k)))]
@@ -134,7 +134,7 @@ def tables(n, folder):
 
     def use(file):
         table = data_sets.open_dataset(file).check(n_jobs=1)
-        sound_data.split_table(table)
+        clip_tables.split_table(table)
         table.save(folder / "again.csv")
         return table.digest
 
