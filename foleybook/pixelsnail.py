@@ -35,7 +35,7 @@ from .core.code_maps import (
 from .core.files import read_json, write_text
 from .core.generator import Conditions, ItemNoise
 from .kernels.pixelsnail_position import (
-    _draw_columns, _Facts, _Memory, _packed, _Weights)
+    Affines, draw_columns, Facts, Memory, Weights)
 from .train.recipes import LoopRecipe, Recipe, teller, train_stage
 from .vocoders import ISTFTRecipe
 
@@ -941,6 +941,18 @@ def draw_row(self:CachedPixelSNAIL,
                                                                         j].repeat(2)
         self.draw(j, self.step(j), choose)
 
+# %% ../nbs/05_pixelsnail.ipynb #31dadb04
+#| code-fold: true
+def _packed(
+    layers:list, # of `Affine`
+)->Affines:
+    "The same layer of every block, inputs first"
+    if not layers:
+        return Affines(np.zeros((0, 1, 1), np.float32), np.zeros((0, 1), np.float32))
+    weight = torch.stack([layer.weight.T for layer in layers]).contiguous()
+    return Affines(weight.numpy(),
+                    torch.stack([layer.bias for layer in layers]).numpy())
+
 # %% ../nbs/05_pixelsnail.ipynb #189019e4
 class CompiledPixelSNAIL(CachedPixelSNAIL):
     "The same, with machine code for everything that is done once a position; on a CPU"
@@ -956,12 +968,12 @@ class CompiledPixelSNAIL(CachedPixelSNAIL):
         size = (2, len(self.blocks) * k.attention, self.batch, k.attention_width,
                 math.prod(shape))
         memory = first.codes, own1[-1], own2[-1], *torch.zeros(size), self.place
-        self.memory = _Memory(*(x.contiguous().numpy() for x in memory))
+        self.memory = Memory(*(x.contiguous().numpy() for x in memory))
         flags = k.attention, k.attend_self, k.edge_bias
-        self.facts = _Facts(k.n_res_blocks, k.n_heads, *flags, first.top, first.margin)
+        self.facts = Facts(k.n_res_blocks, k.n_heads, *flags, first.top, first.margin)
         self.weights = self.pack(own1[1], own2[1])
 
-    def pack(self, own1:Tensor, own2:Tensor)->_Weights:
+    def pack(self, own1:Tensor, own2:Tensor)->Weights:
         "Weights as the compiled function wants them"
         names = 'enter', 'key', 'query', 'keep', 'ask', 'join', 'gate', 'out'
         parts = [[getattr(b, name) for b in self.blocks if hasattr(b, name)]
@@ -973,7 +985,7 @@ class CompiledPixelSNAIL(CachedPixelSNAIL):
         codes = torch.stack(tables) if tables else torch.zeros(0, 1, 1)
         arrays = [x.contiguous().numpy()
                   for x in (*self.first.branches[1], own1, own2, codes)]
-        return _Weights(*arrays, *map(_packed, parts), _packed(self.heads))
+        return Weights(*arrays, *map(_packed, parts), _packed(self.heads))
 
 # %% ../nbs/05_pixelsnail.ipynb #540b9d23
 @patch
@@ -997,7 +1009,7 @@ def draw_row(self:CompiledPixelSNAIL,
         items = len(rows)
         if guidance is not None:
             rows = np.concatenate([rows, rows + n])
-        _draw_columns(self.weights, self.memory, self.facts, rows, items, self.i,
+        draw_columns(self.weights, self.memory, self.facts, rows, items, self.i,
                       columns, *arrays,
                       codes.numpy(), still.numpy(), f(guidance or 0), *cuts)
     starts = range(0, n, self.together)

@@ -33,7 +33,7 @@ from .core.code_maps import (
     CodeError, CodePrior, CodeTable, prior_arguments, PriorRecipe)
 from .core.files import load_strict
 from .core.generator import Conditions, ItemNoise
-from .kernels.cached_attention import _draw_steps, _Stack
+from .kernels.cached_attention import draw_steps, Stack
 from .pixelsnail import draw_code
 from .train.recipes import LoopRecipe, Recipe
 
@@ -640,7 +640,7 @@ def pack_weights(
     model:CodeGPT, # small
     place:Tensor, # vectors of the places, (before + t - 1, width)
     told:Tensor, # what joins every code of a row, (rows, width)
-)->_Stack:
+)->Stack:
     "Weights inputs first, the scale of the queries folded in"
     c, d = model.config.width, model.config.width // model.config.n_heads
     scale = torch.cat([torch.full((c,), d**-.5), torch.ones(2 * c)])
@@ -656,7 +656,7 @@ def pack_weights(
              each(lambda b: b.mlp[2].weight.T), each(lambda b: b.mlp[2].bias),
              model.tokens.weight, around, near, place, told, both(model.ln_f),
              model.head.weight.T]
-    return _Stack(*(x.detach().contiguous().numpy() for x in parts))
+    return Stack(*(x.detach().contiguous().numpy() for x in parts))
 
 # %% ../nbs/07_transformer.ipynb #16e3acba
 @patch
@@ -675,7 +675,7 @@ def draw(self:CompiledGPT,
         rows = np.arange(start, min(n, start + size))
         items = len(rows)
         if guidance is not None: rows = np.concatenate([rows, rows + n])
-        _draw_steps(self.weights, *self.memory, self.x.numpy(), rows, items, k.n_heads,
+        draw_steps(self.weights, *self.memory, self.x.numpy(), rows, items, k.n_heads,
                     k.n_quantizers, self.before, h.numpy(), first, last, noise,
                     codes.numpy(),
                     still.numpy(), f(guidance or 0), *cuts)
