@@ -98,7 +98,7 @@ def add_product(
                 y[b, o] += x[b, i] * f(w[i, o])
 
 # %% ../../nbs/kernels/arithmetic.ipynb #632a5913
-@compiled(sums=True, inner=True)
+@compiled(sums=True)
 def look_back(
     q, # float32, (d,), scaled already
     keys, # float32, (d, positions)
