@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 # %% auto #0
-__all__ = ['float_of_bits', 'exponential', 'elu', 'add_glu', 'add_product', 'look_back', 'kth_largest', 'choose']
+__all__ = ['exponential', 'elu', 'add_glu', 'add_product', 'shares', 'look_back', 'kth_largest', 'choose']
 
 # %% ../../nbs/kernels/arithmetic.ipynb #4b941e85
 #| code-fold: true
@@ -23,7 +23,7 @@ from .compiling import compiled
 
 # %% ../../nbs/kernels/arithmetic.ipynb #d874edb9
 @intrinsic
-def float_of_bits(context, bits):
+def _float_of_bits(context, bits):
     "The float32 that has these 32 bits (int32)"
     def build(_, builder, signature, values):
         return builder.bitcast(values[0], ir.FloatType())
@@ -44,7 +44,7 @@ def exponential(
     y = y * r + np.float32(.166666655)
     y = y * r + np.float32(.5)
     y = y * r * r + r + np.float32(1)
-    return y * float_of_bits(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
+    return y * _float_of_bits(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
 
 # %% ../../nbs/kernels/arithmetic.ipynb #aaa292e3
 @compiled
@@ -97,6 +97,20 @@ def add_product(
             for o in range(n):
                 y[b, o] += x[b, i] * f(w[i, o])
 
+# %% ../../nbs/kernels/arithmetic.ipynb #e11c944f
+@compiled(sums=True)
+def shares(
+    score, # float32, (n,), in place
+): # their sum
+    "Softmax before the division: e^(score - largest)"
+    top, total = score[0], np.float32(0)
+    for t in range(len(score)):
+        top = max(top, score[t])
+    for t in range(len(score)):
+        score[t] = exponential(score[t] - top)
+        total += score[t]
+    return total
+
 # %% ../../nbs/kernels/arithmetic.ipynb #632a5913
 @compiled(sums=True)
 def look_back(
@@ -119,12 +133,7 @@ def look_back(
     for i in range(d - d % 4, d):
         for t in range(seen):
             score[t] += q[i] * keys[i, t]
-    top, total = score[0], np.float32(0)
-    for t in range(seen):
-        top = max(top, score[t])
-    for t in range(seen):
-        score[t] = exponential(score[t] - top)
-        total += score[t]
+    total = shares(score[:seen])
     for i in range(0, d - 3, 4):
         y0, y1, y2, y3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
         v0, v1, v2, v3 = values[i], values[i + 1], values[i + 2], values[i + 3]
