@@ -34,7 +34,7 @@ def _float_of_bits(context, bits):
 def exponential(
     x, # float32; what lies beyond -87 and 88 is taken for these
 ): # float32
-    "2^n times a polynomial of the rest: unlike `math.exp`, loops over it are vectorised"
+    "e^x as 2^n times a polynomial of the rest, so that loops are vectorised"
     x = max(min(x, np.float32(88)), np.float32(-87))
     n = math.floor(x * np.float32(1.44269504) + np.float32(.5))
     r = (x - n * np.float32(.693359375)) + n * np.float32(2.12194440e-4)

@@ -56,7 +56,7 @@ def compiled(
     sums:bool=False, # sums may be taken in another order, several terms side by side
     inner:bool=False, # never called from Python: compiled sooner
 ): # what is called like `function`
-    "Machine code for `function` at its first call, kept on disk where a folder can be written"
+    "Machine code at the first call, kept on disk where a folder can be written"
     if function is None:
         return partial(compiled, sums=sums, inner=inner)
     free = {'contract', 'nsz'} | ({'reassoc', 'nnan'} if sums else set())

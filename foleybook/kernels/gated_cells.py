@@ -110,7 +110,7 @@ def gru_codes(
     temperature,  # float64; divides the logits; 0: always the likeliest code
     h,  # states, float32, (layers, g, d), in place
 ):  # codes, int64, (g, l)
-    "Sounds drawn sample by sample: layers of GRU, logits, a code, and what it makes of the next"
+    "Sounds drawn sample by sample: layers of GRU, logits, a code"
     layers, g, d = h.shape
     codes, f = np.empty(uniforms.shape, np.int64), np.float32
     gi, gh = np.empty((g, 3 * d), f), np.empty((g, 3 * d), f)
