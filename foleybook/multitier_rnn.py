@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 # %% auto #0
-__all__ = ['EXTRACTED', 'AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'Tier', 'AudioTier', 'generate_plain', 'generate',
-           'Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow', 'onsets', 'extract_tracks', 'Tracks',
+__all__ = ['EXTRACTED', 'AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'Tier', 'AudioTier', 'generate_plain', 'gru_weights',
+           'generate', 'Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow', 'onsets', 'extract_tracks', 'Tracks',
            'gru_over_time', 'TierRecipe', 'AudioTierRecipe', 'ParamTierConfig', 'ParamTier', 'ParamOut', 'param_loss',
            'ParamTierRecipe', 'TierStackConfig', 'TierStack', 'TierStackRecipe']
 
@@ -30,7 +30,8 @@ from .core.files import atomic_file, load_strict
 from .core.generator import (
     Conditions, Generator, mix_seed, Pipeline, Pretrained)
 from .core.settings import config_hash, near, SettingsError
-from .kernels.gated_cells import _arrays, _compiled, _has_vnni, GRUOverTime
+from .kernels.gated_cells import (
+    gru_codes, GRUOverTime, GRUWeights, Matrices, rounded)
 from .train.recipes import LoopRecipe, StagedRecipe
 
 # %% ../nbs/11_multitier_rnn.ipynb #73594fb4
@@ -281,6 +282,43 @@ def generate_plain(
         row = tier.rows(code[:, None], controls[:, t : t + 1]).to(row)
     return torch.stack(codes, 1), state
 
+# %% ../nbs/11_multitier_rnn.ipynb #203116be
+def gru_weights(
+    tier: AudioTier,  # any but a phased one; stays where it is
+) -> GRUWeights:  # float32 or int8, as the tier's precision says
+    "The weights as the compiled loop takes them"
+    c, state = tier.config, tier.state_dict()
+    w = {k: v.detach().float().cpu().contiguous().numpy() for k, v in state.items()}
+
+    def matrices(weights, biases):
+        m = np.ascontiguousarray(np.stack(weights).swapaxes(1, 2))
+        pair = rounded(m) if tier.precision == "int8" else (m, np.ones_like(m[:, 0]))
+        return Matrices(*pair, np.stack(biases))
+
+    gru = lambda name: [w[f"gru.{name}_l{k}"] for k in range(c.n_layers)]
+    none = Matrices(np.zeros((0, 1, 1), np.float32), *np.zeros((2, 0, 1), np.float32))
+    w_in, codes = w["input.weight"], np.arange(c.channels)[:, None] / c.channels
+    seen = w_in[:, : c.channels].T if c.input_size > 1 else codes * w_in[:, 0]
+    return GRUWeights(
+        np.ascontiguousarray(seen + w["input.bias"], dtype=np.float32),
+        np.ascontiguousarray(w_in[:, c.input_size :].T),
+        matrices([w["widen.weight"]], [w["widen.bias"]]) if c.wide_input
+        else none,
+        matrices(gru("weight_ih"), gru("bias_ih")),
+        matrices(gru("weight_hh"), gru("bias_hh")),
+        matrices([w["output.weight"]], [w["output.bias"]]))
+
+# %% ../nbs/11_multitier_rnn.ipynb #02f47a53
+def _kept_weights(tier):
+    "As `gru_weights`, made anew only where a weight has changed"
+    # these do not tell when they change
+    if any(p.is_inference() for p in tier.parameters()):
+        return gru_weights(tier)
+    key = (tier.precision, *((p.data_ptr(), p._version) for p in tier.parameters()))
+    if getattr(tier, "_kept", (None,))[0] != key:
+        tier._kept = key, gru_weights(tier)
+    return tier._kept[1]
+
 # %% ../nbs/11_multitier_rnn.ipynb #8a388aba
 def generate(
     tier: AudioTier,  # the network, anywhere
@@ -302,17 +340,12 @@ def generate(
         uniforms = torch.zeros(controls.shape[1], len(row))
     if state is None:
         state = torch.zeros(c.n_layers, len(row), c.hidden_size)
-    # (b, n_layers, d), one contiguous block an item
-    h = plain(state).swapaxes(0, 1).copy()
+    h = plain(state).copy()
     with torch.no_grad():
-        first = plain(tier.input(row[:, 0].float()))
+        first = plain(tier.input(row[:, 0].float())).copy()
     tracks, draws = plain(controls), plain(uniforms.T, torch.float64)
-    wide = tier.precision == "int8" and _has_vnni()
-    loop, weights = _compiled(tier.precision, wide), _arrays(tier)
-    codes = [loop(*weights, first[i], tracks[i], draws[i], float(temperature), h[i])
-             for i in range(len(row))]
-    state = torch.from_numpy(np.ascontiguousarray(h.swapaxes(0, 1)))
-    return torch.from_numpy(np.stack(codes)).to(row.device), state.to(row.device)
+    codes = gru_codes(_kept_weights(tier), first, tracks, draws, float(temperature), h)
+    return torch.from_numpy(codes).to(row.device), torch.from_numpy(h).to(row.device)
 
 # %% ../nbs/11_multitier_rnn.ipynb #78db688f
 @patch

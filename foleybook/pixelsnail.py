@@ -14,10 +14,10 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['COMPILED_MB', 'causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock',
-           'DroppedAttention', 'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition',
-           'EmbeddingCondition', 'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'draw_code', 'Affine',
-           'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL', 'CompiledPixelSNAIL',
-           'PixelSNAILRecipe', 'FoleyRecipe']
+           'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition', 'EmbeddingCondition',
+           'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'draw_code', 'Affine', 'PointBlock',
+           'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL', 'CompiledPixelSNAIL', 'PixelSNAILRecipe',
+           'FoleyRecipe']
 
 # %% ../nbs/05_pixelsnail.ipynb #b4749298
 #| code-fold: true
@@ -35,7 +35,7 @@ from .core.code_maps import (
 from .core.files import read_json, write_text
 from .core.generator import Conditions, ItemNoise
 from .kernels.pixelsnail_position import (
-    _draw_columns, _Facts, _Memory, _packed, _Weights)
+    Affines, draw_columns, Facts, Memory, Weights)
 from .train.recipes import LoopRecipe, Recipe, teller, train_stage
 from .vocoders import ISTFTRecipe
 
@@ -168,61 +168,6 @@ class GatedResBlock(nn.Module):
             h = h + self.condition(cond)
         return x + F.glu(h, dim=1)
 
-# %% ../nbs/05_pixelsnail.ipynb #86cf346b
-#| code-fold: true
-def _attention_blocks(q, k, dropout, seed, rows=64, maps=8):
-    "Part of the heads, first query, end, softmax weights (n, rows, end), which of them are kept"
-    random = torch.Generator().manual_seed(seed)
-    limit = round(dropout * 65536) - 32768
-    for n in range(0, len(q), maps):
-        part = slice(n, n + maps)
-        for first in range(0, q.shape[1], rows):
-            end = min(first + rows, q.shape[1])
-            scores = torch.bmm(q[part, first:end] * q.shape[-1]**-.5, k[part, :end].mT)
-            later = torch.ones(end - first, end - first, dtype=torch.bool).triu(1)
-            scores[:, :, first:].masked_fill_(later, -torch.inf)
-            bits = torch.empty(-(-scores.numel() // 4), dtype=torch.int64)
-            bits.random_(-2**63, None, generator=random)
-            kept = bits.view(torch.int16)[:scores.numel()].view(scores.shape) >= limit
-            yield part, first, end, scores.softmax(-1), kept
-
-# %% ../nbs/05_pixelsnail.ipynb #97b708a7
-class DroppedAttention(torch.autograd.Function):
-    "Causal softmax(q k / sqrt(d)) v with weights dropped at random, on a CPU; memory of one block"
-    @staticmethod
-    def forward(ctx,
-        q:Tensor, # (n, l, d), n = batch x heads
-        k:Tensor, # (n, l, d)
-        v:Tensor, # (n, l, d)
-        dropout:float, # share of weights dropped; the rest is scaled up
-        seed:int, # of the random bits
-    )->Tensor: # (n, l, d)
-        "Block by block of queries"
-        out, share = torch.empty_like(q), 1 - round(dropout * 65536) / 65536
-        for n, first, end, weights, kept in _attention_blocks(q, k, dropout, seed):
-            out[n, first:end] = torch.bmm(weights * kept, v[n, :end]) / share
-        ctx.save_for_backward(q, k, v, out)
-        ctx.how = dropout, seed, share
-        return out
-
-    @staticmethod
-    def backward(ctx,
-        grad:Tensor, # with respect to the output, (n, l, d)
-    )->tuple: # with respect to q, k, v
-        "The softmax's own gradient needs only the inner product of output and gradient"
-        (q, k, v, out), (dropout, seed, share) = ctx.saved_tensors, ctx.how
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        scale = q.shape[-1]**-.5
-        inner, grad = (grad * out).sum(-1, keepdim=True), grad / share
-        for n, first, end, weights, kept in _attention_blocks(q, k, dropout, seed):
-            rows, seen = (n, slice(first, end)), (n, slice(end))
-            dscore = torch.bmm(grad[rows], v[seen].mT).mul_(kept).sub_(inner[rows])
-            dscore.mul_(weights).mul_(scale)
-            dv[seen].baddbmm_(weights.mul_(kept).mT, grad[rows])
-            dk[seen].baddbmm_(dscore.mT, q[rows])
-            dq[rows] = torch.bmm(dscore, k[seen])
-        return dq, dk, dv, None, None
-
 # %% ../nbs/05_pixelsnail.ipynb #2ecee298
 class CausalAttention2d(nn.Module):
     "Every position looks back at all earlier ones, row by row; in float32 whatever autocast says"
@@ -257,13 +202,8 @@ class CausalAttention2d(nn.Module):
             q, k, v = q[:, :, 1:], k[:, :, :-1], v[:, :, :-1]
         dropout = self.dropout * self.training
         with torch.autocast(q.device.type, enabled=False):
-            if dropout and q.device.type == 'cpu':
-                seed = int(torch.randint(2**62, ()))
-                flat = [x.flatten(0, 1) for x in (q, k, v)]
-                out = DroppedAttention.apply(*flat, dropout, seed).view_as(q)
-            else:
-                out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout,
-                                                     is_causal=True)
+            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout,
+                                                 is_causal=True)
         if not self.attend_self:
             out = F.pad(out, (0, 0, 1, 0))
         return rearrange(out, 'b n (h w) d -> b (n d) h w', h=query.shape[-2])
@@ -941,6 +881,18 @@ def draw_row(self:CachedPixelSNAIL,
                                                                         j].repeat(2)
         self.draw(j, self.step(j), choose)
 
+# %% ../nbs/05_pixelsnail.ipynb #31dadb04
+#| code-fold: true
+def _packed(
+    layers:list, # of `Affine`
+)->Affines:
+    "The same layer of every block, inputs first"
+    if not layers:
+        return Affines(np.zeros((0, 1, 1), np.float32), np.zeros((0, 1), np.float32))
+    weight = torch.stack([layer.weight.T for layer in layers]).contiguous()
+    return Affines(weight.numpy(),
+                    torch.stack([layer.bias for layer in layers]).numpy())
+
 # %% ../nbs/05_pixelsnail.ipynb #189019e4
 class CompiledPixelSNAIL(CachedPixelSNAIL):
     "The same, with machine code for everything that is done once a position; on a CPU"
@@ -956,12 +908,12 @@ class CompiledPixelSNAIL(CachedPixelSNAIL):
         size = (2, len(self.blocks) * k.attention, self.batch, k.attention_width,
                 math.prod(shape))
         memory = first.codes, own1[-1], own2[-1], *torch.zeros(size), self.place
-        self.memory = _Memory(*(x.contiguous().numpy() for x in memory))
+        self.memory = Memory(*(x.contiguous().numpy() for x in memory))
         flags = k.attention, k.attend_self, k.edge_bias
-        self.facts = _Facts(k.n_res_blocks, k.n_heads, *flags, first.top, first.margin)
+        self.facts = Facts(k.n_res_blocks, k.n_heads, *flags, first.top, first.margin)
         self.weights = self.pack(own1[1], own2[1])
 
-    def pack(self, own1:Tensor, own2:Tensor)->_Weights:
+    def pack(self, own1:Tensor, own2:Tensor)->Weights:
         "Weights as the compiled function wants them"
         names = 'enter', 'key', 'query', 'keep', 'ask', 'join', 'gate', 'out'
         parts = [[getattr(b, name) for b in self.blocks if hasattr(b, name)]
@@ -973,7 +925,7 @@ class CompiledPixelSNAIL(CachedPixelSNAIL):
         codes = torch.stack(tables) if tables else torch.zeros(0, 1, 1)
         arrays = [x.contiguous().numpy()
                   for x in (*self.first.branches[1], own1, own2, codes)]
-        return _Weights(*arrays, *map(_packed, parts), _packed(self.heads))
+        return Weights(*arrays, *map(_packed, parts), _packed(self.heads))
 
 # %% ../nbs/05_pixelsnail.ipynb #540b9d23
 @patch
@@ -997,7 +949,7 @@ def draw_row(self:CompiledPixelSNAIL,
         items = len(rows)
         if guidance is not None:
             rows = np.concatenate([rows, rows + n])
-        _draw_columns(self.weights, self.memory, self.facts, rows, items, self.i,
+        draw_columns(self.weights, self.memory, self.facts, rows, items, self.i,
                       columns, *arrays,
                       codes.numpy(), still.numpy(), f(guidance or 0), *cuts)
     starts = range(0, n, self.together)

@@ -13,9 +13,10 @@ ABOVE = {  # module: the modules right below it
     # kernels: arrays in, arrays out
     "kernels.compiling": [],
     "kernels.log_mel": ["kernels.compiling"],
-    "kernels.gated_cells": ["kernels.compiling"],
-    "kernels.pixelsnail_position": ["kernels.compiling"],
-    "kernels.cached_attention": ["kernels.pixelsnail_position"],
+    "kernels.arithmetic": ["kernels.compiling"],
+    "kernels.gated_cells": ["kernels.arithmetic"],
+    "kernels.pixelsnail_position": ["kernels.arithmetic"],
+    "kernels.cached_attention": ["kernels.arithmetic"],
     # core and train: what every family stands on
     "core.files": [],
     "core.settings": [],

@@ -17,12 +17,12 @@ import numpy as np
 
 # %% ../../nbs/kernels/cached_attention.ipynb #9ff2e183
 #| code-fold: true
-from .pixelsnail_position import (
-    _add_product, _choose, _compiled, _exp, _look_back)
+from .arithmetic import add_product, choose, exponential, look_back
+from .compiling import compiled
 
 # %% ../../nbs/kernels/cached_attention.ipynb #c04cbba5
 #| code-fold: true
-@_compiled(inner=True)
+@compiled(inner=True)
 def _gelu(x):
     "In place, (g, c): x/2 (1 + erf(x / sqrt 2))"
     f = np.float32
@@ -33,10 +33,10 @@ def _gelu(x):
             p = f(1.061405429) * t - f(1.453152027)
             p = (p * t + f(1.421413741)) * t - f(.284496736)
             p = (p * t + f(.254829592)) * t
-            tail = p * _exp(-v * v) * f(.5)
+            tail = p * exponential(-v * v) * f(.5)
             row[i] = row[i] * (f(1) - tail if row[i] > 0 else tail)
 
-@_compiled(sums=True, inner=True)
+@compiled(sums=True, inner=True)
 def _layer_norm(x, weight, bias):
     "A copy with mean 0 and spread 1, scaled, (g, c)"
     y, c = np.empty_like(x), x.shape[1]
@@ -52,19 +52,19 @@ def _layer_norm(x, weight, bias):
             y[b, i] = (x[b, i] - mean) * scale * weight[i] + bias[i]
     return y
 
-@_compiled(inner=True)
+@compiled(inner=True)
 def _linear(x, weight, bias):
     "x (g, c_in), weight (c_in, c_out)"
     y = np.empty((len(x), len(bias)), np.float32)
     for b in range(len(x)):
         for o in range(len(bias)):
             y[b, o] = bias[o]
-    _add_product(x, weight, y)
+    add_product(x, weight, y)
     return y
 
 # %% ../../nbs/kernels/cached_attention.ipynb #1a975f6b
 #| code-fold: true
-class _Stack(NamedTuple):
+class Stack(NamedTuple):
     "Weights of all blocks, inputs first"
     ln1: np.ndarray  # weight and bias, (blocks, 2, c)
     qkv: np.ndarray  # (blocks, c, 3c), the queries scaled
@@ -86,7 +86,7 @@ class _Stack(NamedTuple):
 
 # %% ../../nbs/kernels/cached_attention.ipynb #bcdbb03c
 #| code-fold: true
-@_compiled(inner=True)
+@compiled(inner=True)
 def _block_steps(w, keys, values, rows, n_heads, at, x):
     "All blocks for one token, x (g, c) in place"
     g, c = x.shape
@@ -100,7 +100,7 @@ def _block_steps(w, keys, values, rows, n_heads, at, x):
             for i in range(c):
                 k[i, at], v[i, at] = qkv[b, c + i], qkv[b, 2 * c + i]
             for i in range(0, c, d):
-                _look_back(qkv[b, i:i + d], k[i:i + d], v[i:i + d], at + 1, score,
+                look_back(qkv[b, i:i + d], k[i:i + d], v[i:i + d], at + 1, score,
                            out[b, i:i + d])
         y = _linear(out, w.proj[layer], w.proj_bias[layer])
         for b in range(g):
@@ -116,7 +116,7 @@ def _block_steps(w, keys, values, rows, n_heads, at, x):
 
 # %% ../../nbs/kernels/cached_attention.ipynb #848b8808
 #| code-fold: true
-@_compiled(inner=True)
+@compiled(inner=True)
 def _next_token(w, table, rows, t, at, x):
     "What stands before step t: token, codes around, place, class; x (g, c) is overwritten"
     size = len(w.tokens)
@@ -138,8 +138,8 @@ def _next_token(w, table, rows, t, at, x):
 
 # %% ../../nbs/kernels/cached_attention.ipynb #0e291922
 #| code-fold: true
-@_compiled
-def _draw_steps(w, keys, values, table, rows, items, n_heads, stages, before, h, first,
+@compiled
+def draw_steps(w, keys, values, table, rows, items, n_heads, stages, before, h, first,
                 last, noise,
                 codes, still, guidance, temperature, top_k, top_p):
     "Steps `first` to `last` of some maps: nothing but machine code; h (rows, c) is updated"
@@ -163,7 +163,7 @@ def _draw_steps(w, keys, values, table, rows, items, n_heads, stages, before, h,
                         given[o] = near if guidance >= np.float32(.5) else without[o] \
                             + guidance * gap
                 if not still[item, t, s]:
-                    codes[item, t, s] = _choose(given, noise[item, t - first, s],
+                    codes[item, t, s] = choose(given, noise[item, t - first, s],
                                                 temperature,
                                                 top_k, top_p)
                     for r in range(b, len(rows), items):

@@ -6,15 +6,17 @@
 #| code-fold: true
 from __future__ import annotations
 from contextlib import contextmanager
+from functools import partial
 from glob import escape
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['shared_code']
+__all__ = ['shared_code', 'compiled']
 
 # %% ../../nbs/kernels/compiling.ipynb #7f775e7e
 #| code-fold: true
 from filelock import FileLock
+from numba import njit
 
 # %% ../../nbs/kernels/compiling.ipynb #5d0e7a22
 def shared_code(
@@ -47,3 +49,20 @@ def _alone_in(folder):
     except (OSError, RuntimeError): pass # nothing can be written there either
     try: yield
     finally: lock.release()
+
+# %% ../../nbs/kernels/compiling.ipynb #a416122a
+def compiled(
+    function=None, # plain loops over arrays
+    sums:bool=False, # sums may be taken in another order, several terms side by side
+    inner:bool=False, # never called from Python: compiled sooner
+): # what is called like `function`
+    "Machine code at the first call, kept on disk where a folder can be written"
+    if function is None:
+        return partial(compiled, sums=sums, inner=inner)
+    free = {'contract', 'nsz'} | ({'reassoc', 'nnan'} if sums else set())
+    options = dict(nogil=True, error_model='numpy', fastmath=free,
+                   no_cpython_wrapper=inner, no_cfunc_wrapper=True)
+    try:
+        return shared_code(njit(cache=True, **options)(function))
+    except RuntimeError:  # no such folder
+        return njit(**options)(function)

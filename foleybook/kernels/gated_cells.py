@@ -5,340 +5,189 @@
 # %% ../../nbs/kernels/gated_cells.ipynb #fd283a77
 #| code-fold: true
 from __future__ import annotations
-import math
 from functools import lru_cache
+from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['GRUOverTime']
+__all__ = ['Matrices', 'GRUWeights', 'rounded', 'scaled_product', 'gru_gates', 'draw_by_share', 'gru_codes', 'gru_forward',
+           'gru_backward', 'GRUOverTime']
 
 # %% ../../nbs/kernels/gated_cells.ipynb #3a4be35c
 #| code-fold: true
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../../nbs/kernels/gated_cells.ipynb #37403894
-@lru_cache(maxsize=1)
-def _exponential():
-    "e to the power of each number of an array, in its place, eight or sixteen at a time"
-    from numba import njit
+# %% ../../nbs/kernels/gated_cells.ipynb #54c45553
+#| code-fold: true
+from .arithmetic import add_product, exponential
+from .compiling import compiled
 
-    f = np.float32
-    per_e, high, low = f(1.4426950408889634), f(0.693359375), f(-2.12194440e-4)
-    half, one, most = f(0.5), f(1), f(87)
-    c2, c3, c4, c5, c6 = (f(1 / math.factorial(k)) for k in range(2, 7))
+# %% ../../nbs/kernels/gated_cells.ipynb #274fd602
+class Matrices(NamedTuple):
+    "Matrices of equal size, inputs first"
+    weight: np.ndarray  # float32 or int8, (layers, inputs, outputs)
+    scale: np.ndarray  # float32, of each output, (layers, outputs)
+    bias: np.ndarray  # float32, (layers, outputs)
 
-    @njit(fastmath=True, nogil=True)
-    def run(x, bits, powers):  # bits and powers: the same memory as int32 and float32
-        for i in range(len(x)):
-            y = min(max(x[i], -most), most)
-            k = np.floor(y * per_e + half)  # e^y = 2^k e^r, r small
-            r = y - k * high - k * low
-            bits[i] = (np.int32(k) + np.int32(127)) << np.int32(23)
-            x[i] = one + r * (one + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * c6)))))
-        for i in range(len(x)):
-            x[i] *= powers[i]
-
-    return run
-
-# %% ../../nbs/kernels/gated_cells.ipynb #2d739671
-@lru_cache(maxsize=1)
-def _draw():
-    "A code from logits, by its place among the cumulated probabilities"
-    from numba import njit
-
-    exponential = _exponential()
-
-    @njit(fastmath=True, nogil=True)
-    def run(logits, uniform, temperature, bits, powers):
-        best = np.argmax(logits)
-        if temperature <= 0:
-            return best
-        top, total = logits[best], 0.0
-        for k in range(len(logits)):
-            logits[k] = np.float32(np.float64(logits[k] - top) / temperature)
-        exponential(logits, bits, powers)
-        for k in range(len(logits)):
-            total += logits[k]
-        code, seen = 0, np.float64(logits[0])
-        while seen <= uniform * total and code < len(logits) - 1:
-            code += 1
-            seen += logits[code]
-        return code
-
-    return run
-
-# %% ../../nbs/kernels/gated_cells.ipynb #f0ccf9a9
-def _has_vnni():
-    "May numba use the instruction that sums products of bytes four at a time?"
-    from numba import config
-    from numba.core.codegen import get_host_cpu_features
-
-    told = config.CPU_FEATURES
-    return "+avx512vnni" in (get_host_cpu_features() if told is None else told)
-
-# %% ../../nbs/kernels/gated_cells.ipynb #a7a32b1f
-@lru_cache(maxsize=1)
-def _block_sums():
-    "For 64 rows of bytes: sums of their products with numbers that are 256 `high` + `low`"
-    from llvmlite import ir
-    from numba import types
-    from numba.core import cgutils
-    from numba.extending import intrinsic
-
-    words = ir.VectorType(ir.IntType(32), 16)  # of 16 rows
-    zero, byte = ir.Constant(words, [0] * 16), ir.Constant(words, [8] * 16)
-
-    @intrinsic
-    # uint8, place, int32 words, their number
-    def run(typing, w, first, high, low, n, sums):
-        def emit(context, build, signature, args):
-            start = lambda k: context.make_array(signature.args[k])(context, build,
-                                                                    args[k]).data
-            size, pointer = args[4].type, words.as_pointer()
-            at = lambda p, i: build.bitcast(build.gep(p, [i]), pointer)
-            dot = cgutils.get_or_insert_function(
-                build.module, ir.FunctionType(words, [words] * 3),
-                "llvm.x86.avx512.vpdpbusd.512")
-            totals = [[cgutils.alloca_once_value(build, zero) for _ in range(2)]
-                      for _ in range(4)]
-            with cgutils.for_range(build, args[4]) as loop:
-                pair = []
-                for k in (2, 3):  # four bytes of the vector, for 16 rows
-                    word = build.load(build.gep(start(k), [loop.index]))
-                    pair.append(build.shuffle_vector(
-                        build.insert_element(zero, word, ir.IntType(32)(0)), zero,
-                        zero))
-                here = build.add(args[1], build.mul(loop.index, size(256)))
-                for k, two in enumerate(totals):
-                    rows = build.load(at(start(0), build.add(here, size(64 * k))),
-                                      align=1)
-                    for total, word in zip(two, pair):
-                        build.store(build.call(dot, [build.load(total), rows, word]),
-                                    total)
-            for k, (high, low) in enumerate(totals):
-                whole = build.add(build.shl(build.load(high), byte), build.load(low))
-                build.store(whole, at(start(5), size(16 * k)), align=1)
-            return context.get_dummy_value()
-
-        return types.void(w, first, high, low, n, sums), emit
-
-    return run
-
-# %% ../../nbs/kernels/gated_cells.ipynb #37bb2980
-@lru_cache(maxsize=3)
-def _product(precision, wide=False):
-    "Matrix times vector plus bias; int8 rows have a scale each, the vector is rounded to 13 bits"
-    from numba import njit
-
-    f, i32, i16, top = np.float32, np.int32, np.int16, np.float32(4095)
-    block = _block_sums() if wide else None
-
-    @njit(fastmath=True, nogil=True)
-    def exact(w, scale, x, b, out, short):
-        for i in range(len(out)):
-            row, total = w[i], f(0)
-            for j in range(len(x)):
-                total += row[j] * x[j]
-            out[i] = total + b[i]
-
-    @njit(fastmath=True, nogil=True)
-    def largest(x):
-        most = f(1e-9)
-        for j in range(len(x)):
-            size = abs(x[j])
-            most = size if size > most else most
-        return most
-
-    @njit(fastmath=True, nogil=True)
-    def rounded(w, scale, x, b, out, short):
-        most = largest(x)
-        for j in range(len(x)):
-            short[j] = i16(x[j] * (top / most))
-        for i in range(len(out)):
-            row, total = w[i], i32(0)
-            for j in range(len(x)):
-                total = i32(total + i32(i32(row[j]) * i32(short[j])))
-            out[i] = f(total) * (scale[i] * (most / top)) + b[i]
-
-    @njit(fastmath=True, nogil=True)
-    # rows as `_wide_rows` has them, 128 added to each
-    def packed(w, scale, x, b, out, short):
-        most, total, n = largest(x), i32(0), (len(x) + 3) // 4
-        halves, sums = short.view(np.int8), np.empty(64, np.int32)
-        high, low = halves[: 4 * n], halves[4 * n : 8 * n]
-        for j in range(len(x), 4 * n):
-            high[j] = low[j] = 0
-        for j in range(len(x)):
-            value = i32(x[j] * (top / most))
-            high[j] = (value + i32(128)) >> i32(8)
-            low[j] = value
-            total += value
-        for i in range(0, len(out), 64):
-            block(w, 4 * n * i, high.view(np.int32), low.view(np.int32), n, sums)
-            for k in range(min(64, len(out) - i)):
-                whole = f(sums[k] - i32(128) * total)
-                out[i + k] = whole * (scale[i + k] * (most / top)) + b[i + k]
-
-    return exact if precision == "float32" else packed if wide else rounded
-
-# %% ../../nbs/kernels/gated_cells.ipynb #fba1a6be
-@lru_cache(maxsize=1)
-def _gru_gates():
-    "The sums of a GRU, once both matrices are multiplied: gi and gh (3d,), h (d,) in its place"
-    from numba import njit
-
-    exponential, one, two = _exponential(), np.float32(1), np.float32(2)
-
-    @njit(fastmath=True, nogil=True)
-    def run(gi, gh, h, bits, powers):
-        d = len(h)
-        for j in range(2 * d):
-            gi[j] = -(gi[j] + gh[j])
-        exponential(gi[: 2 * d], bits, powers)
-        for j in range(d):  # tanh(a) = 2 / (1 + exp(-2 a)) - 1
-            gi[2 * d + j] = -two * (gi[2 * d + j] + gh[2 * d + j] / (one + gi[j]))
-        exponential(gi[2 * d :], bits, powers)
-        for j in range(d):
-            n, z = two / (one + gi[2 * d + j]) - one, one / (one + gi[d + j])
-            h[j] = n + z * (h[j] - n)
-
-    return run
-
-# %% ../../nbs/kernels/gated_cells.ipynb #055e8bb3
-@lru_cache(maxsize=3)
-def _compiled(precision, wide=False):
-    "The inner loop, compiled on first use; `seen` holds what the first layer makes of each code"
-    from numba import njit
-
-    product, gates, draw, zero = _product(precision,
-                                          wide), _gru_gates(), _draw(), np.float32(0)
-
-    @njit(fastmath=True, nogil=True)
-    def run(seen, w_cond, w_wide, s_wide, b_wide, w_ih, s_ih, b_ih, w_hh, s_hh, b_hh,
-            w_out, s_out,
-            b_out, first, controls, uniforms, temperature, h):
-        n_layers, d, codes = h.shape[0], h.shape[1], np.empty(len(controls), np.int64)
-        size = max(3 * d, len(b_out), len(first)) + 3
-        short, bits = np.empty(size, np.int16), np.empty(size, np.int32)
-        powers, logits, x = bits.view(np.float32), np.empty(len(b_out),
-                                                            np.float32), first.copy()
-        (gi, gh), wide = np.empty((2, 3 * d), np.float32), np.empty(d, np.float32)
-        for t in range(len(controls)):
-            for j in range(len(x)):
-                x[j] = max(x[j], zero)
-            below = x
-            if len(b_wide):
-                product(w_wide, s_wide, x, b_wide, wide, short)
-                below = wide
-            for l in range(n_layers):
-                product(w_ih[l], s_ih[l], below, b_ih[l], gi, short)
-                product(w_hh[l], s_hh[l], h[l], b_hh[l], gh, short)
-                gates(gi, gh, h[l], bits, powers)
-                below = h[l]
-            product(w_out, s_out, below, b_out, logits, short)
-            code = draw(logits, uniforms[t], temperature, bits, powers)
-            codes[t] = code
-            x[:] = seen[code]
-            for k in range(controls.shape[1]):
-                for j in range(len(x)):
-                    x[j] += w_cond[k, j] * controls[t, k]
-        return codes
-
-    return run
+# %% ../../nbs/kernels/gated_cells.ipynb #0da29f5b
+class GRUWeights(NamedTuple):
+    "A network that is told its last code and some controls, and gives logits of the next code"
+    seen: np.ndarray  # what the first layer makes of each code, (codes, inputs)
+    controls: np.ndarray  # what it makes of each control, (controls, inputs)
+    wide: Matrices  # a layer before the recurrence, or none
+    enter: Matrices  # from below, (layers, d, 3d): reset, update, new
+    state: Matrices  # from the state before, (layers, d, 3d)
+    out: Matrices  # to the logits, (1, d, codes)
 
 # %% ../../nbs/kernels/gated_cells.ipynb #2eeadc18
-def _rounded_rows(w):
-    "Rows of a matrix (..., rows, columns) as int8, and their scales"
-    scale = np.maximum(np.abs(w).max(-1), 1e-12).astype(np.float32) / 127
-    return np.round(w / scale[..., None]).astype(np.int8), scale
+def rounded(
+    w: np.ndarray,  # float32, (layers, inputs, outputs)
+) -> tuple:  # int8, and the scale of each output, (layers, outputs)
+    "A matrix in 8 bits: the largest number of each output becomes 127"
+    scale = np.maximum(np.abs(w).max(-2), 1e-12).astype(np.float32) / 127
+    return np.round(w / scale[..., None, :]).astype(np.int8), scale
 
-def _wide_rows(w):
-    "As `_rounded_rows`, laid out as `_block_sums` reads them: 64 rows, four columns at a time"
-    w, scale = _rounded_rows(w)
-    rows, columns = -(-w.shape[-2] // 64), -(-w.shape[-1] // 4)
-    whole = np.zeros((*w.shape[:-2], 64 * rows, 4 * columns), np.int8)
-    whole[..., : w.shape[-2], : w.shape[-1]] = w
-    blocks = whole.reshape(*w.shape[:-2], rows, 64, columns, 4).swapaxes(-2, -3)
-    return blocks.reshape(*w.shape[:-2], -1).view(np.uint8) ^ 128, scale
+# %% ../../nbs/kernels/gated_cells.ipynb #37bb2980
+@compiled
+def scaled_product(
+    x,  # float32, (g, inputs)
+    m,  # `Matrices`
+    k,  # number of the layer
+    y,  # float32, (g, outputs), filled in
+):
+    "y = (x w) scale + bias"
+    y[:] = 0
+    add_product(x, m.weight[k], y)
+    for b in range(len(y)):
+        for o in range(y.shape[1]):
+            y[b, o] = y[b, o] * m.scale[k, o] + m.bias[k, o]
 
-def _packed(tier):
-    "The weights of a GRU tier as the compiled loop takes them; the tier stays where it is"
-    c = tier.config
-    w = {k: v.detach().float().cpu().contiguous().numpy() for k,
-         v in tier.state_dict().items()}
-    stack = lambda name: np.stack([w[f"gru.{name}_l{l}"] for l in range(c.n_layers)])
-    rounded = _wide_rows if _has_vnni() else _rounded_rows
-    pack = rounded if tier.precision == "int8" else lambda m: (m, m[..., 0])
-    none = np.zeros((0, 1), np.float32), np.zeros(0, np.float32)
-    w_in, codes = w["input.weight"], np.arange(c.channels,
-                                               dtype=np.float32)[:, None] / c.channels
-    seen = w_in[:, : c.channels].T if c.input_size > 1 else codes * w_in[:, 0]
-    wide = (w["widen.weight"], w["widen.bias"]) if c.wide_input else none
-    return (np.ascontiguousarray(seen + w["input.bias"], dtype=np.float32),
-            np.ascontiguousarray(w_in[:, c.input_size :].T), *pack(wide[0]), wide[1],
-            *pack(stack("weight_ih")), stack("bias_ih"), *pack(stack("weight_hh")),
-            stack("bias_hh"), *pack(w["output.weight"]), w["output.bias"])
+# %% ../../nbs/kernels/gated_cells.ipynb #fba1a6be
+@compiled
+def gru_gates(
+    gi,  # what enters, multiplied by its weights, (3d,)
+    gh,  # the state before, multiplied by its weights, (3d,)
+    h,  # the state, (d,), in place
+):
+    "One step of a GRU once both matrices are multiplied"
+    one, two, d = np.float32(1), np.float32(2), len(h)
+    for j in range(d):
+        r = one / (one + exponential(-(gi[j] + gh[j])))
+        z = one / (one + exponential(-(gi[d + j] + gh[d + j])))
+        a = gi[2 * d + j] + r * gh[2 * d + j]
+        n = two / (one + exponential(-two * a)) - one  # tanh(a)
+        h[j] = n + z * (h[j] - n)
 
-def _arrays(tier):
-    "As `_packed`, made anew only where a weight has changed"
-    # these do not tell when they change
-    if any(p.is_inference() for p in tier.parameters()):
-        return _packed(tier)
-    key = (tier.precision, *((p.data_ptr(), p._version) for p in tier.parameters()))
-    if getattr(tier, "_kept", (None,))[0] != key:
-        tier._kept = key, _packed(tier)
-    return tier._kept[1]
+# %% ../../nbs/kernels/gated_cells.ipynb #2d739671
+@compiled
+def draw_by_share(
+    logits,  # float32, (codes,), overwritten
+    uniform,  # number in [0, 1)
+    temperature,  # divides the logits; 0: the likeliest
+):  # number of a code
+    "The first code whose cumulated probability exceeds `uniform`"
+    best = np.argmax(logits)
+    if temperature <= 0:
+        return best
+    top, total = logits[best], 0.0
+    for k in range(len(logits)):
+        logits[k] = exponential(np.float32(np.float64(logits[k] - top) / temperature))
+    for k in range(len(logits)):
+        total += logits[k]
+    code, seen = 0, np.float64(logits[0])
+    while seen <= uniform * total and code < len(logits) - 1:
+        code += 1
+        seen += logits[code]
+    return code
+
+# %% ../../nbs/kernels/gated_cells.ipynb #055e8bb3
+@compiled
+def gru_codes(
+    w,  # `GRUWeights`
+    x,  # what enters at the first sample, (g, inputs), overwritten
+    controls,  # in force after each sample, float32, (g, l, controls)
+    uniforms,  # numbers in [0, 1), float64, (g, l)
+    temperature,  # float64; divides the logits; 0: always the likeliest code
+    h,  # states, float32, (layers, g, d), in place
+):  # codes, int64, (g, l)
+    "Sounds drawn sample by sample: layers of GRU, logits, a code"
+    layers, g, d = h.shape
+    codes, f = np.empty(uniforms.shape, np.int64), np.float32
+    gi, gh = np.empty((g, 3 * d), f), np.empty((g, 3 * d), f)
+    wide, logits = np.empty((g, d), f), np.empty((g, w.out.bias.shape[1]), f)
+    for t in range(uniforms.shape[1]):
+        x[:] = np.maximum(x, f(0))
+        below = x
+        if len(w.wide.bias):
+            scaled_product(x, w.wide, 0, wide)
+            below = wide
+        for k in range(layers):
+            scaled_product(below, w.enter, k, gi)
+            scaled_product(h[k], w.state, k, gh)
+            for b in range(g):
+                gru_gates(gi[b], gh[b], h[k, b])
+            below = h[k]
+        scaled_product(below, w.out, 0, logits)
+        for b in range(g):
+            codes[b, t] = code = draw_by_share(logits[b], uniforms[b, t], temperature)
+            x[b] = w.seen[code]
+            for c in range(controls.shape[2]):
+                x[b] += w.controls[c] * controls[b, t, c]
+    return codes
 
 # %% ../../nbs/kernels/gated_cells.ipynb #57e081c2
-@lru_cache(maxsize=1)
-def _gru_loops():
-    "A layer of GRU over time, there and back; what enters is multiplied by its weights already"
-    from numba import njit
+@compiled
+def gru_forward(
+    gi,  # what enters, multiplied by its weights, (l, n, 3d)
+    wt,  # weights of the state, inputs first, (d, 3d)
+    bias,  # of the state, (3d,)
+    h,  # state before, (n, d)
+    out,  # filled with the states, (l, n, d)
+    kept,  # filled with gates, new values and what resetting scales, (l, n, 4d)
+):
+    "A layer of GRU over time"
+    l, n, d = out.shape
+    one, two, gh = np.float32(1), np.float32(2), np.empty((n, 3 * d), np.float32)
+    for t in range(l):
+        np.dot(h, wt, gh)
+        for i in range(n):
+            g, s, k, o = gi[t, i], gh[i], kept[t, i], out[t, i]
+            for j in range(d):
+                r = one / (one + exponential(-(g[j] + s[j] + bias[j])))
+                z = one / (one + exponential(-(g[d + j] + s[d + j] + bias[d + j])))
+                known = s[2 * d + j] + bias[2 * d + j]
+                a = g[2 * d + j] + r * known
+                new = two / (one + exponential(-two * a)) - one
+                k[j], k[d + j], k[2 * d + j], k[3 * d + j] = r, z, new, known
+                o[j] = new + z * (h[i, j] - new)
+        h = out[t]
 
-    exponential, one, two = _exponential(), np.float32(1), np.float32(2)
-
-    @njit(fastmath=True, nogil=True)
-    # (l, n, 3d), (d, 3d), (3d,), (n, d), (l, n, d), (l, n, 4d)
-    def there(gi, wt, b, h, out, kept):
-        l, n, d = out.shape
-        bits, gh = np.empty(3 * d, np.int32), np.empty((n, 3 * d), np.float32)
-        powers = bits.view(np.float32)
-        for t in range(l):
-            np.dot(h, wt, gh)
-            for i in range(n):
-                g, s, k, o = gi[t, i], gh[i], kept[t, i], out[t, i]
-                for j in range(2 * d):
-                    k[j] = -(g[j] + s[j] + b[j])
-                exponential(k[: 2 * d], bits, powers)
-                for j in range(2 * d):
-                    k[j] = one / (one + k[j])
-                for j in range(d):
-                    k[3 * d + j] = s[2 * d + j] + b[2 * d + j]
-                    k[2 * d + j] = -two * (g[2 * d + j] + k[j] * k[3 * d + j])
-                exponential(k[2 * d : 3 * d], bits, powers)
-                for j in range(d):
-                    k[2 * d + j] = two / (one + k[2 * d + j]) - one
-                    o[j] = k[2 * d + j] + k[d + j] * (h[i, j] - k[2 * d + j])
-            h = out[t]
-
-    @njit(fastmath=True, nogil=True)
-    # before: h one row earlier; dh (n, d) in place
-    def back(grad, kept, before, w, dgi, dgh, dh):
-        l, n, d = grad.shape
-        for t in range(l - 1, -1, -1):
-            for i in range(n):
-                k, gi, gh, e, p = kept[t, i], dgi[t, i], dgh[t, i], dh[i], before[t, i]
-                for j in range(d):
-                    r, z, m, total = k[j], k[d + j], k[2 * d + j], e[j] + grad[t, i, j]
-                    a = total * (one - z) * (one - m * m)
-                    gi[j] = a * k[3 * d + j] * r * (one - r)
-                    gi[d + j] = total * (p[j] - m) * z * (one - z)
-                    gi[2 * d + j] = a
-                    gh[j], gh[d + j], gh[2 * d + j] = gi[j], gi[d + j], a * r
-                    e[j] = total * z
-            dh += np.dot(dgh[t], w)
-
-    return there, back
+# %% ../../nbs/kernels/gated_cells.ipynb #90f54e50
+@compiled
+def gru_backward(
+    grad,  # of the states, (l, n, d)
+    kept,  # of `gru_forward`, (l, n, 4d)
+    before,  # the states one step earlier, (l, n, d)
+    w,  # weights of the state, (3d, d)
+    dgi,  # filled with the gradient of what enters, (l, n, 3d)
+    dgh,  # filled with that of the state multiplied by its weights, (l, n, 3d)
+    dh,  # zeros, becomes the gradient of the state before, (n, d)
+):
+    "The same layer from the last row to the first"
+    l, n, d = grad.shape
+    one = np.float32(1)
+    for t in range(l - 1, -1, -1):
+        for i in range(n):
+            k, gi, gh, e, p = kept[t, i], dgi[t, i], dgh[t, i], dh[i], before[t, i]
+            for j in range(d):
+                r, z, m, total = k[j], k[d + j], k[2 * d + j], e[j] + grad[t, i, j]
+                a = total * (one - z) * (one - m * m)
+                gi[j] = a * k[3 * d + j] * r * (one - r)
+                gi[d + j] = total * (p[j] - m) * z * (one - z)
+                gi[2 * d + j] = a
+                gh[j], gh[d + j], gh[2 * d + j] = gi[j], gi[d + j], a * r
+                e[j] = total * z
+        dh += np.dot(dgh[t], w)
 
 # %% ../../nbs/kernels/gated_cells.ipynb #f1543766
 @lru_cache(maxsize=1)
@@ -350,7 +199,7 @@ def _blas():
     return ThreadpoolController()
 
 def _rows(loop, *arrays):
-    "One of `_gru_loops`, in one thread: for one row after the other, several wait for each other"
+    "`gru_forward` or `gru_backward` in one thread: for one row after the other, several wait for each other"
     with _blas().limit(limits=1, user_api="blas"):
         loop(*(x.detach().contiguous().numpy() for x in arrays))
 
@@ -369,7 +218,7 @@ class GRUOverTime(torch.autograd.Function):
         "Row after row"
         l, n, d = len(gi), *h.shape
         out, kept = h.new_empty(l, n, d), h.new_empty(l, n, 4 * d)
-        _rows(_gru_loops()[0], gi, w.mT, bias, h, out, kept)
+        _rows(gru_forward, gi, w.mT, bias, h, out, kept)
         ctx.save_for_backward(w, h, out, kept)
         return out
 
@@ -383,6 +232,6 @@ class GRUOverTime(torch.autograd.Function):
         before = torch.cat([h[None], out[:-1]])
         dgi, dh = kept.new_empty(*kept.shape[:2], len(w[0]) * 3), torch.zeros_like(h)
         dgh = torch.empty_like(dgi)
-        _rows(_gru_loops()[1], grad, kept, before, w, dgi, dgh, dh)
+        _rows(gru_backward, grad, kept, before, w, dgi, dgh, dh)
         flat = dgh.flatten(0, 1)
         return dgi, flat.mT @ before.flatten(0, 1), flat.sum(0), dh

@@ -5,116 +5,40 @@
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #08109831
 #| code-fold: true
 from __future__ import annotations
-import math
-from functools import partial
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = []
+__all__ = ['Affines', 'Memory', 'Facts']
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #9346564b
 #| code-fold: true
-import numpy as np, torch
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+import numpy as np
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #c1e46dd2
 #| code-fold: true
-from .compiling import shared_code
+from .arithmetic import (
+    add_glu, add_product, choose, elu, exponential, look_back)
+from .compiling import compiled
 
-# %% ../../nbs/kernels/pixelsnail_position.ipynb #bf2bc2d5
-#| code-fold: true
-def _compiled(
-    function=None, # plain loops over arrays
-    sums:bool=False, # sums may be taken in another order, several terms side by side
-    inner:bool=False, # never called from Python: compiled sooner
-):
-    "Machine code for `function` at its first call, kept on disk where a folder can be written"
-    if function is None:
-        return partial(_compiled, sums=sums, inner=inner)
-    free = {'contract', 'nsz'} | ({'reassoc', 'nnan'} if sums else set())
-    options = dict(nogil=True, error_model='numpy', fastmath=free,
-                   no_cpython_wrapper=inner, no_cfunc_wrapper=True)
-    try:
-        return shared_code(njit(cache=True, **options)(function))
-    except RuntimeError:  # no such folder
-        return njit(**options)(function)
-
-@intrinsic
-def _float_of_bits(context, bits):
-    "The float32 that has these 32 bits"
-    def build(_, builder, signature, values):
-        return builder.bitcast(values[0], ir.FloatType())
-    return types.float32(types.int32), build
-
-@_compiled
-def _exp(x):
-    "2^n times a polynomial of the rest: unlike `math.exp`, loops over it are vectorised"
-    x = max(min(x, np.float32(88)), np.float32(-87))
-    n = math.floor(x * np.float32(1.44269504) + np.float32(.5))
-    r = (x - n * np.float32(.693359375)) + n * np.float32(2.12194440e-4)
-    y = np.float32(1.98756915e-4) * r + np.float32(1.39819995e-3)
-    y = y * r + np.float32(8.33345191e-3)
-    y = y * r + np.float32(4.16657959e-2)
-    y = y * r + np.float32(.166666655)
-    y = y * r + np.float32(.5)
-    y = y * r * r + r + np.float32(1)
-    return y * _float_of_bits(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
-
-# %% ../../nbs/kernels/pixelsnail_position.ipynb #ad2ff95f
-#| code-fold: true
-@_compiled
-def _elu(x):
-    "In place, (g, c)"
-    for row in x:
-        for i in range(len(row)):
-            v = row[i]
-            below = _exp(min(v, np.float32(0))) - np.float32(1)
-            row[i] = v if v > 0 else below
-
-@_compiled
-def _add_glu(h, x):
-    "x + GLU(h) in place of x: h (g, 2c), x (g, c)"
-    c = x.shape[1]
-    for b in range(len(x)):
-        y, z = x[b], h[b]
-        for i in range(c):
-            y[i] += z[i] / (np.float32(1) + _exp(-z[c + i]))
-
-@_compiled
-def _add_product(x, w, y):
-    "y + x w in place of y, four rows of w at a time: x (g, k), w (k, n)"
-    k, n = w.shape
-    for i in range(0, k - 3, 4):
-        w0, w1, w2, w3 = w[i], w[i + 1], w[i + 2], w[i + 3]
-        for b in range(len(x)):
-            x0, x1, x2, x3, out = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3], y[b]
-            for o in range(n):
-                out[o] += x0 * w0[o] + x1 * w1[o] + x2 * w2[o] + x3 * w3[o]
-    for i in range(k - k % 4, k):
-        for b in range(len(x)):
-            for o in range(n):
-                y[b, o] += x[b, i] * w[i, o]
-
-class _Affines(NamedTuple):
+# %% ../../nbs/kernels/pixelsnail_position.ipynb #3e6ec75f
+class Affines(NamedTuple):
     "The same 1 x 1 convolution of every block, folded, inputs first"
     weight: np.ndarray  # (blocks, c_in, c_out)
     bias: np.ndarray  # (blocks, c_out)
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #4affe333
 #| code-fold: true
-@_compiled(inner=True)
+@compiled(inner=True)
 def _affine(x, layers, k):
     "Layer k at x (g, c_in)"
     y = np.empty((len(x), layers.bias.shape[1]), np.float32)
     for b in range(len(x)):
         for o in range(y.shape[1]):
             y[b, o] = layers.bias[k, o]
-    _add_product(x, layers.weight[k], y)
+    add_product(x, layers.weight[k], y)
     return y
 
-@_compiled(inner=True)
+@compiled(inner=True)
 def _part(x, start, stop):
     "A copy of some columns"
     y = np.empty((len(x), stop - start), np.float32)
@@ -123,86 +47,9 @@ def _part(x, start, stop):
             y[b, i] = x[b, start + i]
     return y
 
-# %% ../../nbs/kernels/pixelsnail_position.ipynb #632a5913
-#| code-fold: true
-@_compiled(sums=True, inner=True)
-def _look_back(q, keys, values, seen, score, out):
-    "One head: softmax(q k) v over the positions seen; q (d,), keys and values (d, positions)"
-    d = len(q)
-    for t in range(seen):
-        score[t] = 0
-    for i in range(0, d - 3, 4):
-        k0, k1, k2, k3 = keys[i], keys[i + 1], keys[i + 2], keys[i + 3]
-        q0, q1, q2, q3 = q[i], q[i + 1], q[i + 2], q[i + 3]
-        for t in range(seen):
-            score[t] += q0 * k0[t] + q1 * k1[t] + q2 * k2[t] + q3 * k3[t]
-    for i in range(d - d % 4, d):
-        for t in range(seen):
-            score[t] += q[i] * keys[i, t]
-    top, total = score[0], np.float32(0)
-    for t in range(seen):
-        top = max(top, score[t])
-    for t in range(seen):
-        score[t] = _exp(score[t] - top)
-        total += score[t]
-    for i in range(0, d - 3, 4):
-        y0, y1, y2, y3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-        v0, v1, v2, v3 = values[i], values[i + 1], values[i + 2], values[i + 3]
-        for t in range(seen):
-            y0 += score[t] * v0[t]
-            y1 += score[t] * v1[t]
-            y2 += score[t] * v2[t]
-            y3 += score[t] * v3[t]
-        out[i], out[i + 1], out[i + 2], out[i + 3] = y0 / total, y1 / total, y2 / total, y3 / total
-    for i in range(d - d % 4, d):
-        y = np.float32(0)
-        for t in range(seen):
-            y += score[t] * values[i, t]
-        out[i] = y / total
-
-# %% ../../nbs/kernels/pixelsnail_position.ipynb #0bc9a852
-#| code-fold: true
-@_compiled(inner=True)
-def _kth_largest(x, k):
-    "Value of rank k, counted from 1"
-    best = np.full(k, -np.inf, np.float32)  # in falling order
-    for v in x:
-        if v > best[k - 1]:
-            i = k - 1
-            while i > 0 and best[i - 1] < v:
-                best[i] = best[i - 1]
-                i -= 1
-            best[i] = v
-    return best[k - 1]
-
-@_compiled(sums=True)
-def _choose(logits, noise, temperature, top_k, top_p):
-    "`draw_code` for one map: of the largest with noise, the first that the cuts leave in"
-    n = len(logits)
-    floor = _kth_largest(logits, top_k) if top_k < n else np.float32(-np.inf)
-    score, share, top = np.empty(n, np.float32), np.empty(n, np.float32), logits[0]
-    for i in range(n):
-        top = max(top, logits[i])
-    total = np.float32(0)
-    for i in range(n):
-        kept = logits[i] >= floor
-        score[i] = logits[i] / temperature - noise[i] if kept else -np.inf
-        share[i] = _exp((logits[i] - top) / temperature) if kept else 0
-        total += share[i]
-    best = 0
-    for _ in range(n):
-        best = np.argmax(score)
-        ahead = np.float32(0)  # share of what is likelier
-        for i in range(n):
-            ahead += share[i] if logits[i] > logits[best] else np.float32(0)
-        if ahead / total < top_p:
-            break
-        score[best] = -np.inf
-    return best
-
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #d104793e
 #| code-fold: true
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
     "Everything that one position multiplies by; empty where the network has no such part"
     table: np.ndarray  # first layer, horizontal branch: ((n codes + 1) taps, c)
     taps: np.ndarray  # its offsets, (2, taps)
@@ -210,21 +57,22 @@ class _Weights(NamedTuple):
     own1: np.ndarray  # own row of the causal convolutions, (r, p c, hidden)
     own2: np.ndarray  # (r, p hidden, 2c)
     codes: np.ndarray  # of residual stages, (stages - 1, n, c)
-    enter: _Affines  # as in `BlockStep`
-    key: _Affines
-    query: _Affines
-    keep: _Affines
-    ask: _Affines
-    join: _Affines
-    gate: _Affines
-    out: _Affines
-    tail1: _Affines  # `PointBlock`s after the last block
-    tail2: _Affines
-    stage1: _Affines  # `PointBlock`s of residual stages
-    stage2: _Affines
-    heads: _Affines  # one for each stage
+    enter: Affines  # as in `BlockStep`
+    key: Affines
+    query: Affines
+    keep: Affines
+    ask: Affines
+    join: Affines
+    gate: Affines
+    out: Affines
+    tail1: Affines  # `PointBlock`s after the last block
+    tail2: Affines
+    stage1: Affines  # `PointBlock`s of residual stages
+    stage2: Affines
+    heads: Affines  # one for each stage
 
-class _Memory(NamedTuple):
+# %% ../../nbs/kernels/pixelsnail_position.ipynb #f8b62783
+class Memory(NamedTuple):
     "What is known of the positions before, shared with `CachedPixelSNAIL`"
     codes: np.ndarray  # with a margin, (b, k, h', w')
     inputs1: np.ndarray  # of the causal convolutions, (r, b, k, w', c)
@@ -233,19 +81,20 @@ class _Memory(NamedTuple):
     values: np.ndarray
     place: np.ndarray  # (2, h, w)
 
-class _Facts(NamedTuple):
+# %% ../../nbs/kernels/pixelsnail_position.ipynb #a5a71ba6
+class Facts(NamedTuple):
     "Numbers of the network"
     n_res_blocks: int
     n_heads: int
     attention: bool
     attend_self: bool
     edge_bias: bool
-    top: int  # margin above the map in `_Memory.codes`
+    top: int  # margin above the map in `Memory.codes`
     margin: int  # left and right of it
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #d0f07cee
 #| code-fold: true
-@_compiled(inner=True)
+@compiled(inner=True)
 def _first_step(w, m, facts, rows, above, i, j):
     "First layer at one position: what the rows above gave, and table rows of codes left; (g, c)"
     n, taps = len(rows), w.taps.shape[1]
@@ -266,7 +115,7 @@ def _first_step(w, m, facts, rows, above, i, j):
                     y[o] += row[o]
     return x
 
-@_compiled(inner=True)
+@compiled(inner=True)
 def _own_row(own, inputs, ready, rows, r, j):
     "Causal convolution r at column j: what the rows above gave, and the columns left; (g, c_out)"
     n, c, last = len(rows), inputs.shape[4], inputs.shape[2] - 1
@@ -280,12 +129,12 @@ def _own_row(own, inputs, ready, rows, r, j):
                 x_b[t * c + i] = left[j + t, i]
         for o in range(len(y_b)):
             y_b[o] = known[o]
-    _add_product(x, own[r], y)
+    add_product(x, own[r], y)
     return y
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #eef6e46f
 #| code-fold: true
-@_compiled(inner=True)
+@compiled(inner=True)
 def _remember(inputs, rows, r, at, x):
     "Store what a later position of this row will read: the ELU of x (g, c)"
     last = inputs.shape[2] - 1
@@ -293,10 +142,10 @@ def _remember(inputs, rows, r, at, x):
         x_b, store = x[b], inputs[r, rows[b], last, at]
         for i in range(len(x_b)):
             v = x_b[i]
-            below = _exp(min(v, np.float32(0))) - np.float32(1)
+            below = exponential(min(v, np.float32(0))) - np.float32(1)
             store[i] = v if v > 0 else below
 
-@_compiled(inner=True)
+@compiled(inner=True)
 def _res_steps(w, m, facts, rows, ready1, ready2, block, j, x):
     "The causal residual blocks of a block at one position, x (g, c) in place"
     p = facts.margin
@@ -304,11 +153,11 @@ def _res_steps(w, m, facts, rows, ready1, ready2, block, j, x):
         _remember(m.inputs1, rows, r, j + p, x)
         _remember(m.inputs2, rows, r, j + p,
                   _own_row(w.own1, m.inputs1, ready1, rows, r, j))
-        _add_glu(_own_row(w.own2, m.inputs2, ready2, rows, r, j), x)
+        add_glu(_own_row(w.own2, m.inputs2, ready2, rows, r, j), x)
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #feead036
 #| code-fold: true
-@_compiled(inner=True)
+@compiled(inner=True)
 def _attention_step(w, m, facts, rows, block, at, query, kv):
     "Store keys and values, attend to all so far; (g, width)"
     width, d, seen = query.shape[1], query.shape[1] // facts.n_heads, at + int(facts.attend_self)
@@ -319,14 +168,14 @@ def _attention_step(w, m, facts, rows, block, at, query, kv):
             keys[i, at], values[i, at] = kv[b, i], kv[b, width + i]
         if seen:
             for i in range(0, width, d):
-                _look_back(query[b, i:i + d], keys[i:i + d], values[i:i + d], seen,
+                look_back(query[b, i:i + d], keys[i:i + d], values[i:i + d], seen,
                            score,
                            out[b, i:i + d])
     return out
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #f2f15bd8
 #| code-fold: true
-@_compiled(inner=True)
+@compiled(inner=True)
 def _block_step(w, m, facts, rows, block, i, j, first, x):
     "The rest of a block for one position: first and x (g, c) -> (g, c)"
     g, c = x.shape
@@ -338,38 +187,38 @@ def _block_step(w, m, facts, rows, block, i, j, first, x):
     if not facts.attention:
         return _affine(_part(state, c, 2 * c + 2), w.out, block)
     active, query = _part(state, 0, 2 * c + 2), _part(state, c, 2 * c + 2)
-    _elu(active)
+    elu(active)
     h, hidden = _affine(active, w.enter, block), w.key.weight.shape[1]
-    _elu(h)
-    _add_glu(_affine(_part(h, 0, hidden), w.key, block), state)
-    _add_glu(_affine(_part(h, hidden, h.shape[1]), w.query, block), query)
+    elu(h)
+    add_glu(_affine(_part(h, 0, hidden), w.key, block), state)
+    add_glu(_affine(_part(h, hidden, h.shape[1]), w.query, block), query)
     kv, at = _affine(state, w.keep, block), i * m.place.shape[2] + j
     aux = _attention_step(w, m, facts, rows, block, at, _affine(query, w.ask, block),
                           kv)
     joined = np.empty((g, c + aux.shape[1]), np.float32)
-    _elu(aux)
+    elu(aux)
     for b in range(g):
         for o in range(c):
             joined[b, o] = active[b, c + o]
         for o in range(aux.shape[1]):
             joined[b, c + o] = aux[b, o]
     h = _affine(joined, w.join, block)
-    _elu(h)
-    _add_glu(_affine(h, w.gate, block), x)
+    elu(h)
+    add_glu(_affine(h, w.gate, block), x)
     return x
 
-@_compiled(inner=True)
+@compiled(inner=True)
 def _point_block(x, first, second, k):
     "`PointBlock` k, x (g, c) in place"
     h = _part(x, 0, x.shape[1])
-    _elu(h)
+    elu(h)
     h = _affine(h, first, k)
-    _elu(h)
-    _add_glu(_affine(h, second, k), x)
+    elu(h)
+    add_glu(_affine(h, second, k), x)
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #96229a73
 #| code-fold: true
-@_compiled(inner=True)
+@compiled(inner=True)
 def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
                temperature, top_k,
                top_p):
@@ -384,7 +233,7 @@ def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
                     x_b[o] += known[o]
             _point_block(x, w.stage1, w.stage2, s - 1)
         h = _part(x, 0, x.shape[1])
-        _elu(h)
+        elu(h)
         logits = _affine(h, w.heads, s)
         for b in range(items):
             item = rows[b]
@@ -395,7 +244,7 @@ def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
                     near = given[o] - gap * (np.float32(1) - guidance)
                     given[o] = near if guidance >= np.float32(.5) else without[o] + guidance * gap
             if not still[item, s, i, j]:
-                codes[item, s, i, j] = _choose(logits[b], noise[item, j, s],
+                codes[item, s, i, j] = choose(logits[b], noise[item, j, s],
                                                temperature, top_k,
                                                top_p)
         for b in range(len(rows)):
@@ -403,8 +252,8 @@ def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #5494e2d9
 #| code-fold: true
-@_compiled
-def _draw_columns(w, m, facts, rows, items, i, stop, above, ready1, ready2, noise,
+@compiled
+def draw_columns(w, m, facts, rows, items, i, stop, above, ready1, ready2, noise,
                   codes, still,
                   guidance, temperature, top_k, top_p):
     "Row i of some maps, column by column: nothing but machine code"
@@ -419,13 +268,3 @@ def _draw_columns(w, m, facts, rows, items, i, stop, above, ready1, ready2, nois
         _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
                    temperature,
                    top_k, top_p)
-
-def _packed(
-    layers:list, # of `Affine`
-)->_Affines:
-    "The same layer of every block, inputs first"
-    if not layers:
-        return _Affines(np.zeros((0, 1, 1), np.float32), np.zeros((0, 1), np.float32))
-    weight = torch.stack([layer.weight.T for layer in layers]).contiguous()
-    return _Affines(weight.numpy(),
-                    torch.stack([layer.bias for layer in layers]).numpy())
