@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 #| code-fold: true
 from ..audio_features import (
     GriffinLim, image_to_mel, log_mel, mel_to_image, mel_values, MelConfig)
+from ..core.code_maps import mel_loaders
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_json)
 from ..core.generator import Conditions, ItemNoise, Pretrained
@@ -36,7 +37,7 @@ from ..diffwave import (
     diffuse, DiffusionProcess, DiffusionRecipe, guided, invert_ddim, sample_ddim,
     sample_ddpm, time_grid)
 from ..spectrogram_diffusion import (
-    _mel_loaders, asked_label, Attention, Stage, UNet, unet_preset, UNetConfig)
+    asked_label, Attention, Stage, UNet, unet_preset, UNetConfig)
 
 # %% ../../nbs/published/audio_diffusion.ipynb #7a7a477b
 @dataclass
@@ -491,7 +492,7 @@ class MelImageRecipe(DiffusionRecipe):
 
     def dataloaders(self, data):
         "`DataLoaders` from a path, `ClipTable` or `MelCache`"
-        return _mel_loaders(self, data, self.image.mel, frames=self.image.x_res)
+        return mel_loaders(self, data, self.image.mel, frames=self.image.x_res)
 
     def build_model(self, dls)->MelImageDiffusion:
         "A fresh model"

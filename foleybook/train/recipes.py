@@ -164,9 +164,9 @@ def all_recipes() -> dict: # name of a preset -> class of recipe
 def _import_book():
     "Import what may define recipes, so that its presets are known"
     import foleybook
-    for module in pkgutil.iter_modules(foleybook.__path__):
-        if module.name[0] != '_' and module.name != 'cli':
-            importlib.import_module(f'foleybook.{module.name}')
+    for module in pkgutil.walk_packages(foleybook.__path__, 'foleybook.'):
+        if '._' not in module.name and '.apps' not in module.name:
+            importlib.import_module(module.name)
 
 # %% ../../nbs/train/recipes.ipynb #27e624c7
 def find_recipe(
