@@ -11,10 +11,9 @@ from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 # %% auto #0
-__all__ = ['Quantized', 'nearest_code', 'CodeUse', 'code_use', 'kmeans', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d',
-           'EncoderBranch', 'MapEncoder', 'MapDecoder', 'CodebookConfig', 'VQVAEConfig', 'find_quantizer',
-           'mel_distance', 'VQVAEOutput', 'VQVAE', 'noise_texture', 'Grain', 'codebook_use', 'VQVAERecipe',
-           'UnigramRecipe', 'CascadeRecipe']
+__all__ = ['Quantized', 'nearest_code', 'kmeans', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch',
+           'MapEncoder', 'MapDecoder', 'CodebookConfig', 'VQVAEConfig', 'find_quantizer', 'mel_distance', 'VQVAEOutput',
+           'VQVAE', 'noise_texture', 'Grain', 'codebook_use', 'VQVAERecipe', 'UnigramRecipe', 'CascadeRecipe']
 
 # %% ../nbs/04_codebooks.ipynb #519485e4
 #| code-fold: true
@@ -55,26 +54,6 @@ def nearest_code(
     norm, scale = codebook.square().sum(1), codebook.t()
     return torch.cat([torch.addmm(norm, part, scale, alpha=-2).argmin(1)
                       for part in z.split(chunk)])
-
-# %% ../nbs/04_codebooks.ipynb #087023f4
-class CodeUse(NamedTuple):
-    "How evenly a codebook is used"
-    counts: Tensor     # times each code occurs, (n,)
-    used: float        # share of the codes that occur at all, 0..1
-    perplexity: float  # number of equally likely codes with the same entropy, 1..n
-    bits: float        # entropy of one code
-
-# %% ../nbs/04_codebooks.ipynb #fefebb90
-def code_use(
-    codes:Tensor, # int64, any shape
-    n_codes:int, # size of the codebook
-)->CodeUse:
-    "Count the codes: share used, perplexity, entropy in bits"
-    counts = torch.bincount(check_codes(codes, n_codes).flatten().cpu(),
-                            minlength=n_codes)
-    entropy = torch.special.entr(counts / counts.sum().clamp_min(1)).sum().item()
-    return CodeUse(counts, (counts > 0).float().mean().item(), math.exp(entropy),
-                   entropy / math.log(2))
 
 # %% ../nbs/04_codebooks.ipynb #8f27a9c2
 def _world()->int:

@@ -13,11 +13,11 @@ from typing import ClassVar, NamedTuple
 
 # %% auto #0
 __all__ = ['SILENT', 'step_features', 'ResnetBlock', 'Attention', 'GatedLinear', 'ContextLayer', 'ContextAttention', 'Halve',
-           'Double', 'Stage', 'UNetConfig', 'UNet', 'class_vector', 'asked_label', 'unet_preset', 'slerp',
-           'MelVAEConfig', 'MelVAE', 'MelVAEOutput', 'MelVAERecipe', 'rotary', 'turned', 'attention', 'FlowBlock',
-           'FlowConfig', 'FlowTransformer', 'FlowTask', 'event_ends', 'mel_level', 'warped', 'Altered', 'Exercise',
-           'flow_loss', 'Encodings', 'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet', 'LatentDiffusionConfig',
-           'LatentDiffusion', 'windows', 'LatentDiffusionRecipe', 'loop_seam', 'ReflowRecipe', 'StudentRecipe', 'Paths']
+           'Double', 'Stage', 'UNetConfig', 'UNet', 'class_vector', 'asked_label', 'slerp', 'MelVAEConfig', 'MelVAE',
+           'MelVAEOutput', 'MelVAERecipe', 'rotary', 'turned', 'attention', 'FlowBlock', 'FlowConfig',
+           'FlowTransformer', 'FlowTask', 'event_ends', 'mel_level', 'warped', 'Altered', 'Exercise', 'flow_loss',
+           'Encodings', 'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet', 'LatentDiffusionConfig',
+           'LatentDiffusion', 'windows', 'LatentDiffusionRecipe', 'ReflowRecipe', 'StudentRecipe', 'Paths']
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #a2b2169c
 #| code-fold: true
@@ -181,15 +181,13 @@ class Halve(nn.Module):
     "Convolution of stride 2"
     def __init__(self,
         width:int, # channels
-        # pad only after the end, as autoencoders of latent diffusion do
-        ahead:bool=False,
     ):
         super().__init__()
-        self.ahead, self.conv = ahead, nn.Conv2d(width, width, 3, 2, 0 if ahead else 1)
+        self.conv = nn.Conv2d(width, width, 3, 2, 1)
 
     def forward(self, x:Tensor)->Tensor:
-        "(b, c, h, w) to (b, c, h/2, w/2), rounded up unless `ahead`"
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.ahead else x)
+        "(b, c, h, w) to (b, c, h/2, w/2), rounded up"
+        return self.conv(x)
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #331b5ac3
 class Double(nn.Module):
@@ -215,7 +213,6 @@ class Stage(nn.Module):
         time_width:int|None=None, # see `ResnetBlock`
         groups:int=32, # see `ResnetBlock`
         eps:float=1e-5, # see `ResnetBlock`
-        ahead:bool=False, # see `Halve`
     ):
         super().__init__()
         width = sizes[-1][1]
@@ -224,7 +221,7 @@ class Stage(nn.Module):
         if attention:
             self.attentions = nn.ModuleList([attention() for _ in sizes])
         if resample == 'half':
-            self.downsamplers = nn.ModuleList([Halve(width, ahead)])
+            self.downsamplers = nn.ModuleList([Halve(width)])
         if resample == 'double':
             self.upsamplers = nn.ModuleList([Double(width)])
 
@@ -235,15 +232,6 @@ class Stage(nn.Module):
             return x
         layer = self.attentions[i]
         return layer(x, context) if isinstance(layer, ContextAttention) else layer(x)
-
-    def forward(self, x:Tensor)->Tensor:
-        "All of it, without time, context or memory: as autoencoders do"
-        for i in range(len(self.resnets)):
-            x = self.step(i, x)
-        for layer in (*getattr(self, 'downsamplers', ()),
-                      *getattr(self, 'upsamplers', ())):
-            x = layer(x)
-        return x
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #28633392
 @dataclass
@@ -418,32 +406,6 @@ def check_input(self:UNet,
         shape = None if context is None else tuple(context.shape)
         raise ValueError(f"context of shape {shape}. Give ({wanted[0]}, length, "
                          f"{wanted[1]}).")
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #bad51200
-def unet_preset(
-    # 'tiny' (which is not small), 'small' or 'large'; with a context also 'base'
-    size:str='small',
-    context:int|None=None, # width of the context; None: no context
-    **changes, # other fields of `UNetConfig`
-)->UNetConfig:
-    "The published U-Nets by name"
-    widths = dict(tiny=(256, 256, 512, 512), small=(128, 128, 256, 256, 512, 512),
-                  large=(128, 128, 256, 256, 512, 512, 1024))
-    at = dict(tiny=2, small=4, large=5)
-    if context:
-        widths |= dict(small=(128, 256, 256, 256, 512, 512), base=(128, 256, 512, 512),
-                       large=(128, 256, 256, 512, 512, 512, 1024))
-    if size not in widths:
-        raise ValueError(f"no U-Net {size!r}. {near(size, widths)}")
-    n, kind = len(widths[size]), 'CrossAttn' if context else 'Attn'
-    down = {0, 1, 2} if size == 'base' else {at[size]}
-    up = {1, 2, 3} if size == 'base' else {1}
-    names = lambda where, way: tuple(f"{kind if i in where else ''}{way}Block2D"
-                                     for i in range(n))
-    return UNetConfig(**dict(block_out_channels=widths[size],
-                             cross_attention_dim=context,
-                             down_block_types=names(down, 'Down'),
-                             up_block_types=names(up, 'Up')) | changes)
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #94815d30
 def slerp(
@@ -1718,19 +1680,6 @@ LatentDiffusionRecipe.presets = {
                          student='foley-student'),
     'foley-unet-diffusion': dict(vae='foley-melvae-2d', backbone='foley-unet'),
 }
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #cee9bf00
-def loop_seam(
-    audio:Tensor, # waveform, (t,)
-    mel:MelConfig, # front end to look through
-    around:int=3, # frames on each side of the joint
-)->float: # largest change near the joint, by the 95th percentile of all changes
-    "How much a loop's joint stands out: about 1 or less where it does not"
-    there = log_mel(torch.cat([audio, audio])[None], mel)[0]
-    change = there.diff(dim=-1).square().mean(0).sqrt()
-    joint = len(audio) // mel.hop_length
-    own = torch.cat([change[around:joint - around], change[joint + around:-around]])
-    return (change[joint - around:joint + around].max() / own.quantile(.95)).item()
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #23dd1022
 @patch

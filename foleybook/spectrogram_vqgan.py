@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 __all__ = ['VQGAN_PRESETS', 'FrameNorm', 'ResnetBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANConfig', 'VQGANEncoder',
            'VQGANDecoder', 'VQGANOutput', 'SpectrogramVQGAN', 'unit_length', 'LPAPS', 'ClassifierMaps',
            'find_perceptual', 'PatchDiscriminator', 'critic_loss', 'adaptive_weight', 'AdaptiveWeight', 'VQGANLoss',
-           'VQGANRecipe', 'VQGANCascadeRecipe', 'explorer']
+           'VQGANRecipe', 'VQGANCascadeRecipe']
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #c721ca04
 #| code-fold: true
@@ -25,7 +25,7 @@ from torch import nn, Tensor
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #9aa2c613
 #| code-fold: true
-from .audio_features import MelConfig, Sounds
+from .audio_features import MelConfig
 from foleybook.codebooks import (
     _check_codebook, CascadeRecipe, CodebookConfig, find_quantizer, mel_distance, VQVAE,
     VQVAERecipe)
@@ -705,32 +705,3 @@ class VQGANCascadeRecipe(CascadeRecipe):
         'quick-vqgan-cascade': {},
         'foley-vqgan-cascade': dict(codebook='foley-vqgan', prior='foley-pixelsnail',
                                     top_p=None, guidance=2.)}
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #d3769dde
-def explorer(
-    sounds:Sounds, # recordings to choose from, one channel
-    codecs:dict, # name -> `NeuralCodec`
-    make:bool=True, # show a first one at once
-): # a widget
-    "Choose a recording and a depth; hear it as it was and through each codec"
-    import ipywidgets as w
-    from IPython.display import display
-    from foleybook.audio_features import play_table
-
-    names = [(f'{k}: {l}', k) for k, l in enumerate(sounds.labels)]
-    clip, out = w.Dropdown(options=names, description='recording'), w.Output()
-    deep = max(codec.stages for codec in codecs.values())
-    depth = w.IntSlider(deep, 1, deep, description='stages')
-
-    def show(_=None):
-        x, rate = sounds.audio[clip.value, 0], sounds.sample_rate
-        heard = {'recording': x}
-        for name, codec in codecs.items():
-            made = codec.encode(x, rate, min(depth.value, codec.stages))
-            heard[f'{name}, {made.kbps:.2f} kbit/s'] = codec.decode(made)[0]
-        with out:
-            out.clear_output(wait=True)
-            display(play_table(heard, rate, columns=2, match=True))
-    for knob in (clip, depth): knob.observe(show, 'value')
-    if make: show()
-    return w.VBox([w.Box([clip, depth]), out])

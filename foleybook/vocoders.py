@@ -18,7 +18,7 @@ __all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'MPD_WIDTHS', 'MSD_WI
            'MultiPeriodDiscriminator', 'ScaleDiscriminator', 'MultiScaleDiscriminator', 'stft_magnitude',
            'SpectrumDiscriminator', 'MultiResolutionDiscriminator', 'discriminator_loss', 'generator_loss',
            'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss', 'spectral_energy_loss', 'wave_to_mel',
-           'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe', 'copy_synthesis', 'render_file']
+           'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe', 'render_file']
 
 # %% ../nbs/03_vocoders.ipynb #f7cd0aeb
 #| code-fold: true
@@ -1287,34 +1287,6 @@ class AdversarialRecipe(VocoderRecipe):
         game = AdversarialTraining(self.discriminators(), discriminator_loss=judged,
                                    generator_losses=terms, start=self.start)
         return [*super().callbacks(), game]
-
-# %% ../nbs/03_vocoders.ipynb #d7a1e78e
-@torch.inference_mode()
-def copy_synthesis(
-    vocoders:dict, # name -> vocoder: anything with `.mel` and `forward(log_mel)`
-    audio:Tensor, # recordings, (n, 1, t) or (n, t)
-): # pandas table, one row per vocoder
-    "Render the log-mels of recordings and measure what is lost, mean over recordings"
-    import pandas as pd
-
-    x,rows = audio.reshape(len(audio), 1, -1),[]
-    for name,v in vocoders.items():
-        mel,render = v.mel,getattr(v, 'vocode', v)
-        begin = time.process_time()
-        at = next(v.parameters(), x).device if isinstance(v, nn.Module) else x.device
-        y = torch.cat([render(log_mel(xi, mel).to(at)).to(x.device) for xi in x])
-        seconds,n = time.process_time() - begin,min(y.shape[-1], x.shape[-1])
-        share = 2 * mel.top / mel.sample_rate
-        def far(share=1.):
-            pairs = zip(y[..., None, :n], x[..., None, :n])
-            lost = [multi_resolution_stft_loss(a, b, share=share).item() for a,
-                    b in pairs]
-            return sum(lost) / len(x)
-        rows.append({'vocoder': name,
-                     'mel distance': mel_loss(y[..., :n], x[..., :n], mel).item(),
-            'STFT distance': far(), f'below {mel.top / 1000:g} kHz': far(share),
-            'times real time': x.numel() / mel.sample_rate / seconds})
-    return pd.DataFrame(rows).set_index('vocoder')
 
 # %% ../nbs/03_vocoders.ipynb #8c6e69cc
 def render_file(
