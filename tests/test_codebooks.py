@@ -273,6 +273,16 @@ def test_one_base_for_every_mel_autoencoder():
             assert getattr(recipe, name) is getattr(MelAutoencoderRecipe, name) or name == "loss_func"
 
 
+def test_a_reader_of_the_parent_is_not_the_childs():
+    "Whichever file is read first, a VQGAN asks its own reader"
+    from foleybook.spectrogram_vqgan import SpectrogramVQGAN
+    VQVAE.from_original(original(), mel=MelConfig.preset("dcase2023").replace(n_mels=16))
+    assert SpectrogramVQGAN.from_original.__func__ is not VQVAE.from_original.__func__
+    with pytest.raises(CheckpointError):
+        SpectrogramVQGAN.from_original({"encoder.x": torch.zeros(1)})
+    assert SpectrogramVQGAN.from_original.__func__.__module__ == "foleybook.published.specvqgan"
+
+
 def test_audyn_flag_is_accepted():
     model = VQVAE.from_original(original("audyn_rvqvae") | {"vector_quantizer.is_initialized": True})
     assert model.config.n_quantizers == 3 and model.mel.mel_scale == "htk"
