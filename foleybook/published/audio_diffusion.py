@@ -187,8 +187,12 @@ class AheadHalve(Halve):
 
 # %% ../../nbs/published/audio_diffusion.ipynb #9af84828
 class PlainStage(Stage):
-    "A `Stage` without time, context or memory; see it for the arguments"
-    def __init__(self, sizes, resample='', **given):
+    "A `Stage` without time, context or memory"
+    def __init__(self,
+        sizes:list, # see `Stage`
+        resample:str='', # see `Stage`
+        **given, # groups and eps of `Stage`
+    ):
         super().__init__(sizes, resample=resample, **given)
         if resample == 'half':
             self.downsamplers[0] = AheadHalve(sizes[-1][1])
