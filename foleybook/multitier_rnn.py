@@ -1098,13 +1098,14 @@ class ParamOut(NamedTuple):
     # logits of the mixture, of the same shape; None where there is none
     pi: Tensor = None
 
-# %% ../nbs/11_multitier_rnn.ipynb #fad0cf79
+# %% ../nbs/11_multitier_rnn.ipynb #123b39c8
 @patch
 def through(self: ParamTier, gru, h, state, k):
     "A recurrence over h, (b, l, d), which goes on from state k and leaves its own there"
     out, state[k] = self.recur(gru, h, state[k])
     return out
 
+# %% ../nbs/11_multitier_rnn.ipynb #fad0cf79
 @patch
 def heads(self: ParamTier, h, state, start):
     "Means and spreads of the next rows; `state` is changed"
