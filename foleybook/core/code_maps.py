@@ -38,7 +38,7 @@ class CodeError(ValueError):
 
 # %% ../../nbs/core/code_maps.ipynb #2373a9d7
 class MelAutoencoder(Pretrained):
-    "Log-mel to a small map and back: a family adds `encode`, `decode`, `scaling` and `grain`"
+    "Log-mel to a small map and back: a family adds `encode`, `decode` and `grain`"
     @property
     def mel(self)->MelConfig:
         "The spectrogram it reads and writes"
@@ -125,7 +125,7 @@ def mel_loaders(
 
 # %% ../../nbs/core/code_maps.ipynb #9ef61bc5
 class VQLoss:
-    "The loss that an autoencoder has computed itself; its parts are kept for `history.csv`"
+    "The loss an autoencoder has computed itself; its parts go to `history.csv`"
     def __init__(self): self.parts = {}
 
     def __call__(self,
@@ -148,7 +148,7 @@ def distance_db(
 # %% ../../nbs/core/code_maps.ipynb #62e54ee1
 @dataclass
 class MelAutoencoderRecipe(LoopRecipe):
-    "Train a `MelAutoencoder` on the log-mels of clips; a family adds `model` and `build_model`"
+    "Train a `MelAutoencoder` on clips; a family adds `model` and `build_model`"
     seconds:float = 4.  # length every clip is brought to
     frames:int|None = None  # random crop of so many frames; None: whole clips
     cache_dir:str|None = None  # of the mels; None: see `cache_folder`

@@ -174,7 +174,7 @@ def kl(self:Posterior)->Tensor: # (b,)
 
 # %% ../../nbs/published/audio_diffusion.ipynb #25a2f97b
 class AheadHalve(Halve):
-    "Convolution of stride 2 that pads after the end only, as autoencoders of latent diffusion do"
+    "Convolution of stride 2 that pads after the end only, as latent diffusion does"
     def __init__(self,
         width:int, # channels
     ):

@@ -98,7 +98,7 @@ def published_loss(
     eps: Tensor = None,
     temperature: float = 1.0,  # see `PublishedTier.spread`
 ) -> Tensor:  # of each row, (l,)
-    "Mean squared error of a draw; of a mixture, or without `drawn_loss`, the likelihood"
+    "Mean squared error of a draw; of a mixture the likelihood"
     std = _spread(config, out.sigma, temperature)
     if out.pi is not None or not config.drawn_loss:
         return param_loss(out, targets, std)
@@ -236,7 +236,8 @@ def from_original(
         controls=props if len(props) == d_in - tracks else (), cond_size=d_in - tracks,
         net=net,
         hidden_size=ours["input.weight"].shape[0], n_layers=_layers(ours),
-        phased="cells.0.bias" in ours, signed_phase=True, row_rate=row_rate or told.get("sample_rate") or 125.0)
+        phased="cells.0.bias" in ours, signed_phase=True,
+        row_rate=row_rate or told.get("sample_rate") or 125.0)
     tier = PublishedTier(config)
     load_strict(tier, ours, "MTCRNN weights")
     return tier.eval()
