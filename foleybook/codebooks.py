@@ -5,33 +5,31 @@
 # %% ../nbs/04_codebooks.ipynb #92bd235a
 #| code-fold: true
 from __future__ import annotations
-import hashlib, math
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 # %% auto #0
-__all__ = ['VQVAE_PRESETS', 'Quantized', 'nearest_code', 'CodeUse', 'code_use', 'kmeans', 'VectorQuantizer', 'ResidualVQ', 'FSQ',
-           'ResBlock2d', 'EncoderBranch', 'MapEncoder', 'MapDecoder', 'VQVAEConfig', 'mel_distance', 'VQVAEOutput',
-           'VQVAE', 'noise_texture', 'Grain', 'VQLoss', 'codebook_use', 'distance_db', 'VQVAERecipe', 'UnigramRecipe',
-           'CascadeRecipe']
+__all__ = ['Quantized', 'nearest_code', 'kmeans', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch',
+           'MapEncoder', 'MapDecoder', 'CodebookConfig', 'VQVAEConfig', 'find_quantizer', 'mel_distance', 'VQVAEOutput',
+           'VQVAE', 'noise_texture', 'Grain', 'codebook_use', 'VQVAERecipe', 'UnigramRecipe', 'CascadeRecipe']
 
 # %% ../nbs/04_codebooks.ipynb #519485e4
 #| code-fold: true
-import numpy as np, torch, torch.distributed as dist, torch.nn.functional as F
+import torch, torch.distributed as dist, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 
 # %% ../nbs/04_codebooks.ipynb #0bbe5067
 #| code-fold: true
-from .audio_features import GriffinLim, log_mel, MelConfig, Sounds
+from .audio_features import log_mel, MelConfig
 from .core.code_maps import (
-    Cascade, check_codes, CodeError, CodeTable, encode_table, PriorConfig, UnigramPrior)
-from .core.generator import ItemNoise, Pretrained
+    Cascade, check_codes, CodeError, CodeTable, distance_db, encode_table, map_hash,
+    mel_cache, MelAutoencoder, MelAutoencoderRecipe, PriorConfig, UnigramPrior, VQLoss)
+from .core.generator import ItemNoise
 from .core.rendering import find_vocoder
-from .core.sound_files import unclipped
 from .train.recipes import (
     licence_of_parts, LoopRecipe, Recipe, StagedRecipe, teller, train_stage)
 
@@ -56,26 +54,6 @@ def nearest_code(
     norm, scale = codebook.square().sum(1), codebook.t()
     return torch.cat([torch.addmm(norm, part, scale, alpha=-2).argmin(1)
                       for part in z.split(chunk)])
-
-# %% ../nbs/04_codebooks.ipynb #087023f4
-class CodeUse(NamedTuple):
-    "How evenly a codebook is used"
-    counts: Tensor     # times each code occurs, (n,)
-    used: float        # share of the codes that occur at all, 0..1
-    perplexity: float  # number of equally likely codes with the same entropy, 1..n
-    bits: float        # entropy of one code
-
-# %% ../nbs/04_codebooks.ipynb #fefebb90
-def code_use(
-    codes:Tensor, # int64, any shape
-    n_codes:int, # size of the codebook
-)->CodeUse:
-    "Count the codes: share used, perplexity, entropy in bits"
-    counts = torch.bincount(check_codes(codes, n_codes).flatten().cpu(),
-                            minlength=n_codes)
-    entropy = torch.special.entr(counts / counts.sum().clamp_min(1)).sum().item()
-    return CodeUse(counts, (counts > 0).float().mean().item(), math.exp(entropy),
-                   entropy / math.log(2))
 
 # %% ../nbs/04_codebooks.ipynb #8f27a9c2
 def _world()->int:
@@ -118,9 +96,6 @@ class VectorQuantizer(nn.Module):
         update:str='ema',
         commitment:float=.25, # weight of the commitment loss, beta in the paper
         decay:float=.99, # of the running means
-        # running count of a row that was never used; the DCASE baseline has 0
-        count_init:float=1.,
-        laplace:bool=True, # smooth the counts (+1e-5), as VQ-VAE-2 does; Audyn does not
         # start from the k-means of the first batch; 0: from N(0, 1)
         kmeans_iters:int=10,
         # restart a row used less than this share of the mean; 0: never
@@ -130,12 +105,12 @@ class VectorQuantizer(nn.Module):
         if update not in ('ema', 'gradient'):
             raise ValueError(f"update is {update!r}; use 'ema' or 'gradient'")
         self.n_codes, self.dim, self.update, self.commitment = n_codes, dim, update, commitment
-        self.decay, self.laplace = decay, laplace
+        self.decay = decay
         self.kmeans_iters, self.restart_below = kmeans_iters, restart_below
         rows = torch.randn(n_codes, dim)
         if update == 'ema': self.register_buffer('codebook', rows)
         else: self.codebook = nn.Parameter(rows)
-        self.register_buffer('count', torch.full((n_codes,), float(count_init)))
+        self.register_buffer('count', torch.ones(n_codes))
         self.register_buffer('total', rows.clone())
         self.register_buffer('started', torch.tensor(not kmeans_iters))
 
@@ -183,12 +158,18 @@ def _update(self:VectorQuantizer,
     if self.update == 'ema':
         self.total.copy_(keep(self.decay * self.total + (1 - self.decay) * total,
                               self.total))
-        share = self.count
-        if self.laplace:
-            share = (share + 1e-5) / (share.sum() + self.n_codes * 1e-5) * share.sum()
+        share = self.smoothed(self.count)
         self.codebook.copy_(keep(self.total / share.unsqueeze(1), self.codebook))
     if self.restart_below: self._restart(z, finite)
     return count
+
+# %% ../nbs/04_codebooks.ipynb #b4b15b60
+@patch
+def smoothed(self:VectorQuantizer,
+    count:Tensor, # running counts, (n,)
+)->Tensor: # (n,)
+    "Counts that are never zero (+1e-5, Laplace), as VQ-VAE-2 divides by"
+    return (count + 1e-5) / (count.sum() + self.n_codes * 1e-5) * count.sum()
 
 # %% ../nbs/04_codebooks.ipynb #82086e18
 @patch
@@ -344,20 +325,14 @@ class ResBlock2d(nn.Module):
     def __init__(self,
         width:int, # channels in and out
         hidden:int, # channels between the two convolutions
-        # the skip carries ReLU x instead of x, as the DCASE baseline's in-place ReLU
-        # does
-        relu_skip:bool=False,
     ):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(width, hidden, 3,
-                                           padding=1), nn.Conv2d(hidden, width, 1)
-        self.relu_skip = relu_skip
+        self.conv1 = nn.Conv2d(width, hidden, 3, padding=1)
+        self.conv2 = nn.Conv2d(hidden, width, 1)
 
     def forward(self, x:Tensor)->Tensor:
         "(b, c, m, f) -> the same shape"
-        active = F.relu(x)
-        return (active if self.relu_skip
-                else x) + self.conv2(F.relu(self.conv1(active)))
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 # %% ../nbs/04_codebooks.ipynb #4e0f7f19
 def _window(
@@ -384,7 +359,6 @@ class EncoderBranch(nn.Module):
         strides:tuple, # one pair (along frequency, along time) for each level
         res_blocks:int, # number of residual blocks
         res_width:int, # their inner channels
-        relu_skip:bool, # see `ResBlock2d`
     ):
         super().__init__()
         widths = ([in_channels] + [width // 2] * (len(strides) > 1)
@@ -392,7 +366,7 @@ class EncoderBranch(nn.Module):
         self.down = nn.ModuleList(nn.Conv2d(a, b, **_window(kernel, s))
                                   for a, b, s in zip(widths, widths[1:], strides))
         self.conv = nn.Conv2d(width, width, 3, padding=1)
-        self.res = nn.ModuleList(ResBlock2d(width, res_width, relu_skip)
+        self.res = nn.ModuleList(ResBlock2d(width, res_width)
                                  for _ in range(res_blocks))
 
     def forward(self, x:Tensor)->Tensor:
@@ -413,12 +387,10 @@ class MapEncoder(nn.Module):
         strides:tuple=((2, 2), (2, 2)), # (bands, frames) of each level
         res_blocks:int=2, # after the last level
         res_width:int=32, # channels inside a residual block
-        relu_skip:bool=False, # see `EncoderBranch`
     ):
         super().__init__()
         self.branches = nn.ModuleList(EncoderBranch(in_channels, width, k, strides,
-                                                    res_blocks,
-                                                    res_width, relu_skip)
+                                                    res_blocks, res_width)
                                       for k in kernels)
         self.project = nn.Conv2d(width, dim, 1)
 
@@ -436,13 +408,12 @@ class MapDecoder(nn.Module):
         strides:tuple=((2, 2), (2, 2)), # (bands, frames) of each level
         res_blocks:int=2, # before the first level
         res_width:int=32, # channels inside a residual block
-        relu_skip:bool=False, # see `EncoderBranch`
     ):
         super().__init__()
         widths = ([width] * max(1, len(strides) - 1) + [width // 2] * (len(strides) > 1)
                   + [out_channels])
         self.conv = nn.Conv2d(dim, width, 3, padding=1)
-        self.res = nn.ModuleList(ResBlock2d(width, res_width, relu_skip)
+        self.res = nn.ModuleList(ResBlock2d(width, res_width)
                                  for _ in range(res_blocks))
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, **_window(2 * max(s), s))
                                 for a, b,
@@ -457,8 +428,8 @@ class MapDecoder(nn.Module):
 
 # %% ../nbs/04_codebooks.ipynb #e13cb962
 @dataclass
-class VQVAEConfig:
-    "A VQ-VAE over log-mels; fields below the line are there to load and repeat the published ones"
+class CodebookConfig:
+    "What every codebook over log-mels has: front end, strides, quantiser"
     mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
     # subtracted from the log-mel before the encoder, added after the decoder
     mel_mean:float = 0.
@@ -466,10 +437,6 @@ class VQVAEConfig:
     # one level each; code rows = mel bands / product
     freq_strides:tuple[int, ...] = (2, 2)
     time_strides:tuple[int, ...] = (2, 2)  # code columns = frames / product
-    width:int = 128  # channels of the maps
-    res_blocks:int = 2
-    res_width:int = 32
-    kernels:tuple[int, ...] = (4, 2, 6, 8)  # one encoder branch for each
     quantizer:str = 'ema'  # 'ema', 'gradient' or 'fsq'
     n_codes:int = 512  # rows of a codebook ('fsq': product of the levels)
     dim:int = 64  # width of a code
@@ -480,29 +447,54 @@ class VQVAEConfig:
     decay:float = .99
     kmeans_iters:int = 10
     restart_below:float = .03
-    grain:int = 0  # width of the network that tells what the codes leave out; 0: none
-    # ---- published models ----
-    channels:int = 1  # spectrogram channels
-    # DCASE baseline: 0, which throws unused rows far away at the first step
-    count_init:float = 1.
-    laplace:bool = True  # Audyn: False
-    # DCASE baseline: True, its in-place ReLU changes the skip connection
-    relu_skip:bool = False
+    channels:int = 1  # of the spectrogram
 
-    def __post_init__(self):
-        if isinstance(self.mel, dict): self.mel = MelConfig.from_dict(self.mel)
-        for name in ('freq_strides', 'time_strides', 'kernels', 'levels'):
-            setattr(self, name, tuple(getattr(self, name)))
-        if self.quantizer not in ('ema', 'gradient', 'fsq'):
-            raise ValueError(f"quantizer is {self.quantizer!r}; use 'ema', 'gradient' "
-                             "or 'fsq'")
-        if len(self.freq_strides) != len(self.time_strides):
-            raise ValueError(f"freq_strides {self.freq_strides} and time_strides "
-                             f"{self.time_strides} differ in length")
-        if self.mel.n_mels % math.prod(self.freq_strides):
-            raise ValueError(f"{self.mel.n_mels} mel bands cannot be divided by "
-                             f"freq_strides {self.freq_strides}")
-        if self.quantizer == 'fsq': self.n_codes = math.prod(self.levels)
+    def __post_init__(self): _check_codebook(self)
+
+    @property
+    def time_stride(self)->int:
+        "Frames of one code column"
+        return math.prod(self.time_strides)
+
+# %% ../nbs/04_codebooks.ipynb #312f3cdc
+def _check_codebook(c):
+    "Raise ValueError for sizes that do not go together"
+    if isinstance(c.mel, dict): c.mel = MelConfig.from_dict(c.mel)
+    for name in (f.name for f in fields(c)):
+        if isinstance(value := getattr(c, name), list): setattr(c, name, tuple(value))
+    if c.quantizer not in ('ema', 'gradient', 'fsq'):
+        raise ValueError(f"quantizer is {c.quantizer!r}; use 'ema', 'gradient' "
+                         "or 'fsq'")
+    if len(c.freq_strides) != len(c.time_strides):
+        raise ValueError(f"freq_strides {c.freq_strides} and time_strides "
+                         f"{c.time_strides} differ in length")
+    if c.mel.n_mels % math.prod(c.freq_strides):
+        raise ValueError(f"{c.mel.n_mels} mel bands cannot be divided by "
+                         f"freq_strides {c.freq_strides}")
+    if c.quantizer == 'fsq': c.n_codes = math.prod(c.levels)
+
+# %% ../nbs/04_codebooks.ipynb #94dd6550
+@dataclass
+class VQVAEConfig(CodebookConfig):
+    "Sizes of a VQ-VAE over log-mels"
+    width:int = 128  # channels of the maps
+    res_blocks:int = 2
+    res_width:int = 32
+    kernels:tuple[int, ...] = (4, 2, 6, 8)  # one encoder branch for each
+    grain:int = 0  # width of the network that tells what the codes leave out; 0: none
+
+# %% ../nbs/04_codebooks.ipynb #e3889881
+def find_quantizer(
+    c:CodebookConfig, # kind and sizes
+)->nn.Module:
+    "The quantiser that a config asks for"
+    if c.quantizer == 'fsq': return FSQ(c.levels, c.dim)
+    options = dict(update=c.quantizer, commitment=c.commitment, decay=c.decay,
+                   kmeans_iters=c.kmeans_iters, restart_below=c.restart_below)
+    if c.n_quantizers > 1:
+        return ResidualVQ(c.n_codes, c.dim, c.n_quantizers, c.quantizer_dropout,
+                          **options)
+    return VectorQuantizer(c.n_codes, c.dim, **options)
 
 # %% ../nbs/04_codebooks.ipynb #073ff409
 def mel_distance(
@@ -526,7 +518,7 @@ class VQVAEOutput(NamedTuple):
     perplexity: Tensor  # scalar, of this batch
 
 # %% ../nbs/04_codebooks.ipynb #429638af
-class VQVAE(Pretrained):
+class VQVAE(MelAutoencoder):
     "Encoder, quantiser, decoder over a log-mel spectrogram"
     published = 'dcase2023'
     rounds = False # codes belong to exact weights: see `codebook_hash`
@@ -538,34 +530,16 @@ class VQVAE(Pretrained):
         super().__init__()
         self.config = c = config
         shared = dict(width=c.width, strides=tuple(zip(c.freq_strides, c.time_strides)),
-                      res_blocks=c.res_blocks,
-                      res_width=c.res_width, relu_skip=c.relu_skip)
+                      res_blocks=c.res_blocks, res_width=c.res_width)
         self.encoder = MapEncoder(c.dim, c.kernels, c.channels, **shared)
         self.decoder = MapDecoder(c.dim, c.channels, **shared)
-        options = dict(commitment=c.commitment, decay=c.decay, count_init=c.count_init,
-                       laplace=c.laplace,
-                       kmeans_iters=c.kmeans_iters, restart_below=c.restart_below)
-        if c.quantizer == 'fsq': self.quantizer = FSQ(c.levels, c.dim)
-        elif c.n_quantizers > 1: self.quantizer = ResidualVQ(
-            c.n_codes, c.dim, c.n_quantizers, c.quantizer_dropout, update=c.quantizer,
-            **options)
-        else: self.quantizer = VectorQuantizer(c.n_codes, c.dim, c.quantizer, **options)
+        self.quantizer = find_quantizer(c)
         self.grain = Grain(c.mel, c.grain) if c.grain else None
-
-    @property
-    def mel(self)->MelConfig:
-        "The spectrogram it reads and writes"
-        return self.config.mel
 
     @property
     def n_codes(self)->int:
         "Rows of (each) codebook"
         return self.config.n_codes
-
-    @property
-    def time_stride(self)->int:
-        "Frames of one code column"
-        return math.prod(self.config.time_strides)
 
 # %% ../nbs/04_codebooks.ipynb #dd8c3654
 @patch
@@ -594,14 +568,12 @@ def bits_per_second(self:VQVAE)->float:
 @patch(as_prop=True)
 def codebook_hash(self:VQVAE)->str:
     "Twelve hex digits that change when codes would mean something else"
-    digest = hashlib.sha256(repr((self.config.freq_strides, self.config.time_strides,
-                                  self.n_codes)).encode())
-    for name, part in (('q', self.quantizer), ('d', self.decoder)):
-        for key, value in sorted(part.state_dict().items()):
-            if key.split('.')[-1] in ('count', 'total', 'started'): continue
-            digest.update(f'{name}.{key}'.encode()
-                          + value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
+    c, running = self.config, ('count', 'total', 'started')
+    tensors = [(f'{name}.{key}', value)
+               for name, part in (('q', self.quantizer), ('d', self.decoder))
+               for key, value in sorted(part.state_dict().items())
+               if key.split('.')[-1] not in running]
+    return map_hash(tensors, repr((c.freq_strides, c.time_strides, self.n_codes)))
 
 # %% ../nbs/04_codebooks.ipynb #68ac19ce
 @patch
@@ -665,16 +637,6 @@ def decode(self:VQVAE,
     z_q = self.quantizer.lookup(codes).to(self.decoder.conv.weight.dtype)
     log_mel = self.decoder(z_q)[..., :frames].float() * self.config.mel_std + self.config.mel_mean
     return log_mel.squeeze(1) if self.config.channels == 1 else log_mel
-
-# %% ../nbs/04_codebooks.ipynb #3296f252
-@patch
-def with_grain(self:VQVAE,
-    log_mel:Tensor, # decoded, (n, m, f)
-    seeds:list, # one number per item
-)->Tensor: # (n, m, f)
-    "What the codes left out, drawn anew; the same again where the codebook has no grain"
-    if self.grain is None: return log_mel
-    return self.grain.add(log_mel, seeds, self.config.mel_mean, self.config.mel_std)
 
 # %% ../nbs/04_codebooks.ipynb #991943f1
 @lru_cache(16)
@@ -749,30 +711,6 @@ def add(self:Grain,
     spread = [self((item - mean) / std).exp() * std for item in log_mel.split(1)]
     return log_mel + torch.cat(spread) * drawn.to(log_mel.device)
 
-# %% ../nbs/04_codebooks.ipynb #0cb31ae2
-VQVAE_PRESETS = dict(
-    dcase2023=dict(kmeans_iters=0, restart_below=0., count_init=0., relu_skip=True),
-    audyn=dict(kmeans_iters=0, restart_below=0., decay=.999, laplace=False,
-               kernels=(2, 4, 6, 8)),
-    audyn_rvq=dict(kmeans_iters=0, restart_below=0., decay=.999, laplace=False,
-                   kernels=(2, 4, 6, 8),
-                   n_codes=16, n_quantizers=3, quantizer_dropout=1.),
-)
-
-# %% ../nbs/04_codebooks.ipynb #c520908f
-class VQLoss:
-    "Reconstruction error plus the quantiser's own loss, as `VQVAE.forward` adds them up"
-    def __init__(self): self.parts = {}
-
-    def __call__(self,
-        out:VQVAEOutput, # of `VQVAE`
-        *targets, # labels of the clips, not needed
-    )->Tensor: # scalar
-        "The loss; its parts are kept for `history.csv`"
-        self.parts = dict(error=out.error.detach(), distance_db=out.distance,
-                          perplexity=out.perplexity)
-        return out.loss
-
 # %% ../nbs/04_codebooks.ipynb #57e3fe05
 def codebook_use(
     n_codes:int, # rows of the codebook
@@ -791,105 +729,24 @@ def codebook_use(
 
     return CodebookUse()
 
-# %% ../nbs/04_codebooks.ipynb #b5e314fe
-def distance_db(
-    out:VQVAEOutput, # of `VQVAE`
-    *targets, # not needed
-)->Tensor: # scalar, dB
-    "Metric: mean absolute error of the log-mel"
-    return out.distance
-
 # %% ../nbs/04_codebooks.ipynb #6c6ffc33
 @dataclass
-class VQVAERecipe(LoopRecipe):
+class VQVAERecipe(MelAutoencoderRecipe):
     "Train a `VQVAE` on the log-mels of a set of clips"
     model:VQVAEConfig = field(default_factory=VQVAEConfig)
-    seconds:float = 4.  # length every clip is brought to
-    frames:int|None = None  # random crop of so many frames; None: whole clips
     normalise:bool = True  # measure `mel_mean` and `mel_std` on the training clips
-    cache_dir:str|None = None  # of the mels; None: see `cache_folder`
-    # what is heard every `audio_every` steps goes through it (see `find_vocoder`);
-    # None:
-    # Griffin-Lim
-    vocoder:str|None = None
-
-    def dataloaders(self, data):
-        "`DataLoaders` from a path, `ClipTable` or `MelCache`"
-        from foleybook.core.data_sets import open_dataset
-        from foleybook.core.feature_cache import mel_dls, MelCache
-
-        if isinstance(data, (str, Path)): data = open_dataset(data).check()
-        build = dict(seconds=self.seconds, cache_dir=self.cache_dir, progress=False)
-        if isinstance(data, MelCache): build = {}
-        return mel_dls(data, self.model.mel, bs=self.batch_size, frames=self.frames,
-                       device=self.torch_device,
-                       seed=self.seed, **build)
+    kind:ClassVar[type] = VQVAE  # of the model
 
     def build_model(self, dls)->VQVAE:
         "A fresh model that knows the level and spread of its data"
-        if not self.normalise: return VQVAE(self.model)
+        if not self.normalise: return self.kind(self.model)
         measured = dls.cache.mean_std(dls.train_rows)
-        return VQVAE(replace(self.model, mel_mean=measured.mean.item(),
-                             mel_std=max(measured.std.item(), 1e-3)))
+        return self.kind(replace(self.model, mel_mean=measured.mean.item(),
+                                 mel_std=max(measured.std.item(), 1e-3)))
 
-    def loss_func(self): return VQLoss()
     def metrics(self)->list: return [distance_db, codebook_use(self.model.n_codes)]
 
-# %% ../nbs/04_codebooks.ipynb #46a01feb
-@patch
-def listen(self:VQVAE,
-    log_mel:Tensor, # (n, m, f)
-    vocoder:nn.Module|None=None, # None: `GriffinLim`
-    labels:list|None=None, # names of the clips
-)->Sounds:
-    "Clips after a round trip through the codes, as sound"
-    recon = self.decode(self.encode(log_mel.to(self.device)), log_mel.shape[-1])
-    recon = self.with_grain(recon, range(len(recon)))
-    with torch.no_grad(): sound = (vocoder or GriffinLim(self.mel))(recon).float()
-    return Sounds(unclipped(sound), self.mel.sample_rate, labels=labels,
-                  meta=dict(model='VQVAE', codebook=self.codebook_hash))
-
-# %% ../nbs/04_codebooks.ipynb #a27e9fa7
-@patch
-def ear(self:VQVAERecipe)->nn.Module: # turns log-mels into waveforms
-    "What the codes are heard through: the vocoder in `vocoder`, or Griffin-Lim"
-    vocoder = (find_vocoder(self.vocoder, self.torch_device) if self.vocoder
-               else GriffinLim(self.model.mel, 32))
-    self.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
-    return vocoder
-
-# %% ../nbs/04_codebooks.ipynb #a7e9d35b
-@patch
-def check_listen(self:VQVAERecipe, learn):
-    "The vocoder must be there and read these mels"
-    self.ear()
-
-# %% ../nbs/04_codebooks.ipynb #4399bc2f
-@patch
-def listen(self:VQVAERecipe,
-    learn, # in training, or done
-)->Sounds:
-    "Four held-out clips after a round trip through the codes"
-    from foleybook.training import unwrap
-
-    model, dls = unwrap(learn.model).eval(), learn.dls
-    rows = dls.valid_rows[np.unique(np.linspace(0, len(dls.valid_rows) - 1,
-                                                4).astype(int))]
-    held = torch.from_numpy(np.array(dls.cache.mels[rows])).float()
-    return model.listen(held, self.ear().to(model.device),
-                        list(dls.cache.index.df.label.iloc[rows]))
-
-# %% ../nbs/04_codebooks.ipynb #f42be7dc
-@patch
-def unused(self:VQVAERecipe)->dict:
-    "The vocoder is for previews only"
-    remedy = ("The codebook is heard through it every `audio_every` steps. Set "
-              "audio_every, or leave it out.")
-    return LoopRecipe.unused(self) | ({} if self.audio_every else dict(vocoder=remedy))
-
 # %% ../nbs/04_codebooks.ipynb #3122a158
-_PUBLISHED = dict(optimizer='adam', schedule='constant', lr=3e-4, normalise=False,
-                  betas=(.9, .999))
 _SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48,
               res_blocks=1,
               dim=32, decay=.9,
@@ -904,19 +761,6 @@ VQVAERecipe.presets = {
     'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3,
                        seconds=2.,
                        model=VQVAEConfig(**_SMALL)),
-    'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16, **_PUBLISHED,
-                        model=VQVAEConfig(mel=MelConfig.preset('dcase2023'),
-                                          **VQVAE_PRESETS['dcase2023'])),
-    'audyn-vqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344,
-                        clip_norm=10.,
-                        **_PUBLISHED,
-                        model=VQVAEConfig(mel=MelConfig.preset('audyn'),
-                                          **VQVAE_PRESETS['audyn'])),
-    'audyn-rvqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344,
-                         clip_norm=10.,
-                         **_PUBLISHED,
-                         model=VQVAEConfig(mel=MelConfig.preset('audyn'),
-                                           **VQVAE_PRESETS['audyn_rvq'])),
 }
 
 # %% ../nbs/04_codebooks.ipynb #9a948335
@@ -968,18 +812,14 @@ class CascadeRecipe(StagedRecipe):
     def _train(self, data, out, resume, progress)->Cascade:
         "Both stages, one after the other: `out` gets codebook/, codes/, prior/ and pipeline.json"
         from fastai.torch_core import rank_distrib
-        from foleybook.core.data_sets import open_dataset
         from foleybook.core.clip_tables import split_table
-        from foleybook.core.feature_cache import MelCache
 
         say, codebook = teller(progress), self.stage('codebook')
         heard = (dict(codebook=str(out/'codebook'), vocoder=self.vocoder)
                  if getattr(self.prior, 'audio_every', 0) else {})
         prior = self.stage('prior', **heard)
-        if isinstance(data, (str, Path)): data = open_dataset(data).check()
-        cache = data if isinstance(data, MelCache) else MelCache.build(
-            data, codebook.model.mel, codebook.seconds, codebook.cache_dir,
-            progress=progress)
+        cache = mel_cache(data, codebook.model.mel, codebook.seconds,
+                          codebook.cache_dir, progress=progress)
         vocoder = find_vocoder(self.vocoder) if self.vocoder else None
         if vocoder is not None:
             cache.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')

@@ -13,12 +13,11 @@ from typing import ClassVar, NamedTuple
 
 # %% auto #0
 __all__ = ['SILENT', 'step_features', 'ResnetBlock', 'Attention', 'GatedLinear', 'ContextLayer', 'ContextAttention', 'Halve',
-           'Double', 'Stage', 'UNetConfig', 'UNet', 'class_vector', 'asked_label', 'unet_preset', 'slerp',
-           'MelVAEConfig', 'MelVAE', 'MelVAEOutput', 'distance_db', 'MelVAERecipe', 'rotary', 'turned', 'attention',
-           'FlowBlock', 'FlowConfig', 'FlowTransformer', 'FlowTask', 'event_ends', 'mel_level', 'warped', 'Altered',
-           'Exercise', 'flow_loss', 'Encodings', 'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet',
-           'LatentDiffusionConfig', 'LatentDiffusion', 'windows', 'LatentDiffusionRecipe', 'loop_seam', 'ReflowRecipe',
-           'StudentRecipe', 'Paths']
+           'Double', 'Stage', 'UNetConfig', 'UNet', 'class_vector', 'asked_label', 'slerp', 'MelVAEConfig', 'MelVAE',
+           'MelVAEOutput', 'MelVAERecipe', 'rotary', 'turned', 'attention', 'FlowBlock', 'FlowConfig',
+           'FlowTransformer', 'FlowTask', 'event_ends', 'mel_level', 'warped', 'Altered', 'Exercise', 'flow_loss',
+           'Encodings', 'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet', 'LatentDiffusionConfig',
+           'LatentDiffusion', 'windows', 'LatentDiffusionRecipe', 'ReflowRecipe', 'StudentRecipe', 'Paths']
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #a2b2169c
 #| code-fold: true
@@ -32,6 +31,8 @@ from tqdm.auto import tqdm
 from .audio_features import (
     GriffinLim, hz_to_mel, log_mel, mel_centres, MelConfig, Sounds)
 from .codebooks import Grain, mel_distance
+from .core.code_maps import (
+    map_hash, mel_cache, mel_loaders, MelAutoencoder, MelAutoencoderRecipe)
 from .core.files import (
     CheckpointError, file_digest, read_safetensors, write_safetensors)
 from .core.generator import Conditions, ItemNoise, Pretrained
@@ -180,15 +181,13 @@ class Halve(nn.Module):
     "Convolution of stride 2"
     def __init__(self,
         width:int, # channels
-        # pad only after the end, as autoencoders of latent diffusion do
-        ahead:bool=False,
     ):
         super().__init__()
-        self.ahead, self.conv = ahead, nn.Conv2d(width, width, 3, 2, 0 if ahead else 1)
+        self.conv = nn.Conv2d(width, width, 3, 2, 1)
 
     def forward(self, x:Tensor)->Tensor:
-        "(b, c, h, w) to (b, c, h/2, w/2), rounded up unless `ahead`"
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.ahead else x)
+        "(b, c, h, w) to (b, c, h/2, w/2), rounded up"
+        return self.conv(x)
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #331b5ac3
 class Double(nn.Module):
@@ -214,7 +213,6 @@ class Stage(nn.Module):
         time_width:int|None=None, # see `ResnetBlock`
         groups:int=32, # see `ResnetBlock`
         eps:float=1e-5, # see `ResnetBlock`
-        ahead:bool=False, # see `Halve`
     ):
         super().__init__()
         width = sizes[-1][1]
@@ -223,7 +221,7 @@ class Stage(nn.Module):
         if attention:
             self.attentions = nn.ModuleList([attention() for _ in sizes])
         if resample == 'half':
-            self.downsamplers = nn.ModuleList([Halve(width, ahead)])
+            self.downsamplers = nn.ModuleList([Halve(width)])
         if resample == 'double':
             self.upsamplers = nn.ModuleList([Double(width)])
 
@@ -234,15 +232,6 @@ class Stage(nn.Module):
             return x
         layer = self.attentions[i]
         return layer(x, context) if isinstance(layer, ContextAttention) else layer(x)
-
-    def forward(self, x:Tensor)->Tensor:
-        "All of it, without time, context or memory: as autoencoders do"
-        for i in range(len(self.resnets)):
-            x = self.step(i, x)
-        for layer in (*getattr(self, 'downsamplers', ()),
-                      *getattr(self, 'upsamplers', ())):
-            x = layer(x)
-        return x
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #28633392
 @dataclass
@@ -418,32 +407,6 @@ def check_input(self:UNet,
         raise ValueError(f"context of shape {shape}. Give ({wanted[0]}, length, "
                          f"{wanted[1]}).")
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #bad51200
-def unet_preset(
-    # 'tiny' (which is not small), 'small' or 'large'; with a context also 'base'
-    size:str='small',
-    context:int|None=None, # width of the context; None: no context
-    **changes, # other fields of `UNetConfig`
-)->UNetConfig:
-    "The published U-Nets by name"
-    widths = dict(tiny=(256, 256, 512, 512), small=(128, 128, 256, 256, 512, 512),
-                  large=(128, 128, 256, 256, 512, 512, 1024))
-    at = dict(tiny=2, small=4, large=5)
-    if context:
-        widths |= dict(small=(128, 256, 256, 256, 512, 512), base=(128, 256, 512, 512),
-                       large=(128, 256, 256, 512, 512, 512, 1024))
-    if size not in widths:
-        raise ValueError(f"no U-Net {size!r}. {near(size, widths)}")
-    n, kind = len(widths[size]), 'CrossAttn' if context else 'Attn'
-    down = {0, 1, 2} if size == 'base' else {at[size]}
-    up = {1, 2, 3} if size == 'base' else {1}
-    names = lambda where, way: tuple(f"{kind if i in where else ''}{way}Block2D"
-                                     for i in range(n))
-    return UNetConfig(**dict(block_out_channels=widths[size],
-                             cross_attention_dim=context,
-                             down_block_types=names(down, 'Down'),
-                             up_block_types=names(up, 'Up')) | changes)
-
 # %% ../nbs/10_spectrogram_diffusion.ipynb #94815d30
 def slerp(
     a:Tensor, # any shape
@@ -455,21 +418,6 @@ def slerp(
     if angle.sin().abs() < 1e-6:
         return a + share * (b - a)
     return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #d918e3ba
-def _mel_loaders(recipe, data, mel, conditions=None, **given):
-    "Loaders of log-mels for a recipe with `seconds` and `cache_dir`"
-    from foleybook.core.data_sets import open_dataset
-    from foleybook.core.feature_cache import MelCache, mel_dls
-
-    if isinstance(data, (str, Path)):
-        data = open_dataset(data).check()
-    build = dict(seconds=recipe.seconds, cache_dir=recipe.cache_dir, progress=False)
-    if isinstance(data, MelCache):
-        build = {}
-    return mel_dls(data, mel, bs=recipe.batch_size, device=recipe.torch_device,
-                   seed=recipe.seed,
-                   conditions=conditions, **given, **build)
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #6f01c54a
 @dataclass
@@ -495,12 +443,17 @@ class MelVAEConfig:
                              f"{math.prod(self.patch)}.")
 
     @property
+    def time_stride(self)->int:
+        "Frames of a column of latents"
+        return self.patch[1]
+
+    @property
     def rows(self)->int:
         "Patches above each other"
         return self.mel.n_mels // self.patch[0]
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #b9239a5f
-class MelVAE(Pretrained):
+class MelVAE(MelAutoencoder):
     "Log-mels to latents (b, c, h, l) and back; time stays last"
     def __init__(self,
         config:MelVAEConfig, # patches and sizes
@@ -522,21 +475,14 @@ class MelVAE(Pretrained):
         self.grain = Grain(c.mel, c.grain) if c.grain else None
 
     @property
-    def mel(self)->MelConfig:
-        "The front end"
-        return self.config.mel
-
-    @property
-    def time_stride(self)->int:
-        "Frames of a column of latents"
-        return self.config.patch[1]
+    def scaling(self)->tuple:
+        "Mean and deviation of the log-mels it was fitted on"
+        return tuple(self.level.tolist())
 
     @property
     def latents_hash(self)->str: # 12 hexadecimal digits
         "Of what decides the latents: a backbone belongs to them"
-        held = b''.join(t.cpu().numpy().tobytes()
-                        for t in (self.level, self.basis, self.scale))
-        return hashlib.sha256(held).hexdigest()[:12]
+        return map_hash([('', t) for t in (self.level, self.basis, self.scale)])
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #0673ccb7
 @patch
@@ -626,17 +572,6 @@ def decode(self:MelVAE,
                                                     -1)).transpose(1, 2)
     return self.from_patches(patches + self.middle[:, None])[..., :frames]
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #32d0ea68
-@patch
-def with_grain(self:MelVAE,
-    log_mel:Tensor, # decoded, (n, m, f)
-    seeds:list, # one number per item
-    loop:bool=False, # the log-mel is a ring
-)->Tensor: # (n, m, f)
-    "What the latents left out, drawn anew; the same again without a grain"
-    if self.grain is None: return log_mel
-    return self.grain.add(log_mel, seeds, *self.level.tolist(), loop)
-
 # %% ../nbs/10_spectrogram_diffusion.ipynb #754e352f
 class MelVAEOutput(NamedTuple):
     "What a training step gives"
@@ -664,41 +599,16 @@ def forward(self:MelVAE,
     return MelVAEOutput(made, loss,
                         mel_distance(made.detach(), x, self.mel))
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #683cbe1e
-class _OwnLoss:
-    "The loss that a model has computed itself"
-    def __init__(self): self.parts = {}
-    def __call__(self, out, *targets):
-        self.parts = dict(distance_db=out.distance)
-        return out.loss
-
-def distance_db(
-    out:MelVAEOutput, # of `MelVAE`
-    *targets, # not needed
-)->Tensor: # dB
-    "Metric: mean absolute error of the log-mel"
-    return out.distance
-
 # %% ../nbs/10_spectrogram_diffusion.ipynb #16367cb6
 @dataclass
-class MelVAERecipe(LoopRecipe):
+class MelVAERecipe(MelAutoencoderRecipe):
     "Measure the components of a set of clips, and learn what they miss"
     model:MelVAEConfig = field(default_factory=MelVAEConfig)
-    seconds:float = 4. # length every clip is brought to
-    frames:int|None = 128 # random crop of so many frames; None: whole clips
-    cache_dir:str|None = None # of the mels; None: see `cache_folder`
-
-    def dataloaders(self, data):
-        "`DataLoaders` from a path, `ClipTable` or `MelCache`"
-        return _mel_loaders(self, data, self.model.mel, frames=self.frames)
+    frames:int|None = 128
 
     def build_model(self, dls)->MelVAE:
         "A model whose components are those of the training clips"
         return MelVAE(self.model).fit(dls.cache.mels, dls.train_rows)
-
-    def loss_func(self): return _OwnLoss()
-    def metrics(self)->list: return [distance_db]
-    def check_listen(self, learn): pass
 
     presets:ClassVar[dict] = {
         'quick-melvae': dict(steps=200, epoch_steps=100, batch_size=16, lr=2e-3,
@@ -718,21 +628,6 @@ class MelVAERecipe(LoopRecipe):
                                 model=MelVAEConfig(patch=(16, 4), channels=16,
                                                    grain=192)),
     }
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #bd62ee12
-@patch
-def listen(self:MelVAERecipe,
-    learn, # in training, or done
-)->Sounds:
-    "Four held-out clips after a round trip, by Griffin-Lim"
-    from foleybook.training import unwrap
-
-    model, dls = unwrap(learn.model).eval(), learn.dls
-    held = torch.from_numpy(np.array(dls.cache.mels[dls.valid_rows[:4]])).float()
-    with torch.no_grad():
-        made = model(held.to(model.device)).log_mel
-        made = model.with_grain(made, range(len(made))).cpu()
-    return Sounds(GriffinLim(model.mel, 32)(made).clamp(-1, 1), model.mel.sample_rate)
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #459d36c3
 def rotary(
@@ -1271,8 +1166,8 @@ class FlowRecipe(LoopRecipe):
     def dataloaders(self, data):
         "`DataLoaders` from a path, `ClipTable` or `MelCache`"
         known = Encodings.load(self.encodings) if self.encodings else None
-        return _mel_loaders(self, data, self.autoencoder.mel, known,
-                            balance=self.balance)
+        return mel_loaders(self, data, self.autoencoder.mel, known,
+                           balance=self.balance)
 
     def build_model(self, dls):
         "A fresh backbone for these latents and classes"
@@ -1699,17 +1594,12 @@ class LatentDiffusionRecipe(StagedRecipe):
     def _train(self, data, out, resume, progress)->LatentDiffusion:
         "All stages: `out` gets vae/, backbone/ and pipeline.json, or teacher/ does"
         from fastai.torch_core import rank_distrib
-        from foleybook.core.data_sets import open_dataset
-        from foleybook.core.feature_cache import MelCache
 
         base = out if self.student is None else out/'teacher'
         say, vae = teller(progress), self.stage('vae')
         backbone = self.stage('backbone', vae=str(base/'vae'))
-        if isinstance(data, (str, Path)):
-            data = open_dataset(data).check()
-        cache = data if isinstance(data, MelCache) else MelCache.build(
-            data, vae.model.mel, backbone.seconds, vae.cache_dir, fit=backbone.shorter,
-            trim=backbone.trim, progress=progress)
+        cache = mel_cache(data, vae.model.mel, backbone.seconds, vae.cache_dir,
+                          fit=backbone.shorter, trim=backbone.trim, progress=progress)
         vocoder = find_vocoder(self.vocoder) if self.vocoder else None
         if vocoder is not None:
             vae.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
@@ -1790,19 +1680,6 @@ LatentDiffusionRecipe.presets = {
                          student='foley-student'),
     'foley-unet-diffusion': dict(vae='foley-melvae-2d', backbone='foley-unet'),
 }
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #cee9bf00
-def loop_seam(
-    audio:Tensor, # waveform, (t,)
-    mel:MelConfig, # front end to look through
-    around:int=3, # frames on each side of the joint
-)->float: # largest change near the joint, by the 95th percentile of all changes
-    "How much a loop's joint stands out: about 1 or less where it does not"
-    there = log_mel(torch.cat([audio, audio])[None], mel)[0]
-    change = there.diff(dim=-1).square().mean(0).sqrt()
-    joint = len(audio) // mel.hop_length
-    own = torch.cat([change[around:joint - around], change[joint + around:-around]])
-    return (change[joint - around:joint + around].max() / own.quantile(.95)).item()
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #23dd1022
 @patch

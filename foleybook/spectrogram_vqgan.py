@@ -6,7 +6,7 @@
 #| code-fold: true
 from __future__ import annotations
 import copy, math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 __all__ = ['VQGAN_PRESETS', 'FrameNorm', 'ResnetBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANConfig', 'VQGANEncoder',
            'VQGANDecoder', 'VQGANOutput', 'SpectrogramVQGAN', 'unit_length', 'LPAPS', 'ClassifierMaps',
            'find_perceptual', 'PatchDiscriminator', 'critic_loss', 'adaptive_weight', 'AdaptiveWeight', 'VQGANLoss',
-           'VQGANRecipe', 'VQGANCascadeRecipe', 'explorer']
+           'VQGANRecipe', 'VQGANCascadeRecipe']
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #c721ca04
 #| code-fold: true
@@ -25,9 +25,11 @@ from torch import nn, Tensor
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #9aa2c613
 #| code-fold: true
-from .audio_features import MelConfig, Sounds
-from .codebooks import (
-    CascadeRecipe, FSQ, mel_distance, ResidualVQ, VectorQuantizer, VQVAE, VQVAERecipe)
+from .audio_features import MelConfig
+from foleybook.codebooks import (
+    _check_codebook, CascadeRecipe, CodebookConfig, find_quantizer, mel_distance, VQVAE,
+    VQVAERecipe)
+from .core.code_maps import mel_cache
 from .core.files import CheckpointError
 from .core.generator import Pretrained, Published
 from .core.settings import near, SettingsError
@@ -168,16 +170,11 @@ class Upsample(nn.Module):
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #08599482
 @dataclass
-class VQGANConfig:
+class VQGANConfig(CodebookConfig):
     "Sizes of a spectrogram VQGAN; the defaults suit short clips of sound effects"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
-    # subtracted from the log-mel before the encoder, added after the decoder
-    mel_mean:float = 0.
-    mel_std:float = 1.  # divided by, multiplied with
     widths:tuple[int, ...] = (48, 80)  # channels of each level
     # bands: a patch, then the step to each further level
     freq_strides:tuple[int, ...] = (4, 2)
-    time_strides:tuple[int, ...] = (2, 2)  # frames
     blocks:int = 1  # residual blocks of a level; the decoder has one more
     attention:tuple[int, ...] = ()  # levels with attention, besides the middle
     window:int|None = 8  # columns that attention sees to either side; None: all
@@ -185,18 +182,12 @@ class VQGANConfig:
     groups:int = 8  # of channels that are normalised together
     z_channels:int = 64  # between encoder and quantiser
     dropout:float = 0.
-    quantizer:str = 'ema'  # 'ema', 'gradient' or 'fsq'
-    n_codes:int = 1024  # rows of a codebook ('fsq': product of the levels)
-    dim:int = 32  # width of a code
-    n_quantizers:int = 1  # more than one: residual quantisation, codes (b, k, H, W)
-    quantizer_dropout:float = 0.  # see `ResidualVQ`
-    levels:tuple[int, ...] = (8, 5, 5, 5)  # of 'fsq'
-    commitment:float = .25
     quantizer_weight:float = 1.  # of the quantiser's loss in the whole
+    n_codes:int = 1024
+    dim:int = 32
+    levels:tuple[int, ...] = (8, 5, 5, 5)
     decay:float = .95
-    kmeans_iters:int = 10
     restart_below:float = .1
-    channels:int = 1  # of the spectrogram
     # channels of the first convolution; None: those of level 0
     first_width:int|None = None
     # window for long sounds where a code depends on the whole clip
@@ -206,26 +197,17 @@ class VQGANConfig:
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #c4d177fa
 #| code-fold: true
-def _check_sizes(self):
+def _check_sizes(c):
     "Raise ValueError for sizes that do not go together"
-    if isinstance(self.mel, dict): self.mel = MelConfig.from_dict(self.mel)
-    for name in ('widths', 'freq_strides', 'time_strides', 'attention', 'levels'):
-        setattr(self, name, tuple(getattr(self, name)))
-    words = dict(quantizer=('ema', 'gradient', 'fsq'), norm=('group', 'frame'))
-    for name, allowed in words.items():
-        if getattr(self, name) not in allowed:
-            raise ValueError(f"{name} is {getattr(self, name)!r}; use "
-                             f"{' or '.join(allowed)}")
-    if not len(self.widths) == len(self.freq_strides) == len(self.time_strides):
-        raise ValueError(f"widths {self.widths}, freq_strides {self.freq_strides} and "
-                         f"time_strides {self.time_strides} differ in length")
-    if {*self.freq_strides[1:], *self.time_strides[1:]} - {1, 2}:
-        raise ValueError(f"strides between levels are {self.freq_strides[1:]} and "
-                         f"{self.time_strides[1:]}; use 1 or 2")
-    if self.mel.n_mels % math.prod(self.freq_strides):
-        raise ValueError(f"{self.mel.n_mels} mel bands cannot be divided by "
-                         f"freq_strides {self.freq_strides}")
-    if self.quantizer == 'fsq': self.n_codes = math.prod(self.levels)
+    if c.norm not in ('group', 'frame'):
+        raise ValueError(f"norm is {c.norm!r}; use group or frame")
+    _check_codebook(c)
+    if len(c.widths) != len(c.freq_strides):
+        raise ValueError(f"widths {c.widths} and freq_strides {c.freq_strides} differ "
+                         "in length")
+    if {*c.freq_strides[1:], *c.time_strides[1:]} - {1, 2}:
+        raise ValueError(f"strides between levels are {c.freq_strides[1:]} and "
+                         f"{c.time_strides[1:]}; use 1 or 2")
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #5999a70e
 @patch(as_prop=True)
@@ -343,12 +325,7 @@ class SpectrogramVQGAN(VQVAE):
         super(VQVAE, self).__init__()
         self.config = c = config
         self.encoder, self.decoder = VQGANEncoder(c), VQGANDecoder(c)
-        options = dict(update=c.quantizer, commitment=c.commitment, decay=c.decay,
-                       kmeans_iters=c.kmeans_iters, restart_below=c.restart_below)
-        if c.quantizer == 'fsq': self.quantizer = FSQ(c.levels, c.dim)
-        elif c.n_quantizers > 1: self.quantizer = ResidualVQ(
-            c.n_codes, c.dim, c.n_quantizers, c.quantizer_dropout, **options)
-        else: self.quantizer = VectorQuantizer(c.n_codes, c.dim, **options)
+        self.quantizer = find_quantizer(c)
         self.grain = None # the critic has seen to that
 
     @property
@@ -605,14 +582,8 @@ class VQGANRecipe(VQVAERecipe):
     critic_lr:float = .3  # its learning rate, as a share of the codebook's
     adapt:tuple[float, float] = (0., 10.)  # the ends of the clip of `adaptive_weight`
 
+    kind:ClassVar[type] = SpectrogramVQGAN
     judge:ClassVar = None  # a trained classifier, set by `_train`
-
-    def build_model(self, dls)->SpectrogramVQGAN:
-        "A fresh model that knows the level and spread of its data"
-        if not self.normalise: return SpectrogramVQGAN(self.model)
-        measured = dls.cache.mean_std(dls.train_rows)
-        return SpectrogramVQGAN(replace(self.model, mel_mean=measured.mean.item(),
-                                        mel_std=max(measured.std.item(), 1e-3)))
 
     def loss_func(self)->VQGANLoss:
         "Error, perceptual distance and the quantiser's loss"
@@ -669,13 +640,8 @@ def train_judge(self:VQGANRecipe,
     progress:bool=True, # as in `Recipe.train`
 ): # the classifier, and the cache of mels that it learned from
     "Train the network that listens, on the clips of the codebook"
-    from fastai.torch_core import rank_distrib
-    from foleybook.core.data_sets import open_dataset
-    from foleybook.core.feature_cache import MelCache
-
-    if isinstance(data, (str, Path)): data = open_dataset(data).check()
-    cache = data if isinstance(data, MelCache) else MelCache.build(
-        data, self.model.mel, self.seconds, self.cache_dir, progress=False)
+    cache = mel_cache(data, self.model.mel, self.seconds, self.cache_dir,
+                      progress=False)
     if len(cache.labels) < 2: raise SettingsError(
         f"perceptual: clips of {len(cache.labels)} class teach no classifier. Give the "
         "folder of a trained one, or perceptual_weight=0.")
@@ -739,32 +705,3 @@ class VQGANCascadeRecipe(CascadeRecipe):
         'quick-vqgan-cascade': {},
         'foley-vqgan-cascade': dict(codebook='foley-vqgan', prior='foley-pixelsnail',
                                     top_p=None, guidance=2.)}
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #d3769dde
-def explorer(
-    sounds:Sounds, # recordings to choose from, one channel
-    codecs:dict, # name -> `NeuralCodec`
-    make:bool=True, # show a first one at once
-): # a widget
-    "Choose a recording and a depth; hear it as it was and through each codec"
-    import ipywidgets as w
-    from IPython.display import display
-    from foleybook.audio_features import play_table
-
-    names = [(f'{k}: {l}', k) for k, l in enumerate(sounds.labels)]
-    clip, out = w.Dropdown(options=names, description='recording'), w.Output()
-    deep = max(codec.stages for codec in codecs.values())
-    depth = w.IntSlider(deep, 1, deep, description='stages')
-
-    def show(_=None):
-        x, rate = sounds.audio[clip.value, 0], sounds.sample_rate
-        heard = {'recording': x}
-        for name, codec in codecs.items():
-            made = codec.encode(x, rate, min(depth.value, codec.stages))
-            heard[f'{name}, {made.kbps:.2f} kbit/s'] = codec.decode(made)[0]
-        with out:
-            out.clear_output(wait=True)
-            display(play_table(heard, rate, columns=2, match=True))
-    for knob in (clip, depth): knob.observe(show, 'value')
-    if make: show()
-    return w.VBox([w.Box([clip, depth]), out])

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'MPD_WIDTHS', 'MSD_WIDTHS', 'HiFiGANConfig', 'ResBlock1', 'ResBlock2',
-           'HiFiGAN', 'BigVGANConfig', 'Snake', 'kaiser_sinc', 'Upsample2x', 'Downsample2x', 'AntiAliased', 'AMPBlock',
-           'BigVGAN', 'ISTFTConfig', 'ConvNeXtBlock', 'ISTFTVocoder', 'frame_energy', 'before_attacks', 'sharpened',
-           'Judged', 'PeriodDiscriminator', 'MultiPeriodDiscriminator', 'ScaleDiscriminator', 'MultiScaleDiscriminator',
-           'stft_magnitude', 'SpectrumDiscriminator', 'MultiResolutionDiscriminator', 'discriminator_loss',
-           'generator_loss', 'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss', 'spectral_energy_loss',
-           'wave_to_mel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe', 'copy_synthesis', 'render_file']
+__all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'MPD_WIDTHS', 'MSD_WIDTHS', 'UpsamplingConfig', 'HiFiGANConfig',
+           'UpsamplingVocoder', 'ResBlock1', 'ResBlock2', 'HiFiGAN', 'BigVGANConfig', 'Snake', 'kaiser_sinc',
+           'Upsample2x', 'Downsample2x', 'AntiAliased', 'AMPBlock', 'BigVGAN', 'ISTFTConfig', 'ConvNeXtBlock',
+           'ISTFTVocoder', 'frame_energy', 'before_attacks', 'sharpened', 'Judged', 'PeriodDiscriminator',
+           'MultiPeriodDiscriminator', 'ScaleDiscriminator', 'MultiScaleDiscriminator', 'stft_magnitude',
+           'SpectrumDiscriminator', 'MultiResolutionDiscriminator', 'discriminator_loss', 'generator_loss',
+           'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss', 'spectral_energy_loss', 'wave_to_mel',
+           'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe', 'render_file']
 
 # %% ../nbs/03_vocoders.ipynb #f7cd0aeb
 #| code-fold: true
@@ -39,8 +40,8 @@ from .train.recipes import LoopRecipe
 
 # %% ../nbs/03_vocoders.ipynb #5962ffc0
 @dataclass
-class HiFiGANConfig:
-    "Sizes of a HiFi-GAN generator (Kong et al. 2020, table 5)"
+class UpsamplingConfig:
+    "Sizes of a generator that upsamples a log-mel stage by stage"
     mel: MelConfig = field(default_factory=lambda: MelConfig.preset('hifigan'))
     resblock: str = '1' # '1': pairs of convolutions, '2': single ones
     upsample_rates: list = field(default_factory=lambda: [8, 8, 2, 2])
@@ -49,9 +50,20 @@ class HiFiGANConfig:
     resblock_kernel_sizes: list = field(default_factory=lambda: [3, 7, 11])
     # one list per kernel size
     resblock_dilation_sizes: list = field(default_factory=lambda: [[1, 3, 5]] * 3)
+    weight_norm: bool = True # are weights kept as length and direction?
+
+    @property
+    def widths(self)->list:
+        "Channels before each stage and after the last"
+        return [self.upsample_initial_channel // 2**i
+                for i in range(len(self.upsample_rates) + 1)]
+
+# %% ../nbs/03_vocoders.ipynb #efa22eaf
+@dataclass
+class HiFiGANConfig(UpsamplingConfig):
+    "Sizes of a HiFi-GAN generator (Kong et al. 2020, table 5)"
     # Audyn's topology: blocks one after another, one skip around each
     chained: bool = False
-    weight_norm: bool = True # are weights kept as length and direction?
 
     @classmethod
     def v1(cls, **changes)->'HiFiGANConfig':
@@ -101,6 +113,35 @@ def _frames_seen(stages, first, last):
 def _layer_sizes(width, rates):
     "Numbers a frame in each stage: half the channels, `rate` times the samples"
     return [math.prod(rates[:i + 1]) * (width >> i + 1) for i in range(len(rates))]
+
+# %% ../nbs/03_vocoders.ipynb #d9a5ffc3
+class UpsamplingVocoder(Vocoder):
+    "What HiFi-GAN and BigVGAN share: the way in, and how far an output sample sees"
+    margin = 3 # samples to either side that the last stage reads
+
+    def __init__(self,
+        config:UpsamplingConfig, # sizes
+    ):
+        super().__init__()
+        self.config = c = config
+        _check_rates(c, c.upsample_rates)
+        self.conv_pre = _normed(Conv1d(c.mel.n_mels, c.widths[0], 7, padding=3),
+                                c.weight_norm)
+
+    @property
+    def context(self)->int:
+        "Frames to either side that an output sample depends on"
+        c,n = self.config,len(self.config.resblock_kernel_sizes)
+        radius = [b.radius for b in self.resblocks]
+        join = sum if getattr(c, 'chained', False) else max
+        stages = [(join(radius[i * n:(i + 1) * n]), k, u)
+            for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates))]
+        return _frames_seen(stages, 3, self.margin)
+
+    def layer_sizes(self)->list: # numbers a frame
+        "How much each stage has to hold"
+        return _layer_sizes(self.config.upsample_initial_channel,
+                            self.config.upsample_rates)
 
 # %% ../nbs/03_vocoders.ipynb #786d3781
 class ResBlock1(nn.Module):
@@ -166,20 +207,15 @@ class ResBlock2(nn.Module):
         return sum(map(_radius, self.convs))
 
 # %% ../nbs/03_vocoders.ipynb #c8b583cd
-class HiFiGAN(Vocoder):
+class HiFiGAN(UpsamplingVocoder):
     "The HiFi-GAN generator: upsample, then average residual blocks of several widths"
     published = 'hifigan'
 
     def __init__(self,
         config:HiFiGANConfig, # sizes, such as `HiFiGANConfig.v1()`
     ):
-        super().__init__()
-        self.config = c = config
-        _check_rates(c, c.upsample_rates)
-        width = [c.upsample_initial_channel // 2**i
-                 for i in range(len(c.upsample_rates) + 1)]
-        self.conv_pre = _normed(Conv1d(c.mel.n_mels, width[0], 7, padding=3),
-                                c.weight_norm)
+        super().__init__(config)
+        c, width = config, config.widths
         self.ups = nn.ModuleList(_upsampler(*width[i:i + 2], k, u, c.weight_norm)
             for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates)))
         Block = {'1': ResBlock1, '2': ResBlock2}[str(c.resblock)]
@@ -207,41 +243,15 @@ class HiFiGAN(Vocoder):
             x = total / n
         return torch.tanh(self.conv_post(_relu_(x, .1 if chained else .01)))
 
-# %% ../nbs/03_vocoders.ipynb #733cd6e8
-@patch(as_prop=True)
-def context(self:HiFiGAN)->int:
-    "Frames to either side that an output sample depends on"
-    c,n = self.config,len(self.config.resblock_kernel_sizes)
-    radius = [b.radius for b in self.resblocks]
-    join = sum if c.chained else max
-    stages = [(join(radius[i * n:(i + 1) * n]), k, u)
-        for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates))]
-    return _frames_seen(stages, 3, 3)
-
-# %% ../nbs/03_vocoders.ipynb #6dce7031
-@patch
-def layer_sizes(self:HiFiGAN)->list: # numbers a frame
-    "How much each stage has to hold"
-    return _layer_sizes(self.config.upsample_initial_channel,
-                        self.config.upsample_rates)
-
 # %% ../nbs/03_vocoders.ipynb #61addb17
 @dataclass
-class BigVGANConfig:
+class BigVGANConfig(UpsamplingConfig):
     "Sizes of a BigVGAN generator (Lee et al. 2023)"
     mel: MelConfig = field(default_factory=lambda: MelConfig.preset('bigvgan_22khz_80'))
-    resblock: str = '1' # '1': pairs of convolutions, '2': single ones
-    upsample_rates: list = field(default_factory=lambda: [8, 8, 2, 2])
-    upsample_kernel_sizes: list = field(default_factory=lambda: [16, 16, 4, 4])
-    upsample_initial_channel: int = 512
-    resblock_kernel_sizes: list = field(default_factory=lambda: [3, 7, 11])
-    # one list per kernel size
-    resblock_dilation_sizes: list = field(default_factory=lambda: [[1, 3, 5]] * 3)
     activation: str = 'snakebeta' # or 'snake'
     snake_logscale: bool = True # are alpha and beta stored as logarithms?
     use_tanh_at_final: bool = True # otherwise clip to -1..1
     use_bias_at_final: bool = True
-    weight_norm: bool = True # are weights kept as length and direction?
 
     _presets = dict(
         base_22khz_80band=('bigvgan_22khz_80', 'base', {}),
@@ -465,21 +475,17 @@ def _activation(channels, config):
                              config.snake_logscale))
 
 # %% ../nbs/03_vocoders.ipynb #bdd14c4a
-class BigVGAN(Vocoder):
+class BigVGAN(UpsamplingVocoder):
     "The BigVGAN generator"
     published = 'bigvgan'
+    margin = 3 + AntiAliased.radius
 
     def __init__(self,
         # sizes, such as `BigVGANConfig.preset('base_22khz_80band')`
         config:BigVGANConfig,
     ):
-        super().__init__()
-        self.config = c = config
-        _check_rates(c, c.upsample_rates)
-        width = [c.upsample_initial_channel // 2**i
-                 for i in range(len(c.upsample_rates) + 1)]
-        self.conv_pre = _normed(Conv1d(c.mel.n_mels, width[0], 7, padding=3),
-                                c.weight_norm)
+        super().__init__(config)
+        c, width = config, config.widths
         self.ups = nn.ModuleList(nn.ModuleList([_upsampler(*width[i:i + 2], k, u,
                                                            c.weight_norm)])
             for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates)))
@@ -501,20 +507,6 @@ class BigVGAN(Vocoder):
             x = sum(block(x) for block in self.resblocks[i * n:(i + 1) * n]) / n
         x = self.conv_post(self.activation_post(x))
         return torch.tanh(x) if self.config.use_tanh_at_final else x.clamp(-1, 1)
-
-    @property
-    def context(self)->int:
-        "Frames to either side that an output sample depends on"
-        c,n = self.config,len(self.config.resblock_kernel_sizes)
-        radius = [b.radius for b in self.resblocks]
-        stages = [(max(radius[i * n:(i + 1) * n]), k, u)
-            for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates))]
-        return _frames_seen(stages, 3, 3 + AntiAliased.radius)
-
-    def layer_sizes(self)->list: # numbers a frame
-        "How much each stage has to hold"
-        return _layer_sizes(self.config.upsample_initial_channel,
-                            self.config.upsample_rates)
 
 # %% ../nbs/03_vocoders.ipynb #80db082e
 @dataclass
@@ -1295,34 +1287,6 @@ class AdversarialRecipe(VocoderRecipe):
         game = AdversarialTraining(self.discriminators(), discriminator_loss=judged,
                                    generator_losses=terms, start=self.start)
         return [*super().callbacks(), game]
-
-# %% ../nbs/03_vocoders.ipynb #d7a1e78e
-@torch.inference_mode()
-def copy_synthesis(
-    vocoders:dict, # name -> vocoder: anything with `.mel` and `forward(log_mel)`
-    audio:Tensor, # recordings, (n, 1, t) or (n, t)
-): # pandas table, one row per vocoder
-    "Render the log-mels of recordings and measure what is lost, mean over recordings"
-    import pandas as pd
-
-    x,rows = audio.reshape(len(audio), 1, -1),[]
-    for name,v in vocoders.items():
-        mel,render = v.mel,getattr(v, 'vocode', v)
-        begin = time.process_time()
-        at = next(v.parameters(), x).device if isinstance(v, nn.Module) else x.device
-        y = torch.cat([render(log_mel(xi, mel).to(at)).to(x.device) for xi in x])
-        seconds,n = time.process_time() - begin,min(y.shape[-1], x.shape[-1])
-        share = 2 * mel.top / mel.sample_rate
-        def far(share=1.):
-            pairs = zip(y[..., None, :n], x[..., None, :n])
-            lost = [multi_resolution_stft_loss(a, b, share=share).item() for a,
-                    b in pairs]
-            return sum(lost) / len(x)
-        rows.append({'vocoder': name,
-                     'mel distance': mel_loss(y[..., :n], x[..., :n], mel).item(),
-            'STFT distance': far(), f'below {mel.top / 1000:g} kHz': far(share),
-            'times real time': x.numel() / mel.sample_rate / seconds})
-    return pd.DataFrame(rows).set_index('vocoder')
 
 # %% ../nbs/03_vocoders.ipynb #8c6e69cc
 def render_file(

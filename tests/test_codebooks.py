@@ -6,7 +6,7 @@ import pickle
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch
 from foleybook.codebooks import (
-    FSQ, VQVAE, VQVAE_PRESETS, CascadeRecipe, ResidualVQ, UnigramRecipe, VectorQuantizer, VQVAEConfig, VQVAERecipe,
+    FSQ, VQVAE, CascadeRecipe, ResidualVQ, UnigramRecipe, VectorQuantizer, VQVAEConfig, VQVAERecipe,
     kmeans, nearest_code, noise_texture)
 from foleybook.core.code_maps import (
     Cascade, CodeError, CodeTable, PriorConfig, UnigramPrior, augment_codes, encode_table)
-from foleybook.published.dcase2023 import _audyn_names, _baseline_names
+from foleybook.published.dcase2023 import (
+    VQVAE_PRESETS, PublishedVQVAE, PublishedVQVAEConfig, _audyn_names, _baseline_names)
 from foleybook.core.clip_tables import split_table
 from foleybook.core.feature_cache import MelCache
 from foleybook.sound_data import make_procedural
@@ -111,7 +112,7 @@ def test_kmeans_with_fewer_points_than_rows():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("make", [
-    lambda: VectorQuantizer(512, 16), lambda: VectorQuantizer(512, 16, kmeans_iters=0, count_init=0.0),
+    lambda: VectorQuantizer(512, 16), lambda: VectorQuantizer(512, 16, kmeans_iters=0),
     lambda: ResidualVQ(64, 16, 2), lambda: VectorQuantizer(64, 16, update="gradient")])
 def test_110_080_alike_half_latents_stay_finite(dtype, make):
     torch.manual_seed(0)
@@ -231,7 +232,7 @@ def test_published_files(tmp_path):
     ("audyn", dict(res_blocks=1, n_codes=7, kernels=(2, 4))), ("audyn", dict(n_quantizers=4, dim=3))])
 def test_published_models_of_any_size(kind, changes):
     baseline, sizes = kind == "baseline", dict(width=10, res_width=3, dim=4, n_codes=9, mel=MelConfig(n_mels=12))
-    ours = VQVAE(VQVAEConfig(**sizes | VQVAE_PRESETS["dcase2023" if baseline else "audyn"] | changes)).eval()
+    ours = PublishedVQVAE(PublishedVQVAEConfig(**sizes | VQVAE_PRESETS["dcase2023" if baseline else "audyn"] | changes)).eval()
     c, state, first = ours.config, ours.state_dict(), 1 if baseline else 0
     branch, block = ("enc_b.blocks_{}.0.weight", "dec.blocks.{}.conv.1.weight") if baseline else (
         "encoder.backbone.{}.conv2d_1.weight", "decoder.res_blocks.{}.conv2d_1.weight")
@@ -245,6 +246,41 @@ def test_published_models_of_any_size(kind, changes):
     again = VQVAE.from_original(sd, mel=c.mel)
     x = torch.randn(2, *[c.channels][: c.channels - 1], 12, 20)
     assert again.config == c and torch.equal(again(x).log_mel, ours(x).log_mel)
+
+
+def test_quirks_are_the_published_models_own(tmp_path):
+    "The teaching class has none of them; a saved reader's model comes back as one, and trains as one"
+    assert not {"count_init", "laplace", "relu_skip"} & {f.name for f in fields(VQVAEConfig)}
+    model = VQVAE.from_original(original(), mel=MelConfig.preset("dcase2023").replace(n_mels=16))
+    again = VQVAE.from_pretrained(model.save_pretrained(tmp_path))
+    assert type(again) is PublishedVQVAE and again.config == model.config
+    plain = VQVAE(VQVAEConfig(**{f.name: getattr(model.config, f.name) for f in fields(VQVAEConfig)})).eval()
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(1, 16, 20)
+    assert torch.equal(again(x).log_mel, model(x).log_mel) and not torch.allclose(plain(x).log_mel, model(x).log_mel)
+    fresh = PublishedVQVAE(PublishedVQVAEConfig(**{**TINY, **VQVAE_PRESETS["dcase2023"]}))
+    assert not fresh.quantizer.count.any() and VQVAERecipe.preset("dcase-vqvae").model.relu_skip
+
+
+def test_one_base_for_every_mel_autoencoder():
+    from foleybook.core.code_maps import MelAutoencoder, MelAutoencoderRecipe
+    from foleybook.spectrogram_diffusion import MelVAE, MelVAERecipe
+    from foleybook.spectrogram_vqgan import SpectrogramVQGAN, VQGANRecipe
+    for model, recipe in ((VQVAE, VQVAERecipe), (SpectrogramVQGAN, VQGANRecipe), (MelVAE, MelVAERecipe)):
+        for name in ("mel", "time_stride", "with_grain", "listen"):
+            assert getattr(model, name) is getattr(MelAutoencoder, name)
+        for name in ("dataloaders", "listen", "ear", "check_listen", "loss_func"):
+            assert getattr(recipe, name) is getattr(MelAutoencoderRecipe, name) or name == "loss_func"
+
+
+def test_a_reader_of_the_parent_is_not_the_childs():
+    "Whichever file is read first, a VQGAN asks its own reader"
+    from foleybook.spectrogram_vqgan import SpectrogramVQGAN
+    VQVAE.from_original(original(), mel=MelConfig.preset("dcase2023").replace(n_mels=16))
+    assert SpectrogramVQGAN.from_original.__func__ is not VQVAE.from_original.__func__
+    with pytest.raises(CheckpointError):
+        SpectrogramVQGAN.from_original({"encoder.x": torch.zeros(1)})
+    assert SpectrogramVQGAN.from_original.__func__.__module__ == "foleybook.published.specvqgan"
 
 
 def test_audyn_flag_is_accepted():

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from foleybook.core.data_sets import open_dataset
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Conditions, Pretrained
 from foleybook.apps.live import LivePlayer
+from foleybook.published.mtcrnn import PublishedTier, PublishedTierConfig, published_loss
 from foleybook.multitier_rnn import (
     AudioTier, AudioTierConfig, AudioTierRecipe, Gesture, ParamTier, ParamTierConfig, Tier, TierStack,
     TierStackConfig, TierStackRecipe, Tracks, extract_tracks, follow, generate, generate_plain, glide, gru_over_time,
@@ -397,7 +398,7 @@ def test_controls_in_a_sound_are_what_training_saw(pops, tmp_path):
 @pytest.mark.parametrize("net", range(6))
 def test_tracks_go_on_where_they_stood(net):
     torch.manual_seed(0)
-    tier = ParamTier(ParamTierConfig(outputs=("a", "b"), controls=("c",), net=net, hidden_size=8, n_layers=1)).eval()
+    tier = PublishedTier(PublishedTierConfig(outputs=("a", "b"), controls=("c",), net=net, hidden_size=8, n_layers=1)).eval()
     controls = torch.rand(2, 12, 1)
     whole, parts = tier.begin([1, 2]), tier.begin([1, 2])
     with torch.no_grad():
@@ -409,7 +410,7 @@ def test_tracks_go_on_where_they_stood(net):
 @pytest.mark.parametrize("net", range(6))
 def test_tracks_that_are_known_are_followed(net):
     torch.manual_seed(0)
-    tier = ParamTier(ParamTierConfig(outputs=("a", "b"), controls=("c",), net=net, hidden_size=8, n_layers=1)).eval()
+    tier = PublishedTier(PublishedTierConfig(outputs=("a", "b"), controls=("c",), net=net, hidden_size=8, n_layers=1)).eval()
     asked = dict(controls=dict(c=[0.0, 1.0]), seconds=0.2, seed=1)
     whole = tier.tracks(**asked).controls
     values = torch.stack([whole["a"], whole["b"]], -1)
@@ -430,20 +431,37 @@ def test_tracks_that_are_known_are_followed(net):
 
 def test_a_likelihood_is_no_mixture_of_one():
     "With equal parts the mixture's loss is that of one Gaussian"
-    c = ParamTierConfig(outputs=("a",), net=5)
     mu, sigma, x = torch.randn(2, 3, 1), torch.randn(2, 3, 1), torch.randn(2, 3, 1)
     three = [v[..., None, :].expand(-1, -1, 3, -1) for v in (mu, sigma)]
     from foleybook.multitier_rnn import ParamOut
-    mixed = param_loss(ParamOut(*three, torch.zeros(2, 3, 3, 1)), x, c)
-    assert torch.allclose(mixed, param_loss(ParamOut(mu, sigma), x, replace(c, net=0)), atol=1e-5)
-    far = param_loss(ParamOut(*three, torch.zeros(2, 3, 3, 1)), x + 1e4, c)
+    mixed = param_loss(ParamOut(*three, torch.zeros(2, 3, 3, 1)), x)
+    assert torch.allclose(mixed, param_loss(ParamOut(mu, sigma), x), atol=1e-5)
+    far = param_loss(ParamOut(*three, torch.zeros(2, 3, 3, 1)), x + 1e4)
     assert torch.isfinite(far).all()
 
 
 def test_nets_that_do_not_exist():
     for bad in (dict(net=6), dict(net=1, phased=True)):
         with pytest.raises(SettingsError, match="give a net from 0 to 5"):
-            ParamTierConfig(**bad)
+            PublishedTierConfig(**bad)
+    assert not {"net", "drawn_loss", "temperature_as_beta"} & {f.name for f in fields(ParamTierConfig)}
+
+
+@pytest.mark.parametrize("mixtures,net", [(0, 0), (3, 5)])
+def test_the_taught_tier_is_the_published_one_of_its_net(mixtures, net):
+    shared = dict(outputs=tuple("abcdefghijk"), controls=("z",), hidden_size=8, n_layers=1)
+    ours = ParamTier(ParamTierConfig(mixtures=mixtures, **shared)).eval()
+    theirs = PublishedTier(PublishedTierConfig(net=net, temperature_as_beta=False, **shared)).eval()
+    theirs.load_state_dict(ours.state_dict())
+    tracks = [t.advance(t.begin([1]), torch.rand(1, 5, 1, generator=torch.manual_seed(0)), 1.3).detach() for t in (ours, theirs)]
+    assert torch.equal(*tracks)
+    out, x = ours(torch.rand(2, 5, 12))[0], torch.rand(2, 5, 11)
+    assert torch.equal(published_loss(out, x, replace(theirs.config, drawn_loss=False)), param_loss(out, x))
+
+
+def test_one_recurrence_for_each_of_many_tracks():
+    tier = PublishedTier(PublishedTierConfig(outputs=tuple(f"mfcc{k}" for k in range(13)), net=4, hidden_size=4, n_layers=1))
+    assert tier(torch.rand(1, 3, 13))[0].mu.shape == (1, 3, 13)
 
 
 @pytest.fixture
@@ -567,8 +585,8 @@ def test_the_shipped_pops_follow_their_knob():
 
 
 def test_a_published_run_is_read(tmp_path):
-    config = ParamTierConfig(outputs=("rms", "pitch"), controls=("fill",), net=3, hidden_size=6, n_layers=1)
-    tier = ParamTier(config)
+    config = PublishedTierConfig(outputs=("rms", "pitch"), controls=("fill",), net=3, hidden_size=6, n_layers=1)
+    tier = PublishedTier(config)
     theirs = lambda k: (k.replace("input.", "i2d.") if k.startswith("input") else  # noqa: E731
                         k.replace("each.", "out_pro.").replace(".gru.", ".rec.").replace(".mu.", ".h2n.").replace(".sigma.", ".h2v."))
     (tmp_path / "run" / "model").mkdir(parents=True)

@@ -25,10 +25,10 @@ from foleybook.core.generator import Pretrained
 from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from foleybook.core.settings import SettingsError
 from foleybook.apps.codec import (
-    CodecError, Encoded, NeuralCodec, bitrate, decode_long, encode_long, lossy, pack_codes, rate_distortion,
+    CodecError, Encoded, NeuralCodec, bitrate, decode_long, encode_long, lossy, pack_codes,
     unpack_codes)
 from foleybook.spectrogram_vqgan import (
-    LPAPS, AttnBlock, SpectrogramVQGAN, VQGANConfig, VQGANLoss, adaptive_weight, explorer, find_perceptual,
+    LPAPS, AttnBlock, SpectrogramVQGAN, VQGANConfig, VQGANLoss, adaptive_weight, find_perceptual,
     unit_length)
 
 MEL = MelConfig.preset("foley")
@@ -320,17 +320,6 @@ def test_the_codec_verb_finds_its_codebook_and_spares_its_input(tmp_path, capsys
         assert Path(words[1]).read_bytes() == before
     assert main(["vocode", "a.wav", "--out", "a.wav"]) == 1 and "is the input itself" in capsys.readouterr().err
     assert main(["codec", "encode", "a.wav", "--codebook", "foley"]) == 1 and "such as foley-cascade" in capsys.readouterr().err
-
-
-def test_rates_and_distortions():
-    x = Sounds(0.2 * torch.randn(2, 1, 22050), 22050, labels=["a", "b"])
-    codecs = dict(VQGAN=NeuralCodec(tiny(), GriffinLim(MEL, 1)), RVQ=NeuralCodec(plain(n_quantizers=2), GriffinLim(MEL, 1)))
-    rows = rate_distortion(x, codecs, (0.9,), embedder="log-mel")
-    assert list(rows.codec) == ["VQGAN", "RVQ", "RVQ", "MP3", "Vorbis", "Opus"] and rows["embedding distance"].between(-1e-6, 2).all()
-    one, two = rows["kbit/s"][1:3]
-    assert two == pytest.approx(2 * one)
-    assert len(rate_distortion(x, codecs, (), embedder=None).columns) == 4
-    assert explorer(x, codecs, make=False).children[0].children[1].max == 2
 
 
 @pytest.mark.parametrize("kind", ["MP3", "Vorbis", "Opus"])

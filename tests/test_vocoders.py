@@ -22,7 +22,7 @@ from foleybook.core.rendering import find_vocoder, fold_weight_norm
 from foleybook.published.melgan import MelGAN, MelGANConfig, MelGANDiscriminator, melgan_mel
 from foleybook.vocoders import (
     BigVGAN, BigVGANConfig, HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder, MultiPeriodDiscriminator,
-    MultiResolutionDiscriminator, MultiScaleDiscriminator, copy_synthesis, multi_resolution_stft_loss, render_file,
+    MultiResolutionDiscriminator, MultiScaleDiscriminator, multi_resolution_stft_loss, render_file,
     wave_to_mel)
 
 TINY = dict(upsample_initial_channel=16)
@@ -433,20 +433,6 @@ def test_judges_and_losses_work_off_the_processor(elsewhere):
                   MultiResolutionDiscriminator(width=4), MelGANDiscriminator(ndf=4, widest=64)):
         assert moved(judge, elsewhere)(x).logits[0].device.type == elsewhere
     assert multi_resolution_stft_loss(x, x).device.type == elsewhere
-
-
-def test_copy_synthesis_off_the_processor(elsewhere, monkeypatch):
-    "The vocoder sits elsewhere, the recordings do not"
-    monkeypatch.setattr(vocoders, "log_mel", lambda x, mel: x.new_zeros(len(x), mel.n_mels, x.shape[-1] // 512))
-    monkeypatch.setattr(vocoders, "mel_loss", lambda y, x, mel: (y - x).mean())
-    v = moved(ISTFTVocoder(ISTFTConfig(width=16, hidden=32, n_layers=2)).eval(), elsewhere)
-    seen = []
-    v.forward = lambda m, start=0: seen.append(m.device.type) or torch.zeros(len(m), 1, m.shape[-1] * 512, device=m.device)
-    v.ready = lambda m, mel=None: m.to(v.device)  # the true one looks at the numbers, and these have none
-    plain = moved(torch.nn.Linear(1, 1), elsewhere)
-    plain.mel, plain.forward = v.mel, v.forward
-    table = copy_synthesis({"ours": v, "a plain module": plain}, torch.zeros(2, 1, 8192))
-    assert seen == [elsewhere] * 4 and len(table) == 2
 
 
 def test_export_leaves_the_vocoder_as_it_is(tmp_path):

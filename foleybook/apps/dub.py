@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['VideoError', 'read_frames', 'write_film', 'film_seconds', 'ResNetEye', 'pixel_eye', 'tile_features', 'video_features',
-           'follow', 'add_sound', 'find_eye', 'dub', 'sample_takes', 'film_playground']
+__all__ = ['VideoError', 'read_frames', 'film_seconds', 'ResNetEye', 'pixel_eye', 'tile_features', 'video_features', 'follow',
+           'add_sound', 'find_eye', 'dub', 'sample_takes']
 
 # %% ../../nbs/apps/dub.ipynb #54408d5c
 #| code-fold: true
@@ -22,7 +22,7 @@ from torch import nn, Tensor
 #| code-fold: true
 from ..audio_features import Sounds
 from ..core.files import atomic_file, load_strict, published_weights, write_text
-from ..core.generator import Conditions, Generator, mix_seed, playground
+from ..core.generator import Conditions, Generator, mix_seed
 from ..core.sound_files import fit_length, write_audio
 
 # %% ../../nbs/apps/dub.ipynb #10aa931e
@@ -83,25 +83,6 @@ def _square(frame, size, resize):
     x = frame.reformat(w, h, 'rgb24').to_ndarray()
     top, left = (h - size) // 2, (w - size) // 2
     return torch.from_numpy(x[top:top + size, left:left + size].copy())
-
-# %% ../../nbs/apps/dub.ipynb #5c7dbf40
-def write_film(
-    path, # .mp4
-    frames:Tensor, # uint8, (n, h, w, 3), h and w even
-    fps:int=25, # pictures a second
-)->Path:
-    "A silent film"
-    av = _av()
-    with atomic_file(path) as work, work.open('wb') as file, \
-         av.open(file, 'w', format='mp4') as film:
-        stream = film.add_stream('mpeg4', rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.bit_rate = 'yuv420p', 2_000_000
-        for x in frames:
-            picture = av.VideoFrame.from_ndarray(x.numpy(), format='rgb24')
-            film.mux(stream.encode(picture))
-        film.mux(stream.encode())
-    return Path(path)
 
 # %% ../../nbs/apps/dub.ipynb #b88d534a
 def film_seconds(
@@ -326,36 +307,3 @@ def sample_takes(
                     seed=seed, pattern=pattern, **how)
         write_text(Path(out)/'sampling.json', json.dumps(told, indent=1, default=str))
     return made
-
-# %% ../../nbs/apps/dub.ipynb #72fa610c
-def film_playground(
-    model:Generator, # asked by features
-    eye=None, # see `dub`
-    features:Tensor|None=None, # to begin with
-): # a widget
-    "A button for a film or a file of features (.npy), and the playground of the model below it"
-    import io, tempfile
-    import ipywidgets as w
-
-    upload, box = w.FileUpload(accept='.npy,.mp4,.mov,.webm', multiple=False), w.VBox()
-
-    def show(x): box.children = [playground(model, features=x)]
-
-    def load(change):
-        if not upload.value: return
-        file = upload.value[0]
-        data = bytes(file['content'])
-        try:
-            if file['name'].endswith('.npy'):
-                x = torch.from_numpy(np.load(io.BytesIO(data),
-                                             allow_pickle=False)).float()
-            else:
-                with tempfile.TemporaryDirectory() as folder:
-                    path = Path(folder)/'film'
-                    path.write_bytes(data)
-                    x = video_features(path, eye)
-            show(x)
-        except ValueError as e: box.children = [w.Label(str(e))]
-    upload.observe(load, 'value')
-    if features is not None: show(features)
-    return w.VBox([upload, box])

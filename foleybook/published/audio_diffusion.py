@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 # %% auto #0
-__all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'AutoencoderConfig', 'Posterior', 'AutoencoderKL',
-           'MelImageDiffusionConfig', 'MelImageDiffusion', 'PackedConv2d', 'prepared', 'MelImageRecipe', 'write_images',
-           'read_images', 'loop_beats', 'scheduler_settings']
+__all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'unet_preset', 'AutoencoderConfig', 'Posterior', 'AheadHalve',
+           'PlainStage', 'AutoencoderKL', 'MelImageDiffusionConfig', 'MelImageDiffusion', 'PackedConv2d', 'prepared',
+           'MelImageRecipe', 'write_images', 'read_images', 'loop_beats', 'scheduler_settings']
 
 # %% ../../nbs/published/audio_diffusion.ipynb #8a58f120
 #| code-fold: true
@@ -27,16 +27,18 @@ from tqdm.auto import tqdm
 #| code-fold: true
 from ..audio_features import (
     GriffinLim, image_to_mel, log_mel, mel_to_image, mel_values, MelConfig)
+from ..core.code_maps import mel_loaders
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_json)
 from ..core.generator import Conditions, ItemNoise, Pretrained
 from ..core.rendering import MelGenerator
+from ..core.settings import near
 from ..core.sound_files import fit_length
 from ..diffwave import (
     diffuse, DiffusionProcess, DiffusionRecipe, guided, invert_ddim, sample_ddim,
     sample_ddpm, time_grid)
 from ..spectrogram_diffusion import (
-    _mel_loaders, asked_label, Attention, Stage, UNet, unet_preset, UNetConfig)
+    asked_label, Attention, Halve, Stage, UNet, UNetConfig)
 
 # %% ../../nbs/published/audio_diffusion.ipynb #7a7a477b
 @dataclass
@@ -110,6 +112,32 @@ def to_bytes(
     "What a network painted, as pictures"
     return ((x / 2 + .5).clamp(0, 1) * 255).round().to(torch.uint8)
 
+# %% ../../nbs/published/audio_diffusion.ipynb #bad51200
+def unet_preset(
+    # 'tiny' (which is not small), 'small' or 'large'; with a context also 'base'
+    size:str='small',
+    context:int|None=None, # width of the context; None: no context
+    **changes, # other fields of `UNetConfig`
+)->UNetConfig:
+    "The published U-Nets by name"
+    widths = dict(tiny=(256, 256, 512, 512), small=(128, 128, 256, 256, 512, 512),
+                  large=(128, 128, 256, 256, 512, 512, 1024))
+    at = dict(tiny=2, small=4, large=5)
+    if context:
+        widths |= dict(small=(128, 256, 256, 256, 512, 512), base=(128, 256, 512, 512),
+                       large=(128, 256, 256, 512, 512, 512, 1024))
+    if size not in widths:
+        raise ValueError(f"no U-Net {size!r}. {near(size, widths)}")
+    n, kind = len(widths[size]), 'CrossAttn' if context else 'Attn'
+    down = {0, 1, 2} if size == 'base' else {at[size]}
+    up = {1, 2, 3} if size == 'base' else {1}
+    names = lambda where, way: tuple(f"{kind if i in where else ''}{way}Block2D"
+                                     for i in range(n))
+    return UNetConfig(**dict(block_out_channels=widths[size],
+                             cross_attention_dim=context,
+                             down_block_types=names(down, 'Down'),
+                             up_block_types=names(up, 'Up')) | changes)
+
 # %% ../../nbs/published/audio_diffusion.ipynb #4ce4a0c7
 @dataclass
 class AutoencoderConfig:
@@ -145,14 +173,48 @@ def kl(self:Posterior)->Tensor: # (b,)
     return each.flatten(1).sum(1) / 2
 
 # %% ../../nbs/published/audio_diffusion.ipynb #25a2f97b
+class AheadHalve(Halve):
+    "Convolution of stride 2 that pads after the end only, as latent diffusion does"
+    def __init__(self,
+        width:int, # channels
+    ):
+        super().__init__(width)
+        self.conv.padding = (0, 0)
+
+    def forward(self, x:Tensor)->Tensor:
+        "(b, c, h, w) to (b, c, h/2, w/2)"
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+# %% ../../nbs/published/audio_diffusion.ipynb #9af84828
+class PlainStage(Stage):
+    "A `Stage` without time, context or memory"
+    def __init__(self,
+        sizes:list, # see `Stage`
+        resample:str='', # see `Stage`
+        **given, # groups and eps of `Stage`
+    ):
+        super().__init__(sizes, resample=resample, **given)
+        if resample == 'half':
+            self.downsamplers[0] = AheadHalve(sizes[-1][1])
+
+    def forward(self, x:Tensor)->Tensor:
+        "(b, c_in, h, w) to (b, c_out, ...), all of it"
+        for i in range(len(self.resnets)):
+            x = self.step(i, x)
+        for layer in (*getattr(self, 'downsamplers', ()),
+                      *getattr(self, 'upsamplers', ())):
+            x = layer(x)
+        return x
+
+# %% ../../nbs/published/audio_diffusion.ipynb #84f902ff
 def _autoencoder_half(c, widths, c_in, c_out, layers, way):
     "Encoder or decoder: convolution in, stages, convolution out"
     half, last = nn.Module(), widths[-1]
     given, n = dict(groups=c.norm_num_groups, eps=1e-6), len(widths)
     half.conv_in = nn.Conv2d(c_in, widths[0], 3, padding=1)
-    stages = [Stage([(widths[max(i - 1, 0)] if j == 0 else w, w)
-                     for j in range(layers)],
-                    resample=way * (i < n - 1), ahead=True, **given)
+    stages = [PlainStage([(widths[max(i - 1, 0)] if j == 0 else w, w)
+                          for j in range(layers)],
+                         resample=way * (i < n - 1), **given)
               for i, w in enumerate(widths)]
     name = 'down_blocks' if way == 'half' else 'up_blocks'
     setattr(half, name, nn.ModuleList(stages))
@@ -163,6 +225,7 @@ def _autoencoder_half(c, widths, c_in, c_out, layers, way):
     half.conv_out = nn.Conv2d(last, c_out, 3, padding=1)
     return half
 
+# %% ../../nbs/published/audio_diffusion.ipynb #412f94ed
 class AutoencoderKL(Pretrained):
     "Pictures to latents and back"
     def __init__(self,
@@ -491,7 +554,7 @@ class MelImageRecipe(DiffusionRecipe):
 
     def dataloaders(self, data):
         "`DataLoaders` from a path, `ClipTable` or `MelCache`"
-        return _mel_loaders(self, data, self.image.mel, frames=self.image.x_res)
+        return mel_loaders(self, data, self.image.mel, frames=self.image.x_res)
 
     def build_model(self, dls)->MelImageDiffusion:
         "A fresh model"

@@ -6,23 +6,73 @@
 #| code-fold: true
 from __future__ import annotations
 import argparse, re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 # %% auto #0
-__all__ = ['published_keys', 'published_key', 'published_config']
+__all__ = ['VQVAE_PRESETS', 'InPlaceBlock', 'PlainCounts', 'PublishedVQVAEConfig', 'PublishedVQVAE', 'published_keys',
+           'PublishedVQVAERecipe', 'published_key', 'published_config']
 
 # %% ../../nbs/published/dcase2023.ipynb #98525275
 #| code-fold: true
 from fastcore.basics import patch
 from torch import nn, Tensor
+from torch.nn import functional as F
 
 # %% ../../nbs/published/dcase2023.ipynb #cb6c7ff2
 #| code-fold: true
 from ..audio_features import MelConfig
-from ..codebooks import VQVAE, VQVAE_PRESETS, VQVAEConfig
+from ..codebooks import (
+    ResBlock2d, VectorQuantizer, VQVAE, VQVAEConfig, VQVAERecipe)
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_published)
 from ..pixelsnail import PixelSNAIL, PixelSNAILConfig
+
+# %% ../../nbs/published/dcase2023.ipynb #75163662
+class InPlaceBlock(ResBlock2d):
+    "The baseline's residual block: its in-place ReLU changes what the skip carries"
+    def forward(self, x:Tensor)->Tensor:
+        "(b, c, m, f) -> the same shape"
+        return F.relu(x) + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+# %% ../../nbs/published/dcase2023.ipynb #2fae53fb
+class PlainCounts(VectorQuantizer):
+    "Audyn's quantiser: counts are not smoothed"
+    def smoothed(self, count:Tensor)->Tensor:
+        "Counts, (n,), as they are"
+        return count
+
+# %% ../../nbs/published/dcase2023.ipynb #81813aa1
+@dataclass
+class PublishedVQVAEConfig(VQVAEConfig):
+    "Sizes and quirks of a published VQ-VAE"
+    # running count of a row that was never used; the baseline: 0
+    count_init:float = 1.
+    laplace:bool = True  # Audyn: False
+    relu_skip:bool = False  # the baseline: True
+
+# %% ../../nbs/published/dcase2023.ipynb #2d514077
+class PublishedVQVAE(VQVAE):
+    "A `VQVAE` that works and trains as the published ones do"
+    def __init__(self,
+        config:PublishedVQVAEConfig, # sizes and quirks
+    ):
+        super().__init__(config)
+        for part in self.modules():
+            if isinstance(part, VectorQuantizer):
+                part.count.fill_(config.count_init)
+                if not config.laplace: part.__class__ = PlainCounts
+            if isinstance(part, ResBlock2d) and config.relu_skip:
+                part.__class__ = InPlaceBlock
+
+# %% ../../nbs/published/dcase2023.ipynb #1e5616ca
+VQVAE_PRESETS = dict(
+    dcase2023=dict(kmeans_iters=0, restart_below=0., count_init=0., relu_skip=True),
+    audyn=dict(kmeans_iters=0, restart_below=0., decay=.999, laplace=False,
+               kernels=(2, 4, 6, 8)))
+VQVAE_PRESETS['audyn_rvq'] = VQVAE_PRESETS['audyn'] | dict(
+    n_codes=16, n_quantizers=3, quantizer_dropout=1.)
 
 # %% ../../nbs/published/dcase2023.ipynb #9b3ee973
 def _indices(sd:dict, pattern:str)->int:
@@ -93,7 +143,7 @@ def published_keys(
 def _published_config(
     ours:dict, # weights under our names
     baseline:bool, # of the DCASE 2023 baseline, not of Audyn
-)->dict: # fields of `VQVAEConfig`
+)->dict: # fields of `PublishedVQVAEConfig`
     "Sizes as the shapes tell them, quirks as the project has them"
     stages, branches = (_indices(ours, r'quantizer\.stages\.(\d+)'),
                         _indices(ours, r'encoder\.branches\.(\d+)'))
@@ -130,8 +180,8 @@ def from_original(cls:VQVAE,
     source, # file of weights or state dict
     # spectrogram; None: that of the project the file comes from
     mel:MelConfig|None=None,
-    **overrides, # fields of `VQVAEConfig`
-)->VQVAE:
+    **overrides, # fields of `PublishedVQVAEConfig`
+)->PublishedVQVAE:
     "Load a published VQ-VAE or RVQ-VAE; sizes are read from the shapes, quirks are switched on"
     sd, name = (published_weights(source, 'model'),
                 'state dict' if isinstance(source, dict)
@@ -142,8 +192,34 @@ def from_original(cls:VQVAE,
         ours[key] = ours[key].t()
     mel = mel or (MelConfig.preset('dcase2023') if baseline
                   else MelConfig.preset('audyn'))
-    model = cls(VQVAEConfig(**dict(mel=mel) | _published_config(ours, baseline) | overrides))
+    settings = dict(mel=mel) | _published_config(ours, baseline) | overrides
+    model = PublishedVQVAE(PublishedVQVAEConfig(**settings))
     return _load_published(model, ours, {new: old for old, new in keys.items()}, name)
+
+# %% ../../nbs/published/dcase2023.ipynb #ac48525e
+@dataclass
+class PublishedVQVAERecipe(VQVAERecipe):
+    "Repeats the training of a published VQ-VAE"
+    model:PublishedVQVAEConfig = field(default_factory=PublishedVQVAEConfig)
+    normalise:bool = False
+    optimizer:str = 'adam'
+    schedule:str = 'constant'
+    lr:float = 3e-4
+    betas:tuple[float, float] = (.9, .999)
+    kind:ClassVar[type] = PublishedVQVAE
+
+# %% ../../nbs/published/dcase2023.ipynb #77a057ce
+def _sizes(mel, name):
+    "Settings of a published model"
+    return PublishedVQVAEConfig(mel=MelConfig.preset(mel), **VQVAE_PRESETS[name])
+
+_AUDYN_RUN = dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344,
+                  clip_norm=10.)
+PublishedVQVAERecipe.presets = {
+    'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16,
+                        model=_sizes('dcase2023', 'dcase2023')),
+    'audyn-vqvae': dict(**_AUDYN_RUN, model=_sizes('audyn', 'audyn')),
+    'audyn-rvqvae': dict(**_AUDYN_RUN, model=_sizes('audyn', 'audyn_rvq'))}
 
 # %% ../../nbs/published/dcase2023.ipynb #ce233d48
 #| code-fold: true

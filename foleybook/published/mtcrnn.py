@@ -6,20 +6,129 @@
 #| code-fold: true
 from __future__ import annotations
 import ast
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 # %% auto #0
-__all__ = []
+__all__ = ['PublishedTierConfig', 'PublishedTier', 'published_loss', 'PublishedTierRecipe']
 
 # %% ../../nbs/published/mtcrnn.ipynb #a8f27162
 #| code-fold: true
+import torch, torch.nn.functional as F
 from fastcore.basics import patch
+from torch import nn, Tensor
 
 # %% ../../nbs/published/mtcrnn.ipynb #e44a1b84
 #| code-fold: true
 from ..core.files import CheckpointError, load_strict, published_weights
-from ..multitier_rnn import (
-    AudioTier, AudioTierConfig, ParamTier, ParamTierConfig, Tier)
+from ..core.settings import SettingsError
+from foleybook.multitier_rnn import (
+    AudioTier, AudioTierConfig, param_loss, ParamOut, ParamTier, ParamTierConfig,
+    ParamTierRecipe, Tier)
+
+# %% ../../nbs/published/mtcrnn.ipynb #4776e494
+@dataclass
+class PublishedTierConfig(ParamTierConfig):
+    "A published parameter network"
+
+    net: int = 0  # 0 one recurrence; 1, 2 two; 3, 4 one for each track; 5 mixture
+    drawn_loss: bool = True  # squared error of a draw, not the likelihood
+    temperature_as_beta: bool = True  # a higher temperature makes draws narrower
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.net not in range(6) or self.phased and self.net:
+            raise SettingsError(f"net={self.net!r}, phased={self.phased}: give a net "
+                                "from 0 to 5; phased goes with net 0.")
+        self.mixtures = 3 if self.net == 5 else 0
+
+# %% ../../nbs/published/mtcrnn.ipynb #8555c514
+class PublishedTier(ParamTier):
+    "A parameter network of MTCRNN, nets 0 to 5"
+
+    def __init__(
+        self,
+        config: PublishedTierConfig = None,  # sizes and kind
+    ):
+        super().__init__(config or PublishedTierConfig())
+        c, d = self.config, self.config.hidden_size
+        gru = lambda: nn.GRU(d, d, c.n_layers, batch_first=True)
+        if c.net in (1, 3):
+            del self.gru
+        if c.net in (1, 2):
+            self.mu_gru, self.sigma_gru = gru(), gru()
+        if c.net in (3, 4):
+            del self.mu, self.sigma
+            part = lambda: nn.ModuleDict(dict(gru=gru(), mu=nn.Linear(d, 1),
+                                              sigma=nn.Linear(d, 1)))
+            self.each = nn.ModuleList(part() for _ in c.outputs)
+
+    def spread(self, sigma, temperature=1.0):
+        "Standard deviations; above 1 narrower, where the config says so"
+        return _spread(self.config, sigma, temperature)
+
+    def heads(self, h, state, start):
+        "Means and spreads of the next rows; `state` is changed"
+        net = self.config.net
+        if net in (0, 5):
+            return super().heads(h, state, start)
+        h = self.through(self.gru, h, state, 0) if net in (2, 4) else h
+        if net in (1, 2):
+            return ParamOut(self.mu(self.through(self.mu_gru, h, state, 1)),
+                            self.sigma(self.through(self.sigma_gru, h, state, 2)))
+        outs = [(part, self.through(part["gru"], h, state, 1 + k))
+                for k, part in enumerate(self.each)]
+        return ParamOut(*(torch.cat([part[name](o) for part, o in outs], -1)
+                          for name in ("mu", "sigma")))
+
+# %% ../../nbs/published/mtcrnn.ipynb #80cf31ff
+def _spread(config, sigma, temperature):
+    "The published temperature is the softplus's beta"
+    if config.temperature_as_beta:
+        return F.softplus(sigma, beta=temperature)
+    return F.softplus(sigma) * temperature
+
+# %% ../../nbs/published/mtcrnn.ipynb #d98f23dc
+def published_loss(
+    out: ParamOut,  # for rows, (b, l, ...)
+    targets: Tensor,  # the tracks that came, (b, l, tracks)
+    config: PublishedTierConfig,  # of the tier
+    # normal numbers of the draws, (l, b, tracks); with `drawn_loss`
+    eps: Tensor = None,
+    temperature: float = 1.0,  # see `PublishedTier.spread`
+) -> Tensor:  # of each row, (l,)
+    "Mean squared error of a draw; of a mixture the likelihood"
+    std = _spread(config, out.sigma, temperature)
+    if out.pi is not None or not config.drawn_loss:
+        return param_loss(out, targets, std)
+    eps = torch.randn_like(targets).transpose(0, 1) if eps is None else eps
+    return (out.mu + eps.transpose(0, 1) * std - targets).square().mean((0, 2))
+
+# %% ../../nbs/published/mtcrnn.ipynb #47b9e3a4
+@dataclass
+class PublishedTierRecipe(ParamTierRecipe):
+    "Repeats the training of a parameter network of MTCRNN"
+    model: PublishedTierConfig = field(default_factory=PublishedTierConfig)
+    kind: ClassVar[type] = PublishedTier
+    presets: ClassVar[dict] = {
+        "mtcrnn-tier3": dict(steps=4000, epoch_steps=200, batch_size=16, lr=5e-4,
+                             schedule="constant", length=1000, track_rate=125.0,
+                             audio_rate=16000,
+                             clip_seconds=10.0, teacher_forcing=0.5, controls=("fill",),
+                             model=dict(temperature_as_beta=False)),
+        "mtcrnn-tier2": dict(steps=6000, epoch_steps=200, batch_size=16, lr=5e-4,
+                             schedule="constant", length=2000, track_rate=500.0,
+                             audio_rate=16000,
+                             clip_seconds=10.0, controls=("rms", "centroid", "pitch"),
+                             model=dict(hidden_size=500, row_rate=500.0,
+                                        temperature_as_beta=False,
+                                        outputs=tuple(f"mfcc{k}" for k in range(13)))),
+    }
+
+    def loss_func(self):
+        "What the model's config says"
+        return lambda out, tracks: published_loss(out[0], tracks, self.model).mean()
 
 # %% ../../nbs/published/mtcrnn.ipynb #f2d315b8
 #| code-fold: true
@@ -108,7 +217,7 @@ def from_original(
     # rows per second; None: as args.txt of the folder says, else 125
     row_rate: float = None,
     step: int = None,  # which model of a folder; None: the last
-):  # a `ParamTier` with the published weights and quirks
+):  # a `PublishedTier` with the published weights and quirks
     "Load a parameter tier of MTCRNN; the shapes say which net it is"
     ours, told = _published(weights, step)
     each = {k.split(".")[1] for k in ours if k.startswith("each.")}
@@ -121,15 +230,15 @@ def from_original(
     tracks = len(each) or ours["mu.weight"].shape[0] // (3 if net == 5 else 1)
     named, d_in = tuple(told.get("generate") or ()), ours["input.weight"].shape[1]
     props = tuple(told.get("prop") or ())
-    config = ParamTierConfig(
+    config = PublishedTierConfig(
         outputs=named if len(named) == tracks
         else tuple(f"track_{k}" for k in range(tracks)),
         controls=props if len(props) == d_in - tracks else (), cond_size=d_in - tracks,
         net=net,
         hidden_size=ours["input.weight"].shape[0], n_layers=_layers(ours),
-        phased="cells.0.bias" in ours, signed_phase=True, drawn_loss=True,
-        temperature_as_beta=True, row_rate=row_rate or told.get("sample_rate") or 125.0)
-    tier = ParamTier(config)
+        phased="cells.0.bias" in ours, signed_phase=True,
+        row_rate=row_rate or told.get("sample_rate") or 125.0)
+    tier = PublishedTier(config)
     load_strict(tier, ours, "MTCRNN weights")
     return tier.eval()
 

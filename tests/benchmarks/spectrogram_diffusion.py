@@ -10,7 +10,7 @@ from _measure import difference, flops_of, interleaved, row, share
 from foleybook import spectrogram_diffusion as S
 from foleybook.audio_features import MelConfig
 from foleybook.core.generator import Conditions, peak_memory_mb
-from foleybook.published.audio_diffusion import prepared
+from foleybook.published.audio_diffusion import prepared, unet_preset
 
 
 def _plain_attention(self, x, context):
@@ -92,7 +92,7 @@ def _vocoder():
 def benchmarks(sizes=(64, 256), unet=None, config=None, vae=None, seconds=4.0, rounds=3):
     "Rows, see `_measure.row`; tests take smaller settings"
     torch.manual_seed(0)
-    unet = unet or S.unet_preset("small")
+    unet = unet or unet_preset("small")
     config = config or S.FlowConfig(width=320, heads=5, n_classes=10)
     steps = [r for size in sizes for r in unet_step(size, unet, rounds if size < 256 else 1)]
     return steps + flow(config, vae or S.MelVAEConfig(), seconds, rounds, _vocoder() if vae is None else None)

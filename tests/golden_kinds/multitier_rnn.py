@@ -2,7 +2,8 @@ import torch
 from torch.nn import functional as F
 
 from foleybook.audio_features import mu_law_decode
-from foleybook.multitier_rnn import AudioTier, ParamTier, Tier, generate, generate_plain, param_loss
+from foleybook.multitier_rnn import AudioTier, ParamTier, Tier, generate, generate_plain
+from foleybook.published.mtcrnn import published_loss
 from foleybook.core.clip_tables import resample_track
 
 from . import assert_close, check
@@ -79,7 +80,7 @@ def param_steps(case):
     chance = out["sample_u"] if "sample_u" in out else None
     if chance is None:
         assert_close(tier.draw_row(said, eps, None, c["beta"]), out["sample"], what="sample")
-    loss = param_loss(said, out["target"][:, None], tier.config, eps[None], c["beta"])
+    loss = published_loss(said, out["target"][:, None], tier.config, eps[None], c["beta"])
     assert_close(loss[0], out["loss"], what="loss")
 
 
@@ -115,7 +116,7 @@ def train(case):
         if audio:
             losses = F.cross_entropy(said.transpose(1, 2), targets[..., 0], reduction="none").mean(0)
         else:
-            losses = param_loss(said, targets, tier.config, eps)
+            losses = published_loss(said, targets, tier.config, eps)
         assert_close(losses.mean(), case.outputs["losses"][k], what=f"loss {k}")
         adam.zero_grad()
         losses.sum().backward()
