@@ -887,44 +887,11 @@ def unused(self:VQVAERecipe)->dict:
               "audio_every, or leave it out.")
     return LoopRecipe.unused(self) | ({} if self.audio_every else dict(vocoder=remedy))
 
-# %% ../nbs/04_codebooks.ipynb #3122a158
-_PUBLISHED = dict(optimizer='adam', schedule='constant', lr=3e-4, normalise=False,
-                  betas=(.9, .999))
-_SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48,
-              res_blocks=1,
-              dim=32, decay=.9,
-              restart_below=.1, grain=128)
-
-VQVAERecipe.presets = {
-    'quick-vqvae': dict(steps=1200, epoch_steps=200, batch_size=16, frames=128, lr=2e-3,
-                        model=VQVAEConfig(**_SMALL)),
-    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3,
-                        precision='auto', model=VQVAEConfig(
-        **_SMALL | dict(time_strides=(2, 2), width=64))),
-    'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3,
-                       seconds=2.,
-                       model=VQVAEConfig(**_SMALL)),
-    'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16, **_PUBLISHED,
-                        model=VQVAEConfig(mel=MelConfig.preset('dcase2023'),
-                                          **VQVAE_PRESETS['dcase2023'])),
-    'audyn-vqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344,
-                        clip_norm=10.,
-                        **_PUBLISHED,
-                        model=VQVAEConfig(mel=MelConfig.preset('audyn'),
-                                          **VQVAE_PRESETS['audyn'])),
-    'audyn-rvqvae': dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344,
-                         clip_norm=10.,
-                         **_PUBLISHED,
-                         model=VQVAEConfig(mel=MelConfig.preset('audyn'),
-                                           **VQVAE_PRESETS['audyn_rvq'])),
-}
-
 # %% ../nbs/04_codebooks.ipynb #9a948335
 @dataclass
 class UnigramRecipe(Recipe):
     "Count the codes of a `CodeTable`: a prior in no time, to hear a codebook and to set the floor"
     smooth:float = .1  # see `UnigramPrior.fit`
-    presets:ClassVar[dict] = {'unigram': {}}
 
     def _train(self, data:CodeTable, out, resume, progress)->UnigramPrior:
         "Count and save"
@@ -955,15 +922,6 @@ class CascadeRecipe(StagedRecipe):
         'prior.codebook': "The prior is heard through the codebook of this run. Leave "
                           "it out.",
         'prior.vocoder': "Set vocoder of the whole."}
-    presets:ClassVar[dict] = {
-        'unigram-cascade': dict(vocoder='default'),
-        'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail',
-                              vocoder='default',
-                              top_p=.9, guidance=3.),
-        'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail',
-                             vocoder='default',
-                             top_p=.9, guidance=3.),
-    }
 
     def _train(self, data, out, resume, progress)->Cascade:
         "Both stages, one after the other: `out` gets codebook/, codes/, prior/ and pipeline.json"

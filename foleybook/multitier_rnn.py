@@ -982,44 +982,11 @@ def own(
     return self.rows(codes, logits[..., :0])
 
 # %% ../nbs/11_multitier_rnn.ipynb #03cf4aa0
-_STEERABLE = dict(steps=1500, epoch_steps=150, batch_size=32, lr=4e-3, clip_norm=1.0,
-                  length=256,
-                  controls=("rms", "centroid"), track_rate=50.0,
-                  model=dict(hidden_size=128, n_layers=1, sample_rate=16000))
-
 @dataclass
 class AudioTierRecipe(TierRecipe):
     "A recurrent tier of samples, or of pulses, over clips with control tracks"
     model: AudioTierConfig = field(default_factory=AudioTierConfig)
     kind: ClassVar[type] = AudioTier
-    presets: ClassVar[dict] = {
-        "pops": dict(steps=12000, epoch_steps=500, batch_size=128, lr=5e-4,
-                     schedule="constant",
-                     precision="auto", clip_norm=1.0, controls=("rate",),
-                     clip_seconds=10.0,
-                     model=dict(hidden_size=256, n_layers=4)),
-        "pops-onsets": dict(steps=400, epoch_steps=100, batch_size=48, lr=6e-3,
-                            clip_norm=1.0,
-                            length=375, controls=("rate",), track_rate=250.0,
-                            audio_rate=8000,
-                            clip_seconds=4.0, model=dict(
-                                hidden_size=64, n_layers=1, channels=2, sample_rate=250,
-                                generates="onset")),
-        "pops-sounds": dict(steps=800, epoch_steps=100, batch_size=24, lr=5e-3,
-                            clip_norm=1.0,
-                            length=256, controls=("onset",), track_rate=250.0,
-                            clip_seconds=4.0,
-                            model=dict(hidden_size=96, n_layers=1, sample_rate=8000)),
-        "class-sounds": dict(steps=1500, epoch_steps=150, batch_size=32, lr=4e-3,
-                             clip_norm=1.0,
-                             controls=("rms", "centroid"), classes=True,
-                             track_rate=50.0,
-                             model=dict(hidden_size=160, n_layers=1,
-                                        sample_rate=16000)),
-        "steerable": _STEERABLE,
-        "steerable-rain": _STEERABLE | dict(only="rain"),
-        "steerable-fire": _STEERABLE | dict(only="fire_crackling"),
-    }
 
     @property
     def rate(self): return self.model.sample_rate
@@ -1311,27 +1278,6 @@ class ParamTierRecipe(TierRecipe):
     "A recurrent tier of control tracks over clips"
     model: ParamTierConfig = field(default_factory=ParamTierConfig)
     kind: ClassVar[type] = ParamTier
-    presets: ClassVar[dict] = {
-        "mtcrnn-tier3": dict(steps=4000, epoch_steps=200, batch_size=16, lr=5e-4,
-                             schedule="constant", length=1000, track_rate=125.0,
-                             audio_rate=16000,
-                             clip_seconds=10.0, teacher_forcing=0.5, controls=("fill",),
-                             model=dict(drawn_loss=True)),
-        "mtcrnn-tier2": dict(steps=6000, epoch_steps=200, batch_size=16, lr=5e-4,
-                             schedule="constant", length=2000, track_rate=500.0,
-                             audio_rate=16000,
-                             clip_seconds=10.0, controls=("rms", "centroid", "pitch"),
-                             model=dict(hidden_size=500, row_rate=500.0,
-                                        drawn_loss=True,
-                                        outputs=tuple(f"mfcc{k}" for k in range(13)))),
-        "class-tracks": dict(steps=400, epoch_steps=100, batch_size=32, lr=4e-3,
-                             clip_norm=1.0,
-                             length=200, track_rate=50.0, audio_rate=16000,
-                             classes=True,
-                             model=dict(outputs=("rms", "centroid"), net=5,
-                                        hidden_size=64,
-                                        n_layers=1, row_rate=50.0)),
-    }
 
     @property
     def rate(self): return self.model.row_rate
@@ -1513,10 +1459,6 @@ class TierStackRecipe(StagedRecipe):
     upper: TierRecipe = field(default_factory=lambda: AudioTierRecipe.preset("pops-onsets"))
     lower: TierRecipe = field(default_factory=lambda: AudioTierRecipe.preset("pops-sounds"))
     seconds: float = 2.0  # length of a sound where nobody says
-    presets: ClassVar[dict] = {
-        "quick-pops": {},
-        "quick-rnn": dict(upper="class-tracks", lower="class-sounds", seconds=4.0),
-    }
 
     def _train(self, data, out, resume, progress) -> TierStack:
         "`out` gets tier1/, tier2/ and pipeline.json"

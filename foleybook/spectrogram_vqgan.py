@@ -696,49 +696,15 @@ def _train(self:VQGANRecipe, data, out, resume, progress)->SpectrogramVQGAN:
         recipe.judge, data = self.train_judge(data, out/'perceptual', resume, progress)
     return LoopRecipe._train(recipe, data, out, resume, progress)
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #c3300db4
-_QUICK = dict(widths=(24, 48, 64), freq_strides=(4, 2, 2), time_strides=(4, 2, 1))
-_OWN = dict(frames=128, lr=1e-3, optimizer='adam', betas=(.5, .9), clip_norm=10.,
-            schedule='warmup_cosine')
-_AS_PUBLISHED = dict(batch_size=32, frames=848, seconds=10., optimizer='adam',
-                     betas=(.5, .9),
-                     schedule='constant', normalise=False, critic_width=64,
-                     critic_lr=1., adapt=(1., 1.))
-
-VQGANRecipe.presets = {
-    'quick-vqgan': dict(steps=600, epoch_steps=150, batch_size=8, critic_start=250,
-                        **_OWN,
-                        model=VQGANConfig(**_QUICK)),
-    'foley-vqgan': dict(steps=2000, epoch_steps=250, batch_size=8, critic_start=800,
-                        precision='auto', **_OWN, model=VQGANConfig()),
-    'vas-codebook': dict(steps=95_680, epoch_steps=368, lr=3.2e-5, critic_start=2001,
-                         **_AS_PUBLISHED, model=VQGANConfig.preset('vas')),
-    'vggsound-codebook': dict(steps=195_600, epoch_steps=4890, lr=1.44e-4,
-                              critic_start=30_001,
-                              **_AS_PUBLISHED, model=VQGANConfig.preset('vggsound')),
-}
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #76b67d2a
-#| code-fold: true
-def _prior():
-    "The prior of the quick cascade"
-    from foleybook.pixelsnail import PixelSNAILRecipe
-
-    return PixelSNAILRecipe.preset('quick-pixelsnail')
-
 # %% ../nbs/06_spectrogram_vqgan.ipynb #6abed3b1
 @dataclass
 class VQGANCascadeRecipe(CascadeRecipe):
     "Train a `SpectrogramVQGAN`, then a prior on its codes"
     codebook:LoopRecipe = field(default_factory=lambda: VQGANRecipe.preset('quick-vqgan'))
-    prior:Recipe = field(default_factory=_prior)
+    prior:Recipe = field(default_factory=lambda: Recipe.preset('quick-pixelsnail'))
     vocoder:str|None = 'default'
     top_p:float|None = .9
     guidance:float|None = 3.
-    presets:ClassVar[dict] = {
-        'quick-vqgan-cascade': {},
-        'foley-vqgan-cascade': dict(codebook='foley-vqgan', prior='foley-pixelsnail',
-                                    top_p=None, guidance=2.)}
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #d3769dde
 def explorer(

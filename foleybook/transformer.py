@@ -30,12 +30,11 @@ from tqdm.auto import tqdm
 #| code-fold: true
 from .codebooks import CascadeRecipe
 from .core.code_maps import (
-    CodeError, CodePrior, CodeTable, prior_arguments, PriorRecipe)
+    CodeError, CodePrior, CodeTable, draw_code, prior_arguments, PriorRecipe)
 from .core.files import load_strict
 from .core.generator import Conditions, ItemNoise
 from .kernels.cached_attention import _draw_steps, _Stack
-from .pixelsnail import draw_code
-from .train.recipes import LoopRecipe, Recipe
+from .train.recipes import Recipe
 
 # %% ../nbs/07_transformer.ipynb #c644d42d
 def code_order(
@@ -1000,41 +999,11 @@ def with_features(
                      table.seconds,
                      table.labels, table.valid_idx, table.source, cond)
 
-# %% ../nbs/07_transformer.ipynb #dee04fbc
-_SMALL = dict(width=128, n_layers=4, n_heads=4, dropout=.15, class_dropout=.1)
-_RUN = dict(batch_size=8, lr=1.5e-3, weight_decay=.1, betas=(.9, .95), ema=.99,
-            clip_norm=1.,
-            noise=.05, turn=False)
-
-TransformerRecipe.presets = {
-    'quick-transformer': dict(steps=800, epoch_steps=100, **_RUN,
-                              model=TransformerConfig(**_SMALL)),
-    'quick-parallel': dict(steps=1200, epoch_steps=100, **_RUN, parallel=True,
-                           model=TransformerConfig(**_SMALL)),
-    'demo-transformer': dict(steps=300, epoch_steps=60, **_RUN | dict(lr=3e-3, ema=.97),
-                             model=TransformerConfig(**_SMALL | dict(n_layers=3))),
-    'foley-transformer': dict(steps=3500, epoch_steps=250, precision='auto', best=False,
-                              **_RUN | dict(batch_size=4, turn=True),
-                              model=TransformerConfig(**_SMALL)),
-    'specvqgan-transformer': dict(
-        steps=100_000, epoch_steps=1000, batch_size=2, lr=2e-6, schedule='constant',
-        weight_decay=.01, betas=(.9, .95), turn=False,
-        model=TransformerConfig(condition='features', width=1024, n_layers=24,
-                                n_heads=16,
-                                places='table', near=False, reminded=False,
-                                slide='column',
-                                dropout=0., class_dropout=0.))}
-
 # %% ../nbs/07_transformer.ipynb #01bbaa9b
 @dataclass
 class TransformerCascadeRecipe(CascadeRecipe):
     "Train a codebook, then a transformer on its codes"
     prior:Recipe = field(default_factory=lambda: TransformerRecipe.preset('quick-transformer'))
-    presets = {
-        'quick-transformer-cascade': dict(vocoder='default', top_p=.9, guidance=3.),
-        'foley-transformer-cascade': dict(codebook='foley-vqgan',
-                                          prior='foley-transformer',
-                                          vocoder='default', guidance=2.)}
 
 # %% ../nbs/07_transformer.ipynb #4bfd992c
 @patch

@@ -16,7 +16,7 @@ from foleybook.codebooks import VQVAE, VQVAEConfig
 from foleybook.core.code_maps import Cascade, CodeError, CodeTable
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Conditions, Generator, ItemNoise
-from foleybook.pixelsnail import draw_code
+from foleybook.core.code_maps import draw_code
 from foleybook.apps.dub import (
     ResNetEye, VideoError, dub, film_playground, film_seconds, find_eye, read_frames, sample_takes, tile_features,
     video_features, write_film)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['CodeError', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments', 'filter_logits',
-           'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'augment_codes', 'code_bits', 'held_out_bits',
-           'PriorRecipe', 'check_codes']
+           'draw_code', 'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'augment_codes', 'code_bits',
+           'held_out_bits', 'PriorRecipe', 'check_codes']
 
 # %% ../../nbs/core/code_maps.ipynb #4c90f250
 #| code-fold: true
@@ -289,6 +289,18 @@ def filter_logits(
         cut = (probs.cumsum(-1) - probs >= top_p).gather(-1, order.argsort(-1))
         logits = logits.masked_fill(cut, -math.inf)
     return logits
+
+# %% ../../nbs/core/code_maps.ipynb #bf4b6030
+def draw_code(
+    logits:Tensor, # (b, n)
+    noise:Tensor, # uniform in [0, 1), (b, n)
+    temperature:float=1., # divides the logits
+    top_k:int|None=None, # draw among the k likeliest
+    top_p:float|None=None, # draw among the likeliest that make up this share
+)->Tensor: # int64, (b,)
+    "Draw from softmax(logits) by the Gumbel-max rule: no rounding of a sum can tip the choice"
+    return (filter_logits(logits, temperature, top_k,
+                          top_p) - noise.log().neg().log()).argmax(-1)
 
 # %% ../../nbs/core/code_maps.ipynb #6472cfe7
 class UnigramPrior(CodePrior):

@@ -585,14 +585,6 @@ class ClassifierRecipe(LoopRecipe):
     seconds:float = 5. # length of the clips
     valid_fold:int|None = None # fold to validate on; None: what `split_table` chooses
     model:MelClassifierConfig = field(default_factory=MelClassifierConfig)
-    presets = {'quick-classifier': {},
-               'fsdd-classifier': dict(
-                   steps=1000, seconds=.6, augment=False, model=dict(
-                       seconds=.6, mel=dict(sample_rate=8000, n_fft=512, win_length=512,
-                                            hop_length=128, n_mels=64, f_max=None,
-                                            center=True))),
-               'classifier-test': dict(steps=4, epoch_steps=2, batch_size=8,
-                                       seconds=1.)}
 
     def mel(self): return self.model.mel
     def window(self):
@@ -626,9 +618,6 @@ class MelceptionRecipe(ClassifierRecipe):
     weight_decay:float = 0.
     seconds:float = 848 * 256 / 22050
     model:MelceptionConfig = field(default_factory=MelceptionConfig)
-    presets = {'melception-esc10': dict(seconds=5.), 'melception-vggsound': dict(
-        steps=1_950_000, epoch_steps=19_500, optimizer='adam', schedule='constant',
-        betas=(.9, .999), smoothing=0., augment=False)}
 
     def build_model(self, dls):
         "Melception with the mean and deviation of each band over the training clips"

@@ -93,7 +93,6 @@ class ShapedNoise(Generator):
 class ShapedNoiseRecipe(Recipe):
     "The floor of the leaderboard: no steps, one look at the training clips"
     model:ShapedNoiseConfig = field(default_factory=ShapedNoiseConfig)
-    presets = {'shaped-noise': {}}
 
     def _train(self, data, out, resume, progress):
         "Fit and save"
