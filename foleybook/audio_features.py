@@ -253,7 +253,7 @@ def samples(
 
 # %% ../nbs/00_audio_features.ipynb #d3443a1b
 MEL_PRESETS = dict(
-    foley=dict(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=512,
+    fullband=dict(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=512,
                n_mels=128,
         f_max=None, magnitude_eps=1e-9),
     dcase2023=dict(magnitude_eps=1e-9),
@@ -278,7 +278,7 @@ MEL_PRESETS = dict(
 def presets(
     cls:MelConfig
 )->list: # names
-    "This book's own front end, `foley`, and the published ones"
+    "This book's own front end, `fullband`, and the published ones"
     return list(MEL_PRESETS)
 
 # %% ../nbs/00_audio_features.ipynb #2230d36c

@@ -32,8 +32,9 @@ from .core.code_maps import (
 from .core.generator import ItemNoise, Pretrained
 from .core.rendering import find_vocoder
 from .core.sound_files import unclipped
-from .train.recipes import (
-    licence_of_parts, LoopRecipe, Recipe, StagedRecipe, teller, train_stage)
+from foleybook.train.recipes import (
+    by_preset, licence_of_parts, LoopRecipe, Recipe, StagedRecipe, teller,
+    train_stage)
 
 # %% ../nbs/04_codebooks.ipynb #31327ba1
 class Quantized(NamedTuple):
@@ -459,7 +460,7 @@ class MapDecoder(nn.Module):
 @dataclass
 class VQVAEConfig:
     "A VQ-VAE over log-mels; fields below the line are there to load and repeat the published ones"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     # subtracted from the log-mel before the encoder, added after the decoder
     mel_mean:float = 0.
     mel_std:float = 1.  # divided by, multiplied with
@@ -907,8 +908,8 @@ class UnigramRecipe(Recipe):
 @dataclass
 class CascadeRecipe(StagedRecipe):
     "Train a codebook, then a prior on its codes; seed and device hold for both"
-    codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
-    prior:Recipe = field(default_factory=lambda: UnigramRecipe.preset('unigram'))
+    codebook:LoopRecipe = by_preset('quick-vqvae')
+    prior:Recipe = by_preset('unigram')
     # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     vocoder:str|None = None
     # how the finished model draws where it is not told otherwise

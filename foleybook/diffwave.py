@@ -635,9 +635,9 @@ WAVENETS = {
                     gain=True),
     'digits': dict(channels=96, skip_channels=96, n_layers=16, cycle=8, patch=16,
                    gain=True),
-    'foley': dict(channels=256, skip_channels=256, n_layers=30, cycle=10, patch=16,
+    'fullband': dict(channels=256, skip_channels=256, n_layers=30, cycle=10, patch=16,
                   gain=True),
-    'foley_mel': dict(channels=96, skip_channels=96, n_mels=128, upsample=(8, 16),
+    'fullband_mel': dict(channels=96, skip_channels=96, n_mels=128, upsample=(8, 16),
                       patch=4,
                       gain=True)}
 

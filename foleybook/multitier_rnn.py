@@ -31,7 +31,7 @@ from .core.generator import (
     Conditions, Generator, mix_seed, Pipeline, Pretrained)
 from .core.settings import config_hash, near, SettingsError
 from .kernels.gated_cells import _arrays, _compiled, _has_vnni, GRUOverTime
-from .train.recipes import LoopRecipe, StagedRecipe
+from .train.recipes import by_preset, LoopRecipe, StagedRecipe
 
 # %% ../nbs/11_multitier_rnn.ipynb #73594fb4
 @dataclass
@@ -1456,8 +1456,8 @@ def _sample(self: TierStack, cond, n, seeds, seconds=2.0, **how):
 @dataclass
 class TierStackRecipe(StagedRecipe):
     "Two tiers, trained one after the other on the same clips, then stacked"
-    upper: TierRecipe = field(default_factory=lambda: AudioTierRecipe.preset("pops-onsets"))
-    lower: TierRecipe = field(default_factory=lambda: AudioTierRecipe.preset("pops-sounds"))
+    upper: TierRecipe = by_preset("pops-onsets")
+    lower: TierRecipe = by_preset("pops-sounds")
     seconds: float = 2.0  # length of a sound where nobody says
 
     def _train(self, data, out, resume, progress) -> TierStack:

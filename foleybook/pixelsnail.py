@@ -36,7 +36,7 @@ from .core.files import read_json, write_text
 from .core.generator import Conditions, ItemNoise
 from .kernels.pixelsnail_position import (
     _draw_columns, _Facts, _Memory, _packed, _Weights)
-from .train.recipes import LoopRecipe, Recipe, teller, train_stage
+from .train.recipes import by_preset, LoopRecipe, Recipe, teller, train_stage
 
 # %% ../nbs/05_pixelsnail.ipynb #8d99104e
 def causal_taps(
@@ -1126,10 +1126,10 @@ def opened(data):
 @dataclass
 class FoleyRecipe(CascadeRecipe):
     "The stages of the DCASE 2023 Foley baseline: vocoder, codebook, codes, prior, evaluation set"
-    codebook:LoopRecipe = field(default_factory=lambda: LoopRecipe.preset('foley-vqvae'))
-    prior:Recipe = field(default_factory=lambda: Recipe.preset('foley-pixelsnail'))
+    codebook:LoopRecipe = by_preset('foley-vqvae')
+    prior:Recipe = by_preset('foley-pixelsnail')
     # not used if `vocoder` names a folder
-    vocoder_recipe:LoopRecipe = field(default_factory=lambda: LoopRecipe.preset('foley-vocoder'))
+    vocoder_recipe:LoopRecipe = by_preset('foley-vocoder')
     # recordings for the vocoder; None: the same as for the rest
     vocoder_data:str|None = None
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it

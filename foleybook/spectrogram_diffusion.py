@@ -40,7 +40,7 @@ from .core.settings import config_hash, near, SettingsError, to_plain
 from .core.sound_files import unclipped
 from .diffwave import diffuse, DiffusionProcess, invert_ddim
 from .train.recipes import (
-    licence_of_parts, LoopRecipe, StagedRecipe, teller, train_stage)
+    by_preset, licence_of_parts, LoopRecipe, StagedRecipe, teller, train_stage)
 from .vocoders import ConvNeXtBlock
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #18d98b24
@@ -475,7 +475,7 @@ def _mel_loaders(recipe, data, mel, conditions=None, **given):
 @dataclass
 class MelVAEConfig:
     "Patches of log-mels, their principal components, and a network for the rest"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     patch:tuple[int, int] = (128, 8) # bands and frames of a patch
     channels:int = 128 # components kept of a patch
     whiten:float = .5 # 0: one scale for all components; 1: each one its own
@@ -1657,8 +1657,8 @@ def sample_mel(self:LatentDiffusion,
 @dataclass
 class LatentDiffusionRecipe(StagedRecipe):
     "Train an autoencoder, then a backbone on its latents; seed and device hold for both"
-    vae:LoopRecipe = field(default_factory=lambda: MelVAERecipe.preset('foley-melvae'))
-    backbone:LoopRecipe = field(default_factory=lambda: FlowRecipe.preset('foley-flow-backbone'))
+    vae:LoopRecipe = by_preset('foley-melvae')
+    backbone:LoopRecipe = by_preset('foley-backbone')
     # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     vocoder:str|None = 'default'
     seconds:float = 4. # length of what `sample` makes where it is not told otherwise

@@ -31,7 +31,7 @@ from .codebooks import (
 from .core.files import CheckpointError
 from .core.generator import Pretrained, Published
 from .core.settings import near, SettingsError
-from .train.recipes import LoopRecipe, Recipe, teller, train_stage
+from .train.recipes import by_preset, LoopRecipe, Recipe, teller, train_stage
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #0ff358ca
 class FrameNorm(nn.Module):
@@ -170,7 +170,7 @@ class Upsample(nn.Module):
 @dataclass
 class VQGANConfig:
     "Sizes of a spectrogram VQGAN; the defaults suit short clips of sound effects"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     # subtracted from the log-mel before the encoder, added after the decoder
     mel_mean:float = 0.
     mel_std:float = 1.  # divided by, multiplied with
@@ -700,8 +700,8 @@ def _train(self:VQGANRecipe, data, out, resume, progress)->SpectrogramVQGAN:
 @dataclass
 class VQGANCascadeRecipe(CascadeRecipe):
     "Train a `SpectrogramVQGAN`, then a prior on its codes"
-    codebook:LoopRecipe = field(default_factory=lambda: VQGANRecipe.preset('quick-vqgan'))
-    prior:Recipe = field(default_factory=lambda: Recipe.preset('quick-pixelsnail'))
+    codebook:LoopRecipe = by_preset('quick-vqgan')
+    prior:Recipe = by_preset('quick-pixelsnail')
     vocoder:str|None = 'default'
     top_p:float|None = .9
     guidance:float|None = 3.

@@ -34,7 +34,7 @@ from .core.code_maps import (
 from .core.files import load_strict
 from .core.generator import Conditions, ItemNoise
 from .kernels.cached_attention import _draw_steps, _Stack
-from .train.recipes import Recipe
+from .train.recipes import by_preset, Recipe
 
 # %% ../nbs/07_transformer.ipynb #c644d42d
 def code_order(
@@ -1003,7 +1003,7 @@ def with_features(
 @dataclass
 class TransformerCascadeRecipe(CascadeRecipe):
     "Train a codebook, then a transformer on its codes"
-    prior:Recipe = field(default_factory=lambda: TransformerRecipe.preset('quick-transformer'))
+    prior:Recipe = by_preset('quick-transformer')
 
 # %% ../nbs/07_transformer.ipynb #4bfd992c
 @patch

@@ -520,7 +520,7 @@ class BigVGAN(Vocoder):
 @dataclass
 class ISTFTConfig:
     "Sizes of the ISTFT-head vocoder (after Vocos, Siuzdak 2023)"
-    mel: MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
+    mel: MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     width: int = 256 # d
     hidden: int = 768 # width inside a ConvNeXt block
     n_layers: int = 6

@@ -213,7 +213,7 @@ def test_one_command_runs_all_stages(sounds, tmp_path):
     parts = dict(zip(("vocoder_recipe", "codebook", "prior"), SMALL_STAGES.values()))
     changes = [f"{part}.{c}" for part, (_, *own) in parts.items() for c in own + steps]
     strides = ["codebook.model.freq_strides=[4,2]", "codebook.model.time_strides=[4,2]"]
-    words = ["train", "foley-own-vocoder", "--data", str(sounds), "--out", str(tmp_path), "--quiet", "--set", *changes, *strides,
+    words = ["train", "foley-cascade-own-vocoder", "--data", str(sounds), "--out", str(tmp_path), "--quiet", "--set", *changes, *strides,
              "per_class=2"]
     main(words)
     made = sorted((tmp_path / "evaluation_set").glob("*/*.wav"))

@@ -280,7 +280,7 @@ def test_presets_say_what_they_are():
     lj = find_recipe("ljspeech").model
     assert math.prod(lj.net.upsample) == lj.mel.hop_length == 256 and lj.process.T == 50
     foley = find_recipe("foley-vocoder-diffwave").model
-    assert foley.mel == MelConfig.preset("foley") and math.prod(foley.net.upsample) * foley.net.patch == 512
+    assert foley.mel == MelConfig.preset("fullband") and math.prod(foley.net.upsample) * foley.net.patch == 512
     with pytest.raises(SettingsError, match="class_dropout"):
         find_recipe("ljspeech").override(class_dropout=0.3)
 

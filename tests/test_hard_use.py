@@ -28,7 +28,7 @@ from foleybook.core.clip_tables import ClipTable, TableError
 from foleybook.core.feature_cache import MelCache
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 
-MEL = MelConfig.preset("foley")
+MEL = MelConfig.preset("fullband")
 SMALL = VQVAEConfig(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1, dim=4, n_codes=16)
 
 

@@ -1,5 +1,7 @@
 """Recipes: what is refused, stored, found and heard, and what the card says."""
 import json
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -16,8 +18,9 @@ from foleybook.apps import cli
 from foleybook.codebooks import CascadeRecipe
 from foleybook.core.code_maps import Cascade, CodeTable, PriorRecipe
 from foleybook.judge.embedders import ClassifierRecipe
-from foleybook.core.generator import Pretrained
+from foleybook.core.generator import Pretrained, shipped_models
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
+from foleybook.train.presets import GROUPS, PRESETS
 from foleybook.train.recipes import (
     LoopRecipe, Recipe, StagedRecipe, all_recipes, find_recipe, licence_of, licence_of_parts)
 from foleybook.core.settings import SettingsError
@@ -53,8 +56,8 @@ def test_a_recipe_without_a_loop_has_no_learning_rate(name):
     ("hifigan-v2", dict(warmup=0.2), "warmup_cosine"), ("hifigan-v2", dict(optimizer="sgd", betas=(0.8, 0.9)), "second"),
     ("melgan", dict(d_width=0.5), "one size"), ("quick-pixelsnail", dict(codebook="runs/x"), "audio_every"),
     ("quick-vocoder", dict(lr_decay=0.9), "schedule=exponential"),
-    ("foley-own-vocoder", dict(vocoder="default", vocoder_data="x"), "finished one"),
-    ("foley-own-vocoder", {"vocoder": "default", "vocoder_recipe.steps": 3}, "finished one"),
+    ("foley-cascade-own-vocoder", dict(vocoder="default", vocoder_data="x"), "finished one"),
+    ("foley-cascade-own-vocoder", {"vocoder": "default", "vocoder_recipe.steps": 3}, "finished one"),
     ("quick-cascade", {"codebook.lr_decay": 0.5}, "codebook: lr_decay"), ("quick-cascade", {"prior.steps": 0}, "prior: steps=0"),
     ("unigram", dict(device="gpu"), "device"), ("unigram", dict(seed=-1), "seed")])
 def test_what_would_be_ignored_is_refused(preset, changes, said):
@@ -65,7 +68,7 @@ def test_what_would_be_ignored_is_refused(preset, changes, said):
 @pytest.mark.parametrize("preset,changes", [
     ("hifigan-v2", dict(lr_decay=0.99)), ("hifigan-v2", dict(schedule="one_cycle")), ("quick-vocoder", dict(warmup=0.2)),
     ("quick-vqvae", dict(schedule="exponential", lr_decay=0.9)), ("quick-vqvae", dict(vocoder="default", audio_every=5)),
-    ("quick-vqvae", dict(lr_decay=0.999)), ("quick-vocoder", dict(schedule="one_cycle")), ("foley-own-vocoder", dict(vocoder="default"))])
+    ("quick-vqvae", dict(lr_decay=0.999)), ("quick-vocoder", dict(schedule="one_cycle")), ("foley-cascade-own-vocoder", dict(vocoder="default"))])
 def test_what_is_used_or_was_there_before_is_not_refused(preset, changes):
     again = find_recipe(preset).override(changes)
     assert again.override().hash == Recipe.from_dict(again.to_dict()).hash == again.hash
@@ -86,8 +89,8 @@ def test_seed_and_device_of_a_stage_are_refused(name):
 
 @pytest.mark.parametrize("preset,field_,value,remedy", [
     ("quick-cascade", "prior.codebook", "x", "codebook of this run"), ("quick-cascade", "prior.vocoder", "x", "vocoder of the whole"),
-    ("foley-flow", "vae.seconds", 2, "backbone.seconds"), ("quick-diffusion", "backbone.cache_dir", "x", "vae.cache_dir"),
-    ("foley-flow", "backbone.vae", "x", "autoencoder of this run"), ("quick-vqgan", "classifier.seed", 3, "Set seed"),
+    ("foley", "vae.seconds", 2, "backbone.seconds"), ("quick-diffusion", "backbone.cache_dir", "x", "vae.cache_dir"),
+    ("foley", "backbone.vae", "x", "autoencoder of this run"), ("quick-vqgan", "classifier.seed", 3, "Set seed"),
     ("quick-vqgan", "classifier.seconds", 1, "Set seconds"), ("quick-vqgan-cascade", "codebook.classifier.device", "cpu", "Set device")])
 def test_what_the_whole_decides_is_refused_with_the_field_to_set(preset, field_, value, remedy):
     with pytest.raises(SettingsError, match=rf"{field_.removeprefix('codebook.')}=.* would not be used.*{remedy}"):
@@ -126,6 +129,39 @@ def test_a_preset_that_sets_a_field_may_change_its_schedule():
 def test_a_recipe_made_by_hand_is_checked_when_it_trains(tmp_path):
     with pytest.raises(SettingsError, match="lr_decay"):
         tiny_run.TinyRecipe(lr_decay=0.5).train(None, tmp_path)
+
+
+# ---- the table ----
+
+
+def test_the_table_is_read_without_torch_and_without_a_family():
+    code = "import sys, foleybook.train.presets; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'fastai', 'numpy')], " \
+           "sorted(m for m in sys.modules if m.startswith('foleybook.')))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "[] ['foleybook.train', 'foleybook.train.presets']"
+
+
+def test_the_table_holds_every_preset_of_the_book_as_plain_values():
+    assert {n: f"{c.__module__}.{c.__qualname__}".removeprefix("foleybook.") for n, c in SHIPPED.items()} \
+        == {n: p.recipe for n, p in PRESETS.items()}
+    json.dumps([p.fields for p in PRESETS.values()])  # text, numbers, lists and dicts only
+    assert all(0 < len(p.about) <= 70 and p.group in GROUPS for p in PRESETS.values())
+    assert [n for n, p in PRESETS.items() if p.group == GROUPS[0]][0] == "quick-cascade"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_line_of_the_table_is_what_find_recipe_gives(name):
+    recipe = find_recipe(name)
+    assert recipe.name == name and recipe.hash == recipe.baseline.hash == Recipe.from_dict(recipe.to_dict()).hash
+    assert not recipe.unused() or recipe.override() is not None
+    for stage in (v for v in PRESETS[name].fields.values() if isinstance(v, str) and v in PRESETS):
+        assert stage in [part.name for part in vars(recipe).values() if isinstance(part, Recipe)]
+
+
+@pytest.mark.parametrize("name", ["foley", "foley-cascade"])
+def test_a_model_that_ships_is_trained_by_the_recipe_of_its_name(name):
+    made = find_recipe(name)._train.__annotations__["return"]
+    assert json.loads((shipped_models()[name] / "pipeline.json").read_text())["class"].rpartition(".")[2] == made
 
 
 # ---- names ----
@@ -179,12 +215,12 @@ def test_changed_stages_survive_a_file():
     assert find_recipe("unigram-cascade").override(prior="demo-pixelsnail").hash != find_recipe("unigram-cascade").hash
 
 
-@pytest.mark.parametrize("name", ["unigram-cascade", "demo-cascade", "foley-own-vocoder", "shaped-noise", "quick-pops", "quick-vocoder"])
+@pytest.mark.parametrize("name", ["unigram-cascade", "demo-cascade", "foley-cascade-own-vocoder", "shaped-noise", "quick-pops", "quick-vocoder"])
 def test_every_run_writes_its_recipe(name, data, tmp_path):
     recipe = find_recipe(name) if name in AT_ONCE else shrunk(name)
     recipe.train(data.clips() if name in AT_ONCE else data.of(recipe), tmp_path / "run", progress=False)
     files = [*(tmp_path / "run").rglob("recipe.json")]
-    stages = (dict(codebook=1, prior=1, first_vocoder=1) if name == "foley-own-vocoder" else dict(codebook=1, prior=1) if name in CASCADES
+    stages = (dict(codebook=1, prior=1, first_vocoder=1) if name == "foley-cascade-own-vocoder" else dict(codebook=1, prior=1) if name in CASCADES
               else dict(tier1=1, tier2=1) if name in STACKS else {})
     assert {f.parent.name for f in files} == {"run", *stages}
     assert Recipe.from_dict(json.loads((tmp_path / "run" / "recipe.json").read_text())) == recipe
@@ -380,6 +416,6 @@ def test_the_sizes_in_the_list_are_true():
 
 def test_every_time_in_the_list_is_of_a_recipe():
     assert cli._SECONDS.keys() <= set(SHIPPED)
-    shown = {line.split()[0]: line.split()[1:3] for line in cli._recipe_list(["foley-flow", "quick-diffwave", "sc09", "unigram"]).splitlines() if line}
-    assert shown["foley-flow"] == ["12", "-"] and shown["quick-diffwave"] == ["2.9", "5.9"]
+    shown = {line.split()[0]: line.split()[1:3] for line in cli._recipe_list(["foley", "quick-diffwave", "sc09", "unigram"]).splitlines() if line}
+    assert shown["foley"] == ["12", "-"] and shown["quick-diffwave"] == ["2.9", "5.9"]
     assert shown["sc09"] == ["24", "-"] and shown["unigram"] == ["-", "-"]

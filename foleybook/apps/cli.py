@@ -231,7 +231,7 @@ def prepare(
     data: str,
     *,
     out: str = "data/prepared",  # folder for the clip table and the feature cache
-    # mel preset of the feature cache, `foley` if none (see `foleybook doctor`)
+    # mel preset of the feature cache, `fullband` if none (see `foleybook doctor`)
     mel: str = "",
     seconds: float = 4.0,  # length every clip is brought to, seconds
     # procedural sounds per class, 40 if not given (only with `procedural`)
@@ -269,7 +269,7 @@ def prepare(
         from foleybook.core.code_maps import encode_table
         from foleybook.core.generator import Pretrained
         book = Pretrained.from_pretrained(codebook, _device(device))
-    config = book.mel if codebook else MelConfig.preset(mel or "foley")
+    config = book.mel if codebook else MelConfig.preset(mel or "fullband")
     with joblib_workers(backend, scheduler or None, jobs):
         if ours:
             table = make_procedural(out / "sounds", n=per_class or 40, seconds=seconds,
@@ -1177,7 +1177,7 @@ def roundtrip(
     data: str,  # recordings: folder of class subfolders, clip table, or known set
     # the recordings to try, as COLUMN=VALUE: fold=5 (default: all)
     hold_out: list = None,
-    mel: list = None,  # mel presets for Griffin-Lim (default: foley and dcase2023)
+    mel: list = None,  # mel presets for Griffin-Lim (default: fullband and dcase2023)
     # vocoders, FOLDER or NAME=FOLDER (default: `default`, the book's own)
     vocoder: list = None,
     # codebooks or cascades, each through every vocoder of its mel

@@ -412,13 +412,13 @@ def rate_distortion(
     levels:tuple=(.2, .6, .9, .99),
     # see `embedders.find_embedder`; left out where aisfx is not installed
     embedder='aisfx',
-    mel:MelConfig|None=None, # in which the mel distance is measured; None: 'foley'
+    mel:MelConfig|None=None, # in which the mel distance is measured; None: 'fullband'
 ): # pandas table: codec, setting, kbit/s, mel distance in dB, embedding distance
     "What a kilobit buys, codec by codec"
     import pandas as pd
     from foleybook.judge.embedders import find_embedder
 
-    x, rate, mel = sounds.audio[:, 0], sounds.sample_rate, mel or MelConfig.preset('foley')
+    x, rate, mel = sounds.audio[:, 0], sounds.sample_rate, mel or MelConfig.preset('fullband')
     try: embedder = embedder and find_embedder(embedder)
     except FileNotFoundError: embedder = None
     seen, rows = log_mel(resample(x, rate, mel.sample_rate), mel), []

@@ -361,7 +361,7 @@ def sample_codes(self:UnigramPrior,
 @dataclass
 class CascadeConfig:
     "What a cascade knows beside its parts"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     labels:tuple[str, ...] = ()
     seconds:float = 4.  # length of the clips it was trained on
     codebook_hash:str = ''

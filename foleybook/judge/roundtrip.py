@@ -75,7 +75,7 @@ class Way:
 
 # %% ../../nbs/judge/roundtrip.ipynb #de889f92
 def ways_back(
-    mels=('foley',), # mel presets, for Griffin-Lim
+    mels=('fullband',), # mel presets, for Griffin-Lim
     # folders of vocoders, 'default' is the book's own; or NAME=FOLDER
     vocoders=('default',),
     # folders of codebooks or cascades, each for every vocoder of its mel; NAME=FOLDER

@@ -36,7 +36,7 @@ _add('quick-cascade', START, 'codebooks.CascadeRecipe',
 _add('quick-diffusion', START, 'spectrogram_diffusion.LatentDiffusionRecipe',
      'any folder of sounds: latents, then a flow that makes them',
      vae='quick-melvae', backbone='quick-flow', sample_steps=16, guidance=3.)
-_add('foley-flow', START, 'spectrogram_diffusion.LatentDiffusionRecipe',
+_add('foley', START, 'spectrogram_diffusion.LatentDiffusionRecipe',
      'the generator that ships: a flow on latents, 44.1 kHz',
      sample_steps=20, guidance=3., interval=(0., 1.))
 _add('foley-thirty', OURS, 'spectrogram_diffusion.LatentDiffusionRecipe',
@@ -48,10 +48,10 @@ _add('foley-unet-diffusion', OURS, 'spectrogram_diffusion.LatentDiffusionRecipe'
      vae='foley-melvae-2d', backbone='foley-unet')
 
 # %% ../../nbs/train/presets.ipynb #3bce067f
-_add('foley', OURS, 'pixelsnail.FoleyRecipe',
+_add('foley-cascade', OURS, 'pixelsnail.FoleyRecipe',
      'PixelSNAIL on codes, heard by the vocoder that ships',
      vocoder='default', per_class=0, every_clip=True)
-_add('foley-own-vocoder', OURS, 'pixelsnail.FoleyRecipe',
+_add('foley-cascade-own-vocoder', OURS, 'pixelsnail.FoleyRecipe',
      'the cascade with a vocoder trained on the same sounds')
 _add('foley-vqgan-cascade', OURS, 'spectrogram_vqgan.VQGANCascadeRecipe',
      'PixelSNAIL on the codes of a VQGAN',
@@ -250,8 +250,8 @@ for _size, _what in _BIGVGAN.items():
 _add('foley-vocoder-diffwave', OURS, 'diffwave.DiffWaveRecipe',
      'DiffWave told by log-mels',
      steps=200_000, epoch_steps=1000, batch_size=16, precision='auto', ema=.9995,
-     seconds=5., segment=16_384, model=dict(net='foley_mel', sample_rate=44100,
-     mel='foley', steps=12))
+     seconds=5., segment=16_384, model=dict(net='fullband_mel', sample_rate=44100,
+     mel='fullband', steps=12))
 
 # %% ../../nbs/train/presets.ipynb #78942335
 _add('quick-diffwave', SMALL, 'diffwave.DiffWaveRecipe',
@@ -267,7 +267,7 @@ _add('fsdd-diffwave', SMALL, 'diffwave.DiffWaveRecipe',
 _add('foley-diffwave', OURS, 'diffwave.DiffWaveRecipe',
      'the same at full size',
      steps=100_000, epoch_steps=1000, batch_size=16, lr=.0003, ema=.9995,
-     precision='auto', seconds=4., model=dict(net='foley', seconds=4., steps=25,
+     precision='auto', seconds=4., model=dict(net='fullband', seconds=4., steps=25,
      guidance=2.))
 _WAVENET = dict(
      steps=1_000_000, epoch_steps=10_000, optimizer='adam', schedule='constant',
@@ -419,7 +419,7 @@ _add('quick-flow', SMALL, 'spectrogram_diffusion.FlowRecipe',
      'chapter 10: a flow on latents',
      **_FLOW, steps=1500, epoch_steps=250, lr=.0015, ema=.995, precision='auto',
      model=dict(width=256, depth=6, heads=4))
-_add('foley-flow-backbone', OURS, 'spectrogram_diffusion.FlowRecipe',
+_add('foley-backbone', OURS, 'spectrogram_diffusion.FlowRecipe',
      'the network of the generator that ships',
      **_FLOW, steps=8000, epoch_steps=500, lr=.0008, ema=.999, precision='auto',
      model=dict(width=320, heads=5, dropout=.15))

@@ -8,14 +8,14 @@ from __future__ import annotations
 import copy, dataclasses, importlib, json, math, os, sys
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'FEW_CLIPS', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe',
-           'set_aside', 'few_clips', 'learner', 'StagedRecipe', 'teller', 'train_stage']
+           'set_aside', 'few_clips', 'learner', 'by_preset', 'StagedRecipe', 'teller', 'train_stage']
 
 # %% ../../nbs/train/recipes.ipynb #a2f0c50d
 #| code-fold: true
@@ -653,6 +653,13 @@ def learner(
     "A `Learner` for a recipe: `learner('quick-vqvae', cache, lr=1e-3).fit_one_cycle(4)`"
     recipe = find_recipe(recipe, LoopRecipe) if isinstance(recipe, str) else recipe
     return recipe.override(overrides).learner(data) if overrides else recipe.learner(data)
+
+# %% ../../nbs/train/recipes.ipynb #c5b1e7a4
+def by_preset(
+    name:str, # of a preset, imported when the recipe is made
+): # default of a field that holds a stage
+    "A stage that is the preset of that name, unless another one is given"
+    return field(default_factory=lambda: find_recipe(name))
 
 # %% ../../nbs/train/recipes.ipynb #fed541a7
 @dataclass
