@@ -1,11 +1,11 @@
-"""`foleybook`, `python -m foleybook` and `torchrun -m foleybook` run the command line of `foleybook.cli`"""
+"""`foleybook`, `python -m foleybook` and `torchrun -m foleybook` run the command line of `foleybook.apps.cli`"""
 import sys
 
 
 def main():
     "The program; Ctrl-C is one line from the first import on"
     try:
-        from foleybook.cli import main as program
+        from foleybook.apps.cli import main as program
 
         return program()
     except KeyboardInterrupt:

@@ -43,7 +43,7 @@ def sounds(tmp_path_factory):
 
 
 def test_help_imports_nothing_heavy():
-    code = ("import sys, foleybook, foleybook.cli\ntry: foleybook.cli.main(['--help'])\nexcept SystemExit: pass\n"
+    code = ("import sys, foleybook, foleybook.apps.cli\ntry: foleybook.apps.cli.main(['--help'])\nexcept SystemExit: pass\n"
             "print(sorted({'torch', 'fastai', 'librosa', 'pandas', 'numpy'} & set(sys.modules)))")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert out.stdout.splitlines()[-1] == "[]", out.stdout + out.stderr
@@ -277,7 +277,6 @@ def wrong(line, whole):
     if args.verb != "train": return ""
     if whole and not (args.list_ or args.data or "--help" in line): return "has no --data"
     if not args.recipe or args.recipe.isupper(): return ""
-    cli.rooms()
     if args.recipe not in all_recipes(): return "is no recipe"
     try: find_recipe(args.recipe).override(parse_overrides(args.set_ or []))
     except ValueError as e: return str(e)
@@ -295,7 +294,6 @@ def test_a_wrong_command_is_seen(line, whole, said, capsys):
 
 
 def test_every_command_in_the_book_is_understood(capsys):
-    cli.rooms()
     told = commands()
     assert len(told) > 40 and sum(whole for _, _, whole in told) > 15
     bad = [f"{place}: `{line}` {said}" for line, place, whole in told if (said := wrong(line, whole))]
@@ -305,7 +303,7 @@ def test_every_command_in_the_book_is_understood(capsys):
 @pytest.mark.parametrize("given", [None, "active"])
 def test_waiting_threads_sleep_unless_told_otherwise(given):
     env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | ({"OMP_WAIT_POLICY": given} if given else {})
-    code = ("import os, sys; from foleybook.cli import main; assert 'torch' not in sys.modules; main(['train', '--list']); "
+    code = ("import os, sys; from foleybook.apps.cli import main; assert 'torch' not in sys.modules; main(['train', '--list']); "
             "print(os.environ['OMP_WAIT_POLICY'])")
     told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert told.split()[-1] == (given or "passive")
@@ -345,7 +343,7 @@ def test_ctrl_c_before_the_program_is_there(monkeypatch, capsys):
 
     class Cut(types.ModuleType):
         def __getattr__(self, name): raise KeyboardInterrupt
-    monkeypatch.setitem(sys.modules, "foleybook.cli", Cut("foleybook.cli"))
+    monkeypatch.setitem(sys.modules, "foleybook.apps.cli", Cut("foleybook.apps.cli"))
     assert __main__.main() == 130 and capsys.readouterr().err == "interrupted\n"
     assert 'foleybook = "foleybook.__main__:main"' in (ROOT / "pyproject.toml").read_text()
 

@@ -57,7 +57,7 @@ def test_nor_does_a_network_of_samples(tmp_path):
 @pytest.mark.parametrize("name", ["unigram", "pixelsnail"])
 def test_nor_does_the_verb(cascades, name, tmp_path):
     words = ["sample", str(cascades / name), "--out", str(tmp_path / name), "--per-class", "1", "--quiet"]
-    assert imported(f"from foleybook.cli import main; assert main({words}) == 0") == []
+    assert imported(f"from foleybook.apps.cli import main; assert main({words}) == 0") == []
     assert len(list((tmp_path / name).rglob("*.wav"))) == 2
 
 

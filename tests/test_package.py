@@ -22,7 +22,7 @@ HEAVY = ("torch", "fastai", "numpy", "librosa", "pandas", "matplotlib", "hugging
 
 
 @pytest.mark.parametrize("code", ["import foleybook", "import foleybook as fb; fb.__version__, fb.load, fb.train, dir(fb)",
-                                  "import foleybook.cli", "from foleybook import cli; cli.parser_of(cli.train)"])
+                                  "import foleybook.apps.cli", "from foleybook.apps import cli; cli.parser_of(cli.train)"])
 def test_import_is_light(code):
     "Nothing heavy is loaded before it is used, which is why the import is fast"
     done = subprocess.run([sys.executable, "-c", f"import sys; {code}; print([m for m in {HEAVY} if m in sys.modules])"],
