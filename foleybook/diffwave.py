@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'FAST_BETAS', 'SAMPLERS', 'WAVENETS', 'DiffusionProcess', 'Levels', 'Denoised',
-           'split_prediction', 'join_prediction', 'TrainingItem', 'diffusion_loss', 'Denoiser', 'time_grid',
+__all__ = ['NOISE_SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'FAST_BETAS', 'SAMPLERS', 'WAVENETS', 'DiffusionProcess', 'Levels',
+           'Denoised', 'split_prediction', 'join_prediction', 'TrainingItem', 'diffusion_loss', 'Denoiser', 'time_grid',
            'align_steps', 'sample_ddpm', 'sample_ddim', 'invert_ddim', 'sample_dpm', 'sample_heun', 'sample_euler',
            'guided', 'keeping', 'looping', 'diffuse', 'step_embedding', 'WaveNetConfig', 'GatedLayer', 'MelUpsample',
-           'WaveNet', 'add_weight_norm', 'fold_weight_norm', 'gained', 'WaveDiffusion', 'DiffWaveConfig', 'DiffWave',
+           'WaveNet', 'add_weight_norm', 'without_weight_norm', 'gained', 'WaveDiffusion', 'DiffWaveConfig', 'DiffWave',
            'diffusion_task', 'DiffusionRecipe', 'told_classes', 'WaveDiffusionRecipe', 'wave_level', 'DiffWaveRecipe']
 
 # %% ../nbs/08_diffwave.ipynb #10046a8f
@@ -34,7 +34,7 @@ from .core.settings import near, SettingsError
 from .train.recipes import LoopRecipe
 
 # %% ../nbs/08_diffwave.ipynb #a83efc10
-SCHEDULES = ('linear', 'scaled_linear', 'squaredcos', 'flow')
+NOISE_SCHEDULES = ('linear', 'scaled_linear', 'squaredcos', 'flow')
 
 # %% ../nbs/08_diffwave.ipynb #90056c3b
 PREDICTIONS = ('eps', 'x0', 'v', 'flow')
@@ -54,7 +54,7 @@ class DiffusionProcess:
     draw: str = 'uniform'
 
     def __post_init__(self):
-        words = dict(schedule=SCHEDULES, prediction=PREDICTIONS,
+        words = dict(schedule=NOISE_SCHEDULES, prediction=PREDICTIONS,
                      weighting=('none', 'min_snr'),
                      draw=('uniform', 'even', 'logit_normal'))
         for name, known in words.items():
@@ -740,7 +740,7 @@ def add_weight_norm(
     return net
 
 # %% ../nbs/08_diffwave.ipynb #ff6b56fc
-def fold_weight_norm(
+def without_weight_norm(
     net:WaveNet, # in place
 ) -> WaveNet:
     "The same function with plain weights, which are faster"

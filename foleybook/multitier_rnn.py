@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 
 # %% auto #0
 __all__ = ['EXTRACTED', 'AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'Tier', 'AudioTier', 'generate_plain', 'generate',
-           'Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow', 'onsets', 'extract_tracks', 'Tracks',
+           'Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow_row', 'onset_samples', 'extract_tracks', 'Tracks',
            'gru_over_time', 'TierRecipe', 'AudioTierRecipe', 'ParamTierConfig', 'ParamTier', 'ParamOut', 'param_loss',
            'ParamTierRecipe', 'TierStackConfig', 'TierStack', 'TierStackRecipe']
 
@@ -563,7 +563,7 @@ def wander(
     return Gesture(lambda t: 0.5 + 0.5 * np.tanh(wave(np.atleast_1d(t))))
 
 # %% ../nbs/11_multitier_rnn.ipynb #7b575ca7
-def follow(
+def follow_row(
     values,  # any row of numbers: of an image, of a track of another recording
     seconds: float = 4.0,  # stretched over this time
 ) -> Gesture:
@@ -573,7 +573,7 @@ def follow(
     return glide(*unit, seconds=seconds)
 
 # %% ../nbs/11_multitier_rnn.ipynb #af23a6e6
-def onsets(
+def onset_samples(
     x: Tensor,  # waveform, (t,)
     sample_rate: int,  # Hz
     floor: float = 1e-3,  # weakest attack, mean amplitude of its treble over 1 ms
@@ -598,7 +598,7 @@ def _onset_track(x, sample_rate, rate):
     "For each row 0, or the share of it that lies after the attack in it, (frames,)"
     # a found attack is a little late
     hop, lead = sample_rate / rate, round(sample_rate * 5e-4)
-    at = (onsets(x, sample_rate).double() - lead).clamp_min(0) / hop
+    at = (onset_samples(x, sample_rate).double() - lead).clamp_min(0) / hop
     track = torch.zeros(math.ceil(len(x) / hop) + 1)
     row = at.long().clamp_max(len(track) - 1)
     track[row] = (1 - (at - row)).float().clamp(1e-3, 1)

@@ -14,11 +14,10 @@ from typing import ClassVar, NamedTuple
 # %% auto #0
 __all__ = ['SILENT', 'step_features', 'ResnetBlock', 'Attention', 'GatedLinear', 'ContextLayer', 'ContextAttention', 'Halve',
            'Double', 'Stage', 'UNetConfig', 'UNet', 'class_vector', 'asked_label', 'unet_preset', 'slerp',
-           'MelVAEConfig', 'MelVAE', 'MelVAEOutput', 'distance_db', 'MelVAERecipe', 'rotary', 'turned', 'attention',
-           'FlowBlock', 'FlowConfig', 'FlowTransformer', 'FlowTask', 'event_ends', 'mel_level', 'warped', 'Altered',
-           'Exercise', 'flow_loss', 'Encodings', 'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet',
-           'LatentDiffusionConfig', 'LatentDiffusion', 'windows', 'LatentDiffusionRecipe', 'loop_seam', 'ReflowRecipe',
-           'StudentRecipe', 'Paths']
+           'MelVAEConfig', 'MelVAE', 'MelVAEOutput', 'MelVAERecipe', 'rotary', 'turned', 'attention', 'FlowBlock',
+           'FlowConfig', 'FlowTransformer', 'FlowTask', 'event_ends', 'mel_level', 'warped', 'Altered', 'Exercise',
+           'flow_loss', 'Encodings', 'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet', 'LatentDiffusionConfig',
+           'LatentDiffusion', 'windows', 'LatentDiffusionRecipe', 'loop_seam', 'ReflowRecipe', 'StudentRecipe', 'Paths']
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #a2b2169c
 #| code-fold: true
@@ -31,7 +30,7 @@ from tqdm.auto import tqdm
 #| code-fold: true
 from .audio_features import (
     GriffinLim, hz_to_mel, log_mel, mel_centres, MelConfig, Sounds)
-from .codebooks import Grain, mel_distance
+from .codebooks import distance_db, Grain, mel_distance
 from .core.files import (
     CheckpointError, file_digest, read_safetensors, write_safetensors)
 from .core.generator import Conditions, ItemNoise, Pretrained
@@ -671,13 +670,6 @@ class _OwnLoss:
     def __call__(self, out, *targets):
         self.parts = dict(distance_db=out.distance)
         return out.loss
-
-def distance_db(
-    out:MelVAEOutput, # of `MelVAE`
-    *targets, # not needed
-)->Tensor: # dB
-    "Metric: mean absolute error of the log-mel"
-    return out.distance
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #16367cb6
 @dataclass

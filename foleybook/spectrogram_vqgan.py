@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 # %% auto #0
-__all__ = ['VQGAN_PRESETS', 'FrameNorm', 'ResnetBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANConfig', 'VQGANEncoder',
+__all__ = ['VQGAN_PRESETS', 'FrameNorm', 'VQGANBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANConfig', 'VQGANEncoder',
            'VQGANDecoder', 'VQGANOutput', 'SpectrogramVQGAN', 'unit_length', 'LPAPS', 'ClassifierMaps',
            'find_perceptual', 'PatchDiscriminator', 'critic_loss', 'adaptive_weight', 'AdaptiveWeight', 'VQGANLoss',
            'VQGANRecipe', 'VQGANCascadeRecipe', 'explorer']
@@ -63,7 +63,7 @@ def _norm(kind, groups, channels):
             else FrameNorm(groups, channels))
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #1257082b
-class ResnetBlock(nn.Module):
+class VQGANBlock(nn.Module):
     "Two 3x3 convolutions with a skip around them"
     def __init__(self,
         c_in:int, # input channels
@@ -240,7 +240,7 @@ def _stage(c, widths, levels_of_attention, level):
     "Blocks of one level, each with its attention where there is any"
     how = (c.norm, c.groups)
     part = nn.Module()
-    part.block = nn.ModuleList(ResnetBlock(a, b, *how, c.dropout)
+    part.block = nn.ModuleList(VQGANBlock(a, b, *how, c.dropout)
                                for a, b in zip(widths, widths[1:]))
     part.attn = nn.ModuleList(AttnBlock(b, *how, c.window)
                               for b in widths[1:] * (level in levels_of_attention))
@@ -249,7 +249,7 @@ def _stage(c, widths, levels_of_attention, level):
 def _middle(c, width):
     "Two blocks around an attention"
     part, how = nn.Module(), (c.norm, c.groups)
-    part.block_1, part.block_2 = (ResnetBlock(width, width, *how, c.dropout)
+    part.block_1, part.block_2 = (VQGANBlock(width, width, *how, c.dropout)
                                   for _ in range(2))
     part.attn_1 = AttnBlock(width, *how, c.window)
     return part

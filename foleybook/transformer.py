@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['ORDERS', 'AROUND', 'CHUNK', 'COMPILED_MB', 'code_order', 'frame_indices', 'crop_middle', 'TransformerConfig',
+__all__ = ['ORDERS', 'AROUND', 'CHUNK', 'COMPILED_ROWS_MB', 'code_order', 'frame_indices', 'crop_middle', 'TransformerConfig',
            'SelfAttention', 'TransformerBlock', 'Steps', 'code_steps', 'Prefix', 'as_conditions', 'shown_rows',
-           'CodeTransformer', 'Places', 'CodeGPT', 'CachedGPT', 'CompiledGPT', 'pack_weights', 'ParallelTransformer',
-           'hidden_share', 'hide_codes', 'decayed', 'TransformerRecipe', 'with_features', 'TransformerCascadeRecipe']
+           'CodeTransformer', 'Places', 'CodeGPT', 'CachedGPT', 'CompiledGPT', 'compiled_weights',
+           'ParallelTransformer', 'hidden_share', 'hide_codes', 'decayed', 'TransformerRecipe', 'with_features',
+           'TransformerCascadeRecipe']
 
 # %% ../nbs/07_transformer.ipynb #8d463db9
 #| code-fold: true
@@ -631,11 +632,11 @@ class CompiledGPT(CachedGPT):
         self.memory = [torch.stack([turned(k) for k in self.keys]).contiguous().numpy(),
                        torch.stack([turned(v.mT)
                                     for v in self.values]).contiguous().numpy()]
-        self.weights = pack_weights(model, self.place, self.told[:, 0])
+        self.weights = compiled_weights(model, self.place, self.told[:, 0])
         return h
 
 # %% ../nbs/07_transformer.ipynb #d7745456
-def pack_weights(
+def compiled_weights(
     model:CodeGPT, # small
     place:Tensor, # vectors of the places, (before + t - 1, width)
     told:Tensor, # what joins every code of a row, (rows, width)
@@ -686,7 +687,7 @@ def draw(self:CompiledGPT,
     return h
 
 # %% ../nbs/07_transformer.ipynb #b4530dc2
-COMPILED_MB = 80  # weights times rows; measured: beyond, torch's products are as fast
+COMPILED_ROWS_MB = 80  # weights times rows; measured: beyond, torch's products are as fast
 
 # %% ../nbs/07_transformer.ipynb #4fc6dfe5
 @patch
@@ -796,9 +797,9 @@ def _draw(self:CodeGPT, prefix, codes, fixed, noise, guidance, progress, **how):
 def compiled(self:CodeGPT,
     rows:int=1, # maps at once, with guidance twice as many
 )->bool: # is `CompiledGPT` what `sample_codes` draws with?
-    "On a CPU, while weights times rows stay below `COMPILED_MB`: there loops beat torch calls"
+    "On a CPU, while weights times rows stay below `COMPILED_ROWS_MB`: there loops beat torch calls"
     size = sum(p.numel() for p in self.blocks.parameters())
-    return self.device.type == 'cpu' and 4e-6 * size * rows <= COMPILED_MB
+    return self.device.type == 'cpu' and 4e-6 * size * rows <= COMPILED_ROWS_MB
 
 # %% ../nbs/07_transformer.ipynb #39a0dd0b
 @patch(as_prop=True)

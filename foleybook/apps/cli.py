@@ -11,9 +11,7 @@ from argparse import (
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['VERBS', 'parser_of', 'explain', 'find_data', 'held_rows', 'without', 'prepare', 'train', 'load_generator', 'sample',
-           'edit', 'gallery', 'vocode', 'codec', 'export', 'evaluate', 'leaderboard', 'roundtrip', 'matched', 'doctor',
-           'bench', 'demo', 'play', 'main']
+__all__ = ['VERBS', 'parser_of', 'explain', 'find_data', 'held_rows', 'without', 'load_generator', 'matched', 'main']
 
 # %% ../../nbs/apps/cli.ipynb #1cc6535f
 #| code-fold: true

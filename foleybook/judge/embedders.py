@@ -14,7 +14,7 @@ from typing import Callable, NamedTuple
 __all__ = ['HAND_MADE', 'Embedder', 'LogMelStatistics', 'band_levels', 'onset_strength', 'autocorrelation', 'HandMade',
            'SecondListener', 'Aisfx', 'VGGish', 'MelClassifierConfig', 'MelClassifier', 'MelceptionConfig',
            'MelceptionOut', 'Melception', 'MelEmbedder', 'RollAndMask', 'classification_loss', 'ClassifierRecipe',
-           'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'sounds_of', 'Embeddings', 'follow',
+           'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'sounds_of', 'Embeddings', 'with_progress',
            'embed_clips', 'Gaussian', 'read_gt_embedding']
 
 # %% ../../nbs/judge/embedders.ipynb #657ea031
@@ -864,7 +864,7 @@ def _listen(clips, i, embedder, key, folder, rate, also):
     except (AudioError, OSError, ValueError) as e: return str(e)
 
 # %% ../../nbs/judge/embedders.ipynb #6ae64ea8
-def follow(
+def with_progress(
     items, # what is gone through
     total:int, # how many there are
     what:str, # shown before the count
@@ -947,7 +947,7 @@ def embed_clips(
                                return_as='generator')(joblib.delayed(_listen)(*a)
                                                       for a in work)
     else: work = (_listen(*a) for a in work)
-    found = list(follow(work, n, f'listening to {Path(clips.source).name}', progress))
+    found = list(with_progress(work, n, f'listening to {Path(clips.source).name}', progress))
     return _gather(clips, found, strict, more)
 
 # %% ../../nbs/judge/embedders.ipynb #f1dfc57c

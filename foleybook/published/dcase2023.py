@@ -9,7 +9,7 @@ import argparse, re
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['published_keys', 'published_key', 'published_config']
+__all__ = ['published_keys', 'published_key', 'pixelsnail_config']
 
 # %% ../../nbs/published/dcase2023.ipynb #98525275
 #| code-fold: true
@@ -197,7 +197,7 @@ def _find(
 
 # %% ../../nbs/published/dcase2023.ipynb #e4c23a19
 #| code-fold: true
-def published_config(
+def pixelsnail_config(
     sd:dict, # weights under their original keys
     held, # all that the file holds
     audyn:bool, # Audyn's, not the DCASE baseline's?
@@ -266,7 +266,7 @@ def from_original(cls:PixelSNAIL,
         raise CheckpointError(f"{name}: no PixelSNAIL of the DCASE 2023 baseline or of "
                               f"Audyn; missing {missing}")
     try:
-        model = cls(published_config(sd, held, audyn, n_heads))
+        model = cls(pixelsnail_config(sd, held, audyn, n_heads))
     except KeyError as e:
         raise CheckpointError(f"{name}: missing {e}") from None
     own, state, unused = model.state_dict(), {}, []
