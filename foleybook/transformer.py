@@ -35,7 +35,7 @@ from .core.code_maps import (
 from .core.files import load_strict
 from .core.generator import Conditions, ItemNoise
 from .kernels.cached_attention import _draw_steps, _Stack
-from .train.recipes import by_preset, Recipe
+from .train.recipes import by_preset, LoopRecipe, Recipe
 
 # %% ../nbs/07_transformer.ipynb #c644d42d
 def code_order(

@@ -284,15 +284,16 @@ def prepare(
 
 # %% ../../nbs/apps/cli.ipynb #113485a2
 def _recipe_list():
-    "The table of presets by group, each with what it is for; nothing is imported for it"
+    "The table of presets by group, each with what it is for"
     from foleybook.train.presets import GROUPS, PRESETS
 
     lines, width = [], max(map(len, PRESETS))
     for group in GROUPS:
-        lines += [f"{group}:", *(f"  {name:{width}}  {p.about}"
-                                 for name, p in PRESETS.items() if p.group == group), ""]
-    return "\n".join([*lines, "foleybook train RECIPE --list tells what a recipe costs, "
-                      "foleybook train RECIPE --help also its fields"])
+        lines += [f"{group}:", *(f"  {name:{width}}  {p.about}" for name,
+                                 p in PRESETS.items() if p.group == group), ""]
+    lines += ["foleybook train RECIPE --list tells what a recipe costs, foleybook "
+              "train RECIPE --help also its fields"]
+    return "\n".join(lines)
 
 # %% ../../nbs/apps/cli.ipynb #4f37b93f
 def _parts(recipe, prefix=""):
@@ -350,8 +351,8 @@ def _recipe_help(help_):
             elif f.init: yield f"  {prefix}{f.name}={value}", known.get(f.name, "")
     recipe = find_recipe(help_)
     lines = [f"{left:44} {right}".rstrip() for left, right in rows(recipe)]
-    return "\n".join([_recipe_cost(help_), "", "fields that --set changes, as in --set seed=1:",
-                      *lines])
+    return "\n".join([_recipe_cost(help_), "",
+                      "fields that --set changes, as in --set seed=1:", *lines])
 
 # %% ../../nbs/apps/cli.ipynb #ef547a8a
 def train(

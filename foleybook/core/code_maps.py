@@ -298,7 +298,7 @@ def draw_code(
     top_k:int|None=None, # draw among the k likeliest
     top_p:float|None=None, # draw among the likeliest that make up this share
 )->Tensor: # int64, (b,)
-    "Draw from softmax(logits) by the Gumbel-max rule: no rounding of a sum can tip the choice"
+    "Draw from softmax(logits) by the Gumbel-max rule: no rounding of a sum tips it"
     return (filter_logits(logits, temperature, top_k,
                           top_p) - noise.log().neg().log()).argmax(-1)
 

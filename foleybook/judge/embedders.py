@@ -947,7 +947,8 @@ def embed_clips(
                                return_as='generator')(joblib.delayed(_listen)(*a)
                                                       for a in work)
     else: work = (_listen(*a) for a in work)
-    found = list(with_progress(work, n, f'listening to {Path(clips.source).name}', progress))
+    name = f'listening to {Path(clips.source).name}'
+    found = list(with_progress(work, n, name, progress))
     return _gather(clips, found, strict, more)
 
 # %% ../../nbs/judge/embedders.ipynb #f1dfc57c

@@ -277,7 +277,8 @@ def _keep(table, out, embedder, ref, probe):
     return table
 
 # %% ../../nbs/judge/roundtrip.ipynb #e3981da1
-_COLUMNS = ('accuracy', 'second', 'told_apart', 'apart_full', 'apart_audible', 'frechet',
+_COLUMNS = ('accuracy', 'second', 'told_apart', 'apart_full', 'apart_audible',
+            'frechet',
            'kernel', 'stft_low', 'stft_high', 'log_spectral', 'top', 'pre_echo',
            'rhythm',
            'event_l1') # in this order, of what `roundtrip` measures

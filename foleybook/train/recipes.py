@@ -157,12 +157,6 @@ def _shipped(name):
     if isinstance(here, type) and here.__module__ == '__main__': return here
     return getattr(importlib.import_module(f'foleybook.{module}'), cls)
 
-# %% ../../nbs/train/recipes.ipynb #6ebb0029
-def all_recipes() -> dict: # name of a preset -> class of recipe
-    "The presets of the book, and those of every other recipe class that is imported"
-    return {name: _class_of(name) for name in [*PRESETS, *_own(Recipe)]}
-
-# %% ../../nbs/train/recipes.ipynb #5e8c1d31
 def _class_of(name):
     "The class of a preset, or an error that names all who claim it"
     classes = [*_own(Recipe).get(name, []), *([_shipped(name)] if name in PRESETS else [])]
@@ -178,6 +172,11 @@ def _fields(cls, name):
     named = {c.__qualname__ for c in cls.__mro__}
     told = PRESETS.get(name)
     return told.fields if told and told.recipe.rpartition('.')[2] in named else None
+
+# %% ../../nbs/train/recipes.ipynb #6ebb0029
+def all_recipes() -> dict: # name of a preset -> class of recipe
+    "The presets of the book, and those of every other recipe class that is imported"
+    return {name: _class_of(name) for name in [*PRESETS, *_own(Recipe)]}
 
 # %% ../../nbs/train/recipes.ipynb #27e624c7
 def find_recipe(
