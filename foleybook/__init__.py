@@ -60,10 +60,9 @@ def train(
     "Train a model by a recipe"
     from pathlib import Path
 
-    from .apps.cli import find_data, rooms
+    from .apps.cli import find_data
     from .train.recipes import find_recipe
 
-    rooms()
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if device is not None:
         overrides["device"] = device

@@ -287,7 +287,7 @@ def _check_mel(mel):
 
 # %% ../nbs/00_audio_features.ipynb #d3443a1b
 MEL_PRESETS = dict(
-    foley=dict(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=512,
+    fullband=dict(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=512,
                n_mels=128,
         f_max=None, magnitude_eps=1e-9),
     dcase2023=dict(magnitude_eps=1e-9),

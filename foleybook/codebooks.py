@@ -30,8 +30,9 @@ from .core.code_maps import (
     mel_cache, MelAutoencoder, MelAutoencoderRecipe, PriorConfig, UnigramPrior, VQLoss)
 from .core.generator import ItemNoise
 from .core.rendering import find_vocoder
-from .train.recipes import (
-    licence_of_parts, LoopRecipe, Recipe, StagedRecipe, teller, train_stage)
+from foleybook.train.recipes import (
+    by_preset, licence_of_parts, LoopRecipe, Recipe, StagedRecipe, teller,
+    train_stage)
 
 # %% ../nbs/04_codebooks.ipynb #31327ba1
 class Quantized(NamedTuple):
@@ -430,7 +431,7 @@ class MapDecoder(nn.Module):
 @dataclass
 class CodebookConfig:
     "What every codebook over log-mels has: front end, strides, quantiser"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     # subtracted from the log-mel before the encoder, added after the decoder
     mel_mean:float = 0.
     mel_std:float = 1.  # divided by, multiplied with
@@ -746,29 +747,11 @@ class VQVAERecipe(MelAutoencoderRecipe):
 
     def metrics(self)->list: return [distance_db, codebook_use(self.model.n_codes)]
 
-# %% ../nbs/04_codebooks.ipynb #3122a158
-_SMALL = dict(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=48,
-              res_blocks=1,
-              dim=32, decay=.9,
-              restart_below=.1, grain=128)
-
-VQVAERecipe.presets = {
-    'quick-vqvae': dict(steps=1200, epoch_steps=200, batch_size=16, frames=128, lr=2e-3,
-                        model=VQVAEConfig(**_SMALL)),
-    'foley-vqvae': dict(steps=2000, epoch_steps=500, batch_size=16, frames=128, lr=2e-3,
-                        precision='auto', model=VQVAEConfig(
-        **_SMALL | dict(time_strides=(2, 2), width=64))),
-    'demo-vqvae': dict(steps=450, epoch_steps=150, batch_size=16, frames=128, lr=2e-3,
-                       seconds=2.,
-                       model=VQVAEConfig(**_SMALL)),
-}
-
 # %% ../nbs/04_codebooks.ipynb #9a948335
 @dataclass
 class UnigramRecipe(Recipe):
     "Count the codes of a `CodeTable`: a prior in no time, to hear a codebook and to set the floor"
     smooth:float = .1  # see `UnigramPrior.fit`
-    presets:ClassVar[dict] = {'unigram': {}}
 
     def _train(self, data:CodeTable, out, resume, progress)->UnigramPrior:
         "Count and save"
@@ -784,8 +767,8 @@ class UnigramRecipe(Recipe):
 @dataclass
 class CascadeRecipe(StagedRecipe):
     "Train a codebook, then a prior on its codes; seed and device hold for both"
-    codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('quick-vqvae'))
-    prior:Recipe = field(default_factory=lambda: UnigramRecipe.preset('unigram'))
+    codebook:LoopRecipe = by_preset('quick-vqvae')
+    prior:Recipe = by_preset('unigram')
     # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     vocoder:str|None = None
     # how the finished model draws where it is not told otherwise
@@ -799,15 +782,6 @@ class CascadeRecipe(StagedRecipe):
         'prior.codebook': "The prior is heard through the codebook of this run. Leave "
                           "it out.",
         'prior.vocoder': "Set vocoder of the whole."}
-    presets:ClassVar[dict] = {
-        'unigram-cascade': dict(vocoder='default'),
-        'quick-cascade': dict(codebook='quick-vqvae', prior='quick-pixelsnail',
-                              vocoder='default',
-                              top_p=.9, guidance=3.),
-        'demo-cascade': dict(codebook='demo-vqvae', prior='demo-pixelsnail',
-                             vocoder='default',
-                             top_p=.9, guidance=3.),
-    }
 
     def _train(self, data, out, resume, progress)->Cascade:
         "Both stages, one after the other: `out` gets codebook/, codes/, prior/ and pipeline.json"

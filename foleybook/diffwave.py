@@ -9,14 +9,14 @@ import math, time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'FAST_BETAS', 'SAMPLERS', 'WAVENETS', 'DiffusionProcess', 'Levels', 'Denoised',
-           'split_prediction', 'join_prediction', 'TrainingItem', 'diffusion_loss', 'Denoiser', 'time_grid',
+__all__ = ['NOISE_SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'FAST_BETAS', 'SAMPLERS', 'WAVENETS', 'DiffusionProcess', 'Levels',
+           'Denoised', 'split_prediction', 'join_prediction', 'TrainingItem', 'diffusion_loss', 'Denoiser', 'time_grid',
            'align_steps', 'sample_ddpm', 'sample_ddim', 'invert_ddim', 'sample_dpm', 'sample_heun', 'sample_euler',
            'guided', 'keeping', 'looping', 'diffuse', 'step_embedding', 'WaveNetConfig', 'GatedLayer', 'MelUpsample',
-           'WaveNet', 'add_weight_norm', 'fold_weight_norm', 'gained', 'WaveDiffusion', 'DiffWaveConfig', 'DiffWave',
+           'WaveNet', 'add_weight_norm', 'without_weight_norm', 'gained', 'WaveDiffusion', 'DiffWaveConfig', 'DiffWave',
            'diffusion_task', 'DiffusionRecipe', 'told_classes', 'WaveDiffusionRecipe', 'wave_level', 'DiffWaveRecipe']
 
 # %% ../nbs/08_diffwave.ipynb #10046a8f
@@ -34,7 +34,7 @@ from .core.settings import near, SettingsError
 from .train.recipes import LoopRecipe
 
 # %% ../nbs/08_diffwave.ipynb #a83efc10
-SCHEDULES = ('linear', 'scaled_linear', 'squaredcos', 'flow')
+NOISE_SCHEDULES = ('linear', 'scaled_linear', 'squaredcos', 'flow')
 
 # %% ../nbs/08_diffwave.ipynb #90056c3b
 PREDICTIONS = ('eps', 'x0', 'v', 'flow')
@@ -54,7 +54,7 @@ class DiffusionProcess:
     draw: str = 'uniform'
 
     def __post_init__(self):
-        words = dict(schedule=SCHEDULES, prediction=PREDICTIONS,
+        words = dict(schedule=NOISE_SCHEDULES, prediction=PREDICTIONS,
                      weighting=('none', 'min_snr'),
                      draw=('uniform', 'even', 'logit_normal'))
         for name, known in words.items():
@@ -635,9 +635,9 @@ WAVENETS = {
                     gain=True),
     'digits': dict(channels=96, skip_channels=96, n_layers=16, cycle=8, patch=16,
                    gain=True),
-    'foley': dict(channels=256, skip_channels=256, n_layers=30, cycle=10, patch=16,
+    'fullband': dict(channels=256, skip_channels=256, n_layers=30, cycle=10, patch=16,
                   gain=True),
-    'foley_mel': dict(channels=96, skip_channels=96, n_mels=128, upsample=(8, 16),
+    'fullband_mel': dict(channels=96, skip_channels=96, n_mels=128, upsample=(8, 16),
                       patch=4,
                       gain=True)}
 
@@ -740,7 +740,7 @@ def add_weight_norm(
     return net
 
 # %% ../nbs/08_diffwave.ipynb #ff6b56fc
-def fold_weight_norm(
+def without_weight_norm(
     net:WaveNet, # in place
 ) -> WaveNet:
     "The same function with plain weights, which are faster"
@@ -1203,48 +1203,11 @@ def wave_level(
     if peak: x = x / x.abs().amax(1, keepdim=True).clamp_min(1e-4) * peak
     return max(1e-3, round(x.square().mean().sqrt().item(), 4))
 
-# %% ../nbs/08_diffwave.ipynb #75ebce0a
-_PUBLISHED = dict(steps=1_000_000, epoch_steps=10_000, optimizer='adam',
-                  schedule='constant',
-                  betas=(.9, .999), ema=0., clip_norm=0., level=1., classes=False)
-_SC09 = dict(process=dict(schedule='linear', T=200, beta_T=.02), clip=False,
-             sampler='ddpm',
-             steps=None)
-
 # %% ../nbs/08_diffwave.ipynb #639e7201
 @dataclass
 class DiffWaveRecipe(WaveDiffusionRecipe):
     "A WaveNet that denoises waveforms"
     model: DiffWaveConfig = field(default_factory=DiffWaveConfig)
-    presets: ClassVar[dict] = {
-        'quick-diffwave': dict(
-            steps=500, epoch_steps=100, batch_size=8, lr=1.5e-3, ema=.99,
-            precision='auto',
-            seconds=4., segment=32768,
-            model=dict(net='patched', seconds=4., steps=8, guidance=1.5)),
-        'fsdd-diffwave': dict(
-            steps=5000, epoch_steps=250, batch_size=16, lr=1.5e-3, ema=.998,
-            precision='auto',
-            seconds=.6, peak=.5,
-            model=dict(net='digits', sample_rate=8000, seconds=.6, steps=12,
-                                            guidance=2.)),
-        'foley-diffwave': dict(
-            steps=100_000, epoch_steps=1000, batch_size=16, lr=3e-4, ema=.9995,
-            precision='auto',
-            seconds=4., model=dict(net='foley', seconds=4., steps=25, guidance=2.)),
-        'sc09': _PUBLISHED | dict(batch_size=4, model=_SC09 | dict(net='wavenet')),
-        'sc09-small': _PUBLISHED | dict(batch_size=4,
-                                        model=_SC09 | dict(net='wavenet_small')),
-        'ljspeech': _PUBLISHED | dict(
-            batch_size=4, seconds=10., segment=16000, trim=False, epoch_steps=1000,
-            model=dict(net='ljspeech', process=dict(T=50, beta_T=.05),
-                       sample_rate=22050,
-                       clip=False, mel='diffwave_ljspeech', sampler='fast', steps=6)),
-        'foley-vocoder-diffwave': dict(
-            steps=200_000, epoch_steps=1000, batch_size=16, precision='auto', ema=.9995,
-            seconds=5., segment=16384,
-            model=dict(net='foley_mel', sample_rate=44100, mel='foley',
-                                                  steps=12))}
 
     def build_model(self, dls) -> DiffWave:
         "A fresh model"

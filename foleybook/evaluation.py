@@ -12,7 +12,7 @@ from typing import Callable, NamedTuple
 
 # %% auto #0
 __all__ = ['SPLIT', 'gaussian', 'frechet_distance', 'Extrapolation', 'frechet_infinity', 'median_distance', 'kernels',
-           'kernel_distance', 'MeanStd', 'kernel_inception_distance', 'inception_score', 'modified_inception_score',
+           'kernel_distance', 'SplitScore', 'kernel_inception_distance', 'inception_score', 'modified_inception_score',
            'am_score', 'clip_key', 'pair_clips', 'mean_kl', 'Classification', 'classification', 'DensityCoverage',
            'density_coverage', 'diversity', 'spread', 'NearestClips', 'nearest_clips', 'Interval', 'bootstrap',
            'ModulationSpectrum', 'attacks', 'pre_echo', 'onset_regularity', 'modulation_peak', 'unrest', 'level_track',
@@ -184,7 +184,7 @@ def kernel_distance(
     return scale * float(_mmd(*kernels(x, y, bandwidth)))
 
 # %% ../nbs/12_evaluation.ipynb #39364082
-class MeanStd(NamedTuple):
+class SplitScore(NamedTuple):
     "Mean and standard deviation over subsets or splits"
     mean:float
     std:float
@@ -199,7 +199,7 @@ def kernel_inception_distance(
     gamma:float=None, # 1 / d
     coef0:float=1., # added inside the power
     seed:int=2020, # of the subsets
-)->MeanStd:
+)->SplitScore:
     "KID (Bińkowski 2018), drawn as SpecVQGAN and torch-fidelity draw it"
     x,y = _points(x),_points(y)
     size,rng = min(subset_size, len(x), len(y)),np.random.RandomState(seed)
@@ -209,7 +209,7 @@ def kernel_inception_distance(
         a,b = (v[torch.from_numpy(rng.choice(len(v), size, replace=False))]
                for v in (x, y))
         scores.append(float(_mmd(kernel(a, a), kernel(b, b), kernel(a, b))))
-    return MeanStd(float(np.mean(scores)), float(np.std(scores)))
+    return SplitScore(float(np.mean(scores)), float(np.std(scores)))
 
 # %% ../nbs/12_evaluation.ipynb #ccb1efab
 def inception_score(
@@ -217,7 +217,7 @@ def inception_score(
     splits:int=10, # the score is taken in each split
     shuffle:bool=True, # before splitting
     seed:int=2020, # of the shuffle
-)->MeanStd:
+)->SplitScore:
     "Inception score (Salimans 2016) as SpecVQGAN and torch-fidelity compute it"
     logits = _points(logits)
     if len(logits) < splits:
@@ -227,7 +227,7 @@ def inception_score(
     cuts = [len(p) * i // splits for i in range(splits + 1)]
     scores = [float((p[i:j] * (logp[i:j] - p[i:j].mean(0, keepdim=True).log())).sum(1).mean().exp())
               for i,j in zip(cuts, cuts[1:])]
-    return MeanStd(float(np.mean(scores)), float(np.std(scores)))
+    return SplitScore(float(np.mean(scores)), float(np.std(scores)))
 
 # %% ../nbs/12_evaluation.ipynb #b40bf596
 def modified_inception_score(

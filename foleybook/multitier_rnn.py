@@ -12,9 +12,9 @@ from typing import ClassVar, NamedTuple
 
 # %% auto #0
 __all__ = ['EXTRACTED', 'AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'Tier', 'AudioTier', 'generate_plain', 'gru_weights',
-           'generate', 'Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow', 'onsets', 'extract_tracks', 'Tracks',
-           'gru_over_time', 'TierRecipe', 'AudioTierRecipe', 'ParamTierConfig', 'ParamTier', 'ParamOut', 'param_loss',
-           'ParamTierRecipe', 'TierStackConfig', 'TierStack', 'TierStackRecipe']
+           'generate', 'Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow_row', 'onset_samples',
+           'extract_tracks', 'Tracks', 'gru_over_time', 'TierRecipe', 'AudioTierRecipe', 'ParamTierConfig', 'ParamTier',
+           'ParamOut', 'param_loss', 'ParamTierRecipe', 'TierStackConfig', 'TierStack', 'TierStackRecipe']
 
 # %% ../nbs/11_multitier_rnn.ipynb #278a203d
 #| code-fold: true
@@ -32,7 +32,8 @@ from .core.generator import (
 from .core.settings import config_hash, near, SettingsError
 from .kernels.gated_cells import (
     gru_codes, GRUOverTime, GRUWeights, Matrices, rounded)
-from .train.recipes import LoopRecipe, StagedRecipe
+from .train.recipes import by_preset, LoopRecipe, StagedRecipe
+
 
 # %% ../nbs/11_multitier_rnn.ipynb #73594fb4
 @dataclass
@@ -596,7 +597,7 @@ def wander(
     return Gesture(lambda t: 0.5 + 0.5 * np.tanh(wave(np.atleast_1d(t))))
 
 # %% ../nbs/11_multitier_rnn.ipynb #7b575ca7
-def follow(
+def follow_row(
     values,  # any row of numbers: of an image, of a track of another recording
     seconds: float = 4.0,  # stretched over this time
 ) -> Gesture:
@@ -606,7 +607,7 @@ def follow(
     return glide(*unit, seconds=seconds)
 
 # %% ../nbs/11_multitier_rnn.ipynb #af23a6e6
-def onsets(
+def onset_samples(
     x: Tensor,  # waveform, (t,)
     sample_rate: int,  # Hz
     floor: float = 1e-3,  # weakest attack, mean amplitude of its treble over 1 ms
@@ -631,7 +632,7 @@ def _onset_track(x, sample_rate, rate):
     "For each row 0, or the share of it that lies after the attack in it, (frames,)"
     # a found attack is a little late
     hop, lead = sample_rate / rate, round(sample_rate * 5e-4)
-    at = (onsets(x, sample_rate).double() - lead).clamp_min(0) / hop
+    at = (onset_samples(x, sample_rate).double() - lead).clamp_min(0) / hop
     track = torch.zeros(math.ceil(len(x) / hop) + 1)
     row = at.long().clamp_max(len(track) - 1)
     track[row] = (1 - (at - row)).float().clamp(1e-3, 1)
@@ -1015,44 +1016,11 @@ def own(
     return self.rows(codes, logits[..., :0])
 
 # %% ../nbs/11_multitier_rnn.ipynb #03cf4aa0
-_STEERABLE = dict(steps=1500, epoch_steps=150, batch_size=32, lr=4e-3, clip_norm=1.0,
-                  length=256,
-                  controls=("rms", "centroid"), track_rate=50.0,
-                  model=dict(hidden_size=128, n_layers=1, sample_rate=16000))
-
 @dataclass
 class AudioTierRecipe(TierRecipe):
     "A recurrent tier of samples, or of pulses, over clips with control tracks"
     model: AudioTierConfig = field(default_factory=AudioTierConfig)
     kind: ClassVar[type] = AudioTier
-    presets: ClassVar[dict] = {
-        "pops": dict(steps=12000, epoch_steps=500, batch_size=128, lr=5e-4,
-                     schedule="constant",
-                     precision="auto", clip_norm=1.0, controls=("rate",),
-                     clip_seconds=10.0,
-                     model=dict(hidden_size=256, n_layers=4)),
-        "pops-onsets": dict(steps=400, epoch_steps=100, batch_size=48, lr=6e-3,
-                            clip_norm=1.0,
-                            length=375, controls=("rate",), track_rate=250.0,
-                            audio_rate=8000,
-                            clip_seconds=4.0, model=dict(
-                                hidden_size=64, n_layers=1, channels=2, sample_rate=250,
-                                generates="onset")),
-        "pops-sounds": dict(steps=800, epoch_steps=100, batch_size=24, lr=5e-3,
-                            clip_norm=1.0,
-                            length=256, controls=("onset",), track_rate=250.0,
-                            clip_seconds=4.0,
-                            model=dict(hidden_size=96, n_layers=1, sample_rate=8000)),
-        "class-sounds": dict(steps=1500, epoch_steps=150, batch_size=32, lr=4e-3,
-                             clip_norm=1.0,
-                             controls=("rms", "centroid"), classes=True,
-                             track_rate=50.0,
-                             model=dict(hidden_size=160, n_layers=1,
-                                        sample_rate=16000)),
-        "steerable": _STEERABLE,
-        "steerable-rain": _STEERABLE | dict(only="rain"),
-        "steerable-fire": _STEERABLE | dict(only="fire_crackling"),
-    }
 
     @property
     def rate(self): return self.model.sample_rate
@@ -1075,18 +1043,12 @@ class ParamTierConfig:
     controls: tuple[str, ...] = ()  # tracks it is asked by
     labels: tuple[str, ...] = ()  # classes it is asked by
     cond_size: int = 0  # columns beside the tracks; where these are named, their number
-    # 0 one recurrence; 1, 2 two; 3, 4 one for each track; 5 mixture; see `ParamTier`
-    net: int = 0
     hidden_size: int = 300  # width d of every recurrent layer
     n_layers: int = 3  # recurrent layers
-    mixtures: int = 3  # Gaussians of net 5
+    mixtures: int = 0  # Gaussians that a row is drawn from; 0: one, without a choice
     row_rate: float = 125.0  # rows per second
-    phased: bool = False  # phased LSTM in place of the GRU, net 0 only
+    phased: bool = False  # phased LSTM in place of the GRU
     signed_phase: bool = False  # as published, see `phase_gate`
-    # as published: squared error of a draw, not the likelihood
-    drawn_loss: bool = False
-    # as published: a higher temperature makes draws narrower
-    temperature_as_beta: bool = False
     # what 0 and 1 of each control mean, in its unit
     ranges: tuple[tuple[float, float], ...] = ()
     # a control beyond 0..1: 'clip' it with a warning, or 'refuse' it
@@ -1095,9 +1057,6 @@ class ParamTierConfig:
     def __post_init__(self):
         if self.controls or self.labels:
             self.cond_size = len(self.controls) + len(self.labels)
-        if self.net not in range(6) or self.phased and self.net:
-            raise SettingsError(f"net={self.net!r}, phased={self.phased}: give a net "
-                                "from 0 to 5; phased goes with net 0.")
 
 # %% ../nbs/11_multitier_rnn.ipynb #ef85e65d
 class ParamTier(Tier):
@@ -1111,24 +1070,15 @@ class ParamTier(Tier):
         super().__init__()
         c = self.config = config or ParamTierConfig()
         self.name_inputs(c)
-        d, o, net = c.hidden_size, len(c.outputs), c.net
-        gru = lambda: nn.GRU(d, d, c.n_layers, batch_first=True)
-        self.input = nn.Linear(o + c.cond_size, d)
+        d, k = c.hidden_size, len(c.outputs) * (c.mixtures or 1)
+        self.input = nn.Linear(len(c.outputs) + c.cond_size, d)
         if c.phased:
             cells = (PhasedLSTMCell(d, d, c.signed_phase) for _ in range(c.n_layers))
             self.cells = nn.ModuleList(cells)
-        elif net in (0, 2, 4, 5):
-            self.gru = gru()
-        if net in (1, 2):
-            self.mu_gru, self.sigma_gru = gru(), gru()
-        if net in (3, 4):
-            part = lambda: nn.ModuleDict(dict(gru=gru(), mu=nn.Linear(d, 1),
-                                              sigma=nn.Linear(d, 1)))
-            self.each = nn.ModuleList(part() for _ in range(o))
         else:
-            k = o * c.mixtures if net == 5 else o
-            self.mu, self.sigma = nn.Linear(d, k), nn.Linear(d, k)
-        if net == 5:
+            self.gru = nn.GRU(d, d, c.n_layers, batch_first=True)
+        self.mu, self.sigma = nn.Linear(d, k), nn.Linear(d, k)
+        if c.mixtures:
             self.pi = nn.Linear(d, k)
 
     @property
@@ -1149,28 +1099,26 @@ class ParamOut(NamedTuple):
     # logits of the mixture, of the same shape; None where there is none
     pi: Tensor = None
 
-# %% ../nbs/11_multitier_rnn.ipynb #fad0cf79
-def _into(state, k, pair):
-    "Keep the new state k; what leaves the recurrence"
-    out, state[k] = pair
+# %% ../nbs/11_multitier_rnn.ipynb #123b39c8
+@patch
+def through(self: ParamTier, gru, h, state, k):
+    "A recurrence over h, (b, l, d), which goes on from state k and leaves its own there"
+    out, state[k] = self.recur(gru, h, state[k])
     return out
 
+# %% ../nbs/11_multitier_rnn.ipynb #fad0cf79
 @patch
-def heads(self: ParamTier, h, run):
-    "Means and spreads from what the common recurrence gives, (b, l, d)"
+def heads(self: ParamTier, h, state, start):
+    "Means and spreads of the next rows; `state` is changed"
     c = self.config
-    if c.net in (1, 2):
-        return ParamOut(self.mu(run(self.mu_gru, 1)),
-                        self.sigma(run(self.sigma_gru, 2)))
-    if c.net in (3, 4):
-        outs = [(part, run(part["gru"], 1 + k)) for k, part in enumerate(self.each)]
-        return ParamOut(*(torch.cat([part[name](o) for part, o in outs], -1)
-                          for name in ("mu", "sigma")))
-    if c.net == 5:
-        shape = (*h.shape[:2], c.mixtures, len(c.outputs))
-        return ParamOut(*(f(h.tanh()).view(shape)
-                          for f in (self.mu, self.sigma, self.pi)))
-    return ParamOut(self.mu(h), self.sigma(h))
+    if c.phased:
+        h, state[0] = self.phased_steps(h, state[0], start)
+    else:
+        h = self.through(self.gru, h, state, 0)
+    if not c.mixtures:
+        return ParamOut(self.mu(h), self.sigma(h))
+    shape = (*h.shape[:2], c.mixtures, len(c.outputs))
+    return ParamOut(*(f(h.tanh()).view(shape) for f in (self.mu, self.sigma, self.pi)))
 
 # %% ../nbs/11_multitier_rnn.ipynb #b46c4f7f
 @patch
@@ -1189,39 +1137,26 @@ def forward(
                          "beside them.")
     if forced is not None and not forced.all():
         return _own_rows(self, x, state, start, forced, noise)
-    h, state = F.relu(self.input(x)), [*(state or [None] * 8)]
-    run = lambda gru, k: _into(state, k,
-                               self.recur(gru, h if k == 0 else common, state[k]))
-    if self.config.phased:
-        common = _into(state, 0, self.phased_steps(h, state[0], start))
-    else:
-        common = run(self.gru, 0) if hasattr(self, "gru") else h
-    return self.heads(common, run), state
+    state = [*(state or [None] * (2 + len(self.outputs)))]
+    return self.heads(F.relu(self.input(x)), state, start), state
 
 # %% ../nbs/11_multitier_rnn.ipynb #75cfb52f
 @patch
 def spread(
     self: ParamTier,
     sigma: Tensor,  # before the softplus
-    # above 1 wider; as published (`temperature_as_beta`) narrower
-    temperature: float = 1.0,
+    temperature: float = 1.0,  # above 1 wider
 ) -> Tensor:  # standard deviations
     "Standard deviations: a softplus of what the network says"
-    return _spread(self.config, sigma, temperature)
-
-# %% ../nbs/11_multitier_rnn.ipynb #d2698e2a
-def _spread(config, sigma, temperature):
-    "See `spread`"
-    if config.temperature_as_beta:
-        return F.softplus(sigma, beta=temperature)
     return F.softplus(sigma) * temperature
 
+# %% ../nbs/11_multitier_rnn.ipynb #d2698e2a
 @patch
 def draw_row(
     self: ParamTier,
     out: ParamOut,  # of one row, (b, 1, ...)
     eps: Tensor,  # normal numbers, (b, tracks)
-    # numbers in [0, 1) that choose the Gaussian, (tracks, b); net 5
+    # numbers in [0, 1) that choose the Gaussian of a mixture, (tracks, b)
     uniforms: Tensor = None,
     temperature: float = 1.0,  # see `spread`
 ) -> Tensor:  # (b, tracks)
@@ -1239,16 +1174,10 @@ def draw_row(
 def param_loss(
     out: ParamOut,  # for rows, (b, l, ...)
     targets: Tensor,  # the tracks that came, (b, l, tracks)
-    config: ParamTierConfig,  # of the tier
-    # normal numbers of the draws, (l, b, tracks); with `drawn_loss`
-    eps: Tensor = None,
-    temperature: float = 1.0,  # see `ParamTier.spread`
+    std: Tensor = None,  # standard deviations; None: the softplus of `out.sigma`
 ) -> Tensor:  # of each row, (l,)
-    "Minus the logarithm of the likelihood; as published: mean squared error of a draw"
-    std = _spread(config, out.sigma, temperature)
-    if out.pi is None and config.drawn_loss:
-        eps = torch.randn_like(targets).transpose(0, 1) if eps is None else eps
-        return (out.mu + eps.transpose(0, 1) * std - targets).square().mean((0, 2))
+    "Minus the logarithm of the likelihood"
+    std = F.softplus(out.sigma) if std is None else std
     x = targets if out.pi is None else targets[..., None, :]
     log_p = -0.5 * ((x - out.mu) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
     if out.pi is not None:
@@ -1344,27 +1273,6 @@ class ParamTierRecipe(TierRecipe):
     "A recurrent tier of control tracks over clips"
     model: ParamTierConfig = field(default_factory=ParamTierConfig)
     kind: ClassVar[type] = ParamTier
-    presets: ClassVar[dict] = {
-        "mtcrnn-tier3": dict(steps=4000, epoch_steps=200, batch_size=16, lr=5e-4,
-                             schedule="constant", length=1000, track_rate=125.0,
-                             audio_rate=16000,
-                             clip_seconds=10.0, teacher_forcing=0.5, controls=("fill",),
-                             model=dict(drawn_loss=True)),
-        "mtcrnn-tier2": dict(steps=6000, epoch_steps=200, batch_size=16, lr=5e-4,
-                             schedule="constant", length=2000, track_rate=500.0,
-                             audio_rate=16000,
-                             clip_seconds=10.0, controls=("rms", "centroid", "pitch"),
-                             model=dict(hidden_size=500, row_rate=500.0,
-                                        drawn_loss=True,
-                                        outputs=tuple(f"mfcc{k}" for k in range(13)))),
-        "class-tracks": dict(steps=400, epoch_steps=100, batch_size=32, lr=4e-3,
-                             clip_norm=1.0,
-                             length=200, track_rate=50.0, audio_rate=16000,
-                             classes=True,
-                             model=dict(outputs=("rms", "centroid"), net=5,
-                                        hidden_size=64,
-                                        n_layers=1, row_rate=50.0)),
-    }
 
     @property
     def rate(self): return self.model.row_rate
@@ -1373,8 +1281,8 @@ class ParamTierRecipe(TierRecipe):
     def made(self): return self.model.outputs
 
     def loss_func(self):
-        "Minus the logarithm of the likelihood of the next row, or what the model's config says"
-        return lambda out, tracks: param_loss(out[0], tracks, self.model).mean()
+        "Minus the logarithm of the likelihood of the next row"
+        return lambda out, tracks: param_loss(out[0], tracks).mean()
 
 # %% ../nbs/11_multitier_rnn.ipynb #9f8f7aee
 @dataclass
@@ -1543,13 +1451,9 @@ def _sample(self: TierStack, cond, n, seeds, seconds=2.0, **how):
 @dataclass
 class TierStackRecipe(StagedRecipe):
     "Two tiers, trained one after the other on the same clips, then stacked"
-    upper: TierRecipe = field(default_factory=lambda: AudioTierRecipe.preset("pops-onsets"))
-    lower: TierRecipe = field(default_factory=lambda: AudioTierRecipe.preset("pops-sounds"))
+    upper: TierRecipe = by_preset("pops-onsets")
+    lower: TierRecipe = by_preset("pops-sounds")
     seconds: float = 2.0  # length of a sound where nobody says
-    presets: ClassVar[dict] = {
-        "quick-pops": {},
-        "quick-rnn": dict(upper="class-tracks", lower="class-sounds", seconds=4.0),
-    }
 
     def _train(self, data, out, resume, progress) -> TierStack:
         "`out` gets tier1/, tier2/ and pipeline.json"

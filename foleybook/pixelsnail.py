@@ -15,9 +15,8 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['COMPILED_MB', 'causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock',
            'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition', 'EmbeddingCondition',
-           'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'draw_code', 'Affine', 'PointBlock',
-           'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL', 'CompiledPixelSNAIL', 'PixelSNAILRecipe',
-           'FoleyRecipe']
+           'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'Affine', 'PointBlock', 'FirstLayer',
+           'CausalStack', 'BlockStep', 'CachedPixelSNAIL', 'CompiledPixelSNAIL', 'PixelSNAILRecipe', 'FoleyRecipe']
 
 # %% ../nbs/05_pixelsnail.ipynb #b4749298
 #| code-fold: true
@@ -29,15 +28,15 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/05_pixelsnail.ipynb #ae1a8e2b
 #| code-fold: true
-from .codebooks import CascadeRecipe, VQVAERecipe
+from .codebooks import CascadeRecipe
 from .core.code_maps import (
-    Cascade, CodeError, CodePrior, filter_logits, prior_arguments, PriorRecipe)
+    Cascade, CodeError, CodePrior, draw_code, prior_arguments, PriorRecipe)
 from .core.files import read_json, write_text
 from .core.generator import Conditions, ItemNoise
 from .kernels.pixelsnail_position import (
     Affines, draw_columns, Facts, Memory, Weights)
-from .train.recipes import LoopRecipe, Recipe, teller, train_stage
-from .vocoders import ISTFTRecipe
+from .train.recipes import by_preset, LoopRecipe, Recipe, teller, train_stage
+
 
 # %% ../nbs/05_pixelsnail.ipynb #8d99104e
 def causal_taps(
@@ -556,18 +555,6 @@ def forward(self:PixelSNAIL,
         logits.append(stage.out(F.elu(x)).float())
     return self.turned(torch.stack(logits, 2) if self.stages else logits[0])
 
-# %% ../nbs/05_pixelsnail.ipynb #bf4b6030
-def draw_code(
-    logits:Tensor, # (b, n)
-    noise:Tensor, # uniform in [0, 1), (b, n)
-    temperature:float=1., # divides the logits
-    top_k:int|None=None, # draw among the k likeliest
-    top_p:float|None=None, # draw among the likeliest that make up this share
-)->Tensor: # int64, (b,)
-    "Draw from softmax(logits) by the Gumbel-max rule: no rounding of a sum can tip the choice"
-    return (filter_logits(logits, temperature, top_k,
-                          top_p) - noise.log().neg().log()).argmax(-1)
-
 # %% ../nbs/05_pixelsnail.ipynb #16f3d560
 #| code-fold: true
 def _flat(
@@ -1079,41 +1066,6 @@ class PixelSNAILRecipe(PriorRecipe):
         "A fresh model that fits its codes"
         return PixelSNAIL(self.fitted(dls.table))
 
-# %% ../nbs/05_pixelsnail.ipynb #9a64e2a6
-_SMALL = dict(channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3,
-              n_heads=4,
-              attention_width=64,
-              cond_channels=64, class_dropout=.1, dropout=.15, order='columns')
-
-PixelSNAILRecipe.presets = {
-    'quick-pixelsnail': dict(steps=800, epoch_steps=200, batch_size=8, lr=3e-3,
-                             weight_decay=.05,
-                             ema=.99, clip_norm=1., noise=.05,
-                             model=PixelSNAILConfig(**_SMALL)),
-    'demo-pixelsnail': dict(steps=600, epoch_steps=150, batch_size=8, lr=3e-3,
-                            weight_decay=.05,
-                            ema=.98, clip_norm=1., noise=.05,
-                            model=PixelSNAILConfig(**_SMALL)),
-    'foley-pixelsnail': dict(steps=3000, epoch_steps=250, precision='auto',
-                             batch_size=8, lr=3e-3,
-                             weight_decay=.05, ema=.99, clip_norm=1., noise=.05,
-                             model=PixelSNAILConfig(**_SMALL)),
-    'dcase-pixelsnail': dict(steps=909_000, epoch_steps=606, batch_size=8, lr=3e-4,
-                             schedule='constant', optimizer='adam',
-                             betas=(.9, .999), turn=False, model=PixelSNAILConfig(
-                                 condition='linear map', attend_self=False,
-                                 edge_bias=False,
-                                 attention_dropout=.1)),
-    'audyn-pixelsnail': dict(steps=897_000, epoch_steps=598, batch_size=8, lr=3e-4,
-                             schedule='constant', optimizer='adam',
-                             betas=(.9, .999), clip_norm=10., turn=False,
-                             model=PixelSNAILConfig(
-                                 condition='embedding map', key_order='last',
-                                 vertical_shift=2,
-                                 edge_bias=False,
-                                 attention_dropout=.1)),
-}
-
 # %% ../nbs/05_pixelsnail.ipynb #946f2f1d
 #| code-fold: true
 def opened(data):
@@ -1126,20 +1078,15 @@ def opened(data):
 @dataclass
 class FoleyRecipe(CascadeRecipe):
     "The stages of the DCASE 2023 Foley baseline: vocoder, codebook, codes, prior, evaluation set"
-    codebook:LoopRecipe = field(default_factory=lambda: VQVAERecipe.preset('foley-vqvae'))
-    prior:Recipe = field(default_factory=lambda: PixelSNAILRecipe.preset('foley-pixelsnail'))
+    codebook:LoopRecipe = by_preset('foley-vqvae')
+    prior:Recipe = by_preset('foley-pixelsnail')
     # not used if `vocoder` names a folder
-    vocoder_recipe:LoopRecipe = field(default_factory=lambda: ISTFTRecipe.preset('foley-vocoder'))
+    vocoder_recipe:LoopRecipe = by_preset('foley-vocoder')
     # recordings for the vocoder; None: the same as for the rest
     vocoder_data:str|None = None
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
     # how the finished model draws where it is not told otherwise
     guidance:float|None = 2.
-    presets = {
-        'foley': dict(vocoder='default', per_class=0, every_clip=True),
-        'foley-own-vocoder': {},
-        'dcase-foley-published': dict(codebook='dcase-vqvae', prior='dcase-pixelsnail',
-                                      vocoder_recipe='hifigan-v1', guidance=None)}
 
     def unused(self)->dict:
         "With a vocoder that is there already, none is trained"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['discretize', 'vandermonde', 'hippo', 'Swings', 'swings', 'cauchy', 'dplr_kernel', 'S4Config', 'StateSpace',
@@ -927,45 +927,11 @@ class SashimiWave(WaveDiffusion):
             finally: self.net.held = None
         return held
 
-# %% ../nbs/09_sashimi.ipynb #7ca5fc67
-_S4D = dict(kind='diagonal', init='lin', rule='zoh', bidirectional=True)
-_SMALL = dict(net=dict(d_model=32, n_layers=2, pool=[4, 4], step_width=64, hidden=128,
-                       step_out=128,
-                       layer=_S4D | dict(d_state=32), length=2048, patch=8),
-                       guidance=1.5)
-_PUBLISHED = dict(process=dict(schedule='linear', T=200, beta_0=1e-4, beta_T=.02),
-                  clip=False,
-                  sampler='ddpm', steps=None)
-_LONG = dict(steps=1000000, epoch_steps=10000, batch_size=4, lr=2e-4,
-             schedule='constant',
-             optimizer='adam', betas=(.9, .999), ema=0., clip_norm=0., level=1.,
-             classes=False)
-_SASHIMI = {
-    'quick-sashimi': dict(steps=700, epoch_steps=100, batch_size=8, lr=2e-3, ema=.99,
-                          seconds=4.,
-                          segment=16384, precision='float32', model=_SMALL),
-    'fsdd-sashimi': dict(steps=8000, epoch_steps=500, batch_size=16, lr=1e-3,
-                         seconds=.6,
-                         peak=.5, ema=.998, model=dict(net=dict(
-        d_model=64, n_layers=3, layer=_S4D, length=2400, patch=2, step_width=128,
-        hidden=256,
-        step_out=256), sample_rate=8000, guidance=1.5)),
-    'sc09-sashimi': dict(steps=200000, epoch_steps=2000, batch_size=16, lr=5e-4,
-                         model=dict(
-        net=dict(d_model=64, n_layers=4, layer=_S4D, length=8000, patch=2),
-        guidance=1.5)),
-    'sashimi': _LONG
-    | dict(model=_PUBLISHED | dict(net=dict(d_model=128, weight_norm=True,
-                                                             norm_eps=0.))),
-    'sashimi_small': _LONG
-    | dict(model=_PUBLISHED | dict(net=dict(weight_norm=True, norm_eps=0.)))}
-
 # %% ../nbs/09_sashimi.ipynb #0651d556
 @dataclass
 class SashimiRecipe(WaveDiffusionRecipe):
     "A SaShiMi that denoises waveforms"
     model: SashimiWaveConfig = field(default_factory=SashimiWaveConfig)
-    presets: ClassVar[dict] = _SASHIMI
 
     def build_model(self, dls) -> SashimiWave:
         "A fresh model"
@@ -1135,20 +1101,6 @@ def _sample(self:SashimiAR, cond, n, seeds, seconds=1., **how) -> Tensor: # (n, 
                              **how))
 
 # %% ../nbs/09_sashimi.ipynb #eeb42d5f
-_CAUSAL = dict(unet=False, norm_per_channel=True, ff_apart=True, stage_skip=True,
-               layer=dict(kind='diagonal', init='lin', rule='zoh'))
-_SPEAKING = {
-    'quick-sashimi-ar': dict(steps=600, epoch_steps=100, batch_size=8, lr=4e-3,
-                             seconds=.5,
-                             length=2048,
-                             model=dict(sample_rate=8000, net=_CAUSAL | dict(
-        d_model=48, n_layers=2, length=2048))),
-    'fsdd-sashimi-ar': dict(steps=20000, epoch_steps=500, batch_size=16, lr=2e-3,
-                            seconds=.6,
-                            length=4800,
-                            model=dict(sample_rate=8000, net=_CAUSAL | dict(
-        n_layers=4, length=4800)))}
-
 def codes_task(peak):
     "A fastai `Callback`: batches of waveforms and classes become codes, asked and given"
     from fastai.callback.core import Callback
@@ -1175,7 +1127,6 @@ class SashimiARRecipe(LoopRecipe):
     classes: bool = True        # learn the classes of the set
     trim: bool = True           # cut silence from the ends of the clips first
     cache_dir: Path|None = None # where decoded clips are kept
-    presets: ClassVar[dict] = _SPEAKING
 
     def dataloaders(self, data):
         "Waveforms with their classes"

@@ -41,7 +41,7 @@ from .core.settings import config_hash, near, SettingsError, to_plain
 from .core.sound_files import unclipped
 from .diffwave import diffuse, DiffusionProcess, invert_ddim
 from .train.recipes import (
-    licence_of_parts, LoopRecipe, StagedRecipe, teller, train_stage)
+    by_preset, licence_of_parts, LoopRecipe, StagedRecipe, teller, train_stage)
 from .vocoders import ConvNeXtBlock
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #18d98b24
@@ -423,7 +423,7 @@ def slerp(
 @dataclass
 class MelVAEConfig:
     "Patches of log-mels, their principal components, and a network for the rest"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     patch:tuple[int, int] = (128, 8) # bands and frames of a patch
     channels:int = 128 # components kept of a patch
     whiten:float = .5 # 0: one scale for all components; 1: each one its own
@@ -610,24 +610,7 @@ class MelVAERecipe(MelAutoencoderRecipe):
         "A model whose components are those of the training clips"
         return MelVAE(self.model).fit(dls.cache.mels, dls.train_rows)
 
-    presets:ClassVar[dict] = {
-        'quick-melvae': dict(steps=200, epoch_steps=100, batch_size=16, lr=2e-3,
-                             clip_norm=1.,
-                             model=MelVAEConfig(width=192, depth=2, hidden=384,
-                                                grain=128)),
-        'foley-melvae': dict(steps=1500, epoch_steps=500, batch_size=16, lr=2e-3,
-                             clip_norm=1.,
-                             ema=.99, seconds=5., model=MelVAEConfig(grain=192)),
-        'foley-thirty-melvae': dict(steps=2000, epoch_steps=500, batch_size=16, lr=2e-3,
-                                    clip_norm=1., ema=.99, seconds=5.,
-                                    model=MelVAEConfig(
-                                        patch=(128, 4), channels=96, grain=192)),
-        'foley-melvae-2d': dict(steps=1500, epoch_steps=500, batch_size=16, lr=2e-3,
-                                clip_norm=1.,
-                                ema=.99, seconds=5.,
-                                model=MelVAEConfig(patch=(16, 4), channels=16,
-                                                   grain=192)),
-    }
+
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #459d36c3
 def rotary(
@@ -1571,8 +1554,8 @@ def sample_mel(self:LatentDiffusion,
 @dataclass
 class LatentDiffusionRecipe(StagedRecipe):
     "Train an autoencoder, then a backbone on its latents; seed and device hold for both"
-    vae:LoopRecipe = field(default_factory=lambda: MelVAERecipe.preset('foley-melvae'))
-    backbone:LoopRecipe = field(default_factory=lambda: FlowRecipe.preset('foley-flow-backbone'))
+    vae:LoopRecipe = by_preset('foley-melvae')
+    backbone:LoopRecipe = by_preset('foley-backbone')
     # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     vocoder:str|None = 'default'
     seconds:float = 4. # length of what `sample` makes where it is not told otherwise
@@ -1641,45 +1624,6 @@ def join(self:LatentDiffusionRecipe, codec, backbone, vocoder, cache, out):
     if not rank_distrib():
         model.save_pretrained(out, self.card(cache) | dict(licence=licence))
     return model
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #d0dddcfc
-_FLOW = dict(schedule='warmup_cosine', warmup=.03, betas=(.9, .98), weight_decay=.01,
-             clip_norm=1., batch_size=16)
-
-FlowRecipe.presets = {
-    'quick-flow': dict(**_FLOW, steps=1500, epoch_steps=250, lr=1.5e-3, ema=.995,
-                       precision='auto', model=FlowConfig(width=256, depth=6, heads=4)),
-    'foley-flow-backbone': dict(**_FLOW, steps=8000, epoch_steps=500, lr=8e-4, ema=.999,
-                                precision='auto',
-                                model=FlowConfig(width=320, heads=5, dropout=.15)),
-    'foley-thirty-backbone': dict(
-        **_FLOW, steps=12000, epoch_steps=500, lr=8e-4, ema=.9995, precision='auto',
-        shorter='pad',
-        trim=False, balance=.5, frames=352, seconds=5., log_every=50,
-        task=FlowTask(place=True, alter=.5, mix=.1, level=.5),
-        model=FlowConfig(width=320, heads=5, columns=88, loud=.5, near=5, tokens=4,
-                         base=200.)),
-    'foley-unet': dict(**_FLOW, steps=6000, epoch_steps=500, lr=8e-4, ema=.999,
-                       precision='auto', model=UNetConfig(
-                           block_out_channels=(64, 128, 128), norm_num_groups=16,
-                           down_block_types=('DownBlock2D', 'AttnDownBlock2D',
-                                             'AttnDownBlock2D'),
-                           up_block_types=('AttnUpBlock2D', 'AttnUpBlock2D',
-                                           'UpBlock2D'),
-                           attention_head_dim=32, layers_per_block=2,
-                           sample_size=(8, 86))),
-}
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #d88bdcf3
-LatentDiffusionRecipe.presets = {
-    'quick-diffusion': dict(vae='quick-melvae', backbone='quick-flow', sample_steps=16,
-                            guidance=3.),
-    'foley-flow': dict(sample_steps=20, guidance=3., interval=(0., 1.)),
-    'foley-thirty': dict(vae='foley-thirty-melvae', backbone='foley-thirty-backbone',
-                         sample_steps=20, guidance=3., interval=(0., 1.),
-                         student='foley-student'),
-    'foley-unet-diffusion': dict(vae='foley-melvae-2d', backbone='foley-unet'),
-}
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #23dd1022
 @patch
@@ -1783,9 +1727,6 @@ class ReflowRecipe(LoopRecipe):
     student_steps:int = 2 # what `sample` will use
     schedule:str = 'warmup_cosine'
     clip_norm:float = 1.
-    presets:ClassVar[dict] = {'reflow': dict(steps=2000, epoch_steps=250, lr=3e-4,
-                                             ema=.99,
-                                             precision='auto', betas=(.9, .98))}
 
     def loss_func(self): return flow_loss
     def check_listen(self, learn): pass
@@ -1882,15 +1823,6 @@ class StudentRecipe(ReflowRecipe):
     starts:float = .5 # share that begin where a piece begins
     cache_dir:str|None = None # of the paths; None: see `cache_folder`
     free:ClassVar[tuple] = (*LoopRecipe.free, 'cache_dir')
-    presets:ClassVar[dict] = {
-        'foley-student': dict(steps=3000, epoch_steps=250, lr=3e-4, ema=.998,
-                              precision='auto',
-                              betas=(.9, .98)),
-        'foley-student-2': dict(steps=3000, epoch_steps=250, lr=3e-4, ema=.998,
-                                precision='auto',
-                                betas=(.9, .98), student_steps=2),
-        'foley-student-end': dict(steps=3000, epoch_steps=250, lr=3e-4, ema=.998,
-                                  precision='auto', betas=(.9, .98), jump='end')}
 
     def check(self)->'StudentRecipe': # itself
         "As `LoopRecipe.check`; paths that can be cut, jumps that are known"

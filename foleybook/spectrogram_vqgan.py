@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 # %% auto #0
-__all__ = ['VQGAN_PRESETS', 'FrameNorm', 'ResnetBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANConfig', 'VQGANEncoder',
+__all__ = ['VQGAN_PRESETS', 'FrameNorm', 'VQGANBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANConfig', 'VQGANEncoder',
            'VQGANDecoder', 'VQGANOutput', 'SpectrogramVQGAN', 'unit_length', 'LPAPS', 'ClassifierMaps',
            'find_perceptual', 'PatchDiscriminator', 'critic_loss', 'adaptive_weight', 'AdaptiveWeight', 'VQGANLoss',
            'VQGANRecipe', 'VQGANCascadeRecipe']
@@ -33,7 +33,7 @@ from .core.code_maps import mel_cache
 from .core.files import CheckpointError
 from .core.generator import Pretrained, Published
 from .core.settings import near, SettingsError
-from .train.recipes import LoopRecipe, Recipe, teller, train_stage
+from .train.recipes import by_preset, LoopRecipe, Recipe, teller, train_stage
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #0ff358ca
 class FrameNorm(nn.Module):
@@ -65,7 +65,7 @@ def _norm(kind, groups, channels):
             else FrameNorm(groups, channels))
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #1257082b
-class ResnetBlock(nn.Module):
+class VQGANBlock(nn.Module):
     "Two 3x3 convolutions with a skip around them"
     def __init__(self,
         c_in:int, # input channels
@@ -222,7 +222,7 @@ def _stage(c, widths, levels_of_attention, level):
     "Blocks of one level, each with its attention where there is any"
     how = (c.norm, c.groups)
     part = nn.Module()
-    part.block = nn.ModuleList(ResnetBlock(a, b, *how, c.dropout)
+    part.block = nn.ModuleList(VQGANBlock(a, b, *how, c.dropout)
                                for a, b in zip(widths, widths[1:]))
     part.attn = nn.ModuleList(AttnBlock(b, *how, c.window)
                               for b in widths[1:] * (level in levels_of_attention))
@@ -231,7 +231,7 @@ def _stage(c, widths, levels_of_attention, level):
 def _middle(c, width):
     "Two blocks around an attention"
     part, how = nn.Module(), (c.norm, c.groups)
-    part.block_1, part.block_2 = (ResnetBlock(width, width, *how, c.dropout)
+    part.block_1, part.block_2 = (VQGANBlock(width, width, *how, c.dropout)
                                   for _ in range(2))
     part.attn_1 = AttnBlock(width, *how, c.window)
     return part
@@ -662,46 +662,12 @@ def _train(self:VQGANRecipe, data, out, resume, progress)->SpectrogramVQGAN:
         recipe.judge, data = self.train_judge(data, out/'perceptual', resume, progress)
     return LoopRecipe._train(recipe, data, out, resume, progress)
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #c3300db4
-_QUICK = dict(widths=(24, 48, 64), freq_strides=(4, 2, 2), time_strides=(4, 2, 1))
-_OWN = dict(frames=128, lr=1e-3, optimizer='adam', betas=(.5, .9), clip_norm=10.,
-            schedule='warmup_cosine')
-_AS_PUBLISHED = dict(batch_size=32, frames=848, seconds=10., optimizer='adam',
-                     betas=(.5, .9),
-                     schedule='constant', normalise=False, critic_width=64,
-                     critic_lr=1., adapt=(1., 1.))
-
-VQGANRecipe.presets = {
-    'quick-vqgan': dict(steps=600, epoch_steps=150, batch_size=8, critic_start=250,
-                        **_OWN,
-                        model=VQGANConfig(**_QUICK)),
-    'foley-vqgan': dict(steps=2000, epoch_steps=250, batch_size=8, critic_start=800,
-                        precision='auto', **_OWN, model=VQGANConfig()),
-    'vas-codebook': dict(steps=95_680, epoch_steps=368, lr=3.2e-5, critic_start=2001,
-                         **_AS_PUBLISHED, model=VQGANConfig.preset('vas')),
-    'vggsound-codebook': dict(steps=195_600, epoch_steps=4890, lr=1.44e-4,
-                              critic_start=30_001,
-                              **_AS_PUBLISHED, model=VQGANConfig.preset('vggsound')),
-}
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #76b67d2a
-#| code-fold: true
-def _prior():
-    "The prior of the quick cascade"
-    from foleybook.pixelsnail import PixelSNAILRecipe
-
-    return PixelSNAILRecipe.preset('quick-pixelsnail')
-
 # %% ../nbs/06_spectrogram_vqgan.ipynb #6abed3b1
 @dataclass
 class VQGANCascadeRecipe(CascadeRecipe):
     "Train a `SpectrogramVQGAN`, then a prior on its codes"
-    codebook:LoopRecipe = field(default_factory=lambda: VQGANRecipe.preset('quick-vqgan'))
-    prior:Recipe = field(default_factory=_prior)
+    codebook:LoopRecipe = by_preset('quick-vqgan')
+    prior:Recipe = by_preset('quick-pixelsnail')
     vocoder:str|None = 'default'
     top_p:float|None = .9
     guidance:float|None = 3.
-    presets:ClassVar[dict] = {
-        'quick-vqgan-cascade': {},
-        'foley-vqgan-cascade': dict(codebook='foley-vqgan', prior='foley-pixelsnail',
-                                    top_p=None, guidance=2.)}

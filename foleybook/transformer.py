@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['ORDERS', 'AROUND', 'CHUNK', 'COMPILED_MB', 'code_order', 'frame_indices', 'crop_middle', 'TransformerConfig',
+__all__ = ['ORDERS', 'AROUND', 'CHUNK', 'COMPILED_ROWS_MB', 'code_order', 'frame_indices', 'crop_middle', 'TransformerConfig',
            'SelfAttention', 'TransformerBlock', 'Steps', 'code_steps', 'Prefix', 'as_conditions', 'shown_rows',
-           'CodeTransformer', 'Places', 'CodeGPT', 'CachedGPT', 'CompiledGPT', 'pack_weights', 'ParallelTransformer',
-           'hidden_share', 'hide_codes', 'decayed', 'TransformerRecipe', 'with_features', 'TransformerCascadeRecipe']
+           'CodeTransformer', 'Places', 'CodeGPT', 'CachedGPT', 'CompiledGPT', 'compiled_weights',
+           'ParallelTransformer', 'hidden_share', 'hide_codes', 'decayed', 'TransformerRecipe', 'with_features',
+           'TransformerCascadeRecipe']
 
 # %% ../nbs/07_transformer.ipynb #8d463db9
 #| code-fold: true
@@ -30,12 +31,12 @@ from tqdm.auto import tqdm
 #| code-fold: true
 from .codebooks import CascadeRecipe
 from .core.code_maps import (
-    CodeError, CodePrior, CodeTable, prior_arguments, PriorRecipe)
+    CodeError, CodePrior, CodeTable, draw_code, prior_arguments, PriorRecipe)
 from .core.files import load_strict
 from .core.generator import Conditions, ItemNoise
-from .kernels.cached_attention import _draw_steps, _Stack
-from .pixelsnail import draw_code
-from .train.recipes import LoopRecipe, Recipe
+from .kernels.cached_attention import draw_steps, Stack
+from .train.recipes import by_preset, LoopRecipe, Recipe
+
 
 # %% ../nbs/07_transformer.ipynb #c644d42d
 def code_order(
@@ -632,15 +633,15 @@ class CompiledGPT(CachedGPT):
         self.memory = [torch.stack([turned(k) for k in self.keys]).contiguous().numpy(),
                        torch.stack([turned(v.mT)
                                     for v in self.values]).contiguous().numpy()]
-        self.weights = pack_weights(model, self.place, self.told[:, 0])
+        self.weights = compiled_weights(model, self.place, self.told[:, 0])
         return h
 
 # %% ../nbs/07_transformer.ipynb #d7745456
-def pack_weights(
+def compiled_weights(
     model:CodeGPT, # small
     place:Tensor, # vectors of the places, (before + t - 1, width)
     told:Tensor, # what joins every code of a row, (rows, width)
-)->_Stack:
+)->Stack:
     "Weights inputs first, the scale of the queries folded in"
     c, d = model.config.width, model.config.width // model.config.n_heads
     scale = torch.cat([torch.full((c,), d**-.5), torch.ones(2 * c)])
@@ -656,7 +657,7 @@ def pack_weights(
              each(lambda b: b.mlp[2].weight.T), each(lambda b: b.mlp[2].bias),
              model.tokens.weight, around, near, place, told, both(model.ln_f),
              model.head.weight.T]
-    return _Stack(*(x.detach().contiguous().numpy() for x in parts))
+    return Stack(*(x.detach().contiguous().numpy() for x in parts))
 
 # %% ../nbs/07_transformer.ipynb #16e3acba
 @patch
@@ -675,7 +676,7 @@ def draw(self:CompiledGPT,
         rows = np.arange(start, min(n, start + size))
         items = len(rows)
         if guidance is not None: rows = np.concatenate([rows, rows + n])
-        _draw_steps(self.weights, *self.memory, self.x.numpy(), rows, items, k.n_heads,
+        draw_steps(self.weights, *self.memory, self.x.numpy(), rows, items, k.n_heads,
                     k.n_quantizers, self.before, h.numpy(), first, last, noise,
                     codes.numpy(),
                     still.numpy(), f(guidance or 0), *cuts)
@@ -687,7 +688,7 @@ def draw(self:CompiledGPT,
     return h
 
 # %% ../nbs/07_transformer.ipynb #b4530dc2
-COMPILED_MB = 80  # weights times rows; measured: beyond, torch's products are as fast
+COMPILED_ROWS_MB = 80  # weights times rows; measured: beyond, torch's products are as fast
 
 # %% ../nbs/07_transformer.ipynb #4fc6dfe5
 @patch
@@ -797,9 +798,9 @@ def _draw(self:CodeGPT, prefix, codes, fixed, noise, guidance, progress, **how):
 def compiled(self:CodeGPT,
     rows:int=1, # maps at once, with guidance twice as many
 )->bool: # is `CompiledGPT` what `sample_codes` draws with?
-    "On a CPU, while weights times rows stay below `COMPILED_MB`: there loops beat torch calls"
+    "On a CPU, while weights times rows stay below `COMPILED_ROWS_MB`: there loops beat torch calls"
     size = sum(p.numel() for p in self.blocks.parameters())
-    return self.device.type == 'cpu' and 4e-6 * size * rows <= COMPILED_MB
+    return self.device.type == 'cpu' and 4e-6 * size * rows <= COMPILED_ROWS_MB
 
 # %% ../nbs/07_transformer.ipynb #39a0dd0b
 @patch(as_prop=True)
@@ -1000,41 +1001,11 @@ def with_features(
                      table.seconds,
                      table.labels, table.valid_idx, table.source, cond)
 
-# %% ../nbs/07_transformer.ipynb #dee04fbc
-_SMALL = dict(width=128, n_layers=4, n_heads=4, dropout=.15, class_dropout=.1)
-_RUN = dict(batch_size=8, lr=1.5e-3, weight_decay=.1, betas=(.9, .95), ema=.99,
-            clip_norm=1.,
-            noise=.05, turn=False)
-
-TransformerRecipe.presets = {
-    'quick-transformer': dict(steps=800, epoch_steps=100, **_RUN,
-                              model=TransformerConfig(**_SMALL)),
-    'quick-parallel': dict(steps=1200, epoch_steps=100, **_RUN, parallel=True,
-                           model=TransformerConfig(**_SMALL)),
-    'demo-transformer': dict(steps=300, epoch_steps=60, **_RUN | dict(lr=3e-3, ema=.97),
-                             model=TransformerConfig(**_SMALL | dict(n_layers=3))),
-    'foley-transformer': dict(steps=3500, epoch_steps=250, precision='auto', best=False,
-                              **_RUN | dict(batch_size=4, turn=True),
-                              model=TransformerConfig(**_SMALL)),
-    'specvqgan-transformer': dict(
-        steps=100_000, epoch_steps=1000, batch_size=2, lr=2e-6, schedule='constant',
-        weight_decay=.01, betas=(.9, .95), turn=False,
-        model=TransformerConfig(condition='features', width=1024, n_layers=24,
-                                n_heads=16,
-                                places='table', near=False, reminded=False,
-                                slide='column',
-                                dropout=0., class_dropout=0.))}
-
 # %% ../nbs/07_transformer.ipynb #01bbaa9b
 @dataclass
 class TransformerCascadeRecipe(CascadeRecipe):
     "Train a codebook, then a transformer on its codes"
-    prior:Recipe = field(default_factory=lambda: TransformerRecipe.preset('quick-transformer'))
-    presets = {
-        'quick-transformer-cascade': dict(vocoder='default', top_p=.9, guidance=3.),
-        'foley-transformer-cascade': dict(codebook='foley-vqgan',
-                                          prior='foley-transformer',
-                                          vocoder='default', guidance=2.)}
+    prior:Recipe = by_preset('quick-transformer')
 
 # %% ../nbs/07_transformer.ipynb #4bfd992c
 @patch

@@ -512,7 +512,7 @@ class BigVGAN(UpsamplingVocoder):
 @dataclass
 class ISTFTConfig:
     "Sizes of the ISTFT-head vocoder (after Vocos, Siuzdak 2023)"
-    mel: MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
+    mel: MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     width: int = 256 # d
     hidden: int = 768 # width inside a ConvNeXt block
     n_layers: int = 6
@@ -1191,11 +1191,6 @@ class ISTFTRecipe(VocoderRecipe):
     mel_weight: float = 1. # of the mel term
     # 1: true noise; 0: no noise, the nearest spectrum; between: some of both
     apart: float = .5
-    presets = {'quick-vocoder': dict(steps=600, epoch_steps=200),
-        'foley-vocoder': dict(steps=9000, epoch_steps=500, lr=1e-3, ema=.999, apart=0.,
-                              precision='auto'),
-        'istft-vocoder': dict(steps=100_000, epoch_steps=1000, batch_size=32, lr=5e-4,
-                              ema=.999)}
 
     def build_model(self, dls):
         "A fresh vocoder"

@@ -560,8 +560,8 @@ def test_griffin_lim_of_every_preset(name):
     assert (y - z).norm() / y.norm() < 0.2
 
 
-def test_foley_and_audyn_presets():
-    mel = MelConfig.preset("foley")
+def test_fullband_and_audyn_presets():
+    mel = MelConfig.preset("fullband")
     assert (mel.sample_rate, mel.n_fft, mel.win_length, mel.hop_length) == (44100, 2048, 2048, 512)
     assert (mel.n_mels, mel.f_min, mel.top, mel.log) == (128, 0, 22050, "ln")
     assert mel.diff(MelConfig.preset("bigvgan_44khz_128")) == {}
@@ -570,9 +570,9 @@ def test_foley_and_audyn_presets():
     assert audyn.top == audyn.sample_rate / 2
 
 
-def test_foley_mel_comes_back():
+def test_fullband_mel_comes_back():
     "Sound to mel to sound to mel: within a tenth of the spread of the values"
-    mel = MelConfig.preset("foley")
+    mel = MelConfig.preset("fullband")
     t = torch.arange(mel.samples(120)) / mel.sample_rate
     x = 0.3 * torch.exp(-3 * t) * torch.sin(2 * np.pi * 700 * t) + noise(len(t), peak=0.1) * torch.exp(-8 * t)
     want = log_mel(x[None], mel)

@@ -47,7 +47,7 @@ def in_folder(monkeypatch):
     measure = importlib.import_module("_measure")
     monkeypatch.setattr(measure, "ceiling", lambda: dict(gflops=50.0, gflops_bf16=100.0, gbytes_per_s=10.0))
     yield measure
-    for name in (*SIZES, "_measure"):
+    for name in (*SIZES, "_measure", "_bench"):
         sys.modules.pop(name, None)
 
 
@@ -117,12 +117,13 @@ def benchmarks():
 @pytest.fixture
 def kept(tmp_path, capsys, in_folder, monkeypatch):
     "What `foleybook bench` printed and wrote for a toy, with a ceiling of its own"
-    monkeypatch.setattr(cli, "machine_ceiling", lambda: dict(gflops=50.0, gflops_bf16=20.0, gbytes_per_s=10.0))
+    bench = importlib.import_module("_bench")
+    monkeypatch.setattr(bench, "machine_ceiling", lambda: dict(gflops=50.0, gflops_bf16=20.0, gbytes_per_s=10.0))
     folder, threads = tmp_path / "benchmarks", torch.get_num_threads()
     folder.mkdir()
     (folder / "toy.py").write_text(TOY)
     (folder / "_other.py").write_text("raise ValueError('not a benchmark')")
-    rows = cli.bench(folder=str(folder), out=str(tmp_path / "rows.json"))
+    rows = bench.run(folder=folder, out=str(tmp_path / "rows.json"))
     assert torch.get_num_threads() == threads and str(folder) not in sys.path
     return rows, capsys.readouterr().out, json.loads((tmp_path / "rows.json").read_text())
 
@@ -172,6 +173,6 @@ def test_rooms_may_be_named(tmp_path, monkeypatch):
         cli.bench(folder=str(tmp_path))
 
 
-def test_ceiling_is_measured():
-    found = cli.machine_ceiling()
+def test_ceiling_is_measured(in_folder):
+    found = importlib.import_module("_bench").machine_ceiling()
     assert found.keys() == {"gflops", "gflops_bf16", "gbytes_per_s"} and all(0.01 < v < 1e5 for v in found.values())

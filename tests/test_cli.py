@@ -213,7 +213,7 @@ def test_one_command_runs_all_stages(sounds, tmp_path):
     parts = dict(zip(("vocoder_recipe", "codebook", "prior"), SMALL_STAGES.values()))
     changes = [f"{part}.{c}" for part, (_, *own) in parts.items() for c in own + steps]
     strides = ["codebook.model.freq_strides=[4,2]", "codebook.model.time_strides=[4,2]"]
-    words = ["train", "foley-own-vocoder", "--data", str(sounds), "--out", str(tmp_path), "--quiet", "--set", *changes, *strides,
+    words = ["train", "foley-cascade-own-vocoder", "--data", str(sounds), "--out", str(tmp_path), "--quiet", "--set", *changes, *strides,
              "per_class=2"]
     main(words)
     made = sorted((tmp_path / "evaluation_set").glob("*/*.wav"))
@@ -277,7 +277,6 @@ def wrong(line, whole):
     if args.verb != "train": return ""
     if whole and not (args.list_ or args.data or "--help" in line): return "has no --data"
     if not args.recipe or args.recipe.isupper(): return ""
-    cli.rooms()
     if args.recipe not in all_recipes(): return "is no recipe"
     try: find_recipe(args.recipe).override(parse_overrides(args.set_ or []))
     except ValueError as e: return str(e)
@@ -295,7 +294,6 @@ def test_a_wrong_command_is_seen(line, whole, said, capsys):
 
 
 def test_every_command_in_the_book_is_understood(capsys):
-    cli.rooms()
     told = commands()
     assert len(told) > 40 and sum(whole for _, _, whole in told) > 15
     bad = [f"{place}: `{line}` {said}" for line, place, whole in told if (said := wrong(line, whole))]

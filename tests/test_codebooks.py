@@ -505,7 +505,7 @@ def test_grain_teaches_the_codebook_nothing():
         if p.grad is not None: assert torch.allclose(p.grad, with_it[k], atol=1e-6), k
 
 
-@pytest.mark.parametrize("mel", ["dcase2023", "foley", "audio_diffusion", "specvqgan"])
+@pytest.mark.parametrize("mel", ["dcase2023", "fullband", "audio_diffusion", "specvqgan"])
 def test_texture_of_noise(mel):
     "Even in every band of every front end, and a ring where that is asked"
     mel = MelConfig.preset(mel)

@@ -11,7 +11,7 @@ from torch import nn
 from foleybook.audio_features import MelConfig, log_mel
 from foleybook.diffwave import (
     SAMPLERS, DiffWave, DiffWaveConfig, DiffWaveRecipe, DiffusionProcess, WaveNet, WaveNetConfig, align_steps, guided,
-    diffuse, diffusion_loss, gained, fold_weight_norm, join_prediction, keeping, looping, sample_ddim, sample_ddpm,
+    diffuse, diffusion_loss, gained, without_weight_norm, join_prediction, keeping, looping, sample_ddim, sample_ddpm,
     sample_dpm, sample_euler, sample_heun, split_prediction, time_grid, told_classes)
 from foleybook.published.diffwave import average_weights
 from foleybook.core.files import CheckpointError
@@ -136,7 +136,7 @@ def test_wavenet_items_and_weight_norm(net):
         y = wave(x, t, classes)
         for k in range(3):
             assert torch.allclose(wave(x[k:k + 1], t[k:k + 1], classes[k:k + 1]), y[k:k + 1], atol=1e-5)
-        assert torch.allclose(fold_weight_norm(wave)(x, t, classes), y, atol=1e-5)
+        assert torch.allclose(without_weight_norm(wave)(x, t, classes), y, atol=1e-5)
 
 
 def test_a_gain_can_hand_noise_through():
@@ -280,7 +280,7 @@ def test_presets_say_what_they_are():
     lj = find_recipe("ljspeech").model
     assert math.prod(lj.net.upsample) == lj.mel.hop_length == 256 and lj.process.T == 50
     foley = find_recipe("foley-vocoder-diffwave").model
-    assert foley.mel == MelConfig.preset("foley") and math.prod(foley.net.upsample) * foley.net.patch == 512
+    assert foley.mel == MelConfig.preset("fullband") and math.prod(foley.net.upsample) * foley.net.patch == 512
     with pytest.raises(SettingsError, match="class_dropout"):
         find_recipe("ljspeech").override(class_dropout=0.3)
 

@@ -615,9 +615,9 @@ def test_aisfx_in_bf16_is_the_same_embedder():
 
 
 def test_progress_is_told_without_a_terminal(capsys):
-    assert list(em.follow(range(3), 3, "things", every=0)) == [0, 1, 2]
+    assert list(em.with_progress(range(3), 3, "things", every=0)) == [0, 1, 2]
     assert "things: 2 of 3" in capsys.readouterr().err
-    assert list(em.follow(range(3), 3, "things", progress=False, every=0)) == [0, 1, 2]
+    assert list(em.with_progress(range(3), 3, "things", progress=False, every=0)) == [0, 1, 2]
     assert capsys.readouterr().err == ""
 
 

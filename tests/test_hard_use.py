@@ -24,12 +24,13 @@ from foleybook.codebooks import CascadeRecipe, VQVAEConfig, VQVAERecipe
 from foleybook.core.code_maps import CodeTable
 from foleybook.core.data_sets import open_dataset
 from foleybook.core.files import CheckpointError, held_folder
+from foleybook.train.presets import GROUPS, PRESETS
 from foleybook.train.recipes import Recipe, find_recipe
 from foleybook.core.clip_tables import ClipTable, TableError
 from foleybook.core.feature_cache import MelCache
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 
-MEL = MelConfig.preset("foley")
+MEL = MelConfig.preset("fullband")
 SMALL = VQVAEConfig(freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1, dim=4, n_codes=16)
 
 
@@ -401,8 +402,13 @@ def test_only_clips_under_a_licence(tmp_path, capsys, monkeypatch):
 
 def test_recipes_say_what_they_cost_and_what_can_be_set(capsys):
     assert main(["train", "--list"]) == 0
-    line = next(l for l in capsys.readouterr().out.splitlines() if l.startswith("quick-cascade "))
-    assert "1,200 x 16 + " in line
+    told = capsys.readouterr().out
+    groups = [line[:-1] for line in told.splitlines() if line.endswith(":")]
+    assert groups == [*GROUPS] and groups[0] == "start here"
+    assert all(f"\n  {name} " in told for name in PRESETS)
+    assert main(["train", "quick-cascade", "--list"]) == 0
+    told = capsys.readouterr().out
+    assert "codebook: 1,200 x 16 sounds, 0.25 million weights\n" in told and "prior: 800 x 8 sounds" in told
     assert main(["train", "quick-cascade", "--help"]) == 0
     told = capsys.readouterr().out
     assert "codebook.model.width=" in told and "prior.lr=" in told and "the highest learning rate" in told
@@ -450,7 +456,6 @@ def test_a_training_says_how_far_its_cache_is(tmp_path, capsys, monkeypatch, pre
     from foleybook.core import clip_tables as module
 
     def cut(self, *args, **kwargs): raise KeyboardInterrupt
-    cli.rooms()
     monkeypatch.setattr(type(find_recipe(preset)), "build_model", cut)
     table = open_dataset(clips(tmp_path / "in", 3))
     recipe = find_recipe(preset).override(batch_size=2, device="cpu", **{k: str(tmp_path / "c") for k in ["cache_dir"]

@@ -29,7 +29,8 @@ ABOVE = {  # module: the modules right below it
     "sound_data": ["core.feature_cache", "core.data_sets"],
     "training": ["sound_data"],
     "train.checkpoints": ["training"],
-    "train.recipes": ["train.checkpoints"],
+    "train.presets": [],
+    "train.recipes": ["train.checkpoints", "train.presets"],
     "core.rendering": ["core.generator"],
     "core.code_maps": ["core.rendering", "train.recipes"],
     # the book: one family a chapter
@@ -37,9 +38,9 @@ ABOVE = {  # module: the modules right below it
     "codebooks": ["core.code_maps"],
     "diffwave": ["train.recipes"],
     "multitier_rnn": ["train.recipes", "kernels.gated_cells"],
-    "pixelsnail": ["codebooks", "vocoders", "kernels.pixelsnail_position"],
-    "spectrogram_vqgan": ["codebooks", "pixelsnail", "judge.embedders"],
-    "transformer": ["codebooks", "pixelsnail", "kernels.cached_attention"],
+    "pixelsnail": ["codebooks", "kernels.pixelsnail_position"],
+    "spectrogram_vqgan": ["codebooks", "judge.embedders"],
+    "transformer": ["codebooks", "kernels.cached_attention"],
     "sashimi": ["diffwave"],
     "spectrogram_diffusion": ["codebooks", "vocoders", "diffwave"],
     # published: readers of what others released

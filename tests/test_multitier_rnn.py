@@ -28,8 +28,8 @@ from foleybook.apps.live import LivePlayer
 from foleybook.published.mtcrnn import PublishedTier, PublishedTierConfig, published_loss
 from foleybook.multitier_rnn import (
     AudioTier, AudioTierConfig, AudioTierRecipe, Gesture, ParamTier, ParamTierConfig, Tier, TierStack,
-    TierStackConfig, TierStackRecipe, Tracks, extract_tracks, follow, generate, generate_plain, glide, gru_over_time,
-    onsets, param_loss, steps, vibrato, wander)
+    TierStackConfig, TierStackRecipe, Tracks, extract_tracks, follow_row, generate, generate_plain, glide, gru_over_time,
+    onset_samples, param_loss, steps, vibrato, wander)
 from foleybook.core.settings import SettingsError
 from foleybook.core.clip_tables import TableError, write_params
 from foleybook.core.feature_cache import WaveCache
@@ -272,7 +272,7 @@ def test_gestures():
     assert np.allclose((glide(0, 1, seconds=2) * 2 + 1)(t), [1, 2, 3, 3]) and abs(vibrato(5, 0.1)(t)).max() <= 0.1
     assert np.allclose(glide(0, 1, seconds=2).then(0.25, at=2)(t), [0, 0.5, 0.25, 0.25])
     assert np.array_equal(wander(1)(t), wander(1)(t)) and 0 <= wander(2)(np.arange(100.0)).min() and wander(2)(np.arange(100.0)).max() <= 1
-    assert np.allclose(follow([2, 6, 4], seconds=2)(np.array([0.0, 1.0, 2.0])), [0, 1, 0.5])
+    assert np.allclose(follow_row([2, 6, 4], seconds=2)(np.array([0.0, 1.0, 2.0])), [0, 1, 0.5])
 
 
 # ---- tracks ----
@@ -280,13 +280,13 @@ def test_gestures():
 
 @pytest.mark.parametrize("rate", [4, 9, 20, 32])
 def test_pops_are_counted_within_a_few_percent(rate):
-    found = [len(onsets(procedural_sound("pops", seconds=4, sample_rate=8000, seed=s, rate=rate)[0], 8000)) for s in range(4)]
+    found = [len(onset_samples(procedural_sound("pops", seconds=4, sample_rate=8000, seed=s, rate=rate)[0], 8000)) for s in range(4)]
     assert abs(sum(found) / (16 * rate) - 1) <= 0.04
 
 
 def test_no_attack_where_nothing_is_struck():
     tone = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(8000) / 8000)
-    assert len(onsets(tone, 8000)) <= 1 and len(onsets(torch.zeros(8000), 8000)) == 0
+    assert len(onset_samples(tone, 8000)) <= 1 and len(onset_samples(torch.zeros(8000), 8000)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_a_pulse_lasts_one_row_wherever_it_begins(pops, tmp_path):
     on = Tracks(cache, ("onset",), 250.0).read(cache.index, np.arange(6), 0.0, 1.0).controls["onset"]
     for row, x in zip(on, cache.array[:]):
         starts = (torch.where(row[1:] > row[:-1])[0] + 1).numpy()
-        found = onsets(torch.from_numpy(x / 32767), 8000).numpy()
+        found = onset_samples(torch.from_numpy(x / 32767), 8000).numpy()
         assert len(starts) == len(found) and abs(starts - found).max() <= 5
         assert abs(row.sum() / 32 - len(found)) < 1.01
 
@@ -497,7 +497,7 @@ def test_a_stack_goes_on_from_a_sound(stack):
     assert not torch.equal(silent[..., 400:], made[..., 400:])  # what was heard matters
     heard = multitier_rnn._known(stack, known[None], torch.arange(800) >= 400)
     onset, rows = next(v for t, v in heard.items() if t.outputs == ("onset",))
-    assert len(onsets(known[0], 2000)) == (onset > 0).sum() and rows[:20].logical_not().all() and rows[41:].all()
+    assert len(onset_samples(known[0], 2000)) == (onset > 0).sum() and rows[:20].logical_not().all() and rows[41:].all()
     hole = stack.sample(init=made, mask=(0.1, 0.2), seed=5, n=2, controls=dict(rate=0.5, tilt=0.2)).audio
     assert torch.equal(hole[..., :200], made[..., :200]) and torch.equal(hole[..., 400:], made[..., 400:])
 
@@ -576,7 +576,7 @@ def test_the_shipped_pops_follow_their_knob():
     errors = []
     for k, knob in enumerate((0.0, 0.31, 0.55, 0.83, 1.0)):
         x = model.sample(controls=dict(rate=knob), n=2, seconds=5.0, seed=10 * k, progress=False).audio[:, 0, 8000:]
-        counted = sum(len(onsets(row, model.sample_rate, 3e-3, 3.0)) for row in x) / 8
+        counted = sum(len(onset_samples(row, model.sample_rate, 3e-3, 3.0)) for row in x) / 8
         errors.append(abs(counted / (4 * 8**knob) - 1))
     assert np.median(errors) <= 0.15, errors
 

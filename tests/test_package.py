@@ -1,4 +1,5 @@
 "`import foleybook as fb`: light, and `load`, `train`, `evaluate` do what the longer ways do"
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from foleybook.core.code_maps import Cascade, PriorConfig, UnigramPrior
 from foleybook.core.files import CheckpointError
 from foleybook.sound_data import make_procedural
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
+
+PACKAGE = Path(fb.__file__).parent
 
 HEAVY = ("torch", "fastai", "numpy", "librosa", "pandas", "matplotlib", "huggingface_hub")
 
@@ -168,3 +171,12 @@ def test_train_holds_clips_out(tmp_path, monkeypatch):
     assert rest.labels == ["pops"] and folds.df.path.tolist() == ["a.wav"]
     with pytest.raises(ValueError, match="a dict has no columns"): fb.train(Recipe(), {}, tmp_path / "run", hold_out="fold=5")
     with pytest.raises(ValueError, match="no such clip"): fb.train(Recipe(), table, tmp_path / "run", hold_out="fold=9")
+
+
+def test_no_public_name_stands_in_two_modules():
+    found = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if file.name[0] != "_" and isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                for name in ast.literal_eval(node.value): found.setdefault(name, []).append(str(file.relative_to(PACKAGE)))
+    assert not {name: files for name, files in found.items() if len(files) > 1}

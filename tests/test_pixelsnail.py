@@ -11,7 +11,8 @@ from foleybook import pixelsnail
 from foleybook.audio_features import GriffinLim, MelConfig
 from foleybook.codebooks import VQVAE, VQVAEConfig
 from foleybook.core.code_maps import Cascade, CodeError
-from foleybook.pixelsnail import CachedPixelSNAIL, PixelSNAIL, PixelSNAILConfig, draw_code
+from foleybook.core.code_maps import draw_code
+from foleybook.pixelsnail import CachedPixelSNAIL, PixelSNAIL, PixelSNAILConfig
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import ItemNoise
 from hypothesis import HealthCheck, given, settings

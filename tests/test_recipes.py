@@ -1,10 +1,10 @@
 """Recipes: what is refused, stored, found and heard, and what the card says."""
 import json
+import subprocess
+import sys
 import warnings
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
@@ -16,16 +16,15 @@ from foleybook.apps import cli
 from foleybook.codebooks import CascadeRecipe
 from foleybook.core.code_maps import Cascade, CodeTable, PriorRecipe
 from foleybook.judge.embedders import ClassifierRecipe
-from foleybook.core.generator import Pretrained
+from foleybook.core.generator import Pretrained, shipped_models
 from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
+from foleybook.train.presets import GROUPS, PRESETS
 from foleybook.train.recipes import (
     LoopRecipe, Recipe, StagedRecipe, all_recipes, find_recipe, licence_of, licence_of_parts)
 from foleybook.core.settings import SettingsError
 from foleybook.core.clip_tables import ClipTable
 from foleybook.core.feature_cache import MelCache
-from foleybook.spectrogram_diffusion import FlowRecipe, MelVAE, MelVAERecipe
 from foleybook.training import StepDL
-from foleybook.transformer import CodeGPT, TransformerRecipe
 from foleybook.vocoders import ISTFTVocoder
 
 
@@ -53,8 +52,8 @@ def test_a_recipe_without_a_loop_has_no_learning_rate(name):
     ("hifigan-v2", dict(warmup=0.2), "warmup_cosine"), ("hifigan-v2", dict(optimizer="sgd", betas=(0.8, 0.9)), "second"),
     ("melgan", dict(d_width=0.5), "one size"), ("quick-pixelsnail", dict(codebook="runs/x"), "audio_every"),
     ("quick-vocoder", dict(lr_decay=0.9), "schedule=exponential"),
-    ("foley-own-vocoder", dict(vocoder="default", vocoder_data="x"), "finished one"),
-    ("foley-own-vocoder", {"vocoder": "default", "vocoder_recipe.steps": 3}, "finished one"),
+    ("foley-cascade-own-vocoder", dict(vocoder="default", vocoder_data="x"), "finished one"),
+    ("foley-cascade-own-vocoder", {"vocoder": "default", "vocoder_recipe.steps": 3}, "finished one"),
     ("quick-cascade", {"codebook.lr_decay": 0.5}, "codebook: lr_decay"), ("quick-cascade", {"prior.steps": 0}, "prior: steps=0"),
     ("unigram", dict(device="gpu"), "device"), ("unigram", dict(seed=-1), "seed")])
 def test_what_would_be_ignored_is_refused(preset, changes, said):
@@ -65,7 +64,7 @@ def test_what_would_be_ignored_is_refused(preset, changes, said):
 @pytest.mark.parametrize("preset,changes", [
     ("hifigan-v2", dict(lr_decay=0.99)), ("hifigan-v2", dict(schedule="one_cycle")), ("quick-vocoder", dict(warmup=0.2)),
     ("quick-vqvae", dict(schedule="exponential", lr_decay=0.9)), ("quick-vqvae", dict(vocoder="default", audio_every=5)),
-    ("quick-vqvae", dict(lr_decay=0.999)), ("quick-vocoder", dict(schedule="one_cycle")), ("foley-own-vocoder", dict(vocoder="default"))])
+    ("quick-vqvae", dict(lr_decay=0.999)), ("quick-vocoder", dict(schedule="one_cycle")), ("foley-cascade-own-vocoder", dict(vocoder="default"))])
 def test_what_is_used_or_was_there_before_is_not_refused(preset, changes):
     again = find_recipe(preset).override(changes)
     assert again.override().hash == Recipe.from_dict(again.to_dict()).hash == again.hash
@@ -86,8 +85,8 @@ def test_seed_and_device_of_a_stage_are_refused(name):
 
 @pytest.mark.parametrize("preset,field_,value,remedy", [
     ("quick-cascade", "prior.codebook", "x", "codebook of this run"), ("quick-cascade", "prior.vocoder", "x", "vocoder of the whole"),
-    ("foley-flow", "vae.seconds", 2, "backbone.seconds"), ("quick-diffusion", "backbone.cache_dir", "x", "vae.cache_dir"),
-    ("foley-flow", "backbone.vae", "x", "autoencoder of this run"), ("quick-vqgan", "classifier.seed", 3, "Set seed"),
+    ("foley", "vae.seconds", 2, "backbone.seconds"), ("quick-diffusion", "backbone.cache_dir", "x", "vae.cache_dir"),
+    ("foley", "backbone.vae", "x", "autoencoder of this run"), ("quick-vqgan", "classifier.seed", 3, "Set seed"),
     ("quick-vqgan", "classifier.seconds", 1, "Set seconds"), ("quick-vqgan-cascade", "codebook.classifier.device", "cpu", "Set device")])
 def test_what_the_whole_decides_is_refused_with_the_field_to_set(preset, field_, value, remedy):
     with pytest.raises(SettingsError, match=rf"{field_.removeprefix('codebook.')}=.* would not be used.*{remedy}"):
@@ -126,6 +125,39 @@ def test_a_preset_that_sets_a_field_may_change_its_schedule():
 def test_a_recipe_made_by_hand_is_checked_when_it_trains(tmp_path):
     with pytest.raises(SettingsError, match="lr_decay"):
         tiny_run.TinyRecipe(lr_decay=0.5).train(None, tmp_path)
+
+
+# ---- the table ----
+
+
+def test_the_table_is_read_without_torch_and_without_a_family():
+    code = "import sys, foleybook.train.presets; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'fastai', 'numpy')], " \
+           "sorted(m for m in sys.modules if m.startswith('foleybook.')))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "[] ['foleybook.train', 'foleybook.train.presets']"
+
+
+def test_the_table_holds_every_preset_of_the_book_as_plain_values():
+    assert {n: f"{c.__module__}.{c.__qualname__}".removeprefix("foleybook.") for n, c in SHIPPED.items()} \
+        == {n: p.recipe for n, p in PRESETS.items()}
+    json.dumps([p.fields for p in PRESETS.values()])  # text, numbers, lists and dicts only
+    assert all(0 < len(p.about) <= 70 and p.group in GROUPS for p in PRESETS.values())
+    assert [n for n, p in PRESETS.items() if p.group == GROUPS[0]][0] == "quick-cascade"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_line_of_the_table_is_what_find_recipe_gives(name):
+    recipe = find_recipe(name)
+    assert recipe.name == name and recipe.hash == recipe.baseline.hash == Recipe.from_dict(recipe.to_dict()).hash
+    assert not recipe.unused() or recipe.override() is not None
+    for stage in (v for v in PRESETS[name].fields.values() if isinstance(v, str) and v in PRESETS):
+        assert stage in [part.name for part in vars(recipe).values() if isinstance(part, Recipe)]
+
+
+@pytest.mark.parametrize("name", ["foley", "foley-cascade"])
+def test_a_model_that_ships_is_trained_by_the_recipe_of_its_name(name):
+    made = find_recipe(name)._train.__annotations__["return"]
+    assert json.loads((shipped_models()[name] / "pipeline.json").read_text())["model"] == made
 
 
 # ---- names ----
@@ -179,12 +211,12 @@ def test_changed_stages_survive_a_file():
     assert find_recipe("unigram-cascade").override(prior="demo-pixelsnail").hash != find_recipe("unigram-cascade").hash
 
 
-@pytest.mark.parametrize("name", ["unigram-cascade", "demo-cascade", "foley-own-vocoder", "shaped-noise", "quick-pops", "quick-vocoder"])
+@pytest.mark.parametrize("name", ["unigram-cascade", "demo-cascade", "foley-cascade-own-vocoder", "shaped-noise", "quick-pops", "quick-vocoder"])
 def test_every_run_writes_its_recipe(name, data, tmp_path):
     recipe = find_recipe(name) if name in AT_ONCE else shrunk(name)
     recipe.train(data.clips() if name in AT_ONCE else data.of(recipe), tmp_path / "run", progress=False)
     files = [*(tmp_path / "run").rglob("recipe.json")]
-    stages = (dict(codebook=1, prior=1, first_vocoder=1) if name == "foley-own-vocoder" else dict(codebook=1, prior=1) if name in CASCADES
+    stages = (dict(codebook=1, prior=1, first_vocoder=1) if name == "foley-cascade-own-vocoder" else dict(codebook=1, prior=1) if name in CASCADES
               else dict(tier1=1, tier2=1) if name in STACKS else {})
     assert {f.parent.name for f in files} == {"run", *stages}
     assert Recipe.from_dict(json.loads((tmp_path / "run" / "recipe.json").read_text())) == recipe
@@ -336,50 +368,18 @@ def test_workers_are_used_and_change_nothing(name, data):
 # ---- what it costs ----
 
 
-TEN = [str(i) for i in range(10)]
-SILENCE = SimpleNamespace(mean_std=lambda rows: SimpleNamespace(mean=np.float64(0), std=np.float64(1)), mels=np.zeros((1, 80, 100), "f4"),
-                          waves=np.ones((1, 100), "i2"))
+def test_the_list_costs_no_import_and_no_second():
+    code = ("import sys, time; from foleybook.apps.cli import main; main(['train', '--list']); "
+            "print(time.process_time(), [m for m in sys.modules if m in ('torch', 'fastai', 'numpy')])")
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    seconds, heavy = told[-1].split(" ", 1)
+    assert float(seconds) <= 1 and heavy == "[]" and told[0] == "start here:" and told[1].split()[0] == "quick-cascade"
+    assert [line.split()[0] for line in told if line[:2] == "  "] == [n for g in GROUPS for n, p in PRESETS.items() if p.group == g]
 
 
-def loaders(**more):
-    "What a recipe asks of its loaders before it builds a model: ten classes"
-    return SimpleNamespace(vocab=TEN, train_rows=[0], valid_rows=[], tracks=SimpleNamespace(ranges=((0.0, 1.0),) * 5), cache=SILENCE, **more)
+@pytest.mark.parametrize("name,line", [
+    ("foley-cascade", "codebook: 2,000 x 16 sounds, 0.31 million weights"), ("sc09", "training: 1,000,000 x 4 sounds, 24 million weights"),
+    ("hifigan-v1", "14 million weights"), ("foley", "vae: 1,500 x 16 sounds\n  backbone: 8,000 x 16 sounds"), ("pops", "1.6 million weights")])
+def test_a_recipe_tells_its_cost_when_asked(name, line):
+    assert line in cli._recipe_cost(name)
 
-
-def count(model): return sum(p.numel() for p in model.parameters())
-
-
-def weights(recipe, first=None):
-    "Numbers that a recipe trains; `first` is the recipe of the stage before"
-    parts = {k: v for k, v in vars(recipe).items() if isinstance(v, Recipe) and k not in recipe.unused()}
-    if not isinstance(recipe, LoopRecipe):
-        stages = {"prior": parts.get("codebook"), "backbone": parts.get("vae")}
-        return sum(weights(r, stages.get(k)) for k, r in parts.items() if isinstance(r, LoopRecipe))
-    if isinstance(recipe, MelVAERecipe): return count(MelVAE(recipe.model))
-    if isinstance(recipe, FlowRecipe):
-        object.__setattr__(recipe, "_vae", ("", MelVAE((first or find_recipe("foley-melvae")).model)))
-        return count(recipe.build_model(loaders()))
-    if not isinstance(recipe, PriorRecipe):
-        with torch.device("cpu" if recipe.name in ("sashimi", "sashimi_small") else "meta"): return count(recipe.build_model(loaders()))
-    if getattr(recipe.model, "condition", "") == "features":  # a large one: all its blocks are equal
-        one, two = (count(CodeGPT(replace(recipe.model, n_layers=k))) for k in (1, 2))
-        return one + (recipe.model.n_layers - 1) * (two - one)
-    book = (first or find_recipe(f"{recipe.name.split('-')[0]}-vqvae")).build_model(loaders())
-    codes = torch.zeros(10, *book.code_shape(book.mel.frames(4 * book.mel.sample_rate)), dtype=torch.long)
-    table = CodeTable(codes, pd.DataFrame(dict(label=TEN)), book.config.n_codes, "", 4.0)
-    with torch.device("cpu" if isinstance(recipe, TransformerRecipe) else "meta"): return count(recipe.build_model(loaders(table=table)))
-
-
-def test_the_sizes_in_the_list_are_true():
-    "What `foleybook train --list` says: two digits"
-    unknown = {"reflow", "shaped-noise", "unigram"}  # as large as the model that teaches it; without weights
-    right = {name: weights(find_recipe(name)) / 1e6 for name in SHIPPED if name not in unknown}
-    told = {name: f"{m:.2g}" if m < 10 else f"{m:.0f}" for name, m in right.items()}
-    assert {k: f"{v:g}" for k, v in cli._MILLIONS.items()} == {k: f"{float(v):g}" for k, v in told.items()}
-
-
-def test_every_time_in_the_list_is_of_a_recipe():
-    assert cli._SECONDS.keys() <= set(SHIPPED)
-    shown = {line.split()[0]: line.split()[1:3] for line in cli._recipe_list(["foley-flow", "quick-diffwave", "sc09", "unigram"]).splitlines() if line}
-    assert shown["foley-flow"] == ["12", "-"] and shown["quick-diffwave"] == ["2.9", "5.9"]
-    assert shown["sc09"] == ["24", "-"] and shown["unigram"] == ["-", "-"]

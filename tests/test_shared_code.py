@@ -70,7 +70,7 @@ def test_code_of_an_earlier_source_goes_before_the_new_index_comes(begin, tmp_pa
 
 def test_two_ranks_begin_at_once(tmp_path):
     code = ("import torch\nfrom foleybook.audio_features import MelConfig, log_mel\ntorch.manual_seed(0)\n"
-            "print(log_mel(torch.randn(1, 4096), MelConfig.preset('foley')).double().sum().item())")
+            "print(log_mel(torch.randn(1, 4096), MelConfig.preset('fullband')).double().sum().item())")
     root = str(Path(__file__).resolve().parent.parent)
     env = os.environ | dict(NUMBA_CACHE_DIR=str(tmp_path), PYTHONPATH=root)
     ranks = [subprocess.Popen([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) for _ in range(2)]

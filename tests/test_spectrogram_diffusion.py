@@ -28,7 +28,7 @@ from foleybook.spectrogram_diffusion import (
     text_encodings, warped, windows)
 from foleybook.train.checkpoints import Checkpoint
 
-FOLEY = MelConfig.preset("foley")
+FOLEY = MelConfig.preset("fullband")
 SMALL_UNET = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
                   down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
 
@@ -410,7 +410,7 @@ def tiny(name, folder):
     return recipe.override(changes | {"vae.model.width": 8, "vae.model.hidden": 8, "vae.model.depth": 1, "vocoder": None, "seconds": 0.5})
 
 
-@pytest.mark.parametrize("name", ["quick-diffusion", "foley-flow", "foley-unet-diffusion", "foley-thirty"])
+@pytest.mark.parametrize("name", ["quick-diffusion", "foley", "foley-unet-diffusion", "foley-thirty"])
 def test_presets_train_resume_and_sample(clips, tmp_path, name, monkeypatch):
     recipe, save = tiny(name, tmp_path), Checkpoint.after_batch
     model = recipe.train(clips, tmp_path / "a", progress=False)
@@ -491,7 +491,7 @@ def test_the_page_of_edits_takes_recordings_as_they_are(painter, tmp_path):
 
 
 def test_the_books_own_vocoder_is_not_saved_again(tmp_path):
-    mel = MelConfig.preset("foley")
+    mel = MelConfig.preset("fullband")
     vae = MelVAE(MelVAEConfig(mel=mel, channels=8, width=8, hidden=8, depth=1, grain=8)).fit(torch.randn(4, 128, 32)).eval()
     net = FlowTransformer(FlowConfig(channels=8, width=16, heads=2, depth=1, n_classes=2, latents=vae.latents_hash)).eval()
     model = LatentDiffusion(LatentDiffusionConfig(("rain", "pops"), seconds=0.5, steps=2), vae, net, "default").eval()
@@ -507,7 +507,7 @@ def test_the_books_own_vocoder_is_not_saved_again(tmp_path):
 
 def test_loops_and_holes_with_grain(tmp_path):
     "The grain of a loop is a ring, and a recording is kept outside its hole to the last bit"
-    mel = MelConfig.preset("foley")
+    mel = MelConfig.preset("fullband")
     vae = MelVAE(MelVAEConfig(mel=mel, channels=8, width=8, hidden=8, depth=1, grain=8)).fit(torch.randn(4, 128, 32)).eval()
     z = vae.decode(torch.randn(1, 8, 1, 12))
     ring, plain = vae.with_grain(z, [3], True), vae.with_grain(z, [3])
@@ -521,7 +521,7 @@ def test_loops_and_holes_with_grain(tmp_path):
 
 def test_a_recording_becomes_a_loop(tmp_path):
     "Only its last second or quarter and the first 20 ms are made anew"
-    mel = MelConfig.preset("foley")
+    mel = MelConfig.preset("fullband")
     vae = MelVAE(MelVAEConfig(mel=mel, channels=8, width=8, hidden=8, depth=1)).fit(torch.randn(4, 128, 32)).eval()
     net = FlowTransformer(FlowConfig(channels=8, width=16, heads=2, depth=1, n_classes=2, latents=vae.latents_hash)).eval()
     LatentDiffusion(LatentDiffusionConfig(("rain", "pops"), steps=2, griffin_lim=2), vae, net).save_pretrained(tmp_path / "m")

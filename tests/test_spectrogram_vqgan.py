@@ -31,7 +31,7 @@ from foleybook.spectrogram_vqgan import (
     LPAPS, AttnBlock, SpectrogramVQGAN, VQGANConfig, VQGANLoss, adaptive_weight, find_perceptual,
     unit_length)
 
-MEL = MelConfig.preset("foley")
+MEL = MelConfig.preset("fullband")
 TINY = dict(widths=(8, 8), groups=4, z_channels=8, dim=4, n_codes=16, kmeans_iters=0)
 
 

@@ -27,7 +27,7 @@ from foleybook.core.rendering import MelGenerator, find_vocoder
 @dataclass
 class MeansConfig:
     labels: tuple[str, ...] = ("beep", "hum")
-    mel: MelConfig = field(default_factory=lambda: MelConfig.preset("foley"))
+    mel: MelConfig = field(default_factory=lambda: MelConfig.preset("fullband"))
     spread: float = 0.3
     quieter: float = 2.0  # natural log: vocoders overshoot what never occurs
 

@@ -16,7 +16,7 @@ from foleybook.codebooks import VQVAE, VQVAEConfig
 from foleybook.core.code_maps import Cascade, CodeError, CodeTable
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Conditions, Generator, ItemNoise
-from foleybook.pixelsnail import draw_code
+from foleybook.core.code_maps import draw_code
 from foleybook.apps.dub import (
     ResNetEye, VideoError, dub, film_seconds, find_eye, read_frames, sample_takes, tile_features,
     video_features)
@@ -30,13 +30,13 @@ SMALL = dict(code_shape=(3, 5), n_codes=7, n_classes=3, width=16, n_layers=2, n_
 KINDS = {"class": {}, "rows": dict(order="rows"), "spiral": dict(order="spiral out"), "published": dict(places="table", near=False),
          "slope": dict(code_shape=(3, 2, 4)), "flat": dict(code_shape=(2, 2, 4), stages="flat"),
          "features": dict(condition="features"), "both": dict(condition="both"), "nothing": dict(condition="none")}
-PATHS = {"torch": 0, "compiled": 1e9}  # values of COMPILED_MB
+PATHS = {"torch": 0, "compiled": 1e9}  # values of COMPILED_ROWS_MB
 
 
 @pytest.fixture(params=PATHS)
 def path(request, monkeypatch):
     "Both ways to draw, whatever the size of the network"
-    monkeypatch.setattr(transformer, "COMPILED_MB", PATHS[request.param])
+    monkeypatch.setattr(transformer, "COMPILED_ROWS_MB", PATHS[request.param])
     return request.param
 
 
@@ -94,7 +94,7 @@ def test_item_is_the_same_alone_and_in_a_batch(kind, path):
 @given(st.sampled_from(list(PATHS)), st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.integers(0, 99))
 def test_any_map_size(path, h, w, stages, seed):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "COMPILED_MB", PATHS[path])
+        patch.setattr(transformer, "COMPILED_ROWS_MB", PATHS[path])
         model = network(code_shape=(stages, h, w), n_layers=1, seed=seed)
         assert torch.equal(model.sample_codes(asked(2), [seed, seed + 1]), plain(model, asked(2), [seed, seed + 1]))
 

@@ -378,7 +378,7 @@ def test_fine_tuning_reads_the_mels_of_another_model(tmp_path):
 
         def __init__(self):
             super().__init__()
-            self.mel, self.calls = MelConfig.preset("foley"), 0
+            self.mel, self.calls = MelConfig.preset("fullband"), 0
 
         def encode(self, m):
             self.calls += 1

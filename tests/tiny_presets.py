@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from foleybook.apps.cli import rooms
 from foleybook.codebooks import CascadeRecipe, VQVAERecipe
 from foleybook.core.code_maps import CodeTable
 from foleybook.diffwave import WaveDiffusionRecipe
@@ -28,7 +27,6 @@ from foleybook.transformer import TransformerRecipe, with_features
 from foleybook.published.melgan import MelGANRecipe
 from foleybook.vocoders import ISTFTRecipe, VocoderRecipe
 
-rooms()  # import them all, so that their presets are known
 SHIPPED = {name: cls for name, cls in sorted(all_recipes().items()) if cls.__module__.startswith("foleybook")}
 LOOPS = [name for name, cls in SHIPPED.items() if issubclass(cls, LoopRecipe)]
 STAGED = [name for name, cls in SHIPPED.items() if issubclass(cls, LatentDiffusionRecipe)]

@@ -5,15 +5,13 @@
 # %% ../../nbs/apps/cli.ipynb #ab286ca5
 #| code-fold: true
 from __future__ import annotations
-import importlib, inspect, json, os, pkgutil, sys, time
+import inspect, json, os, sys, time
 from argparse import (
     ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, SUPPRESS)
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['VERBS', 'parser_of', 'explain', 'rooms', 'find_data', 'held_rows', 'without', 'prepare', 'train', 'load_generator',
-           'sample', 'edit', 'gallery', 'vocode', 'codec', 'export', 'evaluate', 'leaderboard', 'roundtrip', 'matched',
-           'doctor', 'machine_ceiling', 'bench', 'demo', 'play', 'main']
+__all__ = ['VERBS', 'parser_of', 'explain', 'find_data', 'held_rows', 'without', 'load_generator', 'matched', 'main']
 
 # %% ../../nbs/apps/cli.ipynb #1cc6535f
 #| code-fold: true
@@ -66,6 +64,9 @@ def explain(
                                 "--out.",
                   errno.ENOTDIR: "A part of it is a file: check the path."}.get(err.errno, "")
         return f"{err.filename or ''}: {err.strerror}. {remedy}".strip(": ")
+    if isinstance(err, ModuleNotFoundError) and not (err.name or "").startswith("foley"):
+        return (f"{err.name} is not installed, and this needs it: "
+                "pip install 'foleybook[book]'")
     if isinstance(err, KeyError):
         return f"no such name: {err.args[0]!r}" if err.args else "no such name"
     return f"{err}" if str(err) else type(err).__name__
@@ -83,16 +84,6 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
     if ours: print(f"note: {message}", file=sys.stderr, flush=True)
     elif os.environ.get("FOLEYBOOK_DEBUG"):
         sys.stderr.write(formatwarning(message, category, filename, lineno))
-
-# %% ../../nbs/apps/cli.ipynb #26eb0c14
-def rooms() -> list:  # the imported modules
-    "Import every room of the book, so that its recipes and models are known"
-    import foleybook
-
-    names = [m.name for m in pkgutil.iter_modules(foleybook.__path__)
-             if not m.name.startswith("_")
-             and m.name != "cli"]
-    return [importlib.import_module(f"foleybook.{n}") for n in sorted(names)]
 
 # %% ../../nbs/apps/cli.ipynb #64589391
 def find_data(
@@ -231,7 +222,7 @@ def prepare(
     data: str,
     *,
     out: str = "data/prepared",  # folder for the clip table and the feature cache
-    # mel preset of the feature cache, `foley` if none (see `foleybook doctor`)
+    # mel preset of the feature cache, `fullband` if none (see `foleybook doctor`)
     mel: str = "",
     seconds: float = 4.0,  # length every clip is brought to, seconds
     # procedural sounds per class, 40 if not given (only with `procedural`)
@@ -265,11 +256,10 @@ def prepare(
                    backend, jobs)
     say, out, ours = _say(quiet), Path(out), data == "procedural"
     if codebook:
-        rooms()
         from foleybook.core.code_maps import encode_table
         from foleybook.core.generator import Pretrained
         book = Pretrained.from_pretrained(codebook, _device(device))
-    config = book.mel if codebook else MelConfig.preset(mel or "foley")
+    config = book.mel if codebook else MelConfig.preset(mel or "fullband")
     with joblib_workers(backend, scheduler or None, jobs):
         if ours:
             table = make_procedural(out / "sounds", n=per_class or 40, seconds=seconds,
@@ -296,50 +286,17 @@ def prepare(
     return table
 
 # %% ../../nbs/apps/cli.ipynb #113485a2
-_MILLIONS = {  # of weights that a recipe trains, told ten classes
-    "audio-diffusion": 114, "audyn-pixelsnail": 75, "audyn-rvqvae": 2.2,
-    "audyn-vqvae": 2.2,
-    "bigvgan-base_22khz_80band": 14, "bigvgan-base_24khz_100band": 14,
-    "bigvgan-v1_22khz_80band": 112, "bigvgan-v1_24khz_100band": 112,
-    "bigvgan-v2_22khz_80band_256x": 112, "bigvgan-v2_22khz_80band_fmax8k_256x": 112,
-    "bigvgan-v2_24khz_100band_256x": 112, "bigvgan-v2_44khz_128band_256x": 113,
-    "bigvgan-v2_44khz_128band_512x": 122, "class-sounds": 0.2, "class-tracks": 0.027,
-    "classifier-test": 0.33, "dcase-foley-published": 104, "dcase-pixelsnail": 87,
-    "dcase-vqvae": 2.2, "demo-cascade": 1.2, "demo-pixelsnail": 0.93,
-    "demo-transformer": 1.1,
-    "demo-vqvae": 0.25, "foley": 1.2, "foley-diffwave": 20, "foley-flow": 12,
-    "foley-flow-backbone": 11, "foley-melvae": 1.6, "foley-melvae-2d": 1.5,
-    "foley-own-vocoder": 4.9, "foley-pixelsnail": 0.93, "foley-transformer": 1.3,
-    "foley-transformer-cascade": 2.9, "foley-unet": 7, "foley-unet-diffusion": 8.3,
-    "foley-vocoder": 3.7, "foley-vocoder-diffwave": 4.8, "foley-vqgan": 1.2,
-    "foley-vqgan-cascade": 2.3, "foley-vqvae": 0.31, "fsdd-classifier": 0.33,
-    "fsdd-diffwave": 2.3,
-    "fsdd-sashimi": 3.4, "fsdd-sashimi-ar": 2.8, "hifigan-v1": 14, "hifigan-v2": 0.93,
-    "hifigan-v3": 1.5, "istft-vocoder": 3.7, "ljspeech": 2.6, "melception-esc10": 24,
-    "melception-vggsound": 24, "melgan": 4.3, "melgan-descriptinc": 4.3,
-    "mtcrnn-tier2": 4.5,
-    "mtcrnn-tier3": 1.6, "pops": 1.6, "pops-onsets": 0.025, "pops-sounds": 0.081,
-    "quick-cascade": 1.2, "quick-classifier": 0.33, "quick-diffusion": 6,
-    "quick-diffwave": 2.9,
-    "quick-flow": 5.3, "quick-hifigan-v2": 0.93, "quick-mel-images": 1.6,
-    "quick-melvae": 0.67,
-    "quick-parallel": 1.6, "quick-pixelsnail": 0.93, "quick-pops": 0.11,
-    "quick-rnn": 0.22,
-    "quick-sashimi": 0.6, "quick-sashimi-ar": 0.93, "quick-transformer": 1.3,
-    "quick-transformer-cascade": 1.5, "quick-vocoder": 3.7, "quick-vqgan": 0.88,
-    "quick-vqgan-cascade": 2, "quick-vqvae": 0.25, "sashimi": 23, "sashimi_small": 7.7,
-    "sc09": 24,
-    "sc09-sashimi": 5.2, "sc09-small": 6.8, "specvqgan-transformer": 305,
-    "steerable": 0.13,
-    "steerable-fire": 0.13, "steerable-rain": 0.13, "unigram-cascade": 0.25,
-    "vas-codebook": 72,
-    "vggsound-codebook": 72}
-_SECONDS = {  # on one core of an AMD EPYC with AVX-512; what is absent was not measured
-    "foley": 3870, "foley-transformer": 3680, "foley-vqgan": 1840, "quick-cascade": 660,
-    "quick-diffusion": 455, "quick-diffwave": 352, "quick-rnn": 307,
-    "quick-sashimi": 265,
-    "quick-transformer-cascade": 867, "quick-vqgan-cascade": 665, "steerable-fire": 262,
-    "steerable-rain": 272, "unigram-cascade": 115}
+def _recipe_list():
+    "The table of presets by group, each with what it is for"
+    from foleybook.train.presets import GROUPS, PRESETS
+
+    lines, width = [], max(map(len, PRESETS))
+    for group in GROUPS:
+        lines += [f"{group}:", *(f"  {name:{width}}  {p.about}" for name,
+                                 p in PRESETS.items() if p.group == group), ""]
+    lines += ["foleybook train RECIPE --list tells what a recipe costs, foleybook "
+              "train RECIPE --help also its fields"]
+    return "\n".join(lines)
 
 # %% ../../nbs/apps/cli.ipynb #4f37b93f
 def _parts(recipe, prefix=""):
@@ -350,33 +307,39 @@ def _parts(recipe, prefix=""):
              and k not in recipe.unused() for p in _parts(v, f"{prefix}{k}.")]
     return ([(prefix, recipe)] if hasattr(recipe, "batch_size") else []) + parts
 
-def _recipe_list(names):
-    "A line for each recipe: what it costs, and what it does"
-    from foleybook.train.recipes import find_recipe
+def _millions(recipe):
+    "Weights of what a recipe builds for ten classes, or nothing where data decide it"
+    from types import SimpleNamespace
+    import torch
 
-    def row(name):
-        recipe, spent = find_recipe(name), _SECONDS.get(name)
-        steps = " + ".join(f"{p.steps:,} x {p.batch_size}" for _, p in _parts(recipe))
-        minutes = "-" if spent is None else f"{spent / 60:.{int(spent < 600)}f}"
-        about = inspect.getdoc(type(recipe)).splitlines()[0]
-        return [name, f"{_MILLIONS.get(name, '-')}", minutes, steps or "no steps",
-                about]
-    rows = [["recipe", "million weights", "minutes", "steps x sounds", "what it does"],
-            *map(row, names)]
-    name, size, spent, steps = (max(map(len, column)) for column in [*zip(*rows)][:4])
-    lines = [f"{a:{name}} {b:>{size}} {c:>{spent}}  {d:>{steps}}  {e}" for a, b, c, d,
-             e in rows]
-    return "\n".join([*lines, "", "million weights: what is trained, for ten classes; "
-                      "minutes: measured on one core of an AMD EPYC with AVX-512, "
-                      "other machines take more or less; -: not measured, or not known "
-                      "before there are data",
-                      "foleybook train RECIPE --help tells the fields of a recipe"])
+    silence = SimpleNamespace(mean=torch.zeros(()), std=torch.ones(()))
+    asked = SimpleNamespace(vocab=[*map(str, range(10))], train_rows=[0], valid_rows=[],
+                            tracks=SimpleNamespace(ranges=((0., 1.),) * 5),
+                            cache=SimpleNamespace(mean_std=lambda rows: silence))
+    try:
+        with torch.device("meta"):
+            model = recipe.build_model(asked)
+            n = sum(p.numel() for p in model.parameters()) / 1e6
+    except Exception: return ""
+    return f", {n:.2g} million weights" if n < 10 else f", {n:.0f} million weights"
+
+# %% ../../nbs/apps/cli.ipynb #5e1b0c7d
+def _recipe_cost(name):
+    "What a recipe is for, and what each of its stages takes"
+    from foleybook.train.recipes import find_recipe
+    from foleybook.train.presets import PRESETS
+
+    recipe = find_recipe(name)
+    about = (PRESETS[name].about if name in PRESETS
+             else inspect.getdoc(type(recipe)).splitlines()[0])
+    return "\n".join([f"{name}: {about}", *(
+        f"  {part.removesuffix('.') or 'training'}: {r.steps:,} x {r.batch_size} sounds"
+        f"{_millions(r)}" for part, r in _parts(recipe))])
 
 # %% ../../nbs/apps/cli.ipynb #a5eb208d
 def _recipe_help(help_):
     "The fields of a recipe, as --set takes them: value and meaning"
     import dataclasses
-    rooms()
     from foleybook.train.recipes import find_recipe
 
     def rows(config, prefix=""):
@@ -391,9 +354,8 @@ def _recipe_help(help_):
             elif f.init: yield f"  {prefix}{f.name}={value}", known.get(f.name, "")
     recipe = find_recipe(help_)
     lines = [f"{left:44} {right}".rstrip() for left, right in rows(recipe)]
-    head = f"{help_}: {inspect.getdoc(type(recipe)).splitlines()[0]}"
-    return "\n".join([head, "", "fields that --set changes, as in --set seed=1:",
-                      *lines])
+    return "\n".join([_recipe_cost(help_), "",
+                      "fields that --set changes, as in --set seed=1:", *lines])
 
 # %% ../../nbs/apps/cli.ipynb #ef547a8a
 def train(
@@ -411,16 +373,16 @@ def train(
     strict: bool = False,  # stop at a bad file instead of leaving it out
     # class folders and nothing else, whatever the folder looks like
     plain: bool = False,
-    list_: bool = False,  # list the recipes and stop
+    # list the recipes, or tell what the one named costs, and stop
+    list_: bool = False,
     quiet: bool = False,  # print only errors
 ):
     "Train a recipe; run the same command again to go on after an interruption"
+    if list_: return print(_recipe_cost(recipe) if recipe else _recipe_list())
     from foleybook.core.files import write_text
-    rooms()
-    from foleybook.train.recipes import all_recipes, find_recipe
+    from foleybook.train.recipes import find_recipe
     from foleybook.core.settings import parse_overrides
 
-    if list_: return print(_recipe_list(sorted(all_recipes())))
     if not recipe or not data:
         raise ValueError("train needs a recipe and --data, as in: foleybook train "
                          "quick-cascade --data sounds/")
@@ -935,8 +897,7 @@ def gallery(
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
     from foleybook.core.files import read_json, write_text
-    from foleybook.judge.reports import edits_page, gallery_page
-    from foleybook.core.data_sets import open_dataset
+    from foleybook.judge.pages import edits_page, gallery_page
 
     report = Path(folder) / "sampling.json"
     told = read_json(report) if report.exists() else {}
@@ -949,12 +910,15 @@ def gallery(
                          "more.")
     model = report.get("model") or ""
     source = data or (not edits and _trained_beside(folder, model)) or ""
-    real = open_dataset(find_data(source)) if source else None
+    real = find_data(source) if source else None
     if edits:
         if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
+        from foleybook.core.data_sets import open_dataset
+
+        table = open_dataset(real)
+        step = max(1, len(table.df) // 8)
         page = edits_page(load_generator(folder, device=device),
-                          real.subset(range(0, len(real.df),
-                                                              max(1, len(real.df) // 8))))
+                          table.subset(range(0, len(table.df), step)))
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path
@@ -1151,7 +1115,6 @@ def leaderboard(
     from foleybook.judge.reports import save_leaderboard
     from foleybook.core.data_sets import open_dataset
 
-    rooms()
     if bad := [m for m in models or [] if "=" not in m]:
         raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
     chosen = ((find_families(families) if families else FAMILIES)
@@ -1177,7 +1140,7 @@ def roundtrip(
     data: str,  # recordings: folder of class subfolders, clip table, or known set
     # the recordings to try, as COLUMN=VALUE: fold=5 (default: all)
     hold_out: list = None,
-    mel: list = None,  # mel presets for Griffin-Lim (default: foley and dcase2023)
+    mel: list = None,  # mel presets for Griffin-Lim (default: fullband and dcase2023)
     # vocoders, FOLDER or NAME=FOLDER (default: `default`, the book's own)
     vocoder: list = None,
     # codebooks or cascades, each through every vocoder of its mel
@@ -1192,7 +1155,6 @@ def roundtrip(
     quiet: bool = False,  # print only errors
 ):
     "Measure what recordings lose on ways through a spectrogram and back, and write a page"
-    rooms()
     from foleybook.core.data_sets import open_dataset
     from foleybook.judge.reports import save_roundtrip
     from foleybook.judge.roundtrip import roundtrip as measure, roundtrip_table, ways_back
@@ -1272,106 +1234,6 @@ def doctor():
     print(f"verdict:  {wrong or 'well'}")
     if wrong: raise SystemExit(1)
 
-# %% ../../nbs/apps/cli.ipynb #8d7bcba0
-# "gflops" of float32 and "gflops_bf16" of bf16 products, "gbytes_per_s" read from
-# memory
-def machine_ceiling() -> dict:
-    "What one thread of this machine can do: the best of some tries"
-    import torch
-
-    def best(f, n): return min(_timed(f) for _ in range(n))
-    threads, size = torch.get_num_threads(), 1024
-    a, b, big = torch.randn(size, size), torch.randn(size, size), torch.randn(32 << 20)
-    c, d, work = a.bfloat16(), b.bfloat16(), 2 * size**3 / 1e9
-    torch.set_num_threads(1)
-    try:
-        return dict(gflops=work / best(lambda: a @ b, 8),
-                    gflops_bf16=work / best(lambda: c @ d, 4),
-                    gbytes_per_s=big.nbytes / best(big.sum, 8) / 1e9)
-    finally:
-        torch.set_num_threads(threads)
-
-# %% ../../nbs/apps/cli.ipynb #e9c55bcb
-def _timed(f):
-    start = time.process_time()
-    f()
-    return time.process_time() - start
-
-# %% ../../nbs/apps/cli.ipynb #e8574953
-_FEATURES = set("avx avx2 fma avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vnni "
-                "amx_tile amx_int8 amx_bf16 asimd asimdhp bf16 i8mm sve "
-                # of processors, those that matter to products and loops
-                "sve2".split())
-
-def _machine():
-    "What the rows of `bench` were measured with: what the processor says that it can do"
-    import torch
-
-    info = Path("/proc/cpuinfo")
-    lines = ([line.partition(":")[::2] for line in info.read_text().splitlines()]
-             if info.exists() else [])
-    told = {k.strip().lower(): v.strip() for k, v in lines}
-    found = _FEATURES & set((told.get("flags") or told.get("features") or "").split())
-    capability = torch.backends.cpu.get_cpu_capability()
-    return dict(made=time.strftime("%Y-%m-%d"),
-                processor=told.get("model name", "unknown"),
-                cores=os.cpu_count(),
-                features=sorted(found) or [capability.lower()], torch=torch.__version__,
-                torch_kernels=capability, threads=1)
-
-# %% ../../nbs/apps/cli.ipynb #a39200ef
-def _bench_head(
-    machine: dict,  # of `_machine`
-    ceiling: dict,  # of `machine_ceiling`
-):
-    "Two lines: on what machine, and what it can do"
-    gain = ceiling["gflops_bf16"] / ceiling["gflops"]
-    return (f"{machine['cores']} cores, {machine['threads']} thread used, torch "
-            f"{machine['torch']} ({machine['torch_kernels']}), has "
-            f"{' '.join(machine['features'])}\nceiling of the thread: "
-            f"{ceiling['gflops']:.0f} GFLOP/s in float32, {ceiling['gflops_bf16']:.0f} "
-            "in bf16 "
-            f"({f'{gain:.1f} times faster' if gain >= 1 else f'{1 / gain:.1f} times slower'}), {ceiling['gbytes_per_s']:.1f} GB/s")
-
-# %% ../../nbs/apps/cli.ipynb #24154989
-def _bench_table(
-    rows: list,  # of benchmarks, see tests/benchmarks/_measure.py
-):
-    "Rows as aligned text; '-' where there is nothing to state"
-    def told(v, form): return "-" if v is None else format(v, form)
-    cells = [("job", "ours", "reference", "unit", "ratio", "share", "exactness",
-              "reference is")]
-    for r in rows:
-        cells.append((r["job"], told(r["ours"], ".4g"),
-                      told(r["reference_time"], ".4g"), r["unit"],
-                      told(r["ratio"], ".4g"),
-                      told(r["share"], ".1%"), r["exactness"] or "-",
-                      r["reference"] or "-"))
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ["  ".join(f"{v:{'>' if 1 <= k <= 5 and k != 3 else '<'}{w}}"
-                       for k, (v, w) in enumerate(zip(c, widths))) for c in cells]
-    return "\n".join(line.rstrip() for line in lines)
-
-# %% ../../nbs/apps/cli.ipynb #4a94b9f9
-def _bench_rows(
-    file: Path,  # a benchmark
-):
-    "The rows of one file, with its room, measured on one thread"
-    from importlib.util import module_from_spec, spec_from_file_location
-    import torch
-
-    spec, threads = spec_from_file_location(f"benchmark_{file.stem}",
-                                            file), torch.get_num_threads()
-    module = module_from_spec(spec)
-    sys.path.insert(0, str(file.parent))  # for _measure.py beside it
-    torch.set_num_threads(1)
-    try:
-        spec.loader.exec_module(module)
-        return [dict(room=file.stem, **row) for row in module.benchmarks()]
-    finally:
-        sys.path.remove(str(file.parent))
-        torch.set_num_threads(threads)
-
 # %% ../../nbs/apps/cli.ipynb #0d7761d0
 def bench(
     # rooms or the ends of their names, with commas between (default: all)
@@ -1382,29 +1244,16 @@ def bench(
     out: str = "",  # write machine, ceiling and rows to this JSON file as well
 ):
     "Measure ours against the reference in one run, and print a table"
-    from foleybook.core.files import write_text
+    from importlib.util import module_from_spec, spec_from_file_location
 
-    files = {f.stem: f for f in sorted(Path(folder).glob("[!_]*.py"))}
-    # noqa: E731
-    whole = lambda n: next((f for f in files if f == n or f.endswith(f"_{n}")), n)
-    asked = [whole(n.strip()) for n in name.split(",") if n.strip()]
-    absent = [n for n in asked if n not in files]
-    if absent or not files:
-        there = f"It holds {', '.join(files)}" if files else "Run from a checkout, or give --folder"
-        raise ValueError(f"{folder}: no benchmark {', '.join(absent) or 'file'} here. "
-                         f"{there}.")
-    machine, ceiling, rows = _machine(), machine_ceiling(), []
-    print(_bench_head(machine, ceiling))
-    for room in asked or files:
-        found = _bench_rows(files[room])
-        print(f"\n{room}\n{_bench_table(found)}", flush=True)
-        rows += found
-        if out:
-            write_text(Path(out),
-                       json.dumps(dict(machine=machine, ceiling=ceiling, rows=rows),
-                                  indent=1) + "\n")
-    print(f"\npeak memory {_peak():.0f} MB")
-    return rows
+    file = Path(folder) / "_bench.py"
+    if not file.is_file():
+        raise ValueError(f"{folder}: no benchmarks here. Run from a checkout of the "
+                         "project, or give --folder.")
+    spec = spec_from_file_location("_bench", file)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.run(name, folder, out)
 
 # %% ../../nbs/apps/cli.ipynb #0d29bec2
 def _small_cascade(out, per_class, seed, device, quiet):

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['VideoError', 'read_frames', 'film_seconds', 'ResNetEye', 'pixel_eye', 'tile_features', 'video_features', 'follow',
-           'add_sound', 'find_eye', 'dub', 'sample_takes']
+__all__ = ['VideoError', 'read_frames', 'film_seconds', 'ResNetEye', 'pixel_eye', 'tile_features', 'video_features',
+           'follow_film', 'add_sound', 'find_eye', 'dub', 'sample_takes']
 
 # %% ../../nbs/apps/dub.ipynb #54408d5c
 #| code-fold: true
@@ -162,7 +162,7 @@ def video_features(
     return seen if seconds is None else tile_features(seen, max(1, round(seconds * fps)))
 
 # %% ../../nbs/apps/dub.ipynb #5f28ef5c
-def follow(
+def follow_film(
     model:Generator, # asked by features
     features:Tensor, # of the whole film, (l, d)
     rate:float=21.5, # rows a second
@@ -261,12 +261,12 @@ def dub(
     film, # file
     out, # .mp4 to write
     eye=None, # what the model was trained to see by; None: `pixel_eye`
-    **how, # seconds, seed, guidance ... see `follow`
+    **how, # seconds, seed, guidance ... see `follow_film`
 )->Sounds: # what was put under the film
     "Watch a film and write it with sound"
     _check_sees(model)
     if how.get('seconds') is None: how['seconds'] = film_seconds(film)
-    sounds = follow(model, video_features(film, eye), **how)
+    sounds = follow_film(model, video_features(film, eye), **how)
     add_sound(film, sounds, out)
     return sounds
 

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['COLUMNS', 'TableError', 'ClipTable', 'read_frame', 'write_params', 'load_params', 'interp_linear', 'trim_silence',
+__all__ = ['COLUMNS', 'ClipTable', 'read_frame', 'write_params', 'load_params', 'interp_linear', 'trim_silence',
            'split_by_source', 'split_by_fold', 'in_test_split', 'split_table', 'onsets']
 
 # %% ../../nbs/core/clip_tables.ipynb #b9215a5e
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/core/clip_tables.ipynb #ddf2652b
 #| code-fold: true
-from .files import write_text
+from .files import TableError, write_text
 from .sound_files import audio_info, AudioError, read_audio
 
 # %% ../../nbs/core/clip_tables.ipynb #da7063f5
@@ -33,9 +33,6 @@ COLUMNS = ["path", "label", "split", "fold", "start", "seconds", "source", "lice
 _NUMERIC = ("fold", "start", "seconds")
 
 _PATHS = ("path", "params", "rgb", "flow", "resnet50", "video") # columns of files
-
-class TableError(ValueError):
-    "A clip table or data folder that cannot be used: says which file, what is wrong and what to do"
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]") # what a csv in UTF-8 cannot hold
 

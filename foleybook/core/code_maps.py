@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CodeError', 'check_codes', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments',
-           'filter_logits', 'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'code_bits', 'held_out_bits',
-           'PriorRecipe']
+__all__ = ['CodeError', 'MelAutoencoder', 'map_hash', 'mel_cache', 'mel_loaders', 'VQLoss', 'distance_db', 'MelAutoencoderRecipe',
+           'check_codes', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments',
+           'filter_logits', 'draw_code', 'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'code_bits',
+           'held_out_bits', 'PriorRecipe']
 
 # %% ../../nbs/core/code_maps.ipynb #4c90f250
 #| code-fold: true
@@ -28,11 +29,172 @@ from .files import (
 from .generator import class_numbers, Conditions, ItemNoise, Pretrained
 from .rendering import find_vocoder, MelGenerator
 from .settings import SettingsError
+from .sound_files import unclipped
 from ..train.recipes import LoopRecipe
 
 # %% ../../nbs/core/code_maps.ipynb #00fca3bb
 class CodeError(ValueError):
     "Codes, maps or codebooks that do not fit together; says which, the value and the remedy"
+
+# %% ../../nbs/core/code_maps.ipynb #2373a9d7
+class MelAutoencoder(Pretrained):
+    "Log-mel to a small map and back: a family adds `encode`, `decode` and `grain`"
+    @property
+    def mel(self)->MelConfig:
+        "The spectrogram it reads and writes"
+        return self.config.mel
+
+    @property
+    def time_stride(self)->int:
+        "Frames of one column of the map"
+        return self.config.time_stride
+
+    @property
+    def scaling(self)->tuple:
+        "Mean and deviation of the log-mels it was trained on"
+        return self.config.mel_mean, self.config.mel_std
+
+    def with_grain(self,
+        log_mel:Tensor, # decoded, (n, m, f)
+        seeds:list, # one number per item
+        loop:bool=False, # the log-mel is a ring
+    )->Tensor: # (n, m, f)
+        "What the map left out, drawn anew; the same again without a grain"
+        if self.grain is None: return log_mel
+        return self.grain.add(log_mel, seeds, *self.scaling, loop)
+
+# %% ../../nbs/core/code_maps.ipynb #7107b206
+@patch
+@torch.no_grad()
+def listen(self:MelAutoencoder,
+    log_mel:Tensor, # (n, m, f)
+    vocoder:nn.Module|None=None, # None: `GriffinLim`
+    labels:list|None=None, # names of the clips
+)->Sounds:
+    "Clips after a round trip through the map, as sound"
+    made = self.decode(self.encode(log_mel.to(self.device)), log_mel.shape[-1])
+    made = self.with_grain(made, range(len(made)))
+    sound = (vocoder or GriffinLim(self.mel))(made).float()
+    return Sounds(unclipped(sound), self.mel.sample_rate, labels=labels,
+                  meta=dict(model=type(self).__name__, config_hash=self.config_hash))
+
+# %% ../../nbs/core/code_maps.ipynb #ebc3c177
+def map_hash(
+    tensors, # (name, tensor) of all that decides what a map means
+    about:str='', # what else does
+)->str: # 12 hexadecimal digits
+    "Changes when the codes or latents of an autoencoder would mean something else"
+    digest = hashlib.sha256(about.encode())
+    for name, value in tensors:
+        value = value.detach().float().cpu().contiguous()
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+# %% ../../nbs/core/code_maps.ipynb #2cf31b7f
+def mel_cache(
+    data, # path, `ClipTable`, or a `MelCache`, which stays as it is
+    mel:MelConfig, # front end
+    seconds:float, # length of the cached clips
+    cache_dir:str|None=None, # see `cache_folder`
+    **options, # of `MelCache.build`
+): # a `MelCache`
+    "The log-mels of a data set; its files are checked first"
+    from foleybook.core.data_sets import open_dataset
+    from foleybook.core.feature_cache import MelCache
+
+    if isinstance(data, MelCache): return data
+    if isinstance(data, (str, Path)): data = open_dataset(data).check()
+    return MelCache.build(data, mel, seconds, cache_dir, **options)
+
+# %% ../../nbs/core/code_maps.ipynb #9b0f99fe
+def mel_loaders(
+    recipe:LoopRecipe, # with `seconds` and `cache_dir`
+    data, # see `mel_cache`
+    mel:MelConfig, # front end
+    conditions=None, # see `mel_dls`
+    **options, # of `mel_dls`
+): # `DataLoaders` of log-mels
+    "What a recipe that learns from log-mels trains on"
+    from foleybook.core.feature_cache import mel_dls
+
+    timed = dict(trim=False) if conditions is not None and conditions.timed else {}
+    cache = mel_cache(data, mel, recipe.seconds, recipe.cache_dir, progress=False,
+                      **timed)
+    return mel_dls(cache, mel, bs=recipe.batch_size, device=recipe.torch_device,
+                   seed=recipe.seed, conditions=conditions, **options)
+
+# %% ../../nbs/core/code_maps.ipynb #9ef61bc5
+class VQLoss:
+    "The loss an autoencoder has computed itself; its parts go to `history.csv`"
+    def __init__(self): self.parts = {}
+
+    def __call__(self,
+        out, # with `loss` and `distance`, perhaps `error` and `perplexity`
+        *targets, # labels of the clips, not needed
+    )->Tensor: # scalar
+        "The loss"
+        self.parts = {k: getattr(out, k).detach() for k in ('error', 'perplexity')
+                      if hasattr(out, k)} | dict(distance_db=out.distance)
+        return out.loss
+
+# %% ../../nbs/core/code_maps.ipynb #8d820b48
+def distance_db(
+    out, # of a `MelAutoencoder`
+    *targets, # not needed
+)->Tensor: # scalar, dB
+    "Metric: mean absolute error of the log-mel"
+    return out.distance
+
+# %% ../../nbs/core/code_maps.ipynb #62e54ee1
+@dataclass
+class MelAutoencoderRecipe(LoopRecipe):
+    "Train a `MelAutoencoder` on clips; a family adds `model` and `build_model`"
+    seconds:float = 4.  # length every clip is brought to
+    frames:int|None = None  # random crop of so many frames; None: whole clips
+    cache_dir:str|None = None  # of the mels; None: see `cache_folder`
+    # what is heard every `audio_every` steps goes through it (see `find_vocoder`);
+    # None: Griffin-Lim
+    vocoder:str|None = None
+
+    def dataloaders(self, data):
+        "`DataLoaders` from a path, `ClipTable` or `MelCache`"
+        return mel_loaders(self, data, self.model.mel, frames=self.frames)
+
+    def loss_func(self): return VQLoss()
+    def metrics(self)->list: return [distance_db]
+
+    def ear(self)->nn.Module: # turns log-mels into waveforms
+        "What it is heard through: the vocoder in `vocoder`, or Griffin-Lim"
+        vocoder = (find_vocoder(self.vocoder, self.torch_device) if self.vocoder
+                   else GriffinLim(self.model.mel, 32))
+        self.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
+        return vocoder
+
+    def check_listen(self, learn):
+        "The vocoder must be there and read these mels"
+        self.ear()
+
+    def unused(self)->dict:
+        "The vocoder is for previews only"
+        if self.audio_every: return super().unused()
+        return super().unused() | dict(vocoder=
+            "It is heard through it every `audio_every` steps. Set audio_every, or "
+            "leave it out.")
+
+# %% ../../nbs/core/code_maps.ipynb #600b58c5
+@patch
+def listen(self:MelAutoencoderRecipe,
+    learn, # in training, or done
+)->Sounds:
+    "Four held-out clips after a round trip"
+    from foleybook.training import unwrap
+
+    model, dls = unwrap(learn.model).eval(), learn.dls
+    rows = dls.valid_rows[np.unique(np.linspace(0, len(dls.valid_rows) - 1,
+                                                4).astype(int))]
+    held = torch.from_numpy(np.array(dls.cache.mels[rows])).float()
+    return model.listen(held, self.ear().to(model.device),
+                        list(dls.cache.index.df.label.iloc[rows]))
 
 # %% ../../nbs/core/code_maps.ipynb #2550dc2c
 def check_codes(
@@ -311,6 +473,18 @@ def filter_logits(
         logits = logits.masked_fill(cut, -math.inf)
     return logits
 
+# %% ../../nbs/core/code_maps.ipynb #bf4b6030
+def draw_code(
+    logits:Tensor, # (b, n)
+    noise:Tensor, # uniform in [0, 1), (b, n)
+    temperature:float=1., # divides the logits
+    top_k:int|None=None, # draw among the k likeliest
+    top_p:float|None=None, # draw among the likeliest that make up this share
+)->Tensor: # int64, (b,)
+    "Draw from softmax(logits) by the Gumbel-max rule: no rounding of a sum tips it"
+    return (filter_logits(logits, temperature, top_k,
+                          top_p) - noise.log().neg().log()).argmax(-1)
+
 # %% ../../nbs/core/code_maps.ipynb #6472cfe7
 class UnigramPrior(CodePrior):
     "Each position by itself: code frequencies of class and row. The floor any real prior must beat"
@@ -370,7 +544,7 @@ def sample_codes(self:UnigramPrior,
 @dataclass
 class CascadeConfig:
     "What a cascade knows beside its parts"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('foley'))
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     labels:tuple[str, ...] = ()
     seconds:float = 4.  # length of the clips it was trained on
     codebook_hash:str = ''

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CheckpointError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'pack_weights', 'read_safetensors',
-           'read_json', 'write_safetensors', 'file_digest', 'load_strict', 'read_published', 'published_weights']
+__all__ = ['CheckpointError', 'TableError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'pack_weights',
+           'read_safetensors', 'read_json', 'write_safetensors', 'file_digest', 'load_strict', 'read_published',
+           'published_weights']
 
 # %% ../../nbs/core/files.ipynb #d671c0cd
 #| code-fold: true
@@ -24,6 +25,10 @@ from torch import nn
 # %% ../../nbs/core/files.ipynb #3e08fad5
 class CheckpointError(RuntimeError):
     "A checkpoint or model folder cannot be read or written; names the file and the remedy"
+
+# %% ../../nbs/core/files.ipynb #b2cd5a02
+class TableError(ValueError):
+    "A clip table or data folder that cannot be used: says which file, what is wrong and what to do"
 
 # %% ../../nbs/core/files.ipynb #dd23b3e3
 def _sync(path):

@@ -321,6 +321,12 @@ class Published:
     "A model whose published weights can be read: the reader stands on the `published` shelf"
     published:str = '' # module of `foleybook.published` that gives the class its reader
 
+    def __init_subclass__(cls, **options):
+        "A class that names a reader asks that one, not its parent's"
+        super().__init_subclass__(**options)
+        if cls.__dict__.get('published') and 'from_original' not in cls.__dict__:
+            cls.from_original = Published.__dict__['from_original']
+
     @classmethod
     def from_original(cls,
         path, # what the original project wrote; see the reader's own arguments

@@ -14,7 +14,7 @@ from typing import Callable, NamedTuple
 __all__ = ['HAND_MADE', 'Embedder', 'LogMelStatistics', 'band_levels', 'onset_strength', 'autocorrelation', 'HandMade',
            'SecondListener', 'Aisfx', 'VGGish', 'MelClassifierConfig', 'MelClassifier', 'MelceptionConfig',
            'MelceptionOut', 'Melception', 'MelEmbedder', 'RollAndMask', 'classification_loss', 'ClassifierRecipe',
-           'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'sounds_of', 'Embeddings', 'follow',
+           'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'sounds_of', 'Embeddings', 'with_progress',
            'embed_clips', 'Gaussian', 'read_gt_embedding']
 
 # %% ../../nbs/judge/embedders.ipynb #657ea031
@@ -586,14 +586,6 @@ class ClassifierRecipe(LoopRecipe):
     seconds:float = 5. # length of the clips
     valid_fold:int|None = None # fold to validate on; None: what `split_table` chooses
     model:MelClassifierConfig = field(default_factory=MelClassifierConfig)
-    presets = {'quick-classifier': {},
-               'fsdd-classifier': dict(
-                   steps=1000, seconds=.6, augment=False, model=dict(
-                       seconds=.6, mel=dict(sample_rate=8000, n_fft=512, win_length=512,
-                                            hop_length=128, n_mels=64, f_max=None,
-                                            center=True))),
-               'classifier-test': dict(steps=4, epoch_steps=2, batch_size=8,
-                                       seconds=1.)}
 
     def mel(self): return self.model.mel
     def window(self):
@@ -627,9 +619,6 @@ class MelceptionRecipe(ClassifierRecipe):
     weight_decay:float = 0.
     seconds:float = 848 * 256 / 22050
     model:MelceptionConfig = field(default_factory=MelceptionConfig)
-    presets = {'melception-esc10': dict(seconds=5.), 'melception-vggsound': dict(
-        steps=1_950_000, epoch_steps=19_500, optimizer='adam', schedule='constant',
-        betas=(.9, .999), smoothing=0., augment=False)}
 
     def build_model(self, dls):
         "Melception with the mean and deviation of each band over the training clips"
@@ -855,7 +844,7 @@ def _listen(clips, i, embedder, key, folder, rate, also):
     except (AudioError, OSError, ValueError) as e: return str(e)
 
 # %% ../../nbs/judge/embedders.ipynb #6ae64ea8
-def follow(
+def with_progress(
     items, # what is gone through
     total:int, # how many there are
     what:str, # shown before the count
@@ -938,7 +927,8 @@ def embed_clips(
                                return_as='generator')(joblib.delayed(_listen)(*a)
                                                       for a in work)
     else: work = (_listen(*a) for a in work)
-    found = list(follow(work, n, f'listening to {Path(clips.source).name}', progress))
+    name = f'listening to {Path(clips.source).name}'
+    found = list(with_progress(work, n, name, progress))
     return _gather(clips, found, strict, more)
 
 # %% ../../nbs/judge/embedders.ipynb #f1dfc57c

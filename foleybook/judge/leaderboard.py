@@ -93,7 +93,6 @@ class ShapedNoise(Generator):
 class ShapedNoiseRecipe(Recipe):
     "The floor of the leaderboard: no steps, one look at the training clips"
     model:ShapedNoiseConfig = field(default_factory=ShapedNoiseConfig)
-    presets = {'shaped-noise': {}}
 
     def _train(self, data, out, resume, progress):
         "Fit and save"
@@ -106,7 +105,7 @@ class ShapedNoiseRecipe(Recipe):
 
 # %% ../../nbs/judge/leaderboard.ipynb #108a47e1
 FAMILIES = dict( # name: (module, quick recipe)
-    shaped_noise=('evaluation', 'shaped-noise'),
+    shaped_noise=('judge.leaderboard', 'shaped-noise'),
     unigram=('codebooks', 'unigram-cascade'),
     pixelsnail=('pixelsnail', 'quick-cascade'),
     spectrogram_vqgan=('spectrogram_vqgan', 'quick-vqgan-cascade'),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['COLUMNS', 'Way', 'ways_back', 'roundtrip', 'roundtrip_table']
+__all__ = ['Way', 'ways_back', 'roundtrip', 'roundtrip_table']
 
 # %% ../../nbs/judge/roundtrip.ipynb #5512a284
 #| code-fold: true
@@ -30,7 +30,7 @@ from ..core.sound_files import (
 from ..evaluation import (
     _check_times, bootstrap, frechet_distance, kernel_distance, Reconstruction,
     reconstruction_distances)
-from .embedders import Clips, embed_clips, find_embedder, follow
+from .embedders import Clips, embed_clips, find_embedder, with_progress
 from .evaluator import (
     _second_listener, _with_shapes, fit_probe, MADE, told_apart)
 
@@ -75,7 +75,7 @@ class Way:
 
 # %% ../../nbs/judge/roundtrip.ipynb #de889f92
 def ways_back(
-    mels=('foley',), # mel presets, for Griffin-Lim
+    mels=('fullband',), # mel presets, for Griffin-Lim
     # folders of vocoders, 'default' is the book's own; or NAME=FOLDER
     vocoders=('default',),
     # folders of codebooks or cascades, each for every vocoder of its mel; NAME=FOLDER
@@ -118,7 +118,7 @@ def _originals(held, folder, seconds, progress):
     if _stamp(folder).get('clips') == content:
         return ClipTable.read(folder/'clips.csv'),content
     with atomic_folder(folder) as work:
-        for i in follow(range(len(clips)), len(clips), 'reading', progress):
+        for i in with_progress(range(len(clips)), len(clips), 'reading', progress):
             try: x,rate = clips.read(i)
             except (AudioError, OSError, ValueError) as e:
                 warnings.warn(f'left out: {e}')
@@ -145,7 +145,7 @@ def _rendered(way, originals, content, folder, progress):
     if (known.get('way'), known.get('clips')) != (way.hash, content):
         spent = 0.
         with atomic_folder(folder) as work:
-            for f in follow(originals.files(), n, way.name, progress):
+            for f in with_progress(originals.files(), n, way.name, progress):
                 x,rate = read_audio(f)
                 began = time.process_time()
                 y = way.render(x[0], rate)
@@ -277,7 +277,8 @@ def _keep(table, out, embedder, ref, probe):
     return table
 
 # %% ../../nbs/judge/roundtrip.ipynb #e3981da1
-COLUMNS = ('accuracy', 'second', 'told_apart', 'apart_full', 'apart_audible', 'frechet',
+_COLUMNS = ('accuracy', 'second', 'told_apart', 'apart_full', 'apart_audible',
+            'frechet',
            'kernel', 'stft_low', 'stft_high', 'log_spectral', 'top', 'pre_echo',
            'rhythm',
            'event_l1') # in this order, of what `roundtrip` measures
@@ -295,7 +296,7 @@ def roundtrip_table(
     rows = []
     for r in table.to_dict('records'):
         row = dict(way=r['way'],
-                   **{m: show(r.get(m), forms.get(m, '{:.0%}')) for m in COLUMNS})
+                   **{m: show(r.get(m), forms.get(m, '{:.0%}')) for m in _COLUMNS})
         ends = r.get('accuracy_interval')
         if isinstance(ends, tuple): row['accuracy'] += ' [{:.0%}, {:.0%}]'.format(*ends)
         row['bits a second'] = show(r.get('bits_per_second'), '{:.0f}')

@@ -9,7 +9,7 @@ import copy, re
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'unet_preset', 'AutoencoderConfig', 'Posterior', 'AheadHalve',
@@ -574,22 +574,6 @@ class MelImageRecipe(DiffusionRecipe):
         hidden = torch.rand(len(label)) < drop
         return x, None, label.masked_fill(hidden.to(label.device),
                                           -1) if model.labels else None
-
-    presets:ClassVar[dict] = {
-        'audio-diffusion': dict(
-            steps=100_000, epoch_steps=1000, batch_size=16, lr=1e-4, betas=(.95, .999),
-            ema=.9999,
-            weight_decay=1e-6, warmup=.005, classes=False, precision='auto'),
-        'quick-mel-images': dict(
-            steps=1500, epoch_steps=250, batch_size=8, lr=3e-4, ema=.99,
-            precision='auto',
-            image=MelImageConfig(x_res=128, y_res=64, hop_length=690),
-            model=UNetConfig(block_out_channels=(32, 64, 64), norm_num_groups=8,
-                             down_block_types=('DownBlock2D', 'DownBlock2D',
-                                               'AttnDownBlock2D'),
-                             up_block_types=('AttnUpBlock2D', 'UpBlock2D', 'UpBlock2D'),
-                             attention_head_dim=16)),
-    }
 
 # %% ../../nbs/published/audio_diffusion.ipynb #dc680141
 def _datasets():

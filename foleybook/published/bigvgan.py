@@ -61,10 +61,6 @@ class BigVGANRecipe(AdversarialRecipe):
     lr: float = 1e-4
     lr_decay: float = .9999996**1000
     clip_norm: float = 1000.
-    presets = {f'bigvgan-{name}': dict(model=BigVGANConfig.preset(name),
-                                       segment=65536 if name[:2] == 'v2' else 8192,
-        clip_norm=500. if name[:2] == 'v2' else 1000.)
-        for name in BigVGANConfig.presets()}
 
     def build_model(self, dls):
         "A fresh generator"

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 # %% auto #0
 __all__ = ['VQVAE_PRESETS', 'InPlaceBlock', 'PlainCounts', 'PublishedVQVAEConfig', 'PublishedVQVAE', 'published_keys',
-           'PublishedVQVAERecipe', 'published_key', 'published_config']
+           'PublishedVQVAERecipe', 'published_key', 'pixelsnail_config']
 
 # %% ../../nbs/published/dcase2023.ipynb #98525275
 #| code-fold: true
@@ -208,19 +208,6 @@ class PublishedVQVAERecipe(VQVAERecipe):
     betas:tuple[float, float] = (.9, .999)
     kind:ClassVar[type] = PublishedVQVAE
 
-# %% ../../nbs/published/dcase2023.ipynb #77a057ce
-def _sizes(mel, name):
-    "Settings of a published model"
-    return PublishedVQVAEConfig(mel=MelConfig.preset(mel), **VQVAE_PRESETS[name])
-
-_AUDYN_RUN = dict(steps=59_200, epoch_steps=74, batch_size=64, frames=344,
-                  clip_norm=10.)
-PublishedVQVAERecipe.presets = {
-    'dcase-vqvae': dict(steps=242_400, epoch_steps=303, batch_size=16,
-                        model=_sizes('dcase2023', 'dcase2023')),
-    'audyn-vqvae': dict(**_AUDYN_RUN, model=_sizes('audyn', 'audyn')),
-    'audyn-rvqvae': dict(**_AUDYN_RUN, model=_sizes('audyn', 'audyn_rvq'))}
-
 # %% ../../nbs/published/dcase2023.ipynb #ce233d48
 #| code-fold: true
 _NORMS = [('parametrizations.weight.original0', 'weight_g'),
@@ -273,7 +260,7 @@ def _find(
 
 # %% ../../nbs/published/dcase2023.ipynb #e4c23a19
 #| code-fold: true
-def published_config(
+def pixelsnail_config(
     sd:dict, # weights under their original keys
     held, # all that the file holds
     audyn:bool, # Audyn's, not the DCASE baseline's?
@@ -342,7 +329,7 @@ def from_original(cls:PixelSNAIL,
         raise CheckpointError(f"{name}: no PixelSNAIL of the DCASE 2023 baseline or of "
                               f"Audyn; missing {missing}")
     try:
-        model = cls(published_config(sd, held, audyn, n_heads))
+        model = cls(pixelsnail_config(sd, held, audyn, n_heads))
     except KeyError as e:
         raise CheckpointError(f"{name}: missing {e}") from None
     own, state, unused = model.state_dict(), {}, []

@@ -165,11 +165,6 @@ def from_original(cls:MultiResolutionDiscriminator,
 class HiFiGANRecipe(AdversarialRecipe):
     "As published: AdamW 2e-4, 0.999 per pass, 45 x mel + 2 x features + least squares"
     model: HiFiGANConfig = field(default_factory=HiFiGANConfig)
-    presets = {'hifigan-v1': {}, 'hifigan-v2': dict(model=HiFiGANConfig.v2()),
-        'hifigan-v3': dict(model=HiFiGANConfig.v3()),
-        'quick-hifigan-v2': dict(model=HiFiGANConfig.v2(mel=MelConfig.preset('dcase2023')),
-                                 steps=600, epoch_steps=100,
-            batch_size=8, d_width=.25)}
 
     def build_model(self, dls):
         "A fresh generator"

@@ -201,8 +201,6 @@ class MelGANRecipe(AdversarialRecipe):
     mel_weight: float = 0.
     feature_weight: float = 10 * 4 / 5 / 3
     adversarial: str = 'hinge'
-    presets = {'melgan': {},
-               'melgan-descriptinc': dict(model=MelGANConfig.descriptinc())}
 
     def build_model(self, dls):
         "A fresh generator"

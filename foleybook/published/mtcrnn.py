@@ -111,21 +111,6 @@ class PublishedTierRecipe(ParamTierRecipe):
     "Repeats the training of a parameter network of MTCRNN"
     model: PublishedTierConfig = field(default_factory=PublishedTierConfig)
     kind: ClassVar[type] = PublishedTier
-    presets: ClassVar[dict] = {
-        "mtcrnn-tier3": dict(steps=4000, epoch_steps=200, batch_size=16, lr=5e-4,
-                             schedule="constant", length=1000, track_rate=125.0,
-                             audio_rate=16000,
-                             clip_seconds=10.0, teacher_forcing=0.5, controls=("fill",),
-                             model=dict(temperature_as_beta=False)),
-        "mtcrnn-tier2": dict(steps=6000, epoch_steps=200, batch_size=16, lr=5e-4,
-                             schedule="constant", length=2000, track_rate=500.0,
-                             audio_rate=16000,
-                             clip_seconds=10.0, controls=("rms", "centroid", "pitch"),
-                             model=dict(hidden_size=500, row_rate=500.0,
-                                        temperature_as_beta=False,
-                                        outputs=tuple(f"mfcc{k}" for k in range(13)))),
-    }
-
     def loss_func(self):
         "What the model's config says"
         return lambda out, tracks: published_loss(out[0], tracks, self.model).mean()

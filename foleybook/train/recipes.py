@@ -5,17 +5,17 @@
 # %% ../../nbs/train/recipes.ipynb #159141c2
 #| code-fold: true
 from __future__ import annotations
-import copy, dataclasses, importlib, json, math, os, pkgutil, sys
+import copy, dataclasses, importlib, json, math, os, sys
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe', 'learner',
-           'StagedRecipe', 'teller', 'train_stage']
+           'by_preset', 'StagedRecipe', 'teller', 'train_stage']
 
 # %% ../../nbs/train/recipes.ipynb #a2f0c50d
 #| code-fold: true
@@ -32,6 +32,7 @@ from ..core.generator import (
     Generator, peak_memory_mb, Pretrained, seed_everything)
 from ..core.settings import (
     changed, config_hash, from_plain, known_class, near, SettingsError, to_plain)
+from .presets import PRESETS
 
 # %% ../../nbs/train/recipes.ipynb #3156a3cb
 @dataclass
@@ -41,7 +42,8 @@ class Recipe:
     device:str = 'auto'         # auto, cpu, cuda, cuda:1 ...
 
     name:ClassVar[str] = ''     # the preset it comes from
-    presets:ClassVar[dict] = {} # name -> {field: value}
+    # name -> {field: value}; those that ship are in `foleybook.train.presets`
+    presets:ClassVar[dict] = {}
     # earlier name of a field -> name, for a stored recipe.json
     renamed:ClassVar[dict] = {}
     free:ClassVar[tuple] = ('device',)  # fields that may change when a run is resumed
@@ -61,8 +63,7 @@ class Recipe:
     @property
     def baseline(self) -> Recipe:
         "The recipe as its preset gives it"
-        told = self.presets.get(self.name)
-        return changed(type(self)(), told) if told else type(self)()
+        return changed(type(self)(), _fields(type(self), self.name) or {})
 
     @classmethod
     def preset(cls,
@@ -117,6 +118,7 @@ class Recipe:
     ) -> Recipe:
         "The recipe again; its class must be imported, or be part of this book"
         return _read_back(cls, value)
+
 
 # %% ../../nbs/train/recipes.ipynb #c8206356
 def _at(value, name):
@@ -188,8 +190,8 @@ def _named_as(old, new, changes):
     return new
 
 # %% ../../nbs/train/recipes.ipynb #6a790d8f
-def _known(base):
-    "Name of a preset -> the recipe classes that have it"
+def _own(base):
+    "Name of a preset -> the imported classes that have it in a `dict` of their own"
     def below(cls): return [cls] + [c for s in cls.__subclasses__() for c in below(s)]
     # defined again: the newer one
     classes = {(c.__module__, c.__qualname__): c for c in below(base)}
@@ -200,43 +202,44 @@ def _known(base):
         for name in vars(cls).get('presets', {}): found.setdefault(name, []).append(cls)
     return found
 
-def _only(name, classes):
+def _shipped(name):
+    "The class of a line of the table: that of `__main__` while a notebook works on it"
+    module, _, cls = PRESETS[name].recipe.rpartition('.')
+    here = getattr(sys.modules['__main__'], cls, None)
+    if isinstance(here, type) and here.__module__ == '__main__': return here
+    return getattr(importlib.import_module(f'foleybook.{module}'), cls)
+
+def _class_of(name):
     "The class of a preset, or an error that names all who claim it"
+    classes = [*_own(Recipe).get(name, []), *([_shipped(name)] if name in PRESETS else [])]
     if len(classes) == 1: return classes[0]
+    if not classes: raise SettingsError(f"no recipe {name!r}. "
+                                        f"{near(name, [*PRESETS, *_own(Recipe)])}")
     named = ' and '.join(f'{c.__module__}.{c.__qualname__}' for c in classes)
     raise SettingsError(f"the preset {name!r} is in {named}. Rename one of them.")
 
+def _fields(cls, name):
+    "What a preset of a class sets; None where the class has none of that name"
+    if name in cls.presets: return cls.presets[name]
+    named = {c.__qualname__ for c in cls.__mro__}
+    told = PRESETS.get(name)
+    return told.fields if told and told.recipe.rpartition('.')[2] in named else None
+
 # %% ../../nbs/train/recipes.ipynb #6ebb0029
 def all_recipes() -> dict: # name of a preset -> class of recipe
-    "The presets of every recipe class that is imported"
-    return {name: _only(name, classes) for name, classes in _known(Recipe).items()}
-
-# %% ../../nbs/train/recipes.ipynb #5e8c1d31
-def _import_book():
-    "Import what may define recipes, so that its presets are known"
-    import foleybook
-    for module in pkgutil.iter_modules(foleybook.__path__):
-        if module.name[0] != '_' and module.name != 'cli':
-            importlib.import_module(f'foleybook.{module.name}')
+    "The presets of the book, and those of every other recipe class that is imported"
+    return {name: _class_of(name) for name in [*PRESETS, *_own(Recipe)]}
 
 # %% ../../nbs/train/recipes.ipynb #27e624c7
 def find_recipe(
     name:str, # of a preset, such as 'quick-vqvae'
     kind:type=Recipe, # class of recipe wanted
 ) -> Recipe:
-    "The preset of that name among all recipe classes, those of the book and those imported"
-    known = _known(kind)
-    if name not in known:
-        _import_book()
-        known = _known(kind)
-    if name not in known:
-        other = _known(Recipe).get(name, [])
-        if other:
-            raise SettingsError(f"{name!r} is a {other[0].__name__}, not a "
-                                f"{kind.__name__}.")
-        raise SettingsError(f"no recipe {name!r}. {near(name, known)}")
-    cls = _only(name, known[name])
-    recipe = changed(cls(), cls.presets[name])
+    "The preset of that name, of the book or of a recipe class that is imported"
+    cls = _class_of(name)
+    if not issubclass(cls, kind):
+        raise SettingsError(f"{name!r} is a {cls.__name__}, not a {kind.__name__}.")
+    recipe = changed(cls(), _fields(cls, name))
     recipe.name = name
     return recipe.check()
 
@@ -683,6 +686,13 @@ def learner(
     "A `Learner` for a recipe: `learner('quick-vqvae', cache, lr=1e-3).fit_one_cycle(4)`"
     recipe = find_recipe(recipe, LoopRecipe) if isinstance(recipe, str) else recipe
     return recipe.override(overrides).learner(data) if overrides else recipe.learner(data)
+
+# %% ../../nbs/train/recipes.ipynb #c5b1e7a4
+def by_preset(
+    name:str, # of a preset, imported when the recipe is made
+): # default of a field that holds a stage
+    "A stage that is the preset of that name, unless another one is given"
+    return field(default_factory=lambda: find_recipe(name))
 
 # %% ../../nbs/train/recipes.ipynb #fed541a7
 @dataclass

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from foleybook.apps import cli
+from _bench import machine_ceiling
 
 OWN_LENGTH = "the sound's own length, so ratio is times real time"
 
@@ -41,7 +41,7 @@ def row(job, ours, reference, reference_time, unit="ms", exactness=None, share=N
                 exactness=exactness, share=share)
 
 
-ceiling = cache(cli.machine_ceiling)
+ceiling = cache(machine_ceiling)
 
 
 def share(seconds, *, flops=None, read=None, dtype=torch.float32):

@@ -44,7 +44,7 @@ def _librosa_log_mel(y, mel, exact=False):
 def _front_ends(n, seconds):
     "Every preset against librosa and against our own torch path, ms per clip"
     spent, by_torch = {}, audio_features._log_mel_by_torch
-    for name in ("dcase2023", "foley", "audyn", "specvqgan", "audio_diffusion"):
+    for name in ("dcase2023", "fullband", "audyn", "specvqgan", "audio_diffusion"):
         mel = MelConfig.preset(name)
         few = n if name == "dcase2023" else max(4, n // 10)
         x, what = _clips(few, mel.sample_rate, seconds)
@@ -57,7 +57,7 @@ def _front_ends(n, seconds):
                   exactness=difference(results[0][: len(arrays)], exact))
         yield row(f"log-mel {name}, compiled loop", ours, "our torch path", torch_path,
                   exactness=difference(results[0], results[1]))
-    yield row("log-mel foley", spent["foley"], "log-mel dcase2023 of the same seconds", spent["dcase2023"])
+    yield row("log-mel fullband", spent["fullband"], "log-mel dcase2023 of the same seconds", spent["dcase2023"])
 
 
 def _mel_error(linear, mel, y):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from _measure import difference, flops_of, interleaved, row, share
 
-from foleybook.diffwave import DiffWave, DiffWaveConfig, DiffusionProcess, WaveNet, WaveNetConfig, fold_weight_norm
+from foleybook.diffwave import DiffWave, DiffWaveConfig, DiffusionProcess, WaveNet, WaveNetConfig, without_weight_norm
 from foleybook.core.generator import ItemNoise
 
 SECOND = 16000
@@ -43,7 +43,7 @@ def _nets(c):
     torch.nn.init.normal_(net.output.weight, std=0.1)
     plain = WaveNet(c)
     plain.load_state_dict(net.state_dict())
-    plain.layers = torch.nn.ModuleList(PlainLayer(layer, c) for layer in fold_weight_norm(net).layers)
+    plain.layers = torch.nn.ModuleList(PlainLayer(layer, c) for layer in without_weight_norm(net).layers)
     return net, plain.eval()
 
 

@@ -74,10 +74,10 @@ def flow(config, vae, seconds, rounds, vocoder=None):
                                                 rounds=rounds)
     far = difference(results[2], results[3][:1])
     how = "default vocoder" if vocoder is not None else "Griffin-Lim, 8 rounds"
-    return [row(f"foley-flow, {seconds:g} s, class to sound ({how})", one, "the sound's own length, so ratio is times real time",
+    return [row(f"foley, {seconds:g} s, class to sound ({how})", one, "the sound's own length, so ratio is times real time",
                 seconds, "s", f"peak memory {peak_memory_mb():.0f} MB"),
-            row(f"foley-flow, {seconds:g} s, batch 8, a clip", eight / 8, "batch 1 of the row above", one, "s"),
-            row(f"foley-flow latents, {seconds:g} s, batch 8, a clip", z8 / 8, "batch 1", z1, "s", far,
+            row(f"foley, {seconds:g} s, batch 8, a clip", eight / 8, "batch 1 of the row above", one, "s"),
+            row(f"foley latents, {seconds:g} s, batch 8, a clip", z8 / 8, "batch 1", z1, "s", far,
                 share(z8 / 8, flops=flops_of(lambda: latents(1))))]
 
 
@@ -86,7 +86,7 @@ def _vocoder():
     from foleybook.core.rendering import find_vocoder
 
     found = find_vocoder()
-    return found if found.mel == MelConfig.preset("foley") else None
+    return found if found.mel == MelConfig.preset("fullband") else None
 
 
 def benchmarks(sizes=(64, 256), unet=None, config=None, vae=None, seconds=4.0, rounds=3):

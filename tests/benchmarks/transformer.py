@@ -61,11 +61,11 @@ def _two_ways(name, settings, batch, rounds, columns, **how):
     init = torch.zeros(batch, *model.config.code_shape, dtype=torch.long)
 
     def draw(megabytes):
-        before, transformer.COMPILED_MB = transformer.COMPILED_MB, megabytes
+        before, transformer.COMPILED_ROWS_MB = transformer.COMPILED_ROWS_MB, megabytes
         try:
             return model.sample_codes(cond, list(range(batch)), init=init, mask=mask, **how)
         finally:
-            transformer.COMPILED_MB = before
+            transformer.COMPILED_ROWS_MB = before
 
     (ours, plain), codes = interleaved(lambda: draw(math.inf), lambda: draw(0), rounds=rounds)
     work = _bytes(model) / 2 * h * columns * (2 if "guidance" in how else 1)

@@ -5,10 +5,12 @@ numpy, no more than 20 s of the processor, no more than 2 GB, nothing lost that 
 """
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import multiprocessing
 import os
+import pkgutil
 import random
 import resource
 import signal
@@ -27,6 +29,8 @@ sys.path[:0] = [str(p) for p in (HERE, HERE.parent, HERE.parent.parent) if str(p
 import damage  # noqa: E402
 import numpy as np  # noqa: E402
 import soundfile as sf  # noqa: E402
+
+import foleybook  # noqa: E402
 import tiny_run  # noqa: E402
 import torch  # noqa: E402
 
@@ -192,7 +196,8 @@ def loaders():
     "Everything that reads weights: every `from_original`, `from_pretrained`, and the readers themselves"
     found = {"files.read_published": files.read_published, "files.published_weights": files.published_weights,
              "data_sets.load_features": data_sets.load_features}
-    for room in cli.rooms():
+    named = [m.name for m in pkgutil.walk_packages(foleybook.__path__, "foleybook.") if m.name.rpartition(".")[2][0] != "_"]
+    for room in map(importlib.import_module, named):
         for name, cls in vars(room).items():
             if isinstance(cls, type) and cls.__module__ == room.__name__:
                 if "from_original" in vars(cls): found[f"{room.__name__[10:]}.{name}.from_original"] = cls.from_original
