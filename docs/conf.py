@@ -25,3 +25,4 @@ html_static_path = ["_static"]
 html_css_files = ["foleybook.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_extra_path = ["llms.txt"]
