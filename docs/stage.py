@@ -111,7 +111,7 @@ def faults(kept):
         f"{survived:,} of {tried:,}, as of {kept['made']}. `make faults` tries again, and a smaller form is part of `make test`."]) + "\n"
 
 
-CHAPTER = re.compile(r"(?<![\w/\[-])((?:[Nn]otebook|[Cc]hapter)s? )(\d\d)((?:(?:,| and|, and| or| to) \d\d)*)(?!\w|\.\d)")
+CHAPTER = re.compile(r"(?<![\w/\[-])([Cc]hapters? )(\d\d)((?:(?:,| and|, and| or| to) \d\d)*)(?!\w|\.\d)")
 FENCED = re.compile(r"(?s)(```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|!?\[[^\]\n]*\]\([^)\s]*\)|<[^>\n]*>)")  # code, formulas, links, tags
 
 
@@ -127,8 +127,7 @@ def chapter_links(text, pages):
 
     def mention(match):
         rest = re.sub(r"\d\d", lambda m: one(m[0]), match[3])
-        word = match[1].replace("otebook", "hapter").replace("Nhapter", "Chapter").replace("nhapter", "chapter")
-        first = f"[{word}{match[2]}]({pages[match[2]]}.ipynb)" if match[2] in pages else match[1] + match[2]
+        first = f"[{match[1]}{match[2]}]({pages[match[2]]}.ipynb)" if match[2] in pages else match[1] + match[2]
         return first + rest
 
     return outside(text, lambda part: CHAPTER.sub(mention, part))
