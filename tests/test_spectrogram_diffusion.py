@@ -470,7 +470,7 @@ def test_guidance_0_asks_for_nothing_also_outside_the_interval(painter, interval
 
 def test_the_page_of_edits(painter):
     from foleybook.audio_features import Sounds
-    from foleybook.judge.reports import EDITS, edits_page
+    from foleybook.judge.pages import EDITS, edits_page
 
     page = edits_page(painter, Sounds(0.1 * torch.randn(2, 1, 22050), 44100, labels=["rain", "dog"]), most=1)
     assert all(kind in page for kind in EDITS) and "1. rain" in page and "2. dog" not in page
@@ -479,7 +479,7 @@ def test_the_page_of_edits(painter):
 def test_the_page_of_edits_takes_recordings_as_they_are(painter, tmp_path):
     from foleybook.core.sound_files import write_audio
     from foleybook.core.data_sets import open_dataset
-    from foleybook.judge.reports import edits_page
+    from foleybook.judge.pages import edits_page
 
     loud = 1.2 * torch.randn(1, 22050).clamp(-1, 1)
     for name, x in (("loud", loud), ("silent", torch.zeros(1, 22050))):
