@@ -729,7 +729,7 @@ def test_sounds_are_asked_when_from_the_command_line(timed, painter, tmp_path, c
     taps[:, 10000] = 0.5
     write_audio(tmp_path / "taps.wav", taps, 44100)
     write_audio(tmp_path / "silence.wav", torch.zeros(1, 44100), 44100)
-    ask = lambda *more, model="model": main(["sample", str(tmp_path / model), "--classes", "dog", "--per-class", "1", "--quiet",  # noqa: E731
+    ask = lambda *more, model="model": main(["sample", str(tmp_path / model), "--class", "dog", "--per-class", "1", "--quiet",  # noqa: E731
                                              "--out", str(tmp_path / "out" / str(len(list(tmp_path.glob("out/*"))))), *more])
     assert not ask("--follow", str(tmp_path / "taps.wav"))
     made, rate = read_audio(next((tmp_path / "out/0").rglob("*.wav")))
