@@ -201,7 +201,7 @@ def test_fit_length(t, n, mode):
 
 def in_a_process(code, *args, megabytes=1500, **env):
     "Run code in a fresh process whose address space may grow by so much after the imports; its output"
-    head = ("import resource, sys; from foleybook.audio_features import *; import librosa; librosa.resample\n"
+    head = ("import resource, sys; from foleybook.core.sound_files import *; import librosa; librosa.resample\n"
             "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
             f"resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 2**20,) * 2)\n")
     done = subprocess.run([sys.executable, "-c", head + code, *map(str, args)], capture_output=True, text=True,
