@@ -90,10 +90,8 @@ def _without(data, hold_out):
 
 def recipes():  # name of a preset -> class of recipe
     "What can be trained, by name"
-    from .apps.cli import rooms
     from .train.recipes import all_recipes
 
-    rooms()
     return dict(sorted(all_recipes().items()))
 
 

@@ -201,7 +201,7 @@ def test_fit_length(t, n, mode):
 
 def in_a_process(code, *args, megabytes=1500, **env):
     "Run code in a fresh process whose address space may grow by so much after the imports; its output"
-    head = ("import resource, sys; from foleybook.audio_features import *; import librosa; librosa.resample\n"
+    head = ("import resource, sys; from foleybook.core.sound_files import *\nfrom foleybook.audio_features import *; import librosa; librosa.resample\n"
             "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
             f"resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 2**20,) * 2)\n")
     done = subprocess.run([sys.executable, "-c", head + code, *map(str, args)], capture_output=True, text=True,
@@ -519,10 +519,11 @@ print(bool(kernel), hits, error < 2e-6)
 
 
 def copied(folder):
-    "A copy of the package whose own folder takes no compiled code"
+    "A copy of the package whose own folders take no compiled code"
     package = Path(shutil.copytree(Path(audio_features.__file__).parent, folder / "foleybook",
                                    ignore=shutil.ignore_patterns("__pycache__")))
-    (package / "__pycache__").write_text("in the way of a folder, as in a package that may only be read")
+    for shelf in (package, package / "kernels"):
+        (shelf / "__pycache__").write_text("in the way of a folder, as in a package that may only be read")
     return folder
 
 

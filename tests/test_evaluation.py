@@ -16,6 +16,7 @@ import soundfile as sf
 import torch
 from foleybook import evaluation as ev
 from foleybook.judge import embedders as em, evaluator as judging, leaderboard as boards, reports
+from foleybook.judge.pages import gallery_page
 from foleybook.audio_features import Sounds
 from foleybook.core.sound_files import write_audio
 from foleybook.apps.cli import main
@@ -351,7 +352,7 @@ def fresh(code):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["embedders", "evaluation", "reports"])
+@pytest.mark.parametrize("module", ["judge.embedders", "evaluation", "judge.reports"])
 def test_importing_adds_nothing_heavy_to_what_training_needs(module):
     "No torchvision, no plotting and no template engine, and of scikit-learn no more than fastai itself brings"
     print_it = f"""
@@ -733,7 +734,7 @@ def pages(toy, tmp_path_factory):
     made = open_dataset(out / "board/floor/samples/clips.csv")
     result = judge(made, held, train=train)
     return dict(report=reports.report_page(result), leaderboard=reports.leaderboard_page(board, out / "board"),
-                gallery=reports.gallery_page(made, held, real_per_class=2),
+                gallery=gallery_page(made, held, real_per_class=2),
                 listening=reports.listening_page(dict(a=held, b=made), out / "ears", n=1).read_text()), name
 
 
@@ -752,14 +753,14 @@ def test_players_tell_length_seed_and_licence(pages):
     texts, _ = pages
     assert "1.00 s, seed 0, licence" in texts["gallery"] and "1.20 s, licence" in texts["gallery"]
     sounds = Sounds(0.1 * torch.ones(1, 1, 8000), 8000, seeds=[41], labels=["rain"], meta=dict(licence="CC0"))
-    assert "1.00 s, seed 41, licence CC0" in reports.gallery_page(sounds)
-    assert "licence unknown" in reports.gallery_page(Sounds(sounds.audio, 8000, labels=["rain"]))
+    assert "1.00 s, seed 41, licence CC0" in gallery_page(sounds)
+    assert "licence unknown" in gallery_page(Sounds(sounds.audio, 8000, labels=["rain"]))
 
 
 def test_a_broken_file_is_left_out_of_the_gallery(toy, tmp_path):
     Sounds(0.1 * torch.ones(3, 1, 8000), 8000, labels=["rain"] * 3).save(tmp_path)
     sorted(tmp_path.glob("*.wav"))[1].write_bytes(b"RIFF, but no sound")
-    page = reports.gallery_page(tmp_path)
+    page = gallery_page(tmp_path)
     assert page.count("<audio") == 2 and "1 files cannot be read and are left out" in page
 
 
@@ -774,7 +775,7 @@ def test_players_of_a_gallery_are_equally_loud(tmp_path):
     import base64
     import io
 
-    page = reports.gallery_page(gallery_of(tmp_path, (0.01, 0.9)))
+    page = gallery_page(gallery_of(tmp_path, (0.01, 0.9)))
     heard = [sf.read(io.BytesIO(base64.b64decode(part.split('"')[0])))[0] for part in page.split('src="data:audio/mpeg;base64,')[1:]]
     quiet, loud = (np.sqrt((x**2).mean()) for x in heard)
     assert 0.9 < quiet / loud < 1.1 and "equally loud" in page
@@ -846,7 +847,7 @@ def test_the_recordings_that_ship_name_author_and_licence():
     from foleybook.core.generator import shipped_models
     table = open_dataset(shipped_models()["foley"] / "recordings")
     assert len(table) == 19 and set(table.df.licence) == {"CC0"} and (table.df.author != "").all() and table.df.source_url.str.startswith("http").all()
-    page = reports.gallery_page(Sounds(0.1 * torch.ones(1, 1, 8000), 8000, labels=["rain"], meta=dict(licence="CC0")), table)
+    page = gallery_page(Sounds(0.1 * torch.ones(1, 1, 8000), 8000, labels=["rain"], meta=dict(licence="CC0")), table)
     assert "licence unknown" not in page and "by laura222" in page
 
 

@@ -10,7 +10,7 @@ MODULE = """
 import sys, time
 from numba import njit
 from numba.core.caching import IndexDataCacheFile
-from foleybook.core.files import shared_code
+from foleybook.kernels.compiling import shared_code
 
 @shared_code
 @njit(cache=True)

@@ -470,7 +470,7 @@ def test_guidance_0_asks_for_nothing_also_outside_the_interval(painter, interval
 
 def test_the_page_of_edits(painter):
     from foleybook.audio_features import Sounds
-    from foleybook.judge.reports import EDITS, edits_page
+    from foleybook.judge.pages import EDITS, edits_page
 
     page = edits_page(painter, Sounds(0.1 * torch.randn(2, 1, 22050), 44100, labels=["rain", "dog"]), most=1)
     assert all(kind in page for kind in EDITS) and "1. rain" in page and "2. dog" not in page
@@ -479,7 +479,7 @@ def test_the_page_of_edits(painter):
 def test_the_page_of_edits_takes_recordings_as_they_are(painter, tmp_path):
     from foleybook.core.sound_files import write_audio
     from foleybook.core.data_sets import open_dataset
-    from foleybook.judge.reports import edits_page
+    from foleybook.judge.pages import edits_page
 
     loud = 1.2 * torch.randn(1, 22050).clamp(-1, 1)
     for name, x in (("loud", loud), ("silent", torch.zeros(1, 22050))):
@@ -729,7 +729,7 @@ def test_sounds_are_asked_when_from_the_command_line(timed, painter, tmp_path, c
     taps[:, 10000] = 0.5
     write_audio(tmp_path / "taps.wav", taps, 44100)
     write_audio(tmp_path / "silence.wav", torch.zeros(1, 44100), 44100)
-    ask = lambda *more, model="model": main(["sample", str(tmp_path / model), "--classes", "dog", "--per-class", "1", "--quiet",  # noqa: E731
+    ask = lambda *more, model="model": main(["sample", str(tmp_path / model), "--class", "dog", "--per-class", "1", "--quiet",  # noqa: E731
                                              "--out", str(tmp_path / "out" / str(len(list(tmp_path.glob("out/*"))))), *more])
     assert not ask("--follow", str(tmp_path / "taps.wav"))
     made, rate = read_audio(next((tmp_path / "out/0").rglob("*.wav")))

@@ -71,7 +71,7 @@ def tiny_vae():
 
 def sizes(recipe):
     "Changes that make the networks of a recipe small"
-    if isinstance(recipe, ReflowRecipe): return dict(pairs=6, teacher_steps=2)
+    if isinstance(recipe, ReflowRecipe): return dict(pairs=6, teacher_steps=4)
     model = recipe.model
     if isinstance(recipe, VQGANRecipe): return VQGAN | {"model.widths": (8,) * len(model.widths)}
     if isinstance(model, UNetConfig):

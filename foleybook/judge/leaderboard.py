@@ -128,7 +128,7 @@ AGAINST = dict(seconds_per_clip='processor seconds for one clip',
 
 # %% ../../nbs/judge/leaderboard.ipynb #94627074
 def find_families(
-    names, # of families, or of recipes, whose rooms must have been imported
+    names, # of families, or of recipes; classes outside the book must be imported
 )->dict: # name -> (module, recipe preset)
     "Competitors by name: a family stands for its quick recipe, a recipe for itself"
     recipes = all_recipes()

@@ -16,7 +16,6 @@ __all__ = ['shared_code', 'compiled']
 # %% ../../nbs/kernels/compiling.ipynb #7f775e7e
 #| code-fold: true
 from filelock import FileLock
-from numba import njit
 
 # %% ../../nbs/kernels/compiling.ipynb #5d0e7a22
 def shared_code(
@@ -57,6 +56,8 @@ def compiled(
     inner:bool=False, # never called from Python: compiled sooner
 ): # what is called like `function`
     "Machine code at the first call, kept on disk where a folder can be written"
+    from numba import njit # takes long to import
+
     if function is None:
         return partial(compiled, sums=sums, inner=inner)
     free = {'contract', 'nsz'} | ({'reassoc', 'nnan'} if sums else set())
