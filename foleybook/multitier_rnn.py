@@ -344,8 +344,9 @@ def generate(
     h = plain(state).copy()
     with torch.no_grad():
         first = plain(tier.input(row[:, 0].float())).copy()
-    tracks, draws = plain(controls), plain(uniforms.T, torch.float64)
-    codes = gru_codes(_kept_weights(tier), first, tracks, draws, float(temperature), h)
+    draws = plain(uniforms[: controls.shape[1]].T, torch.float64)
+    codes = gru_codes(_kept_weights(tier), first, plain(controls), draws,
+                      float(temperature), h)
     return torch.from_numpy(codes).to(row.device), torch.from_numpy(h).to(row.device)
 
 # %% ../nbs/11_multitier_rnn.ipynb #78db688f

@@ -50,7 +50,7 @@ def test_run_all_leaves_out_cells_that_need_recordings(cells, monkeypatch, tmp_p
     assert asks, "a cell before the first one flagged esc10 has to call recordings('esc10')"
     needing = [c for c in cells if "esc10" in flags(c)]
     monkeypatch.delenv("FOLEYBOOK_DATA", raising=False)
-    sources = ["from foleybook.audio_features import recordings\nrecordings('esc10')", *("".join(c["source"]) for c in needing),
+    sources = ["from foleybook.core.sound_files import recordings\nrecordings('esc10')", *("".join(c["source"]) for c in needing),
                "print('went on')"]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
     NotebookClient(book, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
