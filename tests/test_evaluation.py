@@ -694,9 +694,11 @@ def test_the_rnn_can_be_asked_for_a_class():
 
 
 def test_a_bad_model_folder_is_told_before_anything_is_trained(toy, tmp_path):
-    families = dict(floor=boards.FAMILIES["shaped_noise"], mine=str(tmp_path / "typo"))
-    with pytest.raises(ValueError, match="typo: holds no trained model for 'mine'"):
-        boards.leaderboard(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", families)
+    (tmp_path / "empty").mkdir()
+    for name, kind, said in (("typo", CheckpointError, "typo: no such folder"), ("empty", ValueError, "empty: holds no trained model for 'mine'")):
+        families = dict(floor=boards.FAMILIES["shaped_noise"], mine=str(tmp_path / name))
+        with pytest.raises(kind, match=said):
+            boards.leaderboard(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", families)
     assert not (tmp_path / "b").exists()
 
 

@@ -48,7 +48,7 @@ class PartRecipe(LoopRecipe):
 
 
 values = st.fixed_dictionaries(dict(
-    width=st.integers(-10**9, 10**9), rate=st.floats(allow_nan=False), on=st.booleans(),
+    width=st.integers(-10**9, 10**9), rate=st.floats(allow_nan=False, allow_infinity=False), on=st.booleans(),
     name=st.text(max_size=12), sizes=st.lists(st.integers(-99, 99), max_size=5).map(tuple),
     limit=st.none() | st.integers(0, 99)))
 
