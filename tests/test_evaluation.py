@@ -969,7 +969,7 @@ def test_a_plain_folder_is_split_the_same_way_every_time(toy):
 
 def test_families_go_by_the_name_of_their_recipe_too(toy, tmp_path):
     assert list(boards.find_families(["shaped-noise", "pixelsnail"]).items()) == [
-        ("shaped-noise", ("evaluation", "shaped-noise")), ("pixelsnail", boards.FAMILIES["pixelsnail"])]
+        ("shaped-noise", ("judge.leaderboard", "shaped-noise")), ("pixelsnail", boards.FAMILIES["pixelsnail"])]
     found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", ["shaped-noise"])
     assert found.family.tolist() == ["held-out recordings", "shaped-noise"] and found.status[1] == "trained"
     with pytest.raises(ValueError, match="Did you mean shaped-noise"):

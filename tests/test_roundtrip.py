@@ -97,7 +97,7 @@ def test_no_codebook_is_told():
     rows = pd.DataFrame([dict(way="originals", folder="", accuracy=0.5, accuracy_interval=(0.4, 0.6))])
     assert rt.roundtrip_table(rows).iloc[0, 1] == "50% [40%, 60%]"
     with pytest.raises(ValueError, match="is no codebook"):
-        rt.ways_back([], [], [Path(rt.__file__).parent / "weights/vocoder"])
+        rt.ways_back([], [], [Path(rt.__file__).parents[1] / "weights/vocoder"])
 
 
 @pytest.mark.parametrize("trained", [True, False])
