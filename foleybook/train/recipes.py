@@ -209,9 +209,10 @@ def _shipped(name):
     if isinstance(here, type) and here.__module__ == '__main__': return here
     return getattr(importlib.import_module(f'foleybook.{module}'), cls)
 
-def _class_of(name):
-    "The class of a preset, or an error that names all who claim it"
+def _class_of(name, kind):
+    "The class of a preset, or an error that names all of a kind who claim it"
     classes = [*_own(Recipe).get(name, []), *([_shipped(name)] if name in PRESETS else [])]
+    classes = [c for c in classes if issubclass(c, kind)] or classes
     if len(classes) == 1: return classes[0]
     if not classes: raise SettingsError(f"no recipe {name!r}. "
                                         f"{near(name, [*PRESETS, *_own(Recipe)])}")
@@ -228,7 +229,7 @@ def _fields(cls, name):
 # %% ../../nbs/train/recipes.ipynb #6ebb0029
 def all_recipes() -> dict: # name of a preset -> class of recipe
     "The presets of the book, and those of every other recipe class that is imported"
-    return {name: _class_of(name) for name in [*PRESETS, *_own(Recipe)]}
+    return {name: _class_of(name, Recipe) for name in [*PRESETS, *_own(Recipe)]}
 
 # %% ../../nbs/train/recipes.ipynb #27e624c7
 def find_recipe(
@@ -236,7 +237,7 @@ def find_recipe(
     kind:type=Recipe, # class of recipe wanted
 ) -> Recipe:
     "The preset of that name, of the book or of a recipe class that is imported"
-    cls = _class_of(name)
+    cls = _class_of(name, kind)
     if not issubclass(cls, kind):
         raise SettingsError(f"{name!r} is a {cls.__name__}, not a {kind.__name__}.")
     recipe = changed(cls(), _fields(cls, name))
