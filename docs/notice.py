@@ -4,10 +4,9 @@
     python docs/notice.py --check    fail if it is not what the tables beside the weights give
 """
 import csv
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from generated import ROOT, main
+
 HEAD = """foleybook
 Copyright 2026 foleybook authors
 
@@ -34,15 +33,5 @@ def notice(root=ROOT):
     return HEAD + "\n" + "\n".join(lines) + "\n"
 
 
-def main():
-    "Write NOTICE, or check it"
-    path, text = ROOT / "NOTICE", notice()
-    if "--check" in sys.argv[1:]:
-        if path.read_text(encoding="utf-8") != text:
-            sys.exit("NOTICE is not what the tables beside the weights give. Run python docs/notice.py.")
-    else:
-        path.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    main("NOTICE", notice(), "the tables beside the weights")

@@ -5,10 +5,8 @@
 """
 import json
 import re
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from generated import ROOT, main
 
 
 def readme(root=ROOT):
@@ -25,15 +23,5 @@ def readme(root=ROOT):
     return re.sub(r"\[([^\]\n]*)\]\(([\w/-]+\.ipynb)\)", notebook, text)
 
 
-def main():
-    "Write README.md, or check it"
-    path, text = ROOT / "README.md", readme()
-    if "--check" in sys.argv[1:]:
-        if path.read_text(encoding="utf-8") != text:
-            sys.exit("README.md is not what nbs/index.ipynb gives. Run python docs/readme.py.")
-    else:
-        path.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    main("README.md", readme(), "nbs/index.ipynb")
