@@ -845,11 +845,11 @@ _WORDS = (  # of a card's metrics: value and that of recordings, form, words
 def _card_of(model):
     "The card of a model on this machine, {} where there is none; no network is asked"
     from foleybook.core.files import CheckpointError, read_json
-    from foleybook.core.generator import _folder
+    from foleybook.core.generator import model_folder
 
     if not model or model.startswith("hf://"): return {}
     try:
-        files = [_folder(model) / n for n in ("pipeline.json", "config.json")]
+        files = [model_folder(model) / n for n in ("pipeline.json", "config.json")]
         card = next((read_json(f) for f in files if f.is_file()), {}).get("card", {})
         return card if isinstance(card, dict) else {}
     except (CheckpointError, OSError, AttributeError): return {}  # moved, or no model

@@ -92,14 +92,8 @@ button.onclick = async () => {
 </script>"""
 
 # %% ../../nbs/apps/live.ipynb #67cc0599
-_WITHOUT_END = 1e6  # s, eleven days
 # s after which a page that asked for nothing may be followed by another one
 _ALONE = 2.0
-
-def _plays_on(model):
-    "Whether a model goes on as long as anybody listens: tiers down to one of samples"
-    lowest = getattr(model, "tiers", [model])[-1]
-    return getattr(lowest, "outputs", ()) == ("audio",)
 
 def _open_server(port, handler, most=32):
     "A server on this machine alone, with at most so many connections: a newer one ends the oldest"
@@ -142,7 +136,7 @@ class LivePlayer:
     ):
         from threading import Lock, Thread
 
-        if not _plays_on(model):
+        if not model.endless:
             raise ValueError(f"a {type(model).__name__} makes sounds of a certain "
                              "length and cannot play on without an end. `pops` can, "
                              "and what `train steerable` makes; for others there is "
@@ -156,8 +150,7 @@ class LivePlayer:
         # who asks for blocks, and when last
         self.listener, self.heard_at = None, -math.inf
         live = {k: lambda t, k=k: self.known[k] for k in model.control_names}
-        seconds = None if getattr(model, "endless", False) else _WITHOUT_END
-        told = dict(controls=live or None, block=block, seconds=seconds, **asked)
+        told = dict(controls=live or None, block=block, **asked)
         self.blocks = model.stream(seed=seed, **told)
         self.server = _open_server(port, _handler(self))
         try: next(model.stream(seed=0, **told))  # compiled before anybody listens

@@ -444,8 +444,6 @@ def _local_folder(where, shipped):
                           "that comes with the book, or hf://OWNER/NAME for one on the "
                           "hub.")
 
-_folder = model_folder
-
 # %% ../../nbs/core/generator.ipynb #27a3e714
 def model_class(
     config:dict, # parsed config.json
