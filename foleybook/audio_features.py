@@ -14,6 +14,13 @@ from html import escape
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
+import numpy as np, soundfile as sf, torch, torch.nn.functional as F
+from fastcore.basics import patch
+from torch import nn, Tensor
+from .core.files import write_text
+from .core.sound_files import (
+    AudioError, match_loudness, read_audio, resample, unclipped, write_audio)
+from .kernels.compiling import shared_code
 
 # %% auto #0
 __all__ = ['MEL_PRESETS', 'CEILING', 'audio_data_uri', 'mel_data_uri', 'play_table', 'play', 'show_wave', 'hz_to_mel',
@@ -21,19 +28,6 @@ __all__ = ['MEL_PRESETS', 'CEILING', 'audio_data_uri', 'mel_data_uri', 'play_tab
            'mel_values', 'mel_to_linear', 'agreeing', 'GriffinLim', 'mel_to_image', 'image_to_mel', 'mu_law_encode',
            'mu_law_decode', 'one_hot', 'FrameFeatures', 'frame_features', 'Finish', 'SamplingError', 'Sounds',
            'safe_name', 'listed_sounds']
-
-# %% ../nbs/00_audio_features.ipynb #0a6821b7
-#| code-fold: true
-import numpy as np, soundfile as sf, torch, torch.nn.functional as F
-from fastcore.basics import patch
-from torch import nn, Tensor
-
-# %% ../nbs/00_audio_features.ipynb #f9aee8b9
-#| code-fold: true
-from .core.files import write_text
-from .core.sound_files import (
-    AudioError, match_loudness, read_audio, resample, unclipped, write_audio)
-from .kernels.compiling import shared_code
 
 # %% ../nbs/00_audio_features.ipynb #f5e89bff
 def audio_data_uri(

@@ -9,30 +9,24 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
-
-# %% auto #0
-__all__ = ['Quantized', 'nearest_code', 'kmeans', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch',
-           'MapEncoder', 'MapDecoder', 'CodebookConfig', 'VQVAEConfig', 'find_quantizer', 'mel_distance', 'VQVAEOutput',
-           'VQVAE', 'noise_texture', 'Grain', 'codebook_use', 'VQVAERecipe', 'UnigramRecipe', 'CascadeRecipe']
-
-# %% ../nbs/04_codebooks.ipynb #519485e4
-#| code-fold: true
 import torch, torch.distributed as dist, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
-
-# %% ../nbs/04_codebooks.ipynb #0bbe5067
-#| code-fold: true
 from .audio_features import log_mel, MelConfig
 from .core.code_maps import (
     Cascade, check_codes, CodeError, CodeTable, distance_db, encode_table, map_hash,
-    mel_cache, MelAutoencoder, MelAutoencoderRecipe, PriorConfig, UnigramPrior, VQLoss)
+    mel_cache, MelAutoencoder, MelAutoencoderRecipe, PriorConfig, UnigramPrior)
 from .core.generator import ItemNoise
 from .core.rendering import find_vocoder
 from foleybook.train.recipes import (
     by_preset, licence_of_parts, LoopRecipe, Recipe, StagedRecipe, teller,
     train_stage)
+
+# %% auto #0
+__all__ = ['Quantized', 'nearest_code', 'kmeans', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch',
+           'MapEncoder', 'MapDecoder', 'CodebookConfig', 'VQVAEConfig', 'find_quantizer', 'mel_distance', 'VQVAEOutput',
+           'VQVAE', 'noise_texture', 'Grain', 'codebook_use', 'VQVAERecipe', 'UnigramRecipe', 'CascadeRecipe']
 
 # %% ../nbs/04_codebooks.ipynb #31327ba1
 class Quantized(NamedTuple):

@@ -10,6 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
+import torch
+from fastcore.basics import patch
+from torch import nn, Tensor
+from torch.nn import functional as F
+from .audio_features import log_mel, MelConfig, Sounds
+from .core.generator import Conditions, Generator, ItemNoise
+from .core.settings import near, SettingsError
+from .train.recipes import LoopRecipe
 
 # %% auto #0
 __all__ = ['NOISE_SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'FAST_BETAS', 'SAMPLERS', 'WAVENETS', 'DiffusionProcess', 'Levels',
@@ -18,20 +26,6 @@ __all__ = ['NOISE_SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'FAST_BETAS', 'SAMPLERS
            'guided', 'keeping', 'looping', 'diffuse', 'step_embedding', 'WaveNetConfig', 'GatedLayer', 'MelUpsample',
            'WaveNet', 'add_weight_norm', 'without_weight_norm', 'gained', 'WaveDiffusion', 'DiffWaveConfig', 'DiffWave',
            'diffusion_task', 'DiffusionRecipe', 'told_classes', 'WaveDiffusionRecipe', 'wave_level', 'DiffWaveRecipe']
-
-# %% ../nbs/08_diffwave.ipynb #10046a8f
-#| code-fold: true
-import torch
-from fastcore.basics import patch
-from torch import nn, Tensor
-from torch.nn import functional as F
-
-# %% ../nbs/08_diffwave.ipynb #472e542b
-#| code-fold: true
-from .audio_features import log_mel, MelConfig, Sounds
-from .core.generator import Conditions, Generator, ItemNoise
-from .core.settings import near, SettingsError
-from .train.recipes import LoopRecipe
 
 # %% ../nbs/08_diffwave.ipynb #a83efc10
 NOISE_SCHEDULES = ('linear', 'scaled_linear', 'squaredcos', 'flow')

@@ -9,6 +9,13 @@ import math, re
 from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple
+import numpy as np, torch, torch.nn.functional as F
+from torch import Tensor
+from .audio_features import log_mel, MelConfig, Sounds
+from .core.sound_files import resample
+from .judge.embedders import (
+    autocorrelation, band_levels, Embedder, Embeddings, Gaussian, onset_strength)
+from .vocoders import stft_magnitude
 
 # %% auto #0
 __all__ = ['SPLIT', 'gaussian', 'frechet_distance', 'Extrapolation', 'frechet_infinity', 'median_distance', 'kernels',
@@ -18,19 +25,6 @@ __all__ = ['SPLIT', 'gaussian', 'frechet_distance', 'Extrapolation', 'frechet_in
            'ModulationSpectrum', 'attacks', 'pre_echo', 'onset_regularity', 'modulation_peak', 'unrest', 'level_track',
            'event_distance', 'stft_distance', 'top_share', 'Reconstruction', 'reconstruction_distances', 'Faults',
            'count_clicks', 'sound_faults', 'ClipFacts', 'clip_facts', 'BandLevels', 'damaged']
-
-# %% ../nbs/12_evaluation.ipynb #31bc1cb7
-#| code-fold: true
-import numpy as np, torch, torch.nn.functional as F
-from torch import Tensor
-
-# %% ../nbs/12_evaluation.ipynb #9314bf4b
-#| code-fold: true
-from .audio_features import log_mel, MelConfig, Sounds
-from .core.sound_files import resample
-from .judge.embedders import (
-    autocorrelation, band_levels, Embedder, Embeddings, Gaussian, onset_strength)
-from .vocoders import stft_magnitude
 
 # %% ../nbs/12_evaluation.ipynb #c1cee0d4
 def gaussian(

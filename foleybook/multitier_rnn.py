@@ -9,22 +9,10 @@ import math, warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
-
-# %% auto #0
-__all__ = ['EXTRACTED', 'AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'Tier', 'AudioTier', 'generate_plain', 'gru_weights',
-           'generate', 'Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow_row', 'onset_samples',
-           'extract_tracks', 'Tracks', 'gru_over_time', 'TierRecipe', 'AudioTierRecipe', 'ParamTierConfig', 'ParamTier',
-           'ParamOut', 'param_loss', 'ParamTierRecipe', 'TierStackConfig', 'TierStack', 'TierStackRecipe']
-
-# %% ../nbs/11_multitier_rnn.ipynb #278a203d
-#| code-fold: true
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
-
-# %% ../nbs/11_multitier_rnn.ipynb #20759166
-#| code-fold: true
 from .audio_features import frame_features, mu_law_decode, mu_law_encode
 from .core.files import atomic_file, load_strict
 from .core.generator import (
@@ -34,6 +22,11 @@ from .kernels.gated_cells import (
     gru_codes, GRUOverTime, GRUWeights, Matrices, rounded)
 from .train.recipes import by_preset, LoopRecipe, StagedRecipe
 
+# %% auto #0
+__all__ = ['EXTRACTED', 'AudioTierConfig', 'phase_gate', 'PhasedLSTMCell', 'Tier', 'AudioTier', 'generate_plain', 'gru_weights',
+           'generate', 'Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow_row', 'onset_samples',
+           'extract_tracks', 'Tracks', 'gru_over_time', 'TierRecipe', 'AudioTierRecipe', 'ParamTierConfig', 'ParamTier',
+           'ParamOut', 'param_loss', 'ParamTierRecipe', 'TierStackConfig', 'TierStack', 'TierStackRecipe']
 
 # %% ../nbs/11_multitier_rnn.ipynb #73594fb4
 @dataclass

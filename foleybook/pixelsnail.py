@@ -11,23 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['COMPILED_MB', 'causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock',
-           'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition', 'EmbeddingCondition',
-           'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'Affine', 'PointBlock', 'FirstLayer',
-           'CausalStack', 'BlockStep', 'CachedPixelSNAIL', 'CompiledPixelSNAIL', 'PixelSNAILRecipe', 'FoleyRecipe']
-
-# %% ../nbs/05_pixelsnail.ipynb #b4749298
-#| code-fold: true
 import numpy as np, torch, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
-
-# %% ../nbs/05_pixelsnail.ipynb #ae1a8e2b
-#| code-fold: true
 from .codebooks import CascadeRecipe
 from .core.code_maps import (
     Cascade, CodeError, CodePrior, draw_code, prior_arguments, PriorRecipe)
@@ -37,6 +25,11 @@ from .kernels.pixelsnail_position import (
     Affines, draw_columns, Facts, Memory, Weights)
 from .train.recipes import by_preset, LoopRecipe, Recipe, teller, train_stage
 
+# %% auto #0
+__all__ = ['COMPILED_MB', 'causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock',
+           'CausalAttention2d', 'map_background', 'PlaceCondition', 'LinearCondition', 'EmbeddingCondition',
+           'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL', 'Affine', 'PointBlock', 'FirstLayer',
+           'CausalStack', 'BlockStep', 'CachedPixelSNAIL', 'CompiledPixelSNAIL', 'PixelSNAILRecipe', 'FoleyRecipe']
 
 # %% ../nbs/05_pixelsnail.ipynb #8d99104e
 def causal_taps(

@@ -9,24 +9,12 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
-
-# %% auto #0
-__all__ = ['discretize', 'vandermonde', 'hippo', 'Swings', 'swings', 'cauchy', 'dplr_kernel', 'S4Config', 'StateSpace',
-           'laid_out', 'long_convolution', 'S4', 'Recurrence', 'advance', 'SashimiConfig', 'ChannelNorm',
-           'SashimiBlock', 'Sashimi', 'SashimiNetConfig', 'SashimiNet', 'SashimiWaveConfig', 'SashimiWave',
-           'SashimiRecipe', 'Stepper', 'SashimiARConfig', 'SashimiAR', 'SashimiARRecipe']
-
-# %% ../nbs/09_sashimi.ipynb #974e8318
-#| code-fold: true
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
-
-# %% ../nbs/09_sashimi.ipynb #19341aff
-#| code-fold: true
 from .audio_features import MelConfig, mu_law_decode, mu_law_encode
 from .core.generator import Conditions, Generator, Published
 from .core.settings import near, SettingsError
@@ -34,6 +22,12 @@ from .diffwave import (
     DiffusionProcess, DiffWaveConfig, MelUpsample, step_embedding, told_classes,
     WaveDiffusion, WaveDiffusionRecipe)
 from .train.recipes import LoopRecipe
+
+# %% auto #0
+__all__ = ['discretize', 'vandermonde', 'hippo', 'Swings', 'swings', 'cauchy', 'dplr_kernel', 'S4Config', 'StateSpace',
+           'laid_out', 'long_convolution', 'S4', 'Recurrence', 'advance', 'SashimiConfig', 'ChannelNorm',
+           'SashimiBlock', 'Sashimi', 'SashimiNetConfig', 'SashimiNet', 'SashimiWaveConfig', 'SashimiWave',
+           'SashimiRecipe', 'Stepper', 'SashimiARConfig', 'SashimiAR', 'SashimiARRecipe']
 
 # %% ../nbs/09_sashimi.ipynb #67606dca
 def discretize(

@@ -8,23 +8,17 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+import joblib, numpy as np, pandas as pd, torch
+from scipy import signal
+from torch import Tensor
+from .core.clip_tables import (
+    _bounded, ClipTable, counted, TableError, write_params)
+from .core.sound_files import LONGEST, write_audio
 
 # %% auto #0
 __all__ = ['PROCEDURAL', 'POPS_GAIN', 'Range', 'shaped_noise', 'formants', 'harmonics', 'ring', 'room', 'procedural',
            'procedural_sound', 'pops', 'dog_bark', 'footstep', 'gunshot', 'keyboard', 'moving_motor_vehicle', 'rain',
            'sneeze_cough', 'make_procedural']
-
-# %% ../nbs/01_sound_data.ipynb #f0185073
-#| code-fold: true
-import joblib, numpy as np, pandas as pd, torch
-from scipy import signal
-from torch import Tensor
-
-# %% ../nbs/01_sound_data.ipynb #6de2c3d9
-#| code-fold: true
-from .core.clip_tables import (
-    _bounded, ClipTable, counted, TableError, write_params)
-from .core.sound_files import LONGEST, write_audio
 
 # %% ../nbs/01_sound_data.ipynb #3bccac02
 @dataclass(frozen=True)

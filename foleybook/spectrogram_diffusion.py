@@ -10,24 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
-
-# %% auto #0
-__all__ = ['SILENT', 'step_features', 'ResnetBlock', 'Attention', 'GatedLinear', 'ContextLayer', 'ContextAttention', 'Halve',
-           'Double', 'Stage', 'UNetConfig', 'UNet', 'class_vector', 'asked_label', 'slerp', 'MelVAEConfig', 'MelVAE',
-           'MelVAEOutput', 'MelVAERecipe', 'rotary', 'turned', 'attention', 'FlowBlock', 'FlowConfig',
-           'FlowTransformer', 'FlowTask', 'event_ends', 'mel_level', 'warped', 'Altered', 'Exercise', 'flow_loss',
-           'Encodings', 'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet', 'LatentDiffusionConfig',
-           'LatentDiffusion', 'windows', 'LatentDiffusionRecipe', 'ReflowRecipe', 'StudentRecipe', 'Paths']
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #a2b2169c
-#| code-fold: true
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #59541908
-#| code-fold: true
 from .audio_features import (
     GriffinLim, hz_to_mel, log_mel, mel_centres, MelConfig, Sounds)
 from .codebooks import Grain, mel_distance
@@ -37,12 +23,20 @@ from .core.files import (
     CheckpointError, file_digest, read_safetensors, write_safetensors)
 from .core.generator import Conditions, ItemNoise, Pretrained
 from .core.rendering import find_vocoder, MelGenerator
-from .core.settings import config_hash, near, SettingsError, to_plain
+from .core.settings import config_hash, SettingsError, to_plain
 from .core.sound_files import unclipped
 from .diffwave import diffuse, DiffusionProcess, invert_ddim
 from .train.recipes import (
     by_preset, licence_of_parts, LoopRecipe, StagedRecipe, teller, train_stage)
 from .vocoders import ConvNeXtBlock
+
+# %% auto #0
+__all__ = ['SILENT', 'step_features', 'ResnetBlock', 'Attention', 'GatedLinear', 'ContextLayer', 'ContextAttention', 'Halve',
+           'Double', 'Stage', 'UNetConfig', 'UNet', 'class_vector', 'asked_label', 'slerp', 'MelVAEConfig', 'MelVAE',
+           'MelVAEOutput', 'MelVAERecipe', 'rotary', 'turned', 'attention', 'FlowBlock', 'FlowConfig',
+           'FlowTransformer', 'FlowTask', 'event_ends', 'mel_level', 'warped', 'Altered', 'Exercise', 'flow_loss',
+           'Encodings', 'text_encodings', 'FlowRecipe', 'exercises', 'LatentUNet', 'LatentDiffusionConfig',
+           'LatentDiffusion', 'windows', 'LatentDiffusionRecipe', 'ReflowRecipe', 'StudentRecipe', 'Paths']
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #18d98b24
 def step_features(

@@ -9,22 +9,10 @@ import copy, math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
-
-# %% auto #0
-__all__ = ['VQGAN_PRESETS', 'FrameNorm', 'VQGANBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANConfig', 'VQGANEncoder',
-           'VQGANDecoder', 'VQGANOutput', 'SpectrogramVQGAN', 'unit_length', 'LPAPS', 'ClassifierMaps',
-           'find_perceptual', 'PatchDiscriminator', 'critic_loss', 'adaptive_weight', 'AdaptiveWeight', 'VQGANLoss',
-           'VQGANRecipe', 'VQGANCascadeRecipe']
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #c721ca04
-#| code-fold: true
 import torch, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #9aa2c613
-#| code-fold: true
 from .audio_features import MelConfig
 from foleybook.codebooks import (
     _check_codebook, CascadeRecipe, CodebookConfig, find_quantizer, mel_distance, VQVAE,
@@ -34,6 +22,12 @@ from .core.files import CheckpointError
 from .core.generator import Pretrained, Published
 from .core.settings import near, SettingsError
 from .train.recipes import by_preset, LoopRecipe, Recipe, teller, train_stage
+
+# %% auto #0
+__all__ = ['VQGAN_PRESETS', 'FrameNorm', 'VQGANBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANConfig', 'VQGANEncoder',
+           'VQGANDecoder', 'VQGANOutput', 'SpectrogramVQGAN', 'unit_length', 'LPAPS', 'ClassifierMaps',
+           'find_perceptual', 'PatchDiscriminator', 'critic_loss', 'adaptive_weight', 'AdaptiveWeight', 'VQGANLoss',
+           'VQGANRecipe', 'VQGANCascadeRecipe']
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #0ff358ca
 class FrameNorm(nn.Module):

@@ -7,14 +7,6 @@
 from __future__ import annotations
 import copy, math, os, random, re, time
 from contextlib import contextmanager
-
-# %% auto #0
-__all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'StepEpochs', 'MixedPrecision', 'must_skip',
-           'forget_verdict', 'precision_seconds', 'AutoPrecision', 'GradientAccumulation', 'GradientClip', 'EMA',
-           'laid_out_as', 'load_optimizer', 'average_gradients', 'Distributed', 'distributed', 'AdversarialTraining']
-
-# %% ../nbs/02_training.ipynb #b8a32983
-#| code-fold: true
 import fastai.callback.schedule  # Learner.fit_one_cycle
 import numpy as np, torch
 from accelerate import DistributedDataParallelKwargs
@@ -27,14 +19,16 @@ from fastai.learner import AvgSmoothLoss, Learner
 from fastai.torch_core import num_distrib, rank_distrib, to_detach
 from fastcore.basics import patch
 from torch import nn, Tensor
-
-# %% ../nbs/02_training.ipynb #003b4c31
-#| code-fold: true
 from .core.feature_cache import CacheLoader
 from .core.files import load_strict
 from .core.generator import (
     mix_seed, preserve_rng, rng_state, seed_everything, set_rng_state)
 from .core.settings import near, SettingsError
+
+# %% auto #0
+__all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'StepEpochs', 'MixedPrecision', 'must_skip',
+           'forget_verdict', 'precision_seconds', 'AutoPrecision', 'GradientAccumulation', 'GradientClip', 'EMA',
+           'laid_out_as', 'load_optimizer', 'average_gradients', 'Distributed', 'distributed', 'AdversarialTraining']
 
 # %% ../nbs/02_training.ipynb #ed9b88ae
 class TrainingError(RuntimeError):

@@ -11,24 +11,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-# %% auto #0
-__all__ = ['ORDERS', 'AROUND', 'CHUNK', 'COMPILED_ROWS_MB', 'code_order', 'frame_indices', 'crop_middle', 'TransformerConfig',
-           'SelfAttention', 'TransformerBlock', 'Steps', 'code_steps', 'Prefix', 'as_conditions', 'shown_rows',
-           'CodeTransformer', 'Places', 'CodeGPT', 'CachedGPT', 'CompiledGPT', 'compiled_weights',
-           'ParallelTransformer', 'hidden_share', 'hide_codes', 'decayed', 'TransformerRecipe', 'with_features',
-           'TransformerCascadeRecipe']
-
-# %% ../nbs/07_transformer.ipynb #8d463db9
-#| code-fold: true
 import numpy as np, torch, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
-
-# %% ../nbs/07_transformer.ipynb #fa87d812
-#| code-fold: true
 from .codebooks import CascadeRecipe
 from .core.code_maps import (
     CodeError, CodePrior, CodeTable, draw_code, prior_arguments, PriorRecipe)
@@ -37,6 +24,12 @@ from .core.generator import Conditions, ItemNoise
 from .kernels.cached_attention import draw_steps, Stack
 from .train.recipes import by_preset, LoopRecipe, Recipe
 
+# %% auto #0
+__all__ = ['ORDERS', 'AROUND', 'CHUNK', 'COMPILED_ROWS_MB', 'code_order', 'frame_indices', 'crop_middle', 'TransformerConfig',
+           'SelfAttention', 'TransformerBlock', 'Steps', 'code_steps', 'Prefix', 'as_conditions', 'shown_rows',
+           'CodeTransformer', 'Places', 'CodeGPT', 'CachedGPT', 'CompiledGPT', 'compiled_weights',
+           'ParallelTransformer', 'hidden_share', 'hide_codes', 'decayed', 'TransformerRecipe', 'with_features',
+           'TransformerCascadeRecipe']
 
 # %% ../nbs/07_transformer.ipynb #c644d42d
 def code_order(

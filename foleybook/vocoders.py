@@ -5,10 +5,22 @@
 # %% ../nbs/03_vocoders.ipynb #552f4bea
 #| code-fold: true
 from __future__ import annotations
-import math, time
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+import numpy as np, torch, torch.nn.functional as F
+from fastcore.basics import patch
+from torch import nn, Tensor
+from torch.nn.utils.parametrizations import weight_norm
+from .audio_features import (
+    _by_kernel, agreeing, log_mel, mel_centres, mel_filterbank, MelConfig, Sounds)
+from .core.files import load_strict
+from .core.generator import Pretrained, Published
+from .core.rendering import (
+    _add_, _last, _mel_affine, _normed, _relu_, Conv1d, ConvTranspose1d, Vocoder)
+from .core.sound_files import read_audio, unclipped
+from .train.recipes import LoopRecipe
 
 # %% auto #0
 __all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'MPD_WIDTHS', 'MSD_WIDTHS', 'UpsamplingConfig', 'HiFiGANConfig',
@@ -19,24 +31,6 @@ __all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'MPD_WIDTHS', 'MSD_WI
            'SpectrumDiscriminator', 'MultiResolutionDiscriminator', 'discriminator_loss', 'generator_loss',
            'feature_matching_loss', 'mel_loss', 'multi_resolution_stft_loss', 'spectral_energy_loss', 'wave_to_mel',
            'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe', 'render_file']
-
-# %% ../nbs/03_vocoders.ipynb #f7cd0aeb
-#| code-fold: true
-import numpy as np, torch, torch.nn.functional as F
-from fastcore.basics import patch
-from torch import nn, Tensor
-from torch.nn.utils.parametrizations import weight_norm
-
-# %% ../nbs/03_vocoders.ipynb #b30c53a9
-#| code-fold: true
-from .audio_features import (
-    _by_kernel, agreeing, log_mel, mel_centres, mel_filterbank, MelConfig, Sounds)
-from .core.files import load_strict
-from .core.generator import Pretrained, Published
-from .core.rendering import (
-    _add_, _last, _mel_affine, _normed, _relu_, Conv1d, ConvTranspose1d, Vocoder)
-from .core.sound_files import read_audio, unclipped
-from .train.recipes import LoopRecipe
 
 # %% ../nbs/03_vocoders.ipynb #5962ffc0
 @dataclass

@@ -9,17 +9,11 @@ import inspect, json, os, sys, time
 from argparse import (
     ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, SUPPRESS)
 from pathlib import Path
+from fastcore.docments import docments
+from .. import __version__
 
 # %% auto #0
 __all__ = ['VERBS', 'parser_of', 'explain', 'find_data', 'held_rows', 'without', 'load_generator', 'matched', 'main']
-
-# %% ../../nbs/apps/cli.ipynb #1cc6535f
-#| code-fold: true
-from fastcore.docments import docments
-
-# %% ../../nbs/apps/cli.ipynb #cca4c2ea
-#| code-fold: true
-from .. import __version__
 
 # %% ../../nbs/apps/cli.ipynb #b23ba8b1
 def parser_of(

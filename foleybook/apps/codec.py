@@ -10,20 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-# %% auto #0
-__all__ = ['LOSSY', 'bitrate', 'Reach', 'encode_long', 'decode_long', 'CodecError', 'pack_codes', 'unpack_codes', 'Encoded',
-           'NeuralCodec', 'lossy']
-
-# %% ../../nbs/apps/codec.ipynb #324ec616
-#| code-fold: true
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
-
-# %% ../../nbs/apps/codec.ipynb #bec58ed0
-#| code-fold: true
-from ..audio_features import GriffinLim, log_mel, Sounds
+from ..audio_features import GriffinLim, log_mel
 from ..codebooks import VQVAE
 from ..core.code_maps import check_codes
 from ..core.files import atomic_file
@@ -31,6 +21,10 @@ from ..core.generator import Pretrained
 from ..core.rendering import find_vocoder
 from ..core.sound_files import fit_length, LONGEST, RATES, resample, unclipped
 from ..spectrogram_vqgan import SpectrogramVQGAN
+
+# %% auto #0
+__all__ = ['LOSSY', 'bitrate', 'Reach', 'encode_long', 'decode_long', 'CodecError', 'pack_codes', 'unpack_codes', 'Encoded',
+           'NeuralCodec', 'lossy']
 
 # %% ../../nbs/apps/codec.ipynb #6842aa62
 def bitrate(

@@ -8,22 +8,16 @@ from __future__ import annotations
 import json, os
 from contextlib import contextmanager
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['VideoError', 'read_frames', 'film_seconds', 'ResNetEye', 'pixel_eye', 'tile_features', 'video_features',
-           'follow_film', 'add_sound', 'find_eye', 'dub', 'sample_takes']
-
-# %% ../../nbs/apps/dub.ipynb #54408d5c
-#| code-fold: true
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
-
-# %% ../../nbs/apps/dub.ipynb #85b69b58
-#| code-fold: true
 from ..audio_features import Sounds
 from ..core.files import atomic_file, load_strict, published_weights, write_text
 from ..core.generator import Conditions, Generator, mix_seed
 from ..core.sound_files import fit_length, write_audio
+
+# %% auto #0
+__all__ = ['VideoError', 'read_frames', 'film_seconds', 'ResNetEye', 'pixel_eye', 'tile_features', 'video_features',
+           'follow_film', 'add_sound', 'find_eye', 'dub', 'sample_takes']
 
 # %% ../../nbs/apps/dub.ipynb #10aa931e
 _LONGEST_FILM = 3600.  # s

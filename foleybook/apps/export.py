@@ -8,20 +8,14 @@ from __future__ import annotations
 import copy, importlib.resources, json, math
 from dataclasses import asdict
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['Exportable', 'export_notes', 'export_program', 'export_onnx', 'export_vocoder']
-
-# %% ../../nbs/apps/export.ipynb #24ebe682
-#| code-fold: true
 import torch
 from torch import nn, Tensor
-
-# %% ../../nbs/apps/export.ipynb #983aaf06
-#| code-fold: true
 from .. import __version__
 from ..core.rendering import find_vocoder
 from ..vocoders import ISTFTVocoder
+
+# %% auto #0
+__all__ = ['Exportable', 'export_notes', 'export_program', 'export_onnx', 'export_vocoder']
 
 # %% ../../nbs/apps/export.ipynb #80fa6514
 class Exportable(nn.Module):

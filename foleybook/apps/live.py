@@ -6,18 +6,12 @@
 #| code-fold: true
 from __future__ import annotations
 import json, math, secrets, time, urllib.parse
+import numpy as np
+from fastcore.basics import patch
+from ..multitier_rnn import _spans, _units, Tier
 
 # %% auto #0
 __all__ = ['LivePlayer']
-
-# %% ../../nbs/apps/live.ipynb #f8687683
-#| code-fold: true
-import numpy as np
-from fastcore.basics import patch
-
-# %% ../../nbs/apps/live.ipynb #f2b8a5a3
-#| code-fold: true
-from ..multitier_rnn import _spans, _units, Tier
 
 # %% ../../nbs/apps/live.ipynb #9c1cc91d
 _PAGE = """<!doctype html><meta charset="utf-8"><title>foleybook: play</title>

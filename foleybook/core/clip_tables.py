@@ -9,22 +9,15 @@ import hashlib, json, math, os, re, sys, time, warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+import joblib, numpy as np, pandas as pd, torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from .files import TableError, write_text
+from .sound_files import audio_info, AudioError, read_audio
 
 # %% auto #0
 __all__ = ['COLUMNS', 'ClipTable', 'read_frame', 'write_params', 'load_params', 'interp_linear', 'trim_silence',
            'split_by_source', 'split_by_fold', 'in_test_split', 'split_table', 'onsets']
-
-# %% ../../nbs/core/clip_tables.ipynb #b9215a5e
-#| code-fold: true
-import joblib, numpy as np, pandas as pd, torch
-from fastcore.basics import patch
-from torch import Tensor
-from tqdm.auto import tqdm
-
-# %% ../../nbs/core/clip_tables.ipynb #ddf2652b
-#| code-fold: true
-from .files import TableError, write_text
-from .sound_files import audio_info, AudioError, read_audio
 
 # %% ../../nbs/core/clip_tables.ipynb #da7063f5
 COLUMNS = ["path", "label", "split", "fold", "start", "seconds", "source", "licence"]

@@ -8,21 +8,9 @@ from __future__ import annotations
 import hashlib, inspect, json, math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['CodeError', 'MelAutoencoder', 'map_hash', 'mel_cache', 'mel_loaders', 'VQLoss', 'distance_db', 'MelAutoencoderRecipe',
-           'check_codes', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments',
-           'filter_logits', 'draw_code', 'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'code_bits',
-           'held_out_bits', 'PriorRecipe']
-
-# %% ../../nbs/core/code_maps.ipynb #4c90f250
-#| code-fold: true
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
-
-# %% ../../nbs/core/code_maps.ipynb #4a9bf6f1
-#| code-fold: true
 from ..audio_features import GriffinLim, MelConfig, Sounds
 from .files import (
     atomic_folder, read_json, read_safetensors, write_safetensors)
@@ -31,6 +19,12 @@ from .rendering import find_vocoder, MelGenerator
 from .settings import SettingsError
 from .sound_files import unclipped
 from ..train.recipes import LoopRecipe
+
+# %% auto #0
+__all__ = ['CodeError', 'MelAutoencoder', 'map_hash', 'mel_cache', 'mel_loaders', 'VQLoss', 'distance_db', 'MelAutoencoderRecipe',
+           'check_codes', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments',
+           'filter_logits', 'draw_code', 'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'code_bits',
+           'held_out_bits', 'PriorRecipe']
 
 # %% ../../nbs/core/code_maps.ipynb #00fca3bb
 class CodeError(ValueError):

@@ -10,22 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+import numpy as np, pandas as pd
+from fastcore.basics import patch
+from .clip_tables import (
+    ClipTable, COLUMNS, interp_linear, load_params, read_frame, TableError)
+from .generator import Conditions
 
 # %% auto #0
 __all__ = ['read_folder', 'read_csv', 'read_esc', 'read_free_kinds', 'read_dcase2023', 'read_urbansound8k',
            'read_speech_commands', 'read_fsdd', 'read_ljspeech', 'read_vas', 'read_vggsound', 'read_params',
            'ClipConditions', 'open_dataset']
-
-# %% ../../nbs/core/data_sets.ipynb #5c8af961
-#| code-fold: true
-import numpy as np, pandas as pd
-from fastcore.basics import patch
-
-# %% ../../nbs/core/data_sets.ipynb #08949419
-#| code-fold: true
-from .clip_tables import (
-    ClipTable, COLUMNS, interp_linear, load_params, read_frame, TableError)
-from .generator import Conditions
 
 # %% ../../nbs/core/data_sets.ipynb #b403d2f1
 def snake_case(

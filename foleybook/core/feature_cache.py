@@ -11,13 +11,6 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
-
-# %% auto #0
-__all__ = ['CacheError', 'ClipCache', 'cache_folder', 'MelCache', 'WaveCache', 'MeanStd', 'joblib_workers', 'TensorAudio',
-           'TensorMel', 'CacheLoader', 'mel_dls', 'wave_dls']
-
-# %% ../../nbs/core/feature_cache.ipynb #f25ec319
-#| code-fold: true
 import joblib, numpy as np, torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import TensorBase, TensorCategory
@@ -25,9 +18,6 @@ from fastcore.basics import patch
 from fasttransform import Transform
 from filelock import FileLock
 from torch import Tensor
-
-# %% ../../nbs/core/feature_cache.ipynb #5c83654f
-#| code-fold: true
 from ..audio_features import (
     GriffinLim, log_mel, MelConfig, play_table, show_mel, show_wave)
 from foleybook.core.clip_tables import (
@@ -37,6 +27,10 @@ from .files import atomic_file, file_digest, write_text
 from .generator import Conditions
 from .sound_files import (
     audio_info, AudioError, fit_length, LONGEST, read_audio)
+
+# %% auto #0
+__all__ = ['CacheError', 'ClipCache', 'cache_folder', 'MelCache', 'WaveCache', 'MeanStd', 'joblib_workers', 'TensorAudio',
+           'TensorMel', 'CacheLoader', 'mel_dls', 'wave_dls']
 
 # %% ../../nbs/core/feature_cache.ipynb #c0e60d10
 class CacheError(RuntimeError):

@@ -8,19 +8,16 @@ from __future__ import annotations
 import argparse, errno, hashlib, json, os, pickle, re, shutil, zipfile
 from contextlib import contextmanager
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['CheckpointError', 'TableError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'pack_weights',
-           'read_safetensors', 'read_json', 'write_safetensors', 'file_digest', 'load_strict', 'read_published',
-           'published_weights']
-
-# %% ../../nbs/core/files.ipynb #d671c0cd
-#| code-fold: true
 import numpy as np, torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+# %% auto #0
+__all__ = ['CheckpointError', 'TableError', 'atomic_file', 'write_text', 'atomic_folder', 'held_folder', 'pack_weights',
+           'read_safetensors', 'read_json', 'write_safetensors', 'file_digest', 'load_strict', 'read_published',
+           'published_weights']
 
 # %% ../../nbs/core/files.ipynb #3e08fad5
 class CheckpointError(RuntimeError):

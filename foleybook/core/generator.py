@@ -11,23 +11,11 @@ from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-# %% auto #0
-__all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
-           'class_numbers', 'Published', 'shipped_models', 'model_folder', 'Pretrained', 'crossfaded', 'Generator',
-           'Pipeline', 'peak_memory_mb', 'playground']
-
-# %% ../../nbs/core/generator.ipynb #281c6b56
-#| code-fold: true
 import numpy as np, torch, torch.nn.functional as F
-from fastcore.basics import patch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import safe_open, SafetensorError
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
-
-# %% ../../nbs/core/generator.ipynb #5189ecaf
-#| code-fold: true
 from .. import __version__
 from ..audio_features import CEILING, Finish, SamplingError, Sounds
 from .files import (
@@ -36,6 +24,11 @@ from .files import (
 from .settings import (
     config_hash, from_plain, known_class, near, SettingsError, to_plain)
 from .sound_files import fit_length, read_audio, resample
+
+# %% auto #0
+__all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
+           'class_numbers', 'Published', 'shipped_models', 'model_folder', 'Pretrained', 'crossfaded', 'Generator',
+           'Pipeline', 'peak_memory_mb', 'playground']
 
 # %% ../../nbs/core/generator.ipynb #627c4e1b
 def mix_seed(

@@ -8,24 +8,18 @@ from __future__ import annotations
 import copy, math, time
 from dataclasses import replace
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'find_vocoder', 'MelGenerator', 'joined']
-
-# %% ../../nbs/core/rendering.ipynb #2d2b8602
-#| code-fold: true
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
-
-# %% ../../nbs/core/rendering.ipynb #55fa2789
-#| code-fold: true
 from ..audio_features import GriffinLim, log_mel, MelConfig
 from .files import CheckpointError
 from .generator import Conditions, crossfaded, Pipeline, Pretrained
 from .sound_files import fit_length
+
+# %% auto #0
+__all__ = ['Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'find_vocoder', 'MelGenerator', 'joined']
 
 # %% ../../nbs/core/rendering.ipynb #5e23911b
 class Conv1d(nn.Conv1d):

@@ -9,19 +9,13 @@ import io, json, math, os, re, struct, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+import numpy as np, soundfile as sf, torch, torch.nn.functional as F
+from torch import Tensor
+from .files import atomic_file, TableError
 
 # %% auto #0
 __all__ = ['AudioError', 'AudioInfo', 'audio_info', 'resample', 'read_audio', 'write_audio', 'fit_length', 'unclipped',
            'match_loudness', 'recordings', 'saved_rows']
-
-# %% ../../nbs/core/sound_files.ipynb #79183c2d
-#| code-fold: true
-import numpy as np, soundfile as sf, torch, torch.nn.functional as F
-from torch import Tensor
-
-# %% ../../nbs/core/sound_files.ipynb #00bf41dc
-#| code-fold: true
-from .files import atomic_file, TableError
 
 # %% ../../nbs/core/sound_files.ipynb #5d1deba2
 class AudioError(ValueError):

@@ -5,28 +5,15 @@
 # %% ../../nbs/judge/embedders.ipynb #39fbf14f
 #| code-fold: true
 from __future__ import annotations
-import hashlib, json, math, os, pickletools, sys, time, typing, warnings
+import hashlib, math, os, pickletools, sys, time, typing, warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable, NamedTuple
-
-# %% auto #0
-__all__ = ['HAND_MADE', 'Embedder', 'LogMelStatistics', 'band_levels', 'onset_strength', 'autocorrelation', 'HandMade',
-           'SecondListener', 'Aisfx', 'VGGish', 'MelClassifierConfig', 'MelClassifier', 'MelceptionConfig',
-           'MelceptionOut', 'Melception', 'MelEmbedder', 'RollAndMask', 'classification_loss', 'ClassifierRecipe',
-           'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'sounds_of', 'Embeddings', 'with_progress',
-           'embed_clips', 'Gaussian', 'read_gt_embedding']
-
-# %% ../../nbs/judge/embedders.ipynb #657ea031
-#| code-fold: true
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.metrics import accuracy
 from fastcore.basics import patch
 from torch import nn, Tensor
-
-# %% ../../nbs/judge/embedders.ipynb #90d39e26
-#| code-fold: true
 from ..audio_features import log_mel, mel_filterbank, MelConfig, Sounds
 from ..core.clip_tables import ClipTable, TableError
 from ..core.data_sets import open_dataset
@@ -37,6 +24,13 @@ from ..core.generator import Pretrained
 from ..core.sound_files import (
     AudioError, fit_length, read_audio, resample, saved_rows)
 from ..train.recipes import LoopRecipe
+
+# %% auto #0
+__all__ = ['HAND_MADE', 'Embedder', 'LogMelStatistics', 'band_levels', 'onset_strength', 'autocorrelation', 'HandMade',
+           'SecondListener', 'Aisfx', 'VGGish', 'MelClassifierConfig', 'MelClassifier', 'MelceptionConfig',
+           'MelceptionOut', 'Melception', 'MelEmbedder', 'RollAndMask', 'classification_loss', 'ClassifierRecipe',
+           'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'sounds_of', 'Embeddings', 'with_progress',
+           'embed_clips', 'Gaussian', 'read_gt_embedding']
 
 # %% ../../nbs/judge/embedders.ipynb #768ce325
 class Embedder(nn.Module):

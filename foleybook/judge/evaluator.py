@@ -11,19 +11,9 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
-
-# %% auto #0
-__all__ = ['MEASURES', 'SUMMARY', 'BESIDE', 'Verdicts', 'told_apart', 'Measure', 'Probe', 'fit_probe', 'training_clips',
-           'Evaluation', 'evaluate', 'dcase_scores']
-
-# %% ../../nbs/judge/evaluator.ipynb #eadaaac5
-#| code-fold: true
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch import Tensor
-
-# %% ../../nbs/judge/evaluator.ipynb #4b6081c5
-#| code-fold: true
 from ..audio_features import mel_centres
 from ..core.data_sets import open_dataset
 from ..core.files import atomic_folder, CheckpointError, read_json
@@ -38,6 +28,10 @@ from ..evaluation import (
 from .embedders import (
     Aisfx, Clips, embed_clips, Embedder, Embeddings, find_embedder, HandMade,
     read_gt_embedding, SecondListener)
+
+# %% auto #0
+__all__ = ['MEASURES', 'SUMMARY', 'BESIDE', 'Verdicts', 'told_apart', 'Measure', 'Probe', 'fit_probe', 'training_clips',
+           'Evaluation', 'evaluate', 'dcase_scores']
 
 # %% ../../nbs/judge/evaluator.ipynb #69911d3f
 class Verdicts(NamedTuple):

@@ -10,17 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-
-# %% auto #0
-__all__ = ['FAMILIES', 'LEADERBOARD', 'AGAINST', 'ShapedNoiseConfig', 'ShapedNoise', 'ShapedNoiseRecipe', 'find_families',
-           'split_for_judging', 'leaderboard', 'draw_leaderboard', 'leaderboard_table', 'leaderboard_basis']
-
-# %% ../../nbs/judge/leaderboard.ipynb #e7277165
-#| code-fold: true
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-
-# %% ../../nbs/judge/leaderboard.ipynb #021c05f6
-#| code-fold: true
 from ..audio_features import SamplingError
 from ..core.clip_tables import (
     ClipTable, in_test_split, split_by_fold, split_by_source, TableError)
@@ -35,6 +25,10 @@ from .evaluator import (
     _apart_measures, _home, _told, _with_shapes, evaluate, MEASURES, training_clips)
 from ..train.recipes import all_recipes, find_recipe, Recipe
 from ..training import TrainingError
+
+# %% auto #0
+__all__ = ['FAMILIES', 'LEADERBOARD', 'AGAINST', 'ShapedNoiseConfig', 'ShapedNoise', 'ShapedNoiseRecipe', 'find_families',
+           'split_for_judging', 'leaderboard', 'draw_leaderboard', 'leaderboard_table', 'leaderboard_basis']
 
 # %% ../../nbs/judge/leaderboard.ipynb #d867c99c
 @dataclass

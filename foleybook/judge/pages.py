@@ -9,21 +9,15 @@ import csv
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+import torch
+from torch import Tensor
+from ..audio_features import audio_data_uri, mel_data_uri
+from ..core.files import TableError
+from ..core.sound_files import AudioError, match_loudness, read_audio, saved_rows
 
 # %% auto #0
 __all__ = ['STYLE', 'TEMPLATES', 'EDITS', 'Listing', 'clips_of', 'Player', 'player', 'clip_player', 'environment', 'page',
            'gallery_page', 'edits_page']
-
-# %% ../../nbs/judge/pages.ipynb #1fe7cbd3
-#| code-fold: true
-import torch
-from torch import Tensor
-
-# %% ../../nbs/judge/pages.ipynb #45786952
-#| code-fold: true
-from ..audio_features import audio_data_uri, mel_data_uri
-from ..core.files import TableError
-from ..core.sound_files import AudioError, match_loudness, read_audio, saved_rows
 
 # %% ../../nbs/judge/pages.ipynb #a0604205
 STYLE = """

@@ -7,17 +7,7 @@
 from __future__ import annotations
 import base64, io, json, math
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['report_page', 'save_report', 'leaderboard_page', 'save_leaderboard', 'roundtrip_page', 'save_roundtrip',
-           'listening_page', 'listening_scores']
-
-# %% ../../nbs/judge/reports.ipynb #7e0156b4
-#| code-fold: true
 import numpy as np, pandas as pd, torch
-
-# %% ../../nbs/judge/reports.ipynb #82f62a7c
-#| code-fold: true
 from ..core.files import atomic_folder, write_text
 from ..evaluation import bootstrap, Interval
 from .embedders import Clips
@@ -26,6 +16,10 @@ from .leaderboard import (
     AGAINST, draw_leaderboard, leaderboard_basis, leaderboard_table)
 from .pages import clip_player, page, TEMPLATES
 from .roundtrip import roundtrip_table
+
+# %% auto #0
+__all__ = ['report_page', 'save_report', 'leaderboard_page', 'save_leaderboard', 'roundtrip_page', 'save_roundtrip',
+           'listening_page', 'listening_scores']
 
 # %% ../../nbs/judge/reports.ipynb #e78cd7a0
 TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player, table %}

@@ -9,17 +9,8 @@ import hashlib, json, math, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-# %% auto #0
-__all__ = ['Way', 'ways_back', 'roundtrip', 'roundtrip_table']
-
-# %% ../../nbs/judge/roundtrip.ipynb #5512a284
-#| code-fold: true
 import numpy as np, pandas as pd, torch
 from torch import Tensor
-
-# %% ../../nbs/judge/roundtrip.ipynb #7ba236af
-#| code-fold: true
 from ..audio_features import GriffinLim, log_mel, MelConfig, safe_name
 from ..core.clip_tables import ClipTable, LOUDEST, TableError
 from ..core.files import atomic_folder, write_text
@@ -33,6 +24,9 @@ from ..evaluation import (
 from .embedders import Clips, embed_clips, find_embedder, with_progress
 from .evaluator import (
     _second_listener, _with_shapes, fit_probe, MADE, told_apart)
+
+# %% auto #0
+__all__ = ['Way', 'ways_back', 'roundtrip', 'roundtrip_table']
 
 # %% ../../nbs/judge/roundtrip.ipynb #7cac8e43
 @dataclass

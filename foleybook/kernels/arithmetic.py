@@ -6,20 +6,14 @@
 #| code-fold: true
 from __future__ import annotations
 import math
-
-# %% auto #0
-__all__ = ['exponential', 'elu', 'add_glu', 'add_product', 'shares', 'look_back', 'kth_largest', 'choose']
-
-# %% ../../nbs/kernels/arithmetic.ipynb #4b941e85
-#| code-fold: true
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-
-# %% ../../nbs/kernels/arithmetic.ipynb #f1ec9175
-#| code-fold: true
 from .compiling import compiled
+
+# %% auto #0
+__all__ = ['exponential', 'elu', 'add_glu', 'add_product', 'shares', 'look_back', 'kth_largest', 'choose']
 
 # %% ../../nbs/kernels/arithmetic.ipynb #d874edb9
 @intrinsic

@@ -7,18 +7,12 @@
 from __future__ import annotations
 import math
 from typing import NamedTuple
+import numpy as np
+from .arithmetic import add_product, choose, exponential, look_back
+from .compiling import compiled
 
 # %% auto #0
 __all__ = []
-
-# %% ../../nbs/kernels/cached_attention.ipynb #d671abad
-#| code-fold: true
-import numpy as np
-
-# %% ../../nbs/kernels/cached_attention.ipynb #9ff2e183
-#| code-fold: true
-from .arithmetic import add_product, choose, exponential, look_back
-from .compiling import compiled
 
 # %% ../../nbs/kernels/cached_attention.ipynb #c04cbba5
 #| code-fold: true

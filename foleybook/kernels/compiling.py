@@ -9,13 +9,10 @@ from contextlib import contextmanager
 from functools import partial
 from glob import escape
 from pathlib import Path
+from filelock import FileLock
 
 # %% auto #0
 __all__ = ['shared_code', 'compiled']
-
-# %% ../../nbs/kernels/compiling.ipynb #7f775e7e
-#| code-fold: true
-from filelock import FileLock
 
 # %% ../../nbs/kernels/compiling.ipynb #5d0e7a22
 def shared_code(

@@ -7,20 +7,14 @@
 from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
+import numpy as np, torch
+from torch import Tensor
+from .arithmetic import add_product, exponential
+from .compiling import compiled
 
 # %% auto #0
 __all__ = ['Matrices', 'GRUWeights', 'rounded', 'scaled_product', 'gru_gates', 'draw_by_share', 'gru_codes', 'gru_forward',
            'gru_backward', 'GRUOverTime']
-
-# %% ../../nbs/kernels/gated_cells.ipynb #3a4be35c
-#| code-fold: true
-import numpy as np, torch
-from torch import Tensor
-
-# %% ../../nbs/kernels/gated_cells.ipynb #54c45553
-#| code-fold: true
-from .arithmetic import add_product, exponential
-from .compiling import compiled
 
 # %% ../../nbs/kernels/gated_cells.ipynb #274fd602
 class Matrices(NamedTuple):

@@ -6,18 +6,15 @@
 #| code-fold: true
 from __future__ import annotations
 import operator
-
-# %% auto #0
-__all__ = ['mel_of', 'reach', 'rounds_of']
-
-# %% ../../nbs/kernels/log_mel.ipynb #42fcc93d
-#| code-fold: true
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import (
     intrinsic, lower_builtin, models, register_model, type_callable)
+
+# %% auto #0
+__all__ = ['mel_of', 'reach', 'rounds_of']
 
 # %% ../../nbs/kernels/log_mel.ipynb #343de5ca
 class Lanes(types.Type):

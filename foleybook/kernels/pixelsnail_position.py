@@ -6,19 +6,13 @@
 #| code-fold: true
 from __future__ import annotations
 from typing import NamedTuple
-
-# %% auto #0
-__all__ = ['Affines', 'Memory', 'Facts']
-
-# %% ../../nbs/kernels/pixelsnail_position.ipynb #9346564b
-#| code-fold: true
 import numpy as np
-
-# %% ../../nbs/kernels/pixelsnail_position.ipynb #c1e46dd2
-#| code-fold: true
 from .arithmetic import (
     add_glu, add_product, choose, elu, exponential, look_back)
 from .compiling import compiled
+
+# %% auto #0
+__all__ = ['Affines', 'Memory', 'Facts']
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #3e6ec75f
 class Affines(NamedTuple):

@@ -10,21 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-# %% auto #0
-__all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'unet_preset', 'AutoencoderConfig', 'Posterior', 'AheadHalve',
-           'PlainStage', 'AutoencoderKL', 'MelImageDiffusionConfig', 'MelImageDiffusion', 'PackedConv2d', 'prepared',
-           'MelImageRecipe', 'write_images', 'read_images', 'loop_beats', 'scheduler_settings']
-
-# %% ../../nbs/published/audio_diffusion.ipynb #8a58f120
-#| code-fold: true
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
-
-# %% ../../nbs/published/audio_diffusion.ipynb #bf66d50c
-#| code-fold: true
 from ..audio_features import (
     GriffinLim, image_to_mel, log_mel, mel_to_image, mel_values, MelConfig)
 from ..core.code_maps import mel_loaders
@@ -39,6 +28,11 @@ from ..diffwave import (
     sample_ddpm, time_grid)
 from ..spectrogram_diffusion import (
     asked_label, Attention, Halve, Stage, UNet, UNetConfig)
+
+# %% auto #0
+__all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'unet_preset', 'AutoencoderConfig', 'Posterior', 'AheadHalve',
+           'PlainStage', 'AutoencoderKL', 'MelImageDiffusionConfig', 'MelImageDiffusion', 'PackedConv2d', 'prepared',
+           'MelImageRecipe', 'write_images', 'read_images', 'loop_beats', 'scheduler_settings']
 
 # %% ../../nbs/published/audio_diffusion.ipynb #7a7a477b
 @dataclass

@@ -6,13 +6,10 @@
 #| code-fold: true
 from __future__ import annotations
 import re
+from ..core.files import CheckpointError
 
 # %% auto #0
 __all__ = []
-
-# %% ../../nbs/published/audyn.ipynb #c8230455
-#| code-fold: true
-from ..core.files import CheckpointError
 
 # %% ../../nbs/published/audyn.ipynb #57d7db7c
 #| code-fold: true

@@ -7,16 +7,7 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass, field
-
-# %% auto #0
-__all__ = ['BigVGANRecipe']
-
-# %% ../../nbs/published/bigvgan.ipynb #6a16e879
-#| code-fold: true
 from fastcore.basics import patch
-
-# %% ../../nbs/published/bigvgan.ipynb #399dc246
-#| code-fold: true
 from ..audio_features import MelConfig
 from ..core.rendering import fold_weight_norm
 from .audyn import _upsampling_sizes, _weight_of
@@ -25,6 +16,9 @@ from .hifigan import (
 from ..vocoders import (
     AdversarialRecipe, BigVGAN, BigVGANConfig, Jury, MPD_WIDTHS,
     MultiPeriodDiscriminator, MultiResolutionDiscriminator)
+
+# %% auto #0
+__all__ = ['BigVGANRecipe']
 
 # %% ../../nbs/published/bigvgan.ipynb #88fbe4f6
 #| code-fold: true

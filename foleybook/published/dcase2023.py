@@ -9,25 +9,19 @@ import argparse, re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
-
-# %% auto #0
-__all__ = ['VQVAE_PRESETS', 'InPlaceBlock', 'PlainCounts', 'PublishedVQVAEConfig', 'PublishedVQVAE', 'published_keys',
-           'PublishedVQVAERecipe', 'published_key', 'pixelsnail_config']
-
-# %% ../../nbs/published/dcase2023.ipynb #98525275
-#| code-fold: true
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
-
-# %% ../../nbs/published/dcase2023.ipynb #cb6c7ff2
-#| code-fold: true
 from ..audio_features import MelConfig
 from ..codebooks import (
     ResBlock2d, VectorQuantizer, VQVAE, VQVAEConfig, VQVAERecipe)
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_published)
 from ..pixelsnail import PixelSNAIL, PixelSNAILConfig
+
+# %% auto #0
+__all__ = ['VQVAE_PRESETS', 'InPlaceBlock', 'PlainCounts', 'PublishedVQVAEConfig', 'PublishedVQVAE', 'published_keys',
+           'PublishedVQVAERecipe', 'published_key', 'pixelsnail_config']
 
 # %% ../../nbs/published/dcase2023.ipynb #75163662
 class InPlaceBlock(ResBlock2d):

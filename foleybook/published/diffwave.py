@@ -6,17 +6,8 @@
 #| code-fold: true
 from __future__ import annotations
 import math, re
-
-# %% auto #0
-__all__ = ['to_published', 'from_published', 'published_config', 'average_weights', 'published_optimizer', 'published_sizes']
-
-# %% ../../nbs/published/diffwave.ipynb #b995da99
-#| code-fold: true
 import torch
 from fastcore.basics import patch
-
-# %% ../../nbs/published/diffwave.ipynb #18d5d60d
-#| code-fold: true
 from ..audio_features import MelConfig
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_published)
@@ -24,6 +15,9 @@ from ..diffwave import DiffusionProcess, DiffWave, DiffWaveConfig, WaveNetConfig
 from ..sashimi import (
     S4, S4Config, Sashimi, SashimiBlock, SashimiConfig, SashimiNetConfig, SashimiWave,
     SashimiWaveConfig, StateSpace)
+
+# %% auto #0
+__all__ = ['to_published', 'from_published', 'published_config', 'average_weights', 'published_optimizer', 'published_sizes']
 
 # %% ../../nbs/published/diffwave.ipynb #4b52f515
 #| code-fold: true

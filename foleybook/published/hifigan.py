@@ -8,16 +8,7 @@ from __future__ import annotations
 import math, re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['HiFiGANRecipe']
-
-# %% ../../nbs/published/hifigan.ipynb #93c3bd9c
-#| code-fold: true
 from fastcore.basics import patch
-
-# %% ../../nbs/published/hifigan.ipynb #883da60d
-#| code-fold: true
 from ..audio_features import MelConfig
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_json)
@@ -26,6 +17,9 @@ from .audyn import _count, _from_audyn, _upsampling_sizes, _weight_of
 from ..vocoders import (
     AdversarialRecipe, HiFiGAN, HiFiGANConfig, MultiPeriodDiscriminator,
     MultiResolutionDiscriminator, MultiScaleDiscriminator)
+
+# %% auto #0
+__all__ = ['HiFiGANRecipe']
 
 # %% ../../nbs/published/hifigan.ipynb #a09b7a89
 #| code-fold: true

@@ -7,19 +7,10 @@
 from __future__ import annotations
 import math, re
 from dataclasses import dataclass, field
-
-# %% auto #0
-__all__ = ['melgan_mel', 'MelGANConfig', 'Mirror', 'MelGANBlock', 'MelGAN', 'MelGANDiscriminator', 'MelGANRecipe']
-
-# %% ../../nbs/published/melgan.ipynb #8b1ab1a0
-#| code-fold: true
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils.parametrizations import weight_norm
-
-# %% ../../nbs/published/melgan.ipynb #f786c1f6
-#| code-fold: true
 from ..audio_features import MelConfig
 from ..core.files import CheckpointError
 from ..core.rendering import (
@@ -28,6 +19,9 @@ from .audyn import _count, _weight_of
 from .hifigan import _load_original, _weights, _where
 from ..vocoders import (
     _check_rates, _frames_seen, _layer_sizes, AdversarialRecipe, Judged)
+
+# %% auto #0
+__all__ = ['melgan_mel', 'MelGANConfig', 'Mirror', 'MelGANBlock', 'MelGAN', 'MelGANDiscriminator', 'MelGANRecipe']
 
 # %% ../../nbs/published/melgan.ipynb #5fe1224f
 def melgan_mel()->MelConfig: # the front end

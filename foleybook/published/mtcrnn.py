@@ -9,23 +9,17 @@ import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
-
-# %% auto #0
-__all__ = ['PublishedTierConfig', 'PublishedTier', 'published_loss', 'PublishedTierRecipe']
-
-# %% ../../nbs/published/mtcrnn.ipynb #a8f27162
-#| code-fold: true
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
-
-# %% ../../nbs/published/mtcrnn.ipynb #e44a1b84
-#| code-fold: true
 from ..core.files import CheckpointError, load_strict, published_weights
 from ..core.settings import SettingsError
 from foleybook.multitier_rnn import (
     AudioTier, AudioTierConfig, param_loss, ParamOut, ParamTier, ParamTierConfig,
     ParamTierRecipe, Tier)
+
+# %% auto #0
+__all__ = ['PublishedTierConfig', 'PublishedTier', 'published_loss', 'PublishedTierRecipe']
 
 # %% ../../nbs/published/mtcrnn.ipynb #4776e494
 @dataclass

@@ -7,23 +7,17 @@
 from __future__ import annotations
 import math, re
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['VGGMaps', 'first_stage']
-
-# %% ../../nbs/published/specvqgan.ipynb #9ab4031b
-#| code-fold: true
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-
-# %% ../../nbs/published/specvqgan.ipynb #8dd964b7
-#| code-fold: true
 from ..audio_features import MelConfig
 from ..core.files import CheckpointError, load_strict, published_weights
 from ..spectrogram_vqgan import (
     LPAPS, PatchDiscriminator, SpectrogramVQGAN, VQGAN_PRESETS, VQGANConfig)
 from ..transformer import code_order, CodeGPT, ORDERS, TransformerConfig
+
+# %% auto #0
+__all__ = ['VGGMaps', 'first_stage']
 
 # %% ../../nbs/published/specvqgan.ipynb #cb62ae34
 #| code-fold: true

@@ -7,21 +7,12 @@
 from __future__ import annotations
 import csv, importlib.util, json, math, os, secrets, shutil, sys, time, warnings
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['LineLogger', 'StepLines', 'reduce_mean', 'History', 'read_checkpoint', 'Checkpoint', 'AudioLogger']
-
-# %% ../../nbs/train/checkpoints.ipynb #68de8525
-#| code-fold: true
 import numpy as np, torch, torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from torch import Tensor
-
-# %% ../../nbs/train/checkpoints.ipynb #d239b35d
-#| code-fold: true
 from ..audio_features import SamplingError, Sounds
 from ..core.files import (
     atomic_folder, CheckpointError, file_digest, load_strict, read_json,
@@ -29,6 +20,9 @@ from ..core.files import (
 from ..core.generator import (
     peak_memory_mb, preserve_rng, rng_state, set_rng_state)
 from ..training import EMA, load_optimizer, StepDL, unwrap
+
+# %% auto #0
+__all__ = ['LineLogger', 'StepLines', 'reduce_mean', 'History', 'read_checkpoint', 'Checkpoint', 'AudioLogger']
 
 # %% ../../nbs/train/checkpoints.ipynb #c1b93383
 class LineLogger:

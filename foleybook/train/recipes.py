@@ -12,20 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
-
-# %% auto #0
-__all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe', 'learner',
-           'by_preset', 'StagedRecipe', 'teller', 'train_stage']
-
-# %% ../../nbs/train/recipes.ipynb #a2f0c50d
-#| code-fold: true
 import torch
-from fastcore.basics import patch
 from fastcore.imports import IN_NOTEBOOK
 from torch import nn
-
-# %% ../../nbs/train/recipes.ipynb #80b4729e
-#| code-fold: true
 from ..audio_features import Sounds
 from ..core.files import CheckpointError, held_folder, read_json, write_text
 from ..core.generator import (
@@ -33,6 +22,10 @@ from ..core.generator import (
 from ..core.settings import (
     changed, config_hash, from_plain, known_class, near, SettingsError, to_plain)
 from .presets import PRESETS
+
+# %% auto #0
+__all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe', 'learner',
+           'by_preset', 'StagedRecipe', 'teller', 'train_stage']
 
 # %% ../../nbs/train/recipes.ipynb #3156a3cb
 @dataclass
