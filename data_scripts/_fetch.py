@@ -137,7 +137,7 @@ def main(name, about, reader, fetch, argv=None):
     p.add_argument("--quiet", action="store_true", help="print errors only")
     o = p.parse_args(argv)
     from foleybook.core import data_sets
-    from foleybook.core.clip_tables import TableError
+    from foleybook.core.files import TableError
 
     warnings.showwarning = lambda message, *args, **kwargs: print(message, file=sys.stderr)
     try:

@@ -16,7 +16,7 @@ def main(argv=None):
     p.add_argument("--seed", type=int, default=0, help="same seed, same set (%(default)s)")
     p.add_argument("--quiet", action="store_true", help="print errors only")
     o = p.parse_args(argv)
-    from foleybook.core.clip_tables import TableError
+    from foleybook.core.files import TableError
     from foleybook.sound_data import make_procedural
 
     try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .judge.evaluator import evaluate
 
 _HOMES = dict(evaluate="judge.evaluator", playground="core.generator", Conditions="core.generator", Generator="core.generator",
-              MelConfig="audio_features", Sounds="audio_features")
+              MelConfig="audio_features", Sounds="core.sounds")
 
 
 def load(

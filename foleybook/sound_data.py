@@ -11,8 +11,8 @@ from pathlib import Path
 import joblib, numpy as np, pandas as pd, torch
 from scipy import signal
 from torch import Tensor
-from .core.clip_tables import (
-    _bounded, ClipTable, counted, TableError, write_params)
+from .core.clip_tables import _bounded, ClipTable, counted, write_params
+from .core.files import TableError
 from .core.sound_files import LONGEST, write_audio
 
 # %% auto #0

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from foleybook import audio_features
 from foleybook.audio_features import (
-    GriffinLim, MelConfig, MelMismatch, SamplingError, Sounds, audio_data_uri, frame_features, image_to_mel, log_mel,
-    mel_data_uri, mel_filterbank, mel_to_image, mel_to_linear, mel_values, mu_law_decode, mu_law_encode, play,
-    play_table, safe_name)
+    GriffinLim, MelConfig, MelMismatch, frame_features, image_to_mel, log_mel, mel_filterbank, mel_to_image,
+    mel_to_linear, mel_values, mu_law_decode, mu_law_encode)
+from foleybook.core.players import audio_data_uri, mel_data_uri, play, play_table
+from foleybook.core.sounds import SamplingError, Sounds, safe_name
 from foleybook.core.sound_files import (
     AudioError, audio_info, fit_length, match_loudness, read_audio, resample, write_audio)
 

@@ -17,7 +17,8 @@ import torch
 from foleybook.core import feature_cache
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
 from foleybook.core.data_sets import open_dataset
-from foleybook.core.clip_tables import ClipTable, TableError
+from foleybook.core.clip_tables import ClipTable
+from foleybook.core.files import TableError
 from foleybook.core.feature_cache import CacheError, MelCache, WaveCache, mel_dls
 
 pytestmark = pytest.mark.slow

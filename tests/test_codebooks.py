@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch
 from foleybook.codebooks import (
-    FSQ, VQVAE, CascadeRecipe, ResidualVQ, UnigramRecipe, VectorQuantizer, VQVAEConfig, VQVAERecipe,
-    kmeans, nearest_code, noise_texture)
+    FSQ, VQVAE, ResidualVQ, VectorQuantizer, VQVAEConfig, kmeans, nearest_code, noise_texture)
+from foleybook.train.codebooks import CascadeRecipe, UnigramRecipe, VQVAERecipe
 from foleybook.core.code_maps import (
     Cascade, CodeError, CodeTable, PriorConfig, UnigramPrior, augment_codes, encode_table)
 from foleybook.published.dcase2023 import (
@@ -264,8 +264,10 @@ def test_quirks_are_the_published_models_own(tmp_path):
 
 def test_one_base_for_every_mel_autoencoder():
     from foleybook.core.code_maps import MelAutoencoder, MelAutoencoderRecipe
-    from foleybook.spectrogram_diffusion import MelVAE, MelVAERecipe
-    from foleybook.spectrogram_vqgan import SpectrogramVQGAN, VQGANRecipe
+    from foleybook.spectrogram_diffusion import MelVAE
+    from foleybook.train.spectrogram_diffusion import MelVAERecipe
+    from foleybook.spectrogram_vqgan import SpectrogramVQGAN
+    from foleybook.train.spectrogram_vqgan import VQGANRecipe
     for model, recipe in ((VQVAE, VQVAERecipe), (SpectrogramVQGAN, VQGANRecipe), (MelVAE, MelVAERecipe)):
         for name in ("mel", "time_stride", "with_grain", "listen"):
             assert getattr(model, name) is getattr(MelAutoencoder, name)

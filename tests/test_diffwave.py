@@ -10,9 +10,10 @@ from torch import nn
 
 from foleybook.audio_features import MelConfig, log_mel
 from foleybook.diffwave import (
-    SAMPLERS, DiffWave, DiffWaveConfig, DiffWaveRecipe, DiffusionProcess, WaveNet, WaveNetConfig, align_steps, guided,
-    diffuse, diffusion_loss, gained, without_weight_norm, join_prediction, keeping, looping, sample_ddim, sample_ddpm,
-    sample_dpm, sample_euler, sample_heun, split_prediction, time_grid, told_classes)
+    SAMPLERS, DiffWave, DiffWaveConfig, DiffusionProcess, WaveNet, WaveNetConfig, align_steps, guided, diffuse,
+    diffusion_loss, gained, without_weight_norm, join_prediction, keeping, looping, sample_ddim, sample_ddpm,
+    sample_dpm, sample_euler, sample_heun, split_prediction, time_grid)
+from foleybook.train.diffwave import DiffWaveRecipe, told_classes
 from foleybook.published.diffwave import average_weights
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Generator, ItemNoise

@@ -17,13 +17,14 @@ import torch
 from foleybook import evaluation as ev
 from foleybook.judge import embedders as em, evaluator as judging, leaderboard as boards, reports
 from foleybook.judge.pages import gallery_page
-from foleybook.audio_features import Sounds
+from foleybook.core.sounds import Sounds
 from foleybook.core.sound_files import write_audio
 from foleybook.apps.cli import main
 from foleybook.core.data_sets import open_dataset, read_folder
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Conditions, Generator
-from foleybook.core.clip_tables import ClipTable, TableError
+from foleybook.core.clip_tables import ClipTable
+from foleybook.core.files import TableError
 from foleybook.sound_data import procedural_sound
 from hypothesis import given, settings
 from hypothesis import strategies as st

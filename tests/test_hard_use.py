@@ -17,16 +17,19 @@ import foleybook
 from foleybook import codebooks, evaluation
 from foleybook.judge import leaderboard as boards
 from foleybook.apps import cli
-from foleybook.audio_features import MelConfig, MelMismatch, listed_sounds
+from foleybook.audio_features import MelConfig, MelMismatch
+from foleybook.core.sounds import listed_sounds
 from foleybook.core.sound_files import AudioError, read_audio, write_audio
 from foleybook.apps.cli import main
-from foleybook.codebooks import CascadeRecipe, VQVAEConfig, VQVAERecipe
+from foleybook.codebooks import VQVAEConfig
+from foleybook.train.codebooks import CascadeRecipe, VQVAERecipe
 from foleybook.core.code_maps import CodeTable
 from foleybook.core.data_sets import open_dataset
 from foleybook.core.files import CheckpointError, held_folder
 from foleybook.train.presets import GROUPS, PRESETS
 from foleybook.train.recipes import Recipe, find_recipe
-from foleybook.core.clip_tables import ClipTable, TableError
+from foleybook.core.clip_tables import ClipTable
+from foleybook.core.files import TableError
 from foleybook.core.feature_cache import MelCache
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 

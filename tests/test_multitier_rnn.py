@@ -19,19 +19,22 @@ import torch
 from chromium import CHROMIUM, NEEDS, Browser
 
 from foleybook import multitier_rnn
-from foleybook.audio_features import SamplingError
+from foleybook.core.sounds import SamplingError
 from foleybook.apps.cli import load_generator
 from foleybook.core.data_sets import open_dataset
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Conditions, Pretrained
 from foleybook.apps.live import LivePlayer
 from foleybook.published.mtcrnn import PublishedTier, PublishedTierConfig, published_loss
+from foleybook.core.control_tracks import (
+    Gesture, Tracks, extract_tracks, follow_row, glide, onset_samples, steps, vibrato, wander)
 from foleybook.multitier_rnn import (
-    AudioTier, AudioTierConfig, AudioTierRecipe, Gesture, ParamTier, ParamTierConfig, Tier, TierStack,
-    TierStackConfig, TierStackRecipe, Tracks, extract_tracks, follow_row, generate, generate_plain, glide, gru_over_time,
-    onset_samples, param_loss, steps, vibrato, wander)
+    AudioTier, AudioTierConfig, ParamTier, ParamTierConfig, Tier, TierStack, TierStackConfig, generate,
+    generate_plain, gru_over_time, param_loss)
+from foleybook.train.multitier_rnn import AudioTierRecipe, TierStackRecipe
 from foleybook.core.settings import SettingsError
-from foleybook.core.clip_tables import TableError, write_params
+from foleybook.core.clip_tables import write_params
+from foleybook.core.files import TableError
 from foleybook.core.feature_cache import WaveCache
 from foleybook.sound_data import make_procedural, procedural_sound
 

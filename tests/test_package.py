@@ -41,7 +41,7 @@ def test_unknown_names_are_attribute_errors():
 
 def test_the_face_of_the_package():
     "What `fb.` offers, with the annotations that editors see"
-    from foleybook.audio_features import Sounds
+    from foleybook.core.sounds import Sounds
     from foleybook.core.generator import Conditions, Generator, playground
 
     assert set(fb.__all__) <= set(dir(fb)) and all(getattr(fb, name) for name in fb.__all__)

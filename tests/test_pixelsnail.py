@@ -12,7 +12,8 @@ from foleybook.audio_features import GriffinLim, MelConfig
 from foleybook.codebooks import VQVAE, VQVAEConfig
 from foleybook.core.code_maps import Cascade, CodeError
 from foleybook.core.code_maps import draw_code
-from foleybook.pixelsnail import CachedPixelSNAIL, PixelSNAIL, PixelSNAILConfig
+from foleybook.core.cached_pixelsnail import CachedPixelSNAIL
+from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import ItemNoise
 from hypothesis import HealthCheck, given, settings

@@ -13,11 +13,11 @@ import torch
 from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, STACKS, Data, of_each_kind, shrunk
 
 from foleybook.apps import cli
-from foleybook.codebooks import CascadeRecipe
+from foleybook.train.codebooks import CascadeRecipe
 from foleybook.core.code_maps import Cascade, CodeTable, PriorRecipe
 from foleybook.judge.embedders import ClassifierRecipe
 from foleybook.core.generator import Pretrained, shipped_models
-from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
+from foleybook.train.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.train.presets import GROUPS, PRESETS
 from foleybook.train.recipes import (
     LoopRecipe, Recipe, StagedRecipe, all_recipes, find_recipe, licence_of, licence_of_parts)

@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from foleybook.audio_features import CEILING, Finish, SamplingError, Sounds
+from foleybook.core.sounds import CEILING, Finish, SamplingError, Sounds
 from foleybook.core.generator import Conditions, Generator, ItemNoise, channel_levels, crossfaded, mask_samples
 
 RATE = 8000

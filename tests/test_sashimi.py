@@ -13,9 +13,11 @@ from foleybook.audio_features import MelConfig, mu_law_encode
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Generator
 from foleybook.train.recipes import find_recipe
-from foleybook.sashimi import (S4, S4Config, Sashimi, SashimiAR, SashimiARConfig, SashimiConfig, SashimiNet, SashimiNetConfig, SashimiWave,
-                               SashimiWaveConfig, StateSpace, Stepper, advance, cauchy, discretize, hippo, laid_out, long_convolution, swings,
-                               vandermonde)
+from foleybook.kernels.cauchy import cauchy
+from foleybook.kernels.long_convolution import laid_out, long_convolution
+from foleybook.sashimi import (
+    S4, S4Config, Sashimi, SashimiAR, SashimiARConfig, SashimiConfig, SashimiNet, SashimiNetConfig, SashimiWave,
+    SashimiWaveConfig, StateSpace, Stepper, advance, discretize, hippo, swings, vandermonde)
 from foleybook.core.settings import SettingsError
 
 S4D = dict(kind="diagonal", init="lin", rule="zoh", d_state=8)

@@ -27,8 +27,9 @@ from foleybook.core.data_sets import (
     ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc, read_folder, read_fsdd,
     read_ljspeech, read_params, read_speech_commands, read_urbansound8k, read_vas, read_vggsound, snake_case)
 from foleybook.core.clip_tables import (
-    ClipTable, TableError, in_test_split, load_params, resample_params, split_by_fold, split_by_source, split_table,
-    trim_silence, write_params)
+    ClipTable, in_test_split, load_params, resample_params, split_by_fold, split_by_source, split_table, trim_silence,
+    write_params)
+from foleybook.core.files import TableError
 from foleybook.core.feature_cache import CacheError, MelCache, TensorAudio, TensorMel, WaveCache, mel_dls, wave_dls
 from foleybook.sound_data import PROCEDURAL, make_procedural, procedural_sound
 

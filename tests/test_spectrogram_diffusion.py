@@ -23,9 +23,10 @@ from foleybook.published.audio_diffusion import (
     AutoencoderConfig, AutoencoderKL, MelImageConfig, MelImageDiffusion, MelImageDiffusionConfig, from_bytes,
     prepared, read_images, to_bytes, unet_preset, write_images)
 from foleybook.spectrogram_diffusion import (
-    Encodings, FlowConfig, FlowTask, FlowTransformer, LatentDiffusion, LatentDiffusionConfig, LatentUNet, MelVAE,
-    MelVAEConfig, Paths, StudentRecipe, UNet, UNetConfig, attention, event_ends, mel_level, slerp,
-    text_encodings, warped, windows)
+    FlowConfig, FlowTransformer, LatentDiffusion, LatentDiffusionConfig, LatentUNet, MelVAE, MelVAEConfig, UNet,
+    UNetConfig, attention, mel_level, slerp, windows)
+from foleybook.train.fewer_steps import Paths, StudentRecipe
+from foleybook.train.spectrogram_diffusion import Encodings, FlowTask, event_ends, text_encodings, warped
 from foleybook.train.checkpoints import Checkpoint
 
 FOLEY = MelConfig.preset("fullband")
@@ -469,7 +470,7 @@ def test_guidance_0_asks_for_nothing_also_outside_the_interval(painter, interval
 
 
 def test_the_page_of_edits(painter):
-    from foleybook.audio_features import Sounds
+    from foleybook.core.sounds import Sounds
     from foleybook.judge.pages import EDITS, edits_page
 
     page = edits_page(painter, Sounds(0.1 * torch.randn(2, 1, 22050), 44100, labels=["rain", "dog"]), most=1)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny_presets import Data, shrunk
 
-from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, Sounds
+from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch
+from foleybook.core.sounds import Sounds
 from foleybook.apps.cli import main
 from foleybook.codebooks import VQVAE, VQVAEConfig
 from foleybook.core.code_maps import Cascade, CodeError, PriorConfig, UnigramPrior

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from foleybook.audio_features import MelConfig, Sounds
+from foleybook.audio_features import MelConfig
+from foleybook.core.sounds import Sounds
 from foleybook.core.feature_cache import MelCache, mel_dls
 from foleybook.sound_data import make_procedural
-from foleybook.audio_features import SamplingError
+from foleybook.core.sounds import SamplingError
 from foleybook.core.files import CheckpointError, atomic_folder
 from foleybook.core.generator import Generator, ItemNoise
 from foleybook.train.recipes import LoopRecipe, find_recipe, learner

@@ -21,8 +21,9 @@ from foleybook.apps.dub import (
     ResNetEye, VideoError, dub, film_seconds, find_eye, read_frames, sample_takes, tile_features,
     video_features)
 from foleybook.published.specvqgan import first_stage
-from foleybook.transformer import (
-    CHUNK, CodeGPT, ParallelTransformer, TransformerConfig, TransformerRecipe, decayed, with_features)
+from foleybook.core.cached_transformer import CHUNK
+from foleybook.train.transformer import TransformerRecipe, decayed, with_features
+from foleybook.transformer import CodeGPT, ParallelTransformer, TransformerConfig
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -20,10 +20,12 @@ from foleybook.core.settings import from_plain
 from foleybook.apps.export import Exportable, export_onnx, export_program, export_vocoder
 from foleybook.core.rendering import find_vocoder, fold_weight_norm
 from foleybook.published.melgan import MelGAN, MelGANConfig, MelGANDiscriminator, melgan_mel
+from foleybook.core.rendering import render_file
+from foleybook.published.bigvgan import BigVGAN, BigVGANConfig
+from foleybook.train.vocoders import wave_to_mel
 from foleybook.vocoders import (
-    BigVGAN, BigVGANConfig, HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder, MultiPeriodDiscriminator,
-    MultiResolutionDiscriminator, MultiScaleDiscriminator, multi_resolution_stft_loss, render_file,
-    wave_to_mel)
+    HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder, MultiPeriodDiscriminator, MultiResolutionDiscriminator,
+    MultiScaleDiscriminator, multi_resolution_stft_loss)
 
 TINY = dict(upsample_initial_channel=16)
 

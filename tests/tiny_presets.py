@@ -7,25 +7,26 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from foleybook.codebooks import CascadeRecipe, VQVAERecipe
+from foleybook.train.codebooks import CascadeRecipe, VQVAERecipe
 from foleybook.core.code_maps import CodeTable
-from foleybook.diffwave import WaveDiffusionRecipe
+from foleybook.train.diffwave import WaveDiffusionRecipe
 from foleybook.judge.embedders import ClassifierRecipe
 from foleybook.judge.embedders import MelceptionRecipe
-from foleybook.multitier_rnn import TierRecipe, TierStackRecipe
-from foleybook.pixelsnail import FoleyRecipe, PixelSNAILRecipe
+from foleybook.train.multitier_rnn import TierRecipe, TierStackRecipe
+from foleybook.train.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.train.recipes import LoopRecipe, all_recipes, find_recipe
-from foleybook.spectrogram_vqgan import VQGANRecipe
-from foleybook.sashimi import SashimiARRecipe, SashimiRecipe
+from foleybook.train.spectrogram_vqgan import VQGANRecipe
+from foleybook.train.sashimi import SashimiARRecipe, SashimiRecipe
 from foleybook.core.feature_cache import MelCache, WaveCache
 from foleybook.sound_data import make_procedural
 from foleybook.published.audio_diffusion import MelImageRecipe
 from foleybook.spectrogram_diffusion import (
-    FlowConfig, FlowRecipe, FlowTransformer, LatentDiffusion, LatentDiffusionConfig, LatentDiffusionRecipe, MelVAE,
-    MelVAEConfig, MelVAERecipe, ReflowRecipe, UNetConfig)
-from foleybook.transformer import TransformerRecipe, with_features
+    FlowConfig, FlowTransformer, LatentDiffusion, LatentDiffusionConfig, MelVAE, MelVAEConfig, UNetConfig)
+from foleybook.train.fewer_steps import ReflowRecipe
+from foleybook.train.spectrogram_diffusion import FlowRecipe, LatentDiffusionRecipe, MelVAERecipe
+from foleybook.train.transformer import TransformerRecipe, with_features
 from foleybook.published.melgan import MelGANRecipe
-from foleybook.vocoders import ISTFTRecipe, VocoderRecipe
+from foleybook.train.vocoders import ISTFTRecipe, VocoderRecipe
 
 SHIPPED = {name: cls for name, cls in sorted(all_recipes().items()) if cls.__module__.startswith("foleybook")}
 LOOPS = [name for name, cls in SHIPPED.items() if issubclass(cls, LoopRecipe)]

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
-from ..audio_features import Sounds
 from ..core.files import atomic_file, load_strict, published_weights, write_text
 from ..core.generator import Conditions, Generator, mix_seed
 from ..core.sound_files import fit_length, write_audio
+from ..core.sounds import Sounds
 
 # %% auto #0
 __all__ = ['VideoError', 'read_frames', 'film_seconds', 'ResNetEye', 'pixel_eye', 'tile_features', 'video_features',

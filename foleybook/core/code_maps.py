@@ -11,20 +11,21 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
-from ..audio_features import GriffinLim, MelConfig, Sounds
+from ..audio_features import GriffinLim, MelConfig
 from .files import (
     atomic_folder, read_json, read_safetensors, write_safetensors)
 from .generator import class_numbers, Conditions, ItemNoise, Pretrained
 from .rendering import find_vocoder, MelGenerator
 from .settings import SettingsError
 from .sound_files import unclipped
+from .sounds import Sounds
 from ..train.recipes import LoopRecipe
 
 # %% auto #0
 __all__ = ['CodeError', 'MelAutoencoder', 'map_hash', 'mel_cache', 'mel_loaders', 'VQLoss', 'distance_db', 'MelAutoencoderRecipe',
            'check_codes', 'CodeTable', 'encode_table', 'code_dls', 'PriorConfig', 'CodePrior', 'prior_arguments',
            'filter_logits', 'draw_code', 'UnigramPrior', 'CascadeConfig', 'Cascade', 'turn_codes', 'code_bits',
-           'held_out_bits', 'PriorRecipe']
+           'held_out_bits', 'PriorRecipe', 'map_background']
 
 # %% ../../nbs/core/code_maps.ipynb #00fca3bb
 class CodeError(ValueError):
@@ -873,3 +874,12 @@ def listen(self:PriorRecipe,
 )->Sounds:
     "Four maps, drawn from the same seeds each time, as sound"
     return self.cascade(learn).sample(n=4, seed=0, progress=False)
+
+# %% ../../nbs/core/code_maps.ipynb #d8fa5d98
+def map_background(
+    h:int, # rows
+    w:int, # columns
+)->Tensor: # (2, h, w), in [-.5, .5)
+    "Where a position lies: row / h - 1/2 and column / w - 1/2"
+    row, column = torch.arange(h) / h - .5, torch.arange(w) / w - .5
+    return torch.stack([row[:, None].expand(h, w), column.expand(h, w)])

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from .clip_tables import (
-    ClipTable, COLUMNS, interp_linear, load_params, read_frame, TableError)
+    ClipTable, COLUMNS, interp_linear, load_params, read_frame)
+from .files import TableError
 from .generator import Conditions
 
 # %% auto #0

@@ -18,13 +18,13 @@ from fastcore.basics import patch
 from fasttransform import Transform
 from filelock import FileLock
 from torch import Tensor
-from ..audio_features import (
-    GriffinLim, log_mel, MelConfig, play_table, show_mel, show_wave)
+from ..audio_features import GriffinLim, log_mel, MelConfig, show_mel
 from foleybook.core.clip_tables import (
     _num, _pieces, _unusable, _warn_skipped, ClipTable, counted, in_test_split, PIECE,
     split_table, trim_silence)
 from .files import atomic_file, file_digest, write_text
 from .generator import Conditions
+from .players import play_table, show_wave
 from .sound_files import (
     audio_info, AudioError, fit_length, LONGEST, read_audio)
 

@@ -17,13 +17,13 @@ from safetensors import safe_open, SafetensorError
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from .. import __version__
-from ..audio_features import CEILING, Finish, SamplingError, Sounds
 from .files import (
     atomic_folder, CheckpointError, file_digest, load_strict, pack_weights, read_json,
     read_safetensors, write_safetensors)
 from .settings import (
     config_hash, from_plain, known_class, near, SettingsError, to_plain)
 from .sound_files import fit_length, read_audio, resample
+from .sounds import CEILING, Finish, SamplingError, Sounds
 
 # %% auto #0
 __all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy, math, time
 from dataclasses import replace
 from pathlib import Path
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils import parametrize
@@ -16,10 +16,10 @@ from torch.nn.utils.parametrizations import weight_norm
 from ..audio_features import GriffinLim, log_mel, MelConfig
 from .files import CheckpointError
 from .generator import Conditions, crossfaded, Pipeline, Pretrained
-from .sound_files import fit_length
+from .sound_files import fit_length, read_audio, unclipped
 
 # %% auto #0
-__all__ = ['Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'find_vocoder', 'MelGenerator', 'joined']
+__all__ = ['Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'find_vocoder', 'MelGenerator', 'joined', 'render_file']
 
 # %% ../../nbs/core/rendering.ipynb #5e23911b
 class Conv1d(nn.Conv1d):
@@ -412,3 +412,22 @@ def _stream_by_mel(model, cond, n, seeds, block, seconds, init, loop, honoured):
             yield held[..., :block]
             held, left = held[..., block:], left - block
     if left: yield held[..., :left]
+
+# %% ../../nbs/core/rendering.ipynb #8c6e69cc
+def render_file(
+    vocoder:Vocoder, # any of this room
+    path, # a sound file (copy synthesis), or a .npy log-mel (m, f) or (b, m, f)
+# waveform, (b, 1, t) at `vocoder.mel.sample_rate`, turned down where it would clip
+)->Tensor:
+    "Render what is in a file"
+    if Path(path).suffix != '.npy':
+        x = read_audio(path, vocoder.mel.sample_rate)[0]
+        return unclipped(vocoder.vocode(log_mel(x, vocoder.mel)).cpu())
+    try:
+        m = torch.from_numpy(np.load(path, allow_pickle=False)).float()
+    except (OSError, ValueError, EOFError) as e:
+        raise ValueError(f"{path}: no readable .npy array ({e}); save it by numpy.save") from None
+    if m.ndim not in (2, 3):
+        raise ValueError(f"{path}: shape {tuple(m.shape)}; a log-mel is (bands, "
+                         "frames) or (batch, bands, frames)")
+    return unclipped(vocoder.vocode(m).cpu())

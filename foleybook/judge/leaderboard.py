@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from ..audio_features import SamplingError
 from ..core.clip_tables import (
-    ClipTable, in_test_split, split_by_fold, split_by_source, TableError)
+    ClipTable, in_test_split, split_by_fold, split_by_source)
 from ..core.data_sets import open_dataset
-from ..core.files import atomic_folder, CheckpointError, held_folder, write_text
+from ..core.files import (
+    atomic_folder, CheckpointError, held_folder, TableError, write_text)
 from ..core.generator import Generator, ItemNoise, model_folder
 from ..core.settings import near, SettingsError
 from ..core.sound_files import fit_length, read_audio, write_audio
+from ..core.sounds import SamplingError
 from ..evaluation import _check_times, bootstrap
 from .embedders import Clips, embed_clips, find_embedder
 from .evaluator import (

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 import numpy as np, pandas as pd, torch
 from torch import Tensor
-from ..audio_features import GriffinLim, log_mel, MelConfig, safe_name
-from ..core.clip_tables import ClipTable, LOUDEST, TableError
-from ..core.files import atomic_folder, write_text
+from ..audio_features import GriffinLim, log_mel, MelConfig
+from ..core.clip_tables import ClipTable, LOUDEST
+from ..core.files import atomic_folder, TableError, write_text
 from ..core.generator import Pretrained
 from ..core.rendering import find_vocoder
 from ..core.sound_files import (
     AudioError, fit_length, read_audio, resample, write_audio)
+from ..core.sounds import safe_name
 from ..evaluation import (
     _check_times, bootstrap, frechet_distance, kernel_distance, Reconstruction,
     reconstruction_distances)

@@ -7,18 +7,229 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass, field
+import torch, torch.nn.functional as F
 from fastcore.basics import patch
+from torch import nn, Tensor
 from ..audio_features import MelConfig
-from ..core.rendering import fold_weight_norm
+from ..core.rendering import _last, _normed, Conv1d, fold_weight_norm
 from .audyn import _upsampling_sizes, _weight_of
 from .hifigan import (
     _load_original, _original_config, _original_mel, _pick, _weights, _where)
+from ..train.vocoders import AdversarialRecipe, Jury
 from ..vocoders import (
-    AdversarialRecipe, BigVGAN, BigVGANConfig, Jury, MPD_WIDTHS,
-    MultiPeriodDiscriminator, MultiResolutionDiscriminator)
+    _radius, _same_length, _upsampler, MPD_WIDTHS, MultiPeriodDiscriminator,
+    MultiResolutionDiscriminator, Snake, UpsamplingConfig, UpsamplingVocoder)
 
 # %% auto #0
-__all__ = ['BigVGANRecipe']
+__all__ = ['BigVGANConfig', 'kaiser_sinc', 'Upsample2x', 'AntiAliased', 'AMPBlock', 'BigVGAN', 'BigVGANRecipe', 'Downsample2x']
+
+# %% ../../nbs/published/bigvgan.ipynb #61addb17
+@dataclass
+class BigVGANConfig(UpsamplingConfig):
+    "Sizes of a BigVGAN generator (Lee et al. 2023)"
+    mel: MelConfig = field(default_factory=lambda: MelConfig.preset('bigvgan_22khz_80'))
+    activation: str = 'snakebeta' # or 'snake'
+    snake_logscale: bool = True # are alpha and beta stored as logarithms?
+    use_tanh_at_final: bool = True # otherwise clip to -1..1
+    use_bias_at_final: bool = True
+
+    _presets = dict(
+        base_22khz_80band=('bigvgan_22khz_80', 'base', {}),
+        base_24khz_100band=('bigvgan_24khz_100', 'base', {}),
+        v1_22khz_80band=('bigvgan_22khz_80', 'v1', {}),
+        v1_24khz_100band=('bigvgan_24khz_100', 'v1', {}),
+        v2_22khz_80band_256x=('bigvgan_22khz_80', 'v2', dict(f_max=None)),
+        v2_22khz_80band_fmax8k_256x=('bigvgan_22khz_80', 'v2', {}),
+        v2_24khz_100band_256x=('bigvgan_24khz_100', 'v2', {}),
+        v2_44khz_128band_256x=('bigvgan_44khz_128', 'v2',
+            dict(n_fft=1024, win_length=1024, hop_length=256)),
+        v2_44khz_128band_512x=('bigvgan_44khz_128', 'v2', {}))
+
+    @classmethod
+    def presets(cls)->list:
+        "Names of the published sizes"
+        return list(cls._presets)
+
+    @classmethod
+    def preset(cls,
+        name:str, # one of `presets()`
+    )->'BigVGANConfig':
+        "A published size"
+        if name not in cls._presets:
+            raise ValueError(f"no BigVGAN preset {name!r}; there are "
+                             f"{', '.join(cls._presets)}")
+        mel,size,changes = cls._presets[name]
+        mel = MelConfig.preset(mel).replace(**changes)
+        if size == 'base':
+            return cls(mel=mel)
+        rates = ([8, 4] if mel.hop_length == 512 else [4, 4]) + [2] * 4
+        more = dict(use_tanh_at_final=False,
+                    use_bias_at_final=False) if size == 'v2' else {}
+        return cls(mel=mel, upsample_rates=rates,
+                   upsample_kernel_sizes=[2 * r for r in rates],
+            upsample_initial_channel=1536, **more)
+
+# %% ../../nbs/published/bigvgan.ipynb #025bf162
+def kaiser_sinc(
+    cutoff:float=.25, # fraction of the sample rate
+    half_width:float=.3, # of the transition
+    size:int=12, # taps
+)->Tensor: # low-pass filter, (1, 1, size), sum 1
+    "A sinc cut off by a Kaiser window"
+    a = 2.285 * (size // 2 - 1) * math.pi * 4 * half_width + 7.95
+    low = .5842 * (a - 21)**.4 + .07886 * (a - 21) if a >= 21 else 0.
+    beta = .1102 * (a - 8.7) if a > 50 else low
+    n = torch.arange(size) - size // 2 + (0 if size % 2 else .5)
+    window = torch.kaiser_window(size, periodic=False, beta=beta)
+    h = 2 * cutoff * window * torch.sinc(2 * cutoff * n)
+    return (h / h.sum()).view(1, 1, size)
+
+# %% ../../nbs/published/bigvgan.ipynb #7f7052e1
+class Upsample2x(nn.Module):
+    "Twice the sample rate without images"
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('filter', kaiser_sinc())
+
+    def forward(self,
+        x:Tensor, # (b, c, t)
+    )->Tensor: # (b, c, 2 * t)
+        "Interpolate"
+        c = x.shape[1]
+        w = 2 * self.filter.expand(c, 1, -1)
+        x = _edges(x, 5, 5)
+        if x.device.type != 'cpu':
+            y = F.conv_transpose1d(x, w, stride=2, groups=c)
+        else:
+            y = F.conv_transpose2d(_last(x), _last(w), stride=(1, 2),
+                                   groups=c).squeeze(2)
+        return y[..., 15:-15]
+
+def _edges(x, left, right):
+    "Repeat the first and the last sample of (b, c, t); the memory layout stays"
+    b,c,_ = x.shape
+    x = x.transpose(1, 2)
+    first,last = x[:, :1].expand(b, left, c),x[:, -1:].expand(b, right, c)
+    return torch.cat([first, x, last], 1).transpose(1, 2)
+
+# %% ../../nbs/published/bigvgan.ipynb #9bdd770c
+class AntiAliased(nn.Module):
+    "An activation at twice the sample rate, so that the harmonics it makes do not fold back"
+    radius = 6 # samples to either side
+
+    def __init__(self,
+        act:nn.Module, # pointwise
+    ):
+        super().__init__()
+        self.act,self.upsample,self.downsample = act,Upsample2x(),Downsample2x()
+
+    def forward(self,
+        x:Tensor, # (b, c, t)
+    )->Tensor: # (b, c, t)
+        "Up, activate, down"
+        if torch.is_grad_enabled() or x.device.type != 'cpu':
+            return self.downsample(self.act(self.upsample(x)))
+        return self.fused(x)
+
+    def fused(self,
+        x:Tensor, # (b, c, t)
+    )->Tensor: # (b, c, t)
+        "The same on one buffer, activated in place in runs of many rows, its edges overwritten"
+        (b,c,t),runs = x.shape,16
+        x = _edges(x, 5, 5 + -(t + 15) % (runs // 2))
+        filters = 2 * self.upsample.filter,self.downsample.lowpass.filter
+        up,down = (_last(w.expand(c, 1, -1)) for w in filters)
+        y = F.conv_transpose2d(_last(x), up, stride=(1, 2), groups=c)
+        y = y.squeeze(2).transpose(1, 2)   # (b, rows, c), rows a multiple of runs
+        self.act.activate_(y.reshape(-1, runs * c), runs)
+        y[:, 10:15],y[:, 15 + 2 * t:21 + 2 * t] = y[:, 15:16],y[:, 14 + 2 * t:15 + 2
+                                                                * t]
+        y = _last(y[:, 10:21 + 2 * t].transpose(1, 2))
+        return F.conv2d(y, down, stride=(1, 2), groups=c).squeeze(2)
+
+# %% ../../nbs/published/bigvgan.ipynb #a33ce657
+class AMPBlock(nn.Module):
+    "A residual block of HiFi-GAN with anti-aliased periodic activations"
+
+    def __init__(self,
+        channels:int, # c
+        kernel_size:int, # samples
+        dilations:list, # one per residual step
+        config:BigVGANConfig, # kind of block and activation
+    ):
+        super().__init__()
+        conv = lambda d: _same_length(channels, kernel_size, d, config.weight_norm)
+        self.pairs,n = str(config.resblock) == '1',len(dilations)
+        if self.pairs:
+            self.convs1,self.convs2 = (nn.ModuleList(map(conv, ds))
+                                       for ds in (dilations, [1] * n))
+        else:
+            self.convs = nn.ModuleList(map(conv, dilations))
+        n *= 1 + self.pairs
+        self.activations = nn.ModuleList(_activation(channels, config)
+                                         for _ in range(n))
+
+    def forward(self,
+        x:Tensor, # (b, c, t)
+    )->Tensor: # (b, c, t)
+        "Residual steps one after another"
+        if not self.pairs:
+            for c,a in zip(self.convs, self.activations):
+                x = x + c(a(x))
+            return x
+        acts = self.activations
+        for c1,c2,a1,a2 in zip(self.convs1, self.convs2, acts[::2], acts[1::2]):
+            x = x + c2(a2(c1(a1(x))))
+        return x
+
+    @property
+    def radius(self)->int:
+        "Samples to either side that one output sample depends on"
+        convs = (*self.convs1, *self.convs2) if self.pairs else self.convs
+        return sum(_radius(c) + AntiAliased.radius for c in convs)
+
+# %% ../../nbs/published/bigvgan.ipynb #5b7209c8
+def _activation(channels, config):
+    if config.activation not in ('snake', 'snakebeta'):
+        raise ValueError(f"activation={config.activation!r}; BigVGAN knows 'snake' and "
+                         "'snakebeta'")
+    return AntiAliased(Snake(channels, config.activation == 'snakebeta',
+                             config.snake_logscale))
+
+# %% ../../nbs/published/bigvgan.ipynb #bdd14c4a
+class BigVGAN(UpsamplingVocoder):
+    "The BigVGAN generator"
+    published = 'bigvgan'
+    margin = 3 + AntiAliased.radius
+
+    def __init__(self,
+        # sizes, such as `BigVGANConfig.preset('base_22khz_80band')`
+        config:BigVGANConfig,
+    ):
+        super().__init__(config)
+        c, width = config, config.widths
+        self.ups = nn.ModuleList(nn.ModuleList([_upsampler(*width[i:i + 2], k, u,
+                                                           c.weight_norm)])
+            for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates)))
+        self.resblocks = nn.ModuleList(AMPBlock(w, k, d, c)
+            for w in width[1:] for k,
+            d in zip(c.resblock_kernel_sizes, c.resblock_dilation_sizes))
+        self.activation_post = _activation(width[-1], c)
+        last = Conv1d(width[-1], 1, 7, padding=3, bias=c.use_bias_at_final)
+        self.conv_post = _normed(last, c.weight_norm)
+
+    def forward(self,
+        log_mel:Tensor, # log-mel, (b, m, f)
+    )->Tensor: # waveform, (b, 1, f * hop_length)
+        "Render"
+        n = len(self.config.resblock_kernel_sizes)
+        x = self.conv_pre(self.checked(log_mel))
+        for i,(up,) in enumerate(self.ups):
+            x = up(x)
+            x = sum(block(x) for block in self.resblocks[i * n:(i + 1) * n]) / n
+        x = self.conv_post(self.activation_post(x))
+        return torch.tanh(x) if self.config.use_tanh_at_final else x.clamp(-1, 1)
 
 # %% ../../nbs/published/bigvgan.ipynb #88fbe4f6
 #| code-fold: true
@@ -65,3 +276,22 @@ class BigVGANRecipe(AdversarialRecipe):
         return Jury(mpd=MultiPeriodDiscriminator(widths=[round(w * self.d_width)
                                                          for w in MPD_WIDTHS]),
                     mrd=MultiResolutionDiscriminator(width=round(32 * self.d_width)))
+
+# %% ../../nbs/published/bigvgan.ipynb #ddcfc074
+class Downsample2x(nn.Module):
+    "Half the sample rate without aliases"
+
+    def __init__(self):
+        super().__init__()
+        self.lowpass = nn.Module()
+        self.lowpass.register_buffer('filter', kaiser_sinc())
+
+    def forward(self,
+        x:Tensor, # (b, c, 2 * t)
+    )->Tensor: # (b, c, t)
+        "Low-pass, then keep every other sample"
+        c = x.shape[1]
+        w,x = self.lowpass.filter.expand(c, 1, -1),_edges(x, 5, 6)
+        if x.device.type != 'cpu':
+            return F.conv1d(x, w, stride=2, groups=c)
+        return F.conv2d(_last(x), _last(w), stride=(1, 2), groups=c).squeeze(2)

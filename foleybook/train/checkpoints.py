@@ -13,12 +13,12 @@ from fastai.learner import Learner
 from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from torch import Tensor
-from ..audio_features import SamplingError, Sounds
 from ..core.files import (
     atomic_folder, CheckpointError, file_digest, load_strict, read_json,
     read_safetensors, write_safetensors)
 from ..core.generator import (
     peak_memory_mb, preserve_rng, rng_state, set_rng_state)
+from ..core.sounds import SamplingError, Sounds
 from ..training import EMA, load_optimizer, StepDL, unwrap
 
 # %% auto #0

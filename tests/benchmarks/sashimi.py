@@ -6,8 +6,10 @@ import sys
 import torch
 from _measure import difference, flops_of, interleaved, row, share
 
-from foleybook.sashimi import (S4Config, Sashimi, SashimiConfig, SashimiNetConfig, SashimiWave, SashimiWaveConfig, StateSpace, Stepper, cauchy,
-                               half_angles, vandermonde)
+from foleybook.kernels.cauchy import cauchy, half_angles
+from foleybook.sashimi import (
+    S4Config, Sashimi, SashimiConfig, SashimiNetConfig, SashimiWave, SashimiWaveConfig, StateSpace, Stepper,
+    vandermonde)
 
 
 def _plain_cauchy(v, w, length, rows=4):

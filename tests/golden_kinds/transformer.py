@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from foleybook.core.code_maps import filter_logits
 from foleybook.core.generator import Conditions
-from foleybook.transformer import CodeGPT, TransformerConfig, code_order, crop_middle, decayed, frame_indices
+from foleybook.train.transformer import decayed
+from foleybook.transformer import CodeGPT, TransformerConfig, code_order, crop_middle, frame_indices
 
 from . import assert_close, check
 

@@ -5,8 +5,9 @@ import numpy as np
 import torch
 
 from foleybook.published.melgan import MelGAN, MelGANDiscriminator
+from foleybook.published.bigvgan import BigVGAN
 from foleybook.vocoders import (
-    BigVGAN, HiFiGAN, MultiPeriodDiscriminator, MultiScaleDiscriminator, discriminator_loss, feature_matching_loss,
+    HiFiGAN, MultiPeriodDiscriminator, MultiScaleDiscriminator, discriminator_loss, feature_matching_loss,
     generator_loss)
 
 from . import assert_close, check
