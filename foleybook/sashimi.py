@@ -13,14 +13,14 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
-from .audio_features import mu_law_decode, mu_law_encode
+from .audio_features import MelConfig, mu_law_decode, mu_law_encode
 from .core.generator import Conditions, Generator, Published
 from .core.settings import near, SettingsError
 from .diffwave import (
-    DiffWaveConfig, MelUpsample, step_embedding, WaveDiffusion)
+    DiffusionProcess, DiffWaveConfig, MelUpsample, step_embedding, WaveDiffusion)
 from .kernels.cauchy import cauchy, half_angles
 from .kernels.long_convolution import (
-    _FORMS, _precision, _stored, laid_out, long_convolution, mixed, Systems)
+    _precision, laid_out, long_convolution, mixed)
 
 # %% auto #0
 __all__ = ['discretize', 'vandermonde', 'hippo', 'Swings', 'swings', 'dplr_kernel', 'S4Config', 'StateSpace', 'S4', 'Recurrence',
@@ -185,6 +185,28 @@ class S4Config:
                                     f"{near(value, known)}")
         if self.d_state % 2:
             raise SettingsError(f"d_state={self.d_state} is odd. Give 2 n.")
+
+# %% ../nbs/09_sashimi.ipynb #a9b70ca0
+_FORMS = dict(exp=(torch.exp, torch.log),
+              softplus=(F.softplus, lambda x: x.expm1().log()),
+              sigmoid=(torch.sigmoid, torch.logit),
+              relu=(lambda x: F.relu(x) + 1e-4, lambda x: x),
+              relu0=(F.relu, lambda x: x), none=(lambda x: x, lambda x: x))
+
+# at least float32
+
+def _stored(x, form):
+    "A positive number as its parameter"
+    return _FORMS[form][1](x if form == 'none' else x.clamp_min(1e-4)).float()
+
+class Systems(NamedTuple):
+    "What a `StateSpace` stands for, all complex but dt"
+    dt: Tensor  # (h, 1) or (h, n)
+    A: Tensor   # (h, n)
+    B: Tensor   # (h, n)
+    C: Tensor   # (c, h, n)
+    P: Tensor   # (r, h, n), or None
+    Q: Tensor   # (r, h, n), or None
 
 # %% ../nbs/09_sashimi.ipynb #a6aec733
 class StateSpace(Published, nn.Module):

@@ -13,12 +13,13 @@ from scipy import signal
 from torch import Tensor
 from .core.clip_tables import _bounded, ClipTable, counted, write_params
 from .core.files import TableError
-from .core.sound_files import LONGEST, write_audio
+from .core.sound_files import (
+    LONGEST, read_audio, recordings, write_audio)
 
 # %% auto #0
-__all__ = ['PROCEDURAL', 'POPS_GAIN', 'Range', 'shaped_noise', 'formants', 'harmonics', 'ring', 'room', 'procedural',
+__all__ = ['PROCEDURAL', 'POPS_GAIN', 'HEROES', 'Range', 'shaped_noise', 'formants', 'harmonics', 'ring', 'room', 'procedural',
            'procedural_sound', 'pops', 'dog_bark', 'footstep', 'gunshot', 'keyboard', 'moving_motor_vehicle', 'rain',
-           'sneeze_cough', 'make_procedural']
+           'sneeze_cough', 'make_procedural', 'heroes']
 
 # %% ../nbs/01_sound_data.ipynb #3bccac02
 @dataclass(frozen=True)
@@ -489,3 +490,21 @@ def make_procedural(
     table = ClipTable(pd.DataFrame(rows), folder)
     table.save(folder/"clips.csv")
     return table
+
+# %% ../nbs/01_sound_data.ipynb #4e401a02
+HEROES = dict(rain='5-181766-A', dog='5-9032-A')  # names of clips of ESC-10, fold 5
+
+# %% ../nbs/01_sound_data.ipynb #4e401a03
+def heroes(
+    seconds:float=2., # of each
+    sample_rate:int=44100, # Hz
+)->tuple: # ({label: waveform, (t,)}, sample_rate)
+    "The two sounds that run through the book: recordings where they are at hand, else formulas"
+    home = recordings('esc10')
+    def sound(name, kind):
+        file = next(home.rglob(f'{HEROES[name]}.*'), None) if home else None
+        if file is None: # no recordings here
+            x = procedural_sound(kind, seconds, seed=3, sample_rate=sample_rate)
+            return f'{name}, by formula', x.reshape(-1, x.shape[-1]).mean(0)
+        return f'{name}, recorded', read_audio(file, sample_rate, seconds=seconds)[0].mean(0)
+    return dict([sound('rain', 'rain'), sound('dog', 'dog_bark')]), sample_rate

@@ -293,3 +293,13 @@ def test_cards_front_page_and_record_give_the_same_figures():
             assert f"| {figure} | {f'{value:.4g}' if isinstance(value, float) else value} |" in card
         assert f"| `{name}` | {' | '.join(measure.cells(record, name))} |" in page
         assert "100 clips of 4 s against 80 recordings of 4 s (esc10), heard by aiSFX" in told["measured on"]
+
+
+def test_closing_boxes_are_what_the_record_gives():
+    "Figures of chapters come from docs/leaderboard.json"
+    import boxes
+
+    rows = json.loads((ROOT / "docs/leaderboard.json").read_text())["rows"]
+    table = boxes.filled("Before.\n<!-- box: foley -->\n\n| old | 1 |\n\nAfter.", rows)
+    assert "old" not in table and table.count("|---|") == 1 and table.endswith("After.") and boxes.filled(table, rows) == table
+    assert [path.name for path, have, wanted in boxes.chapters(rows) if have != wanted] == [], "run python docs/boxes.py"

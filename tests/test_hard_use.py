@@ -14,14 +14,14 @@ import tiny_run
 import torch
 
 import foleybook
-from foleybook import codebooks, evaluation
+from foleybook import evaluation
 from foleybook.judge import leaderboard as boards
 from foleybook.apps import cli
 from foleybook.audio_features import MelConfig, MelMismatch
 from foleybook.core.sounds import listed_sounds
 from foleybook.core.sound_files import AudioError, read_audio, write_audio
 from foleybook.apps.cli import main
-from foleybook.codebooks import VQVAEConfig
+from foleybook.codebooks import VQVAE, VQVAEConfig
 from foleybook.train.codebooks import CascadeRecipe, VQVAERecipe
 from foleybook.core.code_maps import CodeTable
 from foleybook.core.data_sets import open_dataset
@@ -101,7 +101,7 @@ def test_retraining_with_changed_settings_goes_on_after_a_kill(tmp_path, monkeyp
     def cut(self, *args, **kwargs): raise KeyboardInterrupt
 
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(codebooks.VQVAERecipe, "finish", cut)
+        m.setattr(VQVAERecipe, "finish", cut)
         changed.train(data, tmp_path / "run", progress=False)
     begun = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "run/codebook/checkpoints").iterdir()}
     assert begun and len([*(tmp_path / "run/codebook").glob("earlier_*")]) == 1
@@ -153,7 +153,7 @@ def test_two_models_in_one_folder_stay_apart(tiny, tmp_path, capsys, by_class):
 
 def test_codes_name_their_clips(tmp_path, monkeypatch):
     monkeypatch.setenv("FOLEYBOOK_CACHE", str(tmp_path / "cache"))
-    book = codebooks.VQVAE(SMALL).eval()
+    book = VQVAE(SMALL).eval()
     book.save_pretrained(tmp_path / "book")
     words = ["prepare", str(clips(tmp_path / "in")), "--codebook", str(tmp_path / "book"), "--seconds", "0.5", "--jobs", "1"]
     assert main([*words, "--out", str(tmp_path / "deep/wc"), "--quiet"]) == 0

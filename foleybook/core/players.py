@@ -14,7 +14,7 @@ from ..audio_features import log_mel, MelConfig
 from .sound_files import match_loudness, resample
 
 # %% auto #0
-__all__ = ['audio_data_uri', 'mel_data_uri', 'play_table', 'play', 'show_wave']
+__all__ = ['SLIDE', 'audio_data_uri', 'mel_data_uri', 'play_table', 'play', 'show_wave', 'slider']
 
 # %% ../../nbs/core/players.ipynb #f5e89bff
 def audio_data_uri(
@@ -112,3 +112,38 @@ def show_wave(
     ax.set(xlabel='seconds', ylim=(-1, 1), title=title)
     ax.margins(x=0)
     return ax
+
+# %% ../../nbs/core/players.ipynb #51d3a002
+SLIDE = ("const b = this.closest('.fb-slider'), s = b.querySelectorAll('.fb-step'); "
+         "b.querySelectorAll('audio').forEach(a => a.pause()); "
+         "s.forEach((e, i) => e.hidden = i != this.value); "
+         "b.querySelector('output').textContent = s[this.value].dataset.label")
+
+# %% ../../nbs/core/players.ipynb #51d3a003
+def slider(
+    sounds:dict, # label of each step -> waveform, (t,) or (c, t)
+    sample_rate:int, # Hz
+    title:str='', # what is changed
+    start:int=0, # the step shown first
+    pictures=True, # a log-mel picture above each player? Or a list of data URIs
+    match:bool=False, # make all equally loud?
+): # a piece of HTML
+    "A slider over sounds made beforehand: works on a page without a kernel"
+    from IPython.display import HTML
+    labels, waves = list(sounds), list(sounds.values())
+    if not 0 <= start < len(waves):
+        raise ValueError(f'slider: start={start} of {len(waves)} sounds. '
+                         f'Give 0 to {len(waves) - 1}.')
+    if match: waves = match_loudness(waves, sample_rate)
+    if pictures is True: pictures = [mel_data_uri(x, sample_rate) for x in waves]
+    steps = []
+    for k,(x,label) in enumerate(zip(waves, labels)):
+        image = f'<img src="{pictures[k]}" alt="{escape(label)}"/><br/>' if pictures else ''
+        player = (f'<audio controls preload="none" style="width:240px" '
+                  f'src="{audio_data_uri(x, sample_rate)}"></audio>')
+        steps.append(f'<div class="fb-step" data-label="{escape(label)}"'
+                     f'{"" if k == start else " hidden"}>{image}{player}</div>')
+    bar = (f'<label>{escape(title)} <input type="range" min="0" max="{len(waves) - 1}" '
+           f'value="{start}" aria-label="{escape(title or "step")}" oninput="{SLIDE}"/>'
+           f'</label> <output>{escape(labels[start])}</output>')
+    return HTML(f'<div class="fb-slider">{bar}{"".join(steps)}</div>')

@@ -6,7 +6,6 @@
 #| code-fold: true
 from __future__ import annotations
 import math
-from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,28 +13,8 @@ from torch.nn import functional as F
 # %% auto #0
 __all__ = ['laid_out', 'long_convolution']
 
-# %% ../../nbs/kernels/long_convolution.ipynb #a9b70ca0
-_FORMS = dict(exp=(torch.exp, torch.log),
-              softplus=(F.softplus, lambda x: x.expm1().log()),
-              sigmoid=(torch.sigmoid, torch.logit),
-              relu=(lambda x: F.relu(x) + 1e-4, lambda x: x),
-              relu0=(F.relu, lambda x: x), none=(lambda x: x, lambda x: x))
-
-# at least float32
+# %% ../../nbs/kernels/long_convolution.ipynb #4c0de101
 def _precision(x): return torch.promote_types(x.dtype, torch.float32)
-
-def _stored(x, form):
-    "A positive number as its parameter"
-    return _FORMS[form][1](x if form == 'none' else x.clamp_min(1e-4)).float()
-
-class Systems(NamedTuple):
-    "What a `StateSpace` stands for, all complex but dt"
-    dt: Tensor  # (h, 1) or (h, n)
-    A: Tensor   # (h, n)
-    B: Tensor   # (h, n)
-    C: Tensor   # (c, h, n)
-    P: Tensor   # (r, h, n), or None
-    Q: Tensor   # (r, h, n), or None
 
 # %% ../../nbs/kernels/long_convolution.ipynb #93c985ac
 def fast_length(samples):

@@ -13,7 +13,7 @@ from ..core.code_maps import CodeError, CodeTable, PriorRecipe
 from ..core.files import load_strict
 from ..core.generator import Conditions
 from .codebooks import CascadeRecipe
-from .recipes import by_preset, Recipe
+from .recipes import by_preset, LoopRecipe, Recipe
 from ..transformer import (
     CodeGPT, CodeTransformer, hide_codes, ParallelTransformer, TransformerConfig)
 

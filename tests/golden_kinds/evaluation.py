@@ -8,6 +8,7 @@ import pytest
 import torch
 from foleybook.judge import embedders as em
 from foleybook import evaluation as ev
+from foleybook.judge import challenge_scores as scores
 
 from . import assert_close, check
 
@@ -46,14 +47,14 @@ def specvqgan_metrics(case):
     ours, out, meta, x = {}, case.outputs, case.meta, case.inputs
     ours["frechet_inception_distance"] = ev.frechet_distance(x["feat_fake"], x["feat_real"])
     kid, isc = meta["kid"], meta["isc"]
-    ours["kernel_inception_distance_mean"], ours["kernel_inception_distance_std"] = ev.kernel_inception_distance(
+    ours["kernel_inception_distance_mean"], ours["kernel_inception_distance_std"] = scores.kernel_inception_distance(
         x["feat_fake"], x["feat_real"], kid["subsets"], kid["subset_size"], kid["degree"], kid["gamma"], kid["coef0"],
         kid["rng_seed"])
-    ours["inception_score_mean"], ours["inception_score_std"] = ev.inception_score(
+    ours["inception_score_mean"], ours["inception_score_std"] = scores.inception_score(
         x["logits_fake"], isc["splits"], isc["shuffle"], isc["rng_seed"])
     for name, labels in (("vggsound", None), ("vas", meta["vas_classes"])):
-        at = ev.pair_clips(meta[f"paths_fake_{name}"], meta[f"paths_real_{name}"], lambda p: ev.clip_key(p, labels))
-        ours[f"mkl_{name}"] = ev.mean_kl(x["logits_fake"], x["logits_real"][at])
+        at = scores.pair_clips(meta[f"paths_fake_{name}"], meta[f"paths_real_{name}"], lambda p: scores.clip_key(p, labels))
+        ours[f"mkl_{name}"] = scores.mean_kl(x["logits_fake"], x["logits_real"][at])
     c = ev.classification(x["logits_real"], x["cls_targets"])
     ours |= {"cls.accuracy_1": c.accuracy, "cls.accuracy_5": c.accuracy_5, "cls.mAP": c.mean_ap,
              "cls.mROCAUC": c.mean_auc, "cls.dprime": c.dprime}
