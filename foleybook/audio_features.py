@@ -533,7 +533,7 @@ def agreeing(
     floor:float=1e-4, # least sum of the squared windows
     refill:bool=True, # fill the padding anew in each round, as the front end does
 )->Tensor: # all samples of the frames, padding included, (b, (f - 1) * hop + n_fft)
-    "Compiled rounds of fast Griffin-Lim: a sound whose STFT has nearly these magnitudes"
+    "Compiled rounds of Griffin-Lim: a sound whose STFT has nearly these magnitudes"
     b,f,bins = mag.shape
     full,hop,n = f + -f % 16,mel.hop_length,len(window)
     window,turns,order,halves,weight = _back_tables(mel, tuple(window), f, floor)

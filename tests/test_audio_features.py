@@ -783,7 +783,7 @@ def test_save_as_an_editor_wants_it(tmp_path, format, bits):
 def test_a_kill_leaves_whole_sounds_and_a_true_list(tmp_path):
     code = """
 import sys, torch
-from foleybook.audio_features import Sounds
+from foleybook.core.sounds import Sounds
 s = Sounds(torch.rand(4000, 1, 2000) - .5, 22050, labels=["rain"] * 4000)
 print("ready", flush=True)
 s.save(sys.argv[1])

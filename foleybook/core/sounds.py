@@ -44,17 +44,19 @@ class Finish:
     )->Tensor: # (n, c, ...): all but the newest 5 ms; with `last`, all
         "What is finished by now"
         if self.held is None:
-            self.held, self.need = x[..., :0], torch.ones(len(x), self.ahead
-                                                          + self.hold)
+            self.held = x[..., :0]
+            self.need = torch.ones(len(x), self.ahead + self.hold)
         x = torch.cat([self.held, x], -1)
         ready = x.shape[-1] - (0 if last else min(self.ahead, x.shape[-1]))
         need = self.ceiling / x[..., self.held.shape[-1]:].abs().amax(1)
         self.need = torch.cat([self.need, need.clamp(max=1)], -1)
         y = self._faded(x[..., :ready] * self._gains(ready, last), last)
-        self.held, self.need, self.at = x[..., ready:], self.need[:, ready:], self.at + ready
+        self.held, self.need = x[..., ready:], self.need[:, ready:]
+        self.at += ready
         return y
 
 # %% ../../nbs/core/sounds.ipynb #043a2751
+#| code-fold: true
 @patch
 def _gains(self:Finish, ready, last):
     "Of the samples that leave: the mean over 5 ms of the least that is needed nearby"
@@ -79,6 +81,7 @@ class SamplingError(RuntimeError):
     "A generator gave something that is no sound"
 
 # %% ../../nbs/core/sounds.ipynb #2e1e6a84
+#| code-fold: true
 def _check(sounds, part=False):
     "Raise `SamplingError` if this is no sound"
     if not sounds.audio.numel():
@@ -113,11 +116,11 @@ class Sounds:
     ):
         self.audio = torch.as_tensor(audio).detach().cpu().float().contiguous()
         if self.audio.ndim != 3:
-            raise SamplingError(f"audio of shape {tuple(self.audio.shape)}; wanted (n, "
-                                "c, t)")
+            raise SamplingError(f"audio of shape {tuple(self.audio.shape)}; "
+                                "wanted (n, c, t)")
         self.sample_rate = int(sample_rate)
         self.meta = dict(meta or {})
-        self.seeds = list(range(len(self))) if seeds is None else [int(s) for s in seeds]
+        self.seeds = [int(s) for s in (range(len(self)) if seeds is None else seeds)]
         self.labels = [''] * len(self) if labels is None else [str(l) for l in labels]
         for k in 'seeds','labels':
             if len(v := getattr(self, k)) != len(self):
@@ -129,10 +132,9 @@ class Sounds:
     # a number, a slice, numbers, or a mask (bool, one per sound)
     def __getitem__(self, i):
         "Some of the sounds, again as `Sounds`"
-        i = torch.as_tensor(i) if isinstance(i, (list, tuple,
-                                                 np.ndarray)) and len(i) else i
-        i = np.arange(len(self))[i.tolist() if torch.is_tensor(i)
-                                 else i].reshape(-1).tolist()
+        if isinstance(i, (list, tuple, np.ndarray)) and len(i): i = torch.as_tensor(i)
+        if torch.is_tensor(i): i = i.tolist()
+        i = np.arange(len(self))[i].reshape(-1).tolist()
         seeds = [self.seeds[k] for k in i]
         labels = [self.labels[k] for k in i]
         return Sounds(self.audio[i], self.sample_rate, seeds, labels, self.meta,
@@ -141,7 +143,8 @@ class Sounds:
     def __repr__(self):
         n,c,t = self.audio.shape
         seconds = t / self.sample_rate
-        return f"Sounds({n=}, channels={c}, {seconds=:.3f}, sample_rate={self.sample_rate})"
+        return (f"Sounds({n=}, channels={c}, {seconds=:.3f}, "
+                f"sample_rate={self.sample_rate})")
 
     def _repr_html_(self): return self.show().data
 
@@ -184,9 +187,11 @@ def safe_name(
     if not label: return 'sound'
     name = ''.join(c if c.isalnum() else '_' for c in label)[:40]
     if name == label != 'sound': return name
-    return f"{name}-{hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()[:8]}"
+    digest = hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()
+    return f"{name}-{digest[:8]}"
 
 # %% ../../nbs/core/sounds.ipynb #fa6a4daa
+#| code-fold: true
 _KEYS = {'file', 'label', 'seed', 'sample_rate', 'meta'}
 
 def _listed(listing):
@@ -209,7 +214,7 @@ def _listed(listing):
     return rows
 
 def _free(dir, stem, suffix, first, by_class):
-    "The first name that no file has: STEM/000, STEM/001 ..., or STEM_SEED, STEM_SEED-2 ..."
+    "The first free name: STEM/000, STEM/001 ..., or STEM_SEED, STEM_SEED-2 ..."
     names = (f"{stem}/{k:03d}" for k in count()) if by_class else (
         f"{stem}_{first}" + (f"-{k}" if k > 1 else '') for k in count(1))
     return next(name for n in names if not (dir/(name := n + suffix)).exists())
@@ -223,6 +228,7 @@ def listed_sounds(
     return [r for r in _listed(dir/'metadata.jsonl') if (dir/r['file']).is_file()]
 
 # %% ../../nbs/core/sounds.ipynb #45e54183
+#| code-fold: true
 def _save_sounds(sounds, dir, append, by_class, format, bits, sample_rate):
     "Write one file per sound and a metadata.jsonl that lists them, one by one"
     if format not in ('wav', 'flac') or bits not in (16, 24):
@@ -249,6 +255,7 @@ def _save_sounds(sounds, dir, append, by_class, format, bits, sample_rate):
     return files
 
 # %% ../../nbs/core/sounds.ipynb #13ba4a0b
+#| code-fold: true
 def _load_sounds(cls, dir):
     "Read what `save` wrote; raises `AudioError`"
     dir = Path(dir)
