@@ -41,7 +41,7 @@ def mel_data_uri(
     width:int=240, # pixels
     height:int=80, # pixels
 )->str: # 'data:image/jpeg;base64,...'
-    "A small log-mel picture as text for a page: low bands below, black to yellow in 70 dB"
+    "A small log-mel picture as text for a page: low bands below, 70 dB in colours"
     from matplotlib import colormaps
     from PIL import Image
     x = torch.as_tensor(x).detach().cpu().float()
