@@ -425,7 +425,12 @@ COMPILED_MB = 64  # measured: beyond, torch's matrix products are as fast
 #| code-fold: true
 def map_start(
     model:nn.Module, # a `PixelSNAIL`
-    cond, n:int, init, mask, shape, guidance, # as `PixelSNAIL.sample_codes` takes them
+    cond, # `Conditions`, class numbers (n,), shares (n, n_classes), or None
+    n:int, # number of maps
+    init:Tensor|None, # codes to start from, (H, W) or (n, H, W)
+    mask:Tensor|None, # bool, True where codes are drawn, (H, W) or (n, H, W)
+    shape:tuple|None, # (rows, columns); None: that of the training
+    guidance:float|None, # needs a prior trained with `class_dropout`
 )->tuple: # class weights, init and mask (n, k, h, w), shape as drawn, guidance
     "Check the arguments of `sample_codes`; `CodeError` for what does not fit"
     k = model.config
@@ -439,8 +444,8 @@ def map_start(
     shares = torch.is_tensor(cond) and cond.is_floating_point()
     if shares and len(cond) != n:
         raise CodeError(f"{len(cond)} rows of class shares for {n} maps")
-    config = replace(k, code_shape=(*k.code_shape[:-2],
-                                    *shape)) if k.condition == 'place' else k
+    size = (*k.code_shape[:-2], *shape)
+    config = replace(k, code_shape=size) if k.condition == 'place' else k
     number, init, mask = prior_arguments(config, None if shares else cond, n, init,
                                          mask)
     if guidance is not None and not k.class_dropout:
@@ -460,7 +465,11 @@ def map_start(
 def draw_map(
     kind, # `CachedPixelSNAIL` or `CompiledPixelSNAIL`
     model:nn.Module, # a `PixelSNAIL`
-    weights, init, mask, shape, guidance, # what `map_start` gave
+    weights:Tensor|None, # shares of the classes, (n, n_classes)
+    init:Tensor|None, # codes to start from, (n, k, h, w)
+    mask:Tensor|None, # bool, True where codes are drawn, (n, k, h, w)
+    shape:tuple, # (h, w), as drawn
+    guidance:float|None, # above 1: away from what is likely without a class
     noise, # `ItemNoise` of the maps
     progress:bool=False, # show a bar
     **how, # of `draw_code`
