@@ -7,17 +7,21 @@
 from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 import numpy as np, torch, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
-from .code_maps import draw_code, map_background
+from tqdm.auto import tqdm
+from .code_maps import (
+    CodeError, draw_code, map_background, prior_arguments)
+from .generator import Conditions
 from ..kernels.pixelsnail_position import (
     Affines, draw_columns, Facts, Memory, Weights)
 
 # %% auto #0
 __all__ = ['COMPILED_MB', 'Affine', 'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL',
-           'CompiledPixelSNAIL']
+           'CompiledPixelSNAIL', 'map_start', 'draw_map']
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #16f3d560
 #| code-fold: true
@@ -65,7 +69,7 @@ class PointBlock:
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #d8aba18c
 class FirstLayer:
-    "Sums of table rows: for the vertical branch a whole row at once, for the horizontal a position"
+    "Sums of table rows: vertical branch a row at once, horizontal one a position"
     def __init__(self,
         model:nn.Module, # a `PixelSNAIL` whose weights are folded
         batch:int, # maps at once
@@ -103,14 +107,15 @@ class FirstLayer:
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #25a3b7af
 class CausalStack:
-    "All causal residual convolutions: what they see lies before it, so they run side by side"
+    "All causal residual convolutions: they see what lies before, so run side by side"
     def __init__(self,
         model:nn.Module, # a `PixelSNAIL` whose weights are folded
         batch:int, # maps at once
         width:int, # columns of the map
     ):
         k = model.config
-        self.k, self.p, self.width, self.batch = k.kernel_size, k.kernel_size // 2, width, batch
+        self.k, self.p = k.kernel_size, k.kernel_size // 2
+        self.width, self.batch = width, batch
         blocks = [r for block in model.blocks for r in block.resblocks]
         self.layers = [self.fold([getattr(b, name) for b in blocks])
                        for name in ('conv1', 'conv2')]
@@ -118,7 +123,7 @@ class CausalStack:
         self.cond = torch.cat([b.condition.weight[..., 0] for b in blocks]).float()
 
     def fold(self, convs:list)->tuple:
-        "Weights of the rows above and of the own row, (r, taps c_in, c_out); biases; last k rows"
+        "Weights of rows above and own row, (r, taps c_in, c_out); biases; last k rows"
         weight = torch.stack([rearrange(conv.weight.float(), 'o i t -> t i o')
                               for conv in convs])
         above, own = (w.flatten(1, 2)
@@ -134,7 +139,7 @@ def start_row(self:CausalStack,
     i:int, # row of the map
     cond:Tensor|None, # condition of this row, (b or 1, cond, w)
 ):
-    "All that the rows above give to this one, in large products: 20 of 22 taps of a 5 x 5 kernel"
+    "All that the rows above give to this one, in large products"
     self.ready, seen = [], min(i, self.k - 1)
     for above, _, bias, rows in self.layers:
         if i:
@@ -167,7 +172,7 @@ def step(self:CausalStack,
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #3d0fdc9e
 class BlockStep:
-    "The rest of a `PixelBlock` for one position: keys, values, query, attention to the cache, gate"
+    "The rest of a `PixelBlock` for one position: attention to the cache, and gate"
     def __init__(self,
         block:nn.Module, # a `PixelBlock` to be folded
         batch:int, # maps at once
@@ -196,7 +201,8 @@ class BlockStep:
         self.ask = Affine(wq * d**-.5, bq * d**-.5, batch)
         self.keys = wq.new_zeros(batch * self.heads, d, positions)
         self.values = wq.new_zeros(batch * self.heads, positions, d)
-        (w1, b1), (wa, ba) = _flat(block.out_resblock.conv1), _flat(block.out_resblock.aux_conv)
+        out = block.out_resblock
+        (w1, b1), (wa, ba) = _flat(out.conv1), _flat(out.aux_conv)
         self.join = Affine(torch.cat([w1, wa], 1), b1 + ba, batch)
         self.gate = Affine(*_flat(block.out_resblock.conv2), batch)
 
@@ -239,7 +245,7 @@ def step(self:BlockStep,
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #c54e0481
 class CachedPixelSNAIL:
-    "A PixelSNAIL that is asked for one position after the other and computes nothing twice"
+    "A PixelSNAIL that writes one position after the other and computes nothing twice"
     def __init__(self,
         model:nn.Module, # a `PixelSNAIL` whose weights are folded
         weights:Tensor|None, # shares of the classes, (b, n_classes); None: no class
@@ -276,7 +282,8 @@ def step(self:CachedPixelSNAIL,
     j:int, # column; the ones before it must be written
 )->Tensor: # (b, c)
     "State of the position: what it knows of everything before it"
-    n, stack, column = self.config.n_res_blocks, self.stack, torch.tensor([j], device=self.device)
+    n, stack = self.config.n_res_blocks, self.stack
+    column = torch.tensor([j], device=self.device)
     x = self.above[:, j] + self.first(1, self.i, column, j == 0)[:, 0]
     inputs, added = stack.layers[0][-1], stack.step(j)
     for k, block in enumerate(self.blocks):
@@ -413,3 +420,74 @@ def draw_row(self:CompiledPixelSNAIL,
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #fc184c19
 COMPILED_MB = 64  # measured: beyond, torch's matrix products are as fast
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #3b57b955
+#| code-fold: true
+def map_start(
+    model:nn.Module, # a `PixelSNAIL`
+    cond, # `Conditions`, class numbers (n,), shares (n, n_classes), or None
+    n:int, # number of maps
+    init:Tensor|None, # codes to start from, (H, W) or (n, H, W)
+    mask:Tensor|None, # bool, True where codes are drawn, (H, W) or (n, H, W)
+    shape:tuple|None, # (rows, columns); None: that of the training
+    guidance:float|None, # needs a prior trained with `class_dropout`
+)->tuple: # class weights, init and mask (n, k, h, w), shape as drawn, guidance
+    "Check the arguments of `sample_codes`; `CodeError` for what does not fit"
+    k = model.config
+    shape = tuple(shape or k.map_shape)
+    grid = shape[::1 if k.order == 'rows' else -1]
+    if shape != k.map_shape and model.map_shape(*grid) != grid:
+        raise CodeError(f"shape={shape}: this prior draws maps of {k.map_shape} codes, "
+                        "or of any other width and more rows.")
+    if isinstance(cond, Conditions):
+        cond = cond.class_shares(k.n_classes) if cond.kinds & model.asks else None
+    shares = torch.is_tensor(cond) and cond.is_floating_point()
+    if shares and len(cond) != n:
+        raise CodeError(f"{len(cond)} rows of class shares for {n} maps")
+    size = (*k.code_shape[:-2], *shape)
+    config = replace(k, code_shape=size) if k.condition == 'place' else k
+    number, init, mask = prior_arguments(config, None if shares else cond, n, init,
+                                         mask)
+    if guidance is not None and not k.class_dropout:
+        raise CodeError(f"guidance={guidance}: this prior was trained without "
+                        "class_dropout, it knows no maps without a class.")
+    full = lambda x: (None if x is None
+                      else model.turned(x.reshape(n, k.n_quantizers, *shape))
+                      .contiguous().to(model.device))
+    if cond is not None or k.condition != 'place' and not k.class_dropout:
+        weights = model.class_weights(cond if shares else number)
+    else:  # what the network was shown in training where the class was dropped
+        weights = torch.zeros(n, k.n_classes, device=model.device)
+    return weights, full(init), full(mask), grid, None if cond is None else guidance
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #8c40b45d
+#| code-fold: true
+def draw_map(
+    kind, # `CachedPixelSNAIL` or `CompiledPixelSNAIL`
+    model:nn.Module, # a `PixelSNAIL`
+    weights:Tensor|None, # shares of the classes, (n, n_classes)
+    init:Tensor|None, # codes to start from, (n, k, h, w)
+    mask:Tensor|None, # bool, True where codes are drawn, (n, k, h, w)
+    shape:tuple, # (h, w), as drawn
+    guidance:float|None, # above 1: away from what is likely without a class
+    noise, # `ItemNoise` of the maps
+    progress:bool=False, # show a bar
+    **how, # of `draw_code`
+)->Tensor: # int64, (n, k, h, w), as drawn
+    "Row by row; after the last open position nothing is computed"
+    k, n, dev = model.config, len(noise.generators), model.device
+    if guidance is not None:
+        weights = torch.cat([weights, torch.zeros_like(weights)])
+    cache, size = kind(model, weights, shape, n), (n, k.n_quantizers, *shape)
+    codes = (torch.zeros(size, dtype=torch.long, device=dev) if init is None
+             else init.clone())
+    still = torch.zeros(size, dtype=torch.bool, device=dev) if mask is None else ~mask
+    open_ = (~still).flatten(2).any(0).any(0).nonzero()
+    last = 1 + int(open_.max()) if len(open_) else 0
+    for i in tqdm(range(-(-last // shape[1])), 'codes', unit='row',
+                  disable=not progress, leave=False):
+        cache.start_row(i)
+        uniform = noise.rand(shape[1], k.n_quantizers, k.n_codes)
+        cache.draw_row(min(shape[1], last - i * shape[1]), uniform, codes, still,
+                       guidance, **how)
+    return codes

@@ -42,7 +42,7 @@ def opened(data):
 # %% ../../nbs/train/pixelsnail.ipynb #cf9b37ae
 @dataclass
 class FoleyRecipe(CascadeRecipe):
-    "The stages of the DCASE 2023 Foley baseline: vocoder, codebook, codes, prior, evaluation set"
+    "The DCASE 2023 Foley baseline: vocoder, codebook, codes, prior, evaluation set"
     codebook:LoopRecipe = by_preset('foley-vqvae')
     prior:Recipe = by_preset('foley-pixelsnail')
     # not used if `vocoder` names a folder
@@ -64,7 +64,6 @@ class FoleyRecipe(CascadeRecipe):
         "All stages: `out` gets first_vocoder/, all of a cascade, and evaluation_set/"
         from fastai.torch_core import rank_distrib
         from foleybook.core.feature_cache import WaveCache
-
         say = teller(progress)
         clips, folder = opened(data), self.vocoder or str(out/'first_vocoder')
         if not self.vocoder:
@@ -91,7 +90,7 @@ def sample_set(self:FoleyRecipe,
     say=print, # told of every class
     batch:int=10, # sounds made at once
 ):
-    "As the challenge wants them: `per_class` files a class, of exactly the training length"
+    "As the challenge wants them: `per_class` files a class, of the training length"
     folder, stages = (out/'evaluation_set',
                       [out/part/'finished.json'
                        for part in ('first_vocoder', 'codebook', 'prior')])
