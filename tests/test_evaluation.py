@@ -15,6 +15,7 @@ import pytest
 import soundfile as sf
 import torch
 from foleybook import evaluation as ev
+from foleybook.judge import challenge_scores as challenge, clip_measures as clipwise
 from foleybook.judge import embedders as em, evaluator as judging, leaderboard as boards, reports
 from foleybook.judge.pages import gallery_page
 from foleybook.core.sounds import Sounds
@@ -166,7 +167,7 @@ def test_the_stft_distance_is_the_loss_of_the_vocoders():
     g = torch.Generator().manual_seed(0)
     x = 0.2 * torch.randn(1, 20000, generator=g)
     y = x + 0.02 * torch.randn(1, 20000, generator=g)
-    got = ev.reconstruction_distances(y, x, RATE)
+    got = clipwise.reconstruction_distances(y, x, RATE)
     assert abs(got.stft - float(multi_resolution_stft_loss(y, x))) < 1e-6
     naive = []
     for n in (512, 1024, 2048):
@@ -188,9 +189,9 @@ def test_same_as_torch_fidelity():
     fid = fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"]
     assert abs(ev.frechet_distance(x, y) - fid) < 1e-5 * fid
     kid = kid_features_to_metric(x, y, kid_subsets=10, kid_subset_size=40, rng_seed=3, verbose=False)
-    assert np.allclose(ev.kernel_inception_distance(x, y, 10, 40, seed=3), list(kid.values()), rtol=1e-6)
+    assert np.allclose(challenge.kernel_inception_distance(x, y, 10, 40, seed=3), list(kid.values()), rtol=1e-6)
     isc = isc_features_to_metric(x, splits=5, shuffle=True, rng_seed=3)
-    assert np.allclose(ev.inception_score(x, 5, seed=3), list(isc.values()), rtol=1e-6)
+    assert np.allclose(challenge.inception_score(x, 5, seed=3), list(isc.values()), rtol=1e-6)
 
 
 class Harmful:
@@ -238,7 +239,7 @@ def test_copies_are_found(toy):
 
 
 def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
-    first = em.embed_clips(toy / "held", "log-mel", tmp_path / "cache", also=ev.sound_faults)
+    first = em.embed_clips(toy / "held", "log-mel", tmp_path / "cache", also=clipwise.sound_faults)
     kept = sorted((tmp_path / "cache").rglob("*.npy"))
     assert len(kept) == 2 * len(first)
     for i, f in enumerate(sorted((toy / "held").rglob("*.wav"))):
@@ -248,7 +249,7 @@ def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
     calls = []
     embed = em.Embedder.embed
     monkeypatch.setattr(em.Embedder, "embed", lambda self, *a: calls.append(1) or embed(self, *a))
-    again = em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache", also=ev.sound_faults)
+    again = em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache", also=clipwise.sound_faults)
     assert len(calls) <= 1 and torch.equal(again.frames, first.frames) and again.hash == first.hash
     write_audio(tmp_path / "moved/rain/99.wav", torch.ones(1, 4000) * 0.1, RATE)
     assert em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache").hash != first.hash
@@ -292,7 +293,7 @@ def test_bad_input(toy, tmp_path):
 def test_pairs_are_never_mixed(toy, tmp_path):
     same = judge(toy / "held", toy / "held", paired=True)
     # at 16 kHz nothing lies above 8 kHz
-    assert set(same.table.measure) == {*ev.Reconstruction._fields, "mkl"} - {"stft_high", "top"} and same["mel"].value == 0
+    assert set(same.table.measure) == {*clipwise.Reconstruction._fields, "mkl"} - {"stft_high", "top"} and same["mel"].value == 0
     assert same["pre_echo"].value == same["rhythm"].value == 0
     assert same.record["mode"] == "paired"
     assert not {"mel", "stft", "mkl"} & set(judge(toy / "held", toy / "real").table.measure)
@@ -313,13 +314,13 @@ def test_gain_does_not_matter(toy):
 def test_faults():
     t = torch.arange(RATE) / RATE
     clean = 0.3 * torch.sin(2 * torch.pi * 200 * t) * torch.sin(torch.pi * t)
-    assert ev.sound_faults(clean, RATE).clicks == 0
+    assert clipwise.sound_faults(clean, RATE).clicks == 0
     spike = clean.clone()
     spike[5000] += 0.5
     spike[9000:] *= -1
-    assert ev.sound_faults(spike, RATE).clicks >= 1
-    assert ev.sound_faults(torch.zeros(RATE), RATE)[:2] == (-70.0, 1.0)
-    assert ev.sound_faults((10 * clean).clamp(-1, 1), RATE).clipped > 10
+    assert clipwise.sound_faults(spike, RATE).clicks >= 1
+    assert clipwise.sound_faults(torch.zeros(RATE), RATE)[:2] == (-70.0, 1.0)
+    assert clipwise.sound_faults((10 * clean).clamp(-1, 1), RATE).clipped > 10
 
 
 def test_classifier_recipe_and_folder_embedder(toy, tmp_path):
@@ -522,7 +523,7 @@ def of_rate(rate, seeds):
 @pytest.mark.parametrize("rate", [2, 4, 8])
 def test_onsets_and_attacks_are_counted(rate):
     x = bursts(rate, 3)
-    assert len(ev.attacks(x, 44100)) == 2 * rate and ev.clip_facts(x, 44100).onsets == rate
+    assert len(ev.attacks(x, 44100)) == 2 * rate and clipwise.clip_facts(x, 44100).onsets == rate
     assert abs(float(ev.attacks(x, 44100)[0]) - 0.29 / rate) < 0.003
     assert len(ev.attacks(torch.zeros(44100), 44100)) == 0
 
@@ -546,9 +547,9 @@ def test_pre_echo_grows_with_the_window(window):
     spec = torch.stft(x, window, window // 4, window=window_, return_complex=True)
     phase = 2 * torch.pi * torch.rand(spec.shape, generator=torch.Generator().manual_seed(0))
     y = torch.istft(torch.polar(spec.abs(), phase), window, window // 4, window=window_, length=len(x))
-    leak = ev.pre_echo(y, x, 44100)
-    assert leak > (3 if window == 1024 else 30) and abs(ev.pre_echo(0.3 * x, x, 44100)) < 0.1
-    assert np.isnan(ev.pre_echo(x, torch.sin(torch.arange(88200) / 30), 44100))
+    leak = clipwise.pre_echo(y, x, 44100)
+    assert leak > (3 if window == 1024 else 30) and abs(clipwise.pre_echo(0.3 * x, x, 44100)) < 0.1
+    assert np.isnan(clipwise.pre_echo(x, torch.sin(torch.arange(88200) / 30), 44100))
 
 
 def test_the_top_is_heard_whatever_the_embedder_hears(tmp_path):
@@ -1095,14 +1096,14 @@ def test_time_is_measured():
     ticks = torch.zeros(4 * 44100)
     ticks[::22050] = 1
     noise = 0.1 * torch.randn(4 * 44100, generator=torch.Generator().manual_seed(0))
-    assert ev.onset_regularity(ticks, 44100) > 0.8 > 0.25 > ev.onset_regularity(noise, 44100)
-    assert ev.modulation_peak(noise * (1 + torch.sin(2 * torch.pi * 12 * t)), 44100) > ev.modulation_peak(noise, 44100) + 15
-    assert ev.unrest(noise, 44100) > 3 * ev.unrest(torch.sin(2 * torch.pi * 300 * t), 44100)
-    for f in (ev.onset_regularity, ev.modulation_peak, ev.unrest):
+    assert clipwise.onset_regularity(ticks, 44100) > 0.8 > 0.25 > clipwise.onset_regularity(noise, 44100)
+    assert clipwise.modulation_peak(noise * (1 + torch.sin(2 * torch.pi * 12 * t)), 44100) > clipwise.modulation_peak(noise, 44100) + 15
+    assert clipwise.unrest(noise, 44100) > 3 * clipwise.unrest(torch.sin(2 * torch.pi * 300 * t), 44100)
+    for f in (clipwise.onset_regularity, clipwise.modulation_peak, clipwise.unrest):
         assert abs(f(noise, 44100) - f(0.01 * noise, 44100)) < 1e-2
         assert not np.isinf(f(torch.zeros(44100), 44100)) and not np.isinf(f(noise[:100], 44100))
-    assert ev.event_distance(noise, noise, 44100) == 0
-    assert abs(ev.event_distance(noise, 3 * noise, 44100) - float(2 * ev.level_track(noise, 44100).mean())) < 1e-6
+    assert clipwise.event_distance(noise, noise, 44100) == 0
+    assert abs(clipwise.event_distance(noise, 3 * noise, 44100) - float(2 * clipwise.level_track(noise, 44100).mean())) < 1e-6
 
 
 def test_facts_of_another_version_are_not_taken_from_the_cache(toy, tmp_path):

@@ -55,7 +55,7 @@ def specvqgan_metrics(case):
     for name, labels in (("vggsound", None), ("vas", meta["vas_classes"])):
         at = scores.pair_clips(meta[f"paths_fake_{name}"], meta[f"paths_real_{name}"], lambda p: scores.clip_key(p, labels))
         ours[f"mkl_{name}"] = scores.mean_kl(x["logits_fake"], x["logits_real"][at])
-    c = ev.classification(x["logits_real"], x["cls_targets"])
+    c = scores.classification(x["logits_real"], x["cls_targets"])
     ours |= {"cls.accuracy_1": c.accuracy, "cls.accuracy_5": c.accuracy_5, "cls.mAP": c.mean_ap,
              "cls.mROCAUC": c.mean_auc, "cls.dprime": c.dprime}
     assert set(ours) == set(out)
