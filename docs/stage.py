@@ -416,9 +416,9 @@ def stage(processed, pages):
     cfg = get_config()
     process(cfg, processed)
     pages.mkdir()
-    images = cfg.config_path / "docs" / "images"
-    if images.is_dir():
-        shutil.copytree(images, pages / "images")
+    for images in (cfg.config_path / "docs" / "images", cfg.nbs_path / "images"):
+        if images.is_dir():
+            shutil.copytree(images, pages / "images", dirs_exist_ok=True)
     book = Book(cfg, processed, pages)
     book.write()
     (pages / "llms.txt").write_text(book.llms(), encoding="utf-8")
