@@ -14,7 +14,8 @@ __all__ = ["load", "train", "evaluate", "recipes", "playground", "Sounds", "Cond
 
 TYPE_CHECKING = False  # editors and type checkers take it as True
 if TYPE_CHECKING:
-    from .audio_features import MelConfig, Sounds
+    from .audio_features import MelConfig
+    from .core.sounds import Sounds
     from .core.generator import Conditions, Generator, playground
     from .judge.evaluator import evaluate
 
