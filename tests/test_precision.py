@@ -10,7 +10,7 @@ from foleybook.train.codebooks import VQVAERecipe
 from foleybook.core.feature_cache import MelCache
 from foleybook.sound_data import make_procedural
 from foleybook.train.checkpoints import read_checkpoint
-from foleybook.train.auto_precision import AutoPrecision
+from foleybook.train.precision import AutoPrecision
 import foleybook.training as training
 
 SMALL = dict(mel=MelConfig.preset("dcase2023"), freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=16, res_blocks=1, dim=8, n_codes=32)

@@ -526,7 +526,7 @@ def _learner(recipe, data):
     from fastai.callback.progress import ProgressCallback
     from fastai.data.core import DataLoaders
     from foleybook.train.checkpoints import LineLogger, StepLines
-    from foleybook.train.auto_precision import AutoPrecision
+    from foleybook.train.precision import AutoPrecision
     from foleybook.training import (
         EMA, GradientAccumulation, GradientClip, MixedPrecision, StepDL, StepEpochs, StepLearner)
 
