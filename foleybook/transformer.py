@@ -246,7 +246,7 @@ def crop_middle(
 
 # %% ../nbs/07_transformer.ipynb #8a536908
 class Prefix(nn.Module):
-    "Conditions as vectors that stand before the codes: features first, then the class"
+    "What stands before the codes, by `config`: vectors of features, then of the class"
     def __init__(self, config:TransformerConfig):
         super().__init__()
         self.config, kind = config, config.condition
@@ -397,7 +397,7 @@ class Places(nn.Module):
 
 # %% ../nbs/07_transformer.ipynb #7d095f7f
 class CodeTransformer(TokenVectors):
-    "What both priors of this chapter share: tables of vectors, blocks, heads"
+    "What both priors share: tables of vectors, blocks, heads, sized by `config`"
     causal = True
     def __init__(self, config:TransformerConfig):
         super().__init__()

@@ -14,7 +14,7 @@ from ..core.code_maps import CodeError, CodeTable, PriorRecipe
 from ..core.files import load_strict
 from ..core.generator import Conditions
 from .codebooks import CascadeRecipe
-from .recipes import by_preset, Recipe
+from .recipes import by_preset, LoopRecipe, Recipe
 from ..transformer import (
     CodeGPT, CodeTransformer, hidden_share, ParallelTransformer, TransformerConfig)
 
@@ -134,4 +134,5 @@ def finish(self:TransformerRecipe,
 @dataclass
 class TransformerCascadeRecipe(CascadeRecipe):
     "Train a codebook, then a transformer on its codes"
+    codebook:LoopRecipe = by_preset('quick-vqvae')
     prior:Recipe = by_preset('quick-transformer')
