@@ -598,7 +598,7 @@ def sample_codes(self:CodeTransformer,
     # see `filter_logits`
     temperature:float=1., top_k:int|None=None, top_p:float|None=None,
     init:Tensor|None=None, # codes to start from, (n, H, W)
-    mask:Tensor|None=None, # bool, (H, W) or (n, H, W): True where codes are drawn anew
+    mask:Tensor|None=None, # bool, (H, W) or (n, H, W): True where codes are drawn
     progress:bool=False, # show a bar
     guidance:float|None=None, # above 1: away from what is likely without the condition
     shape:tuple|None=None, # (rows, columns) of the map; None: that of the training
@@ -679,7 +679,7 @@ def sample_codes(self:ParallelTransformer,
     # see `filter_logits`
     temperature:float=1., top_k:int|None=None, top_p:float|None=None,
     init:Tensor|None=None, # codes to start from, (n, H, W)
-    mask:Tensor|None=None, # bool, (H, W) or (n, H, W): True where codes are drawn anew
+    mask:Tensor|None=None, # bool, (H, W) or (n, H, W): True where codes are drawn
     progress:bool=False, # show a bar
     guidance:float|None=None, # above 1: away from what is likely without the condition
     shape:tuple|None=None, # (rows, columns) of the map; None: that of the training

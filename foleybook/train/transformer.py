@@ -99,7 +99,7 @@ def with_features(
     features:Tensor, # what was seen with each, (n, l, d)
     rate:float|None=None, # rows a second; None: stretched over the clip
 )->CodeTable:
-    "A table whose maps are asked by class and features"
+    "A table whose maps are conditioned on class and features"
     cond = Conditions(label=table.conditions.label, features=features,
                       names=table.conditions.names,
                       feature_rate=rate)
