@@ -11,6 +11,7 @@ from foleybook.core.feature_cache import MelCache
 from foleybook.sound_data import make_procedural
 from foleybook.train.checkpoints import read_checkpoint
 from foleybook.train.precision import AutoPrecision
+from foleybook.train import precision as by_trial
 import foleybook.training as training
 
 SMALL = dict(mel=MelConfig.preset("dcase2023"), freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=16, res_blocks=1, dim=8, n_codes=32)
@@ -40,7 +41,7 @@ def losses(out):
 def test_loss_curves_agree(cache, tmp_path, monkeypatch):
     "The average of the last third of the losses, bf16 with channels last against float32"
     plain = recipe().train(cache, tmp_path / "a", progress=False)
-    monkeypatch.setattr(training, "precision_seconds", fastest(("bf16", True)))
+    monkeypatch.setattr(by_trial, "precision_seconds", fastest(("bf16", True)))
     auto = recipe(precision="auto").train(cache, tmp_path / "b", progress=False)
     assert (plain.card["precision"], auto.card["precision"]) == ("float32", "bf16")
     a, b = (torch.tensor(losses(tmp_path / k)[40:]).mean() for k in "ab")
@@ -49,7 +50,7 @@ def test_loss_curves_agree(cache, tmp_path, monkeypatch):
 
 def test_it_says_no(cache, tmp_path, monkeypatch):
     "Where float32 is as fast, the run is the float32 run, to the last bit"
-    monkeypatch.setattr(training, "precision_seconds", fastest(("float32", False)))
+    monkeypatch.setattr(by_trial, "precision_seconds", fastest(("float32", False)))
     plain, auto = recipe(steps=20), recipe(steps=20, precision="auto")
     a, b = (r.train(cache, tmp_path / str(k), progress=False).state_dict() for k, r in enumerate((plain, auto)))
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -57,7 +58,7 @@ def test_it_says_no(cache, tmp_path, monkeypatch):
 
 def test_a_resumed_run_keeps_the_choice(cache, tmp_path, monkeypatch):
     "Also where a new trial would say otherwise; weights equal those of the unbroken run"
-    monkeypatch.setattr(training, "precision_seconds", fastest(("bf16", True)))
+    monkeypatch.setattr(by_trial, "precision_seconds", fastest(("bf16", True)))
     auto = recipe(steps=20, epoch_steps=10, checkpoint_steps=5, precision="auto")
     unbroken = auto.train(cache, tmp_path / "a", progress=False)
 
@@ -71,7 +72,7 @@ def test_a_resumed_run_keeps_the_choice(cache, tmp_path, monkeypatch):
             auto.train(cache, tmp_path / "b", progress=False)
     newest = sorted((tmp_path / "b" / "checkpoints").glob("step_*"))[-1]
     assert read_checkpoint(newest)[1]["callbacks"]["auto_precision"]["precision"] == "bf16"
-    monkeypatch.setattr(training, "precision_seconds", fastest(("float32", False)))
+    monkeypatch.setattr(by_trial, "precision_seconds", fastest(("float32", False)))
     resumed = auto.train(cache, tmp_path / "b", progress=False)
     assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in unbroken.state_dict().items())
 
