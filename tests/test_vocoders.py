@@ -22,10 +22,9 @@ from foleybook.core.rendering import find_vocoder, fold_weight_norm
 from foleybook.published.melgan import MelGAN, MelGANConfig, MelGANDiscriminator, melgan_mel
 from foleybook.core.rendering import render_file
 from foleybook.published.bigvgan import BigVGAN, BigVGANConfig
-from foleybook.train.vocoders import wave_to_mel
-from foleybook.vocoders import (
-    HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder, MultiPeriodDiscriminator, MultiResolutionDiscriminator,
-    MultiScaleDiscriminator, multi_resolution_stft_loss)
+from foleybook.train.vocoders import (
+    MultiPeriodDiscriminator, MultiResolutionDiscriminator, MultiScaleDiscriminator, wave_to_mel)
+from foleybook.vocoders import HiFiGAN, HiFiGANConfig, ISTFTConfig, ISTFTVocoder, multi_resolution_stft_loss
 
 TINY = dict(upsample_initial_channel=16)
 

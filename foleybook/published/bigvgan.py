@@ -15,13 +15,28 @@ from ..core.rendering import _last, _normed, Conv1d, fold_weight_norm
 from .audyn import _upsampling_sizes, _weight_of
 from .hifigan import (
     _load_original, _original_config, _original_mel, _pick, _weights, _where)
-from ..train.vocoders import AdversarialRecipe, Jury
+from ..train.vocoders import (
+    AdversarialRecipe, Jury, MPD_WIDTHS, MultiPeriodDiscriminator,
+    MultiResolutionDiscriminator)
 from ..vocoders import (
-    _radius, _same_length, _upsampler, MPD_WIDTHS, MultiPeriodDiscriminator,
-    MultiResolutionDiscriminator, Snake, UpsamplingConfig, UpsamplingVocoder)
+    _radius, _same_length, _upsampler, Snake, UpsamplingConfig, UpsamplingVocoder)
 
 # %% auto #0
-__all__ = ['BigVGANConfig', 'kaiser_sinc', 'Upsample2x', 'AntiAliased', 'AMPBlock', 'BigVGAN', 'BigVGANRecipe', 'Downsample2x']
+__all__ = ['BigVGANConfig', 'kaiser_sinc', 'Upsample2x', 'Downsample2x', 'AntiAliased', 'AMPBlock', 'BigVGAN', 'BigVGANRecipe']
+
+# %% ../../nbs/published/bigvgan.ipynb #237578ce
+#| code-fold: true
+_SIZES = dict( # name: (front end, size, changes of the front end)
+    base_22khz_80band=('bigvgan_22khz_80', 'base', {}),
+    base_24khz_100band=('bigvgan_24khz_100', 'base', {}),
+    v1_22khz_80band=('bigvgan_22khz_80', 'v1', {}),
+    v1_24khz_100band=('bigvgan_24khz_100', 'v1', {}),
+    v2_22khz_80band_256x=('bigvgan_22khz_80', 'v2', dict(f_max=None)),
+    v2_22khz_80band_fmax8k_256x=('bigvgan_22khz_80', 'v2', {}),
+    v2_24khz_100band_256x=('bigvgan_24khz_100', 'v2', {}),
+    v2_44khz_128band_256x=('bigvgan_44khz_128', 'v2',
+        dict(n_fft=1024, win_length=1024, hop_length=256)),
+    v2_44khz_128band_512x=('bigvgan_44khz_128', 'v2', {}))
 
 # %% ../../nbs/published/bigvgan.ipynb #61addb17
 @dataclass
@@ -33,32 +48,20 @@ class BigVGANConfig(UpsamplingConfig):
     use_tanh_at_final: bool = True # otherwise clip to -1..1
     use_bias_at_final: bool = True
 
-    _presets = dict(
-        base_22khz_80band=('bigvgan_22khz_80', 'base', {}),
-        base_24khz_100band=('bigvgan_24khz_100', 'base', {}),
-        v1_22khz_80band=('bigvgan_22khz_80', 'v1', {}),
-        v1_24khz_100band=('bigvgan_24khz_100', 'v1', {}),
-        v2_22khz_80band_256x=('bigvgan_22khz_80', 'v2', dict(f_max=None)),
-        v2_22khz_80band_fmax8k_256x=('bigvgan_22khz_80', 'v2', {}),
-        v2_24khz_100band_256x=('bigvgan_24khz_100', 'v2', {}),
-        v2_44khz_128band_256x=('bigvgan_44khz_128', 'v2',
-            dict(n_fft=1024, win_length=1024, hop_length=256)),
-        v2_44khz_128band_512x=('bigvgan_44khz_128', 'v2', {}))
-
     @classmethod
     def presets(cls)->list:
         "Names of the published sizes"
-        return list(cls._presets)
+        return list(_SIZES)
 
     @classmethod
     def preset(cls,
         name:str, # one of `presets()`
     )->'BigVGANConfig':
         "A published size"
-        if name not in cls._presets:
+        if name not in _SIZES:
             raise ValueError(f"no BigVGAN preset {name!r}; there are "
-                             f"{', '.join(cls._presets)}")
-        mel,size,changes = cls._presets[name]
+                             f"{', '.join(_SIZES)}")
+        mel,size,changes = _SIZES[name]
         mel = MelConfig.preset(mel).replace(**changes)
         if size == 'base':
             return cls(mel=mel)
@@ -113,9 +116,28 @@ def _edges(x, left, right):
     first,last = x[:, :1].expand(b, left, c),x[:, -1:].expand(b, right, c)
     return torch.cat([first, x, last], 1).transpose(1, 2)
 
+# %% ../../nbs/published/bigvgan.ipynb #ddcfc074
+class Downsample2x(nn.Module):
+    "Half the sample rate without aliases"
+
+    def __init__(self):
+        super().__init__()
+        self.lowpass = nn.Module()
+        self.lowpass.register_buffer('filter', kaiser_sinc())
+
+    def forward(self,
+        x:Tensor, # (b, c, 2 * t)
+    )->Tensor: # (b, c, t)
+        "Low-pass, then keep every other sample"
+        c = x.shape[1]
+        w,x = self.lowpass.filter.expand(c, 1, -1),_edges(x, 5, 6)
+        if x.device.type != 'cpu':
+            return F.conv1d(x, w, stride=2, groups=c)
+        return F.conv2d(_last(x), _last(w), stride=(1, 2), groups=c).squeeze(2)
+
 # %% ../../nbs/published/bigvgan.ipynb #9bdd770c
 class AntiAliased(nn.Module):
-    "An activation at twice the sample rate, so that the harmonics it makes do not fold back"
+    "An activation at twice the sample rate: its harmonics do not fold back"
     radius = 6 # samples to either side
 
     def __init__(self,
@@ -135,18 +157,26 @@ class AntiAliased(nn.Module):
     def fused(self,
         x:Tensor, # (b, c, t)
     )->Tensor: # (b, c, t)
-        "The same on one buffer, activated in place in runs of many rows, its edges overwritten"
-        (b,c,t),runs = x.shape,16
+        "The same on one buffer, activated in place in runs of many rows"
+        (_,c,t),runs = x.shape,16
         x = _edges(x, 5, 5 + -(t + 15) % (runs // 2))
         filters = 2 * self.upsample.filter,self.downsample.lowpass.filter
         up,down = (_last(w.expand(c, 1, -1)) for w in filters)
         y = F.conv_transpose2d(_last(x), up, stride=(1, 2), groups=c)
         y = y.squeeze(2).transpose(1, 2)   # (b, rows, c), rows a multiple of runs
         self.act.activate_(y.reshape(-1, runs * c), runs)
-        y[:, 10:15],y[:, 15 + 2 * t:21 + 2 * t] = y[:, 15:16],y[:, 14 + 2 * t:15 + 2
-                                                                * t]
+        end = 15 + 2 * t
+        y[:, 10:15],y[:, end:end + 6] = y[:, 15:16],y[:, end - 1:end]
         y = _last(y[:, 10:21 + 2 * t].transpose(1, 2))
         return F.conv2d(y, down, stride=(1, 2), groups=c).squeeze(2)
+
+# %% ../../nbs/published/bigvgan.ipynb #5b7209c8
+def _activation(channels, config):
+    if config.activation not in ('snake', 'snakebeta'):
+        raise ValueError(f"activation={config.activation!r}; BigVGAN knows 'snake' and "
+                         "'snakebeta'")
+    return AntiAliased(Snake(channels, config.activation == 'snakebeta',
+                             config.snake_logscale))
 
 # %% ../../nbs/published/bigvgan.ipynb #a33ce657
 class AMPBlock(nn.Module):
@@ -189,14 +219,6 @@ class AMPBlock(nn.Module):
         convs = (*self.convs1, *self.convs2) if self.pairs else self.convs
         return sum(_radius(c) + AntiAliased.radius for c in convs)
 
-# %% ../../nbs/published/bigvgan.ipynb #5b7209c8
-def _activation(channels, config):
-    if config.activation not in ('snake', 'snakebeta'):
-        raise ValueError(f"activation={config.activation!r}; BigVGAN knows 'snake' and "
-                         "'snakebeta'")
-    return AntiAliased(Snake(channels, config.activation == 'snakebeta',
-                             config.snake_logscale))
-
 # %% ../../nbs/published/bigvgan.ipynb #bdd14c4a
 class BigVGAN(UpsamplingVocoder):
     "The BigVGAN generator"
@@ -209,12 +231,12 @@ class BigVGAN(UpsamplingVocoder):
     ):
         super().__init__(config)
         c, width = config, config.widths
-        self.ups = nn.ModuleList(nn.ModuleList([_upsampler(*width[i:i + 2], k, u,
-                                                           c.weight_norm)])
-            for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates)))
+        up = lambda *sizes: nn.ModuleList([_upsampler(*sizes, c.weight_norm)])
+        self.ups = nn.ModuleList(up(*width[i:i + 2], k, u) for i,(k,u) in enumerate(
+            zip(c.upsample_kernel_sizes, c.upsample_rates)))
         self.resblocks = nn.ModuleList(AMPBlock(w, k, d, c)
-            for w in width[1:] for k,
-            d in zip(c.resblock_kernel_sizes, c.resblock_dilation_sizes))
+            for w in width[1:]
+            for k,d in zip(c.resblock_kernel_sizes, c.resblock_dilation_sizes))
         self.activation_post = _activation(width[-1], c)
         last = Conv1d(width[-1], 1, 7, padding=3, bias=c.use_bias_at_final)
         self.conv_post = _normed(last, c.weight_norm)
@@ -258,7 +280,7 @@ def from_original(cls:BigVGAN,
 # %% ../../nbs/published/bigvgan.ipynb #2a095f19
 @dataclass
 class BigVGANRecipe(AdversarialRecipe):
-    "As published: AdamW 1e-4, 0.9999996 per step, MPD and MRD, gradients clipped at 1000"
+    "As published: AdamW 1e-4, 0.9999996 per step, MPD and MRD, clipped at 1000"
     model: BigVGANConfig = field(default_factory=BigVGANConfig)
     batch_size: int = 32
     steps: int = 1_000_000
@@ -276,22 +298,3 @@ class BigVGANRecipe(AdversarialRecipe):
         return Jury(mpd=MultiPeriodDiscriminator(widths=[round(w * self.d_width)
                                                          for w in MPD_WIDTHS]),
                     mrd=MultiResolutionDiscriminator(width=round(32 * self.d_width)))
-
-# %% ../../nbs/published/bigvgan.ipynb #ddcfc074
-class Downsample2x(nn.Module):
-    "Half the sample rate without aliases"
-
-    def __init__(self):
-        super().__init__()
-        self.lowpass = nn.Module()
-        self.lowpass.register_buffer('filter', kaiser_sinc())
-
-    def forward(self,
-        x:Tensor, # (b, c, 2 * t)
-    )->Tensor: # (b, c, t)
-        "Low-pass, then keep every other sample"
-        c = x.shape[1]
-        w,x = self.lowpass.filter.expand(c, 1, -1),_edges(x, 5, 6)
-        if x.device.type != 'cpu':
-            return F.conv1d(x, w, stride=2, groups=c)
-        return F.conv2d(_last(x), _last(w), stride=(1, 2), groups=c).squeeze(2)

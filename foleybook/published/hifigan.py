@@ -14,10 +14,10 @@ from ..core.files import (
     CheckpointError, load_strict, published_weights, read_json)
 from ..core.rendering import fold_weight_norm
 from .audyn import _count, _from_audyn, _upsampling_sizes, _weight_of
-from ..train.vocoders import AdversarialRecipe
-from ..vocoders import (
-    HiFiGAN, HiFiGANConfig, MultiPeriodDiscriminator, MultiResolutionDiscriminator,
+from foleybook.train.vocoders import (
+    AdversarialRecipe, MultiPeriodDiscriminator, MultiResolutionDiscriminator,
     MultiScaleDiscriminator)
+from ..vocoders import HiFiGAN, HiFiGANConfig
 
 # %% auto #0
 __all__ = ['HiFiGANRecipe']

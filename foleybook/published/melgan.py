@@ -17,8 +17,8 @@ from ..core.rendering import (
     _add_, _normed, Conv1d, ConvTranspose1d, fold_weight_norm, Vocoder)
 from .audyn import _count, _weight_of
 from .hifigan import _load_original, _weights, _where
-from ..train.vocoders import AdversarialRecipe
-from ..vocoders import _check_rates, _frames_seen, _layer_sizes, Judged
+from ..train.vocoders import AdversarialRecipe, Judged
+from ..vocoders import _check_rates, _frames_seen, _layer_sizes
 
 # %% auto #0
 __all__ = ['melgan_mel', 'MelGANConfig', 'Mirror', 'MelGANBlock', 'MelGAN', 'MelGANDiscriminator', 'MelGANRecipe']

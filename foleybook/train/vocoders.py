@@ -6,21 +6,240 @@
 #| code-fold: true
 from __future__ import annotations
 from dataclasses import dataclass, field
-import numpy as np, torch
+from typing import NamedTuple
+import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
+from torch.nn.utils.parametrizations import weight_norm
 from ..audio_features import log_mel, MelConfig
 from ..core.files import load_strict
-from ..core.generator import Pretrained
+from ..core.generator import Pretrained, Published
 from ..core.sound_files import unclipped
 from ..core.sounds import Sounds
 from .recipes import LoopRecipe
 from ..vocoders import (
-    discriminator_loss, feature_matching_loss, generator_loss, ISTFTConfig,
-    ISTFTVocoder, Judged, mel_loss, MPD_WIDTHS, MSD_WIDTHS, multi_resolution_stft_loss,
-    MultiPeriodDiscriminator, MultiScaleDiscriminator, spectral_energy_loss)
+    ISTFTConfig, ISTFTVocoder, mel_loss, multi_resolution_stft_loss, stft_magnitude)
 
 # %% auto #0
-__all__ = ['wave_to_mel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe']
+__all__ = ['MPD_WIDTHS', 'MSD_WIDTHS', 'spectral_energy_loss', 'Judged', 'PeriodDiscriminator', 'MultiPeriodDiscriminator',
+           'ScaleDiscriminator', 'MultiScaleDiscriminator', 'SpectrumDiscriminator', 'MultiResolutionDiscriminator',
+           'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'wave_to_mel', 'VocoderRecipe',
+           'ISTFTRecipe', 'Jury', 'AdversarialRecipe']
+
+# %% ../../nbs/train/vocoders.ipynb #3d2bd1ea
+def spectral_energy_loss(
+    # two answers to each mel, made with different noise, (2 * b, 1, t); or one, (b, 1,
+    # t)
+    y:Tensor,
+    x:Tensor, # recordings, (b, 1, t)
+    mel:MelConfig, # front end of one more comparison
+    mel_weight:float=1., # its weight
+    apart:float=1., # weight of the distance between the two answers
+    # n_fft, hop, window
+    resolutions:list=tuple((n, n // 4, n) for n in (256, 512, 1024, 2048)),
+)->Tensor: # scalar
+    "Energy distance of spectra (Gritsenko et al. 2020): near the recording, far apart"
+    with torch.autocast(y.device.type, enabled=False):
+        y = y.float().squeeze(1)
+        a,b = y.chunk(2) if len(y) == 2 * len(x) else (y, None)
+        x = x.float().squeeze(1)
+        def energy(distance, view):
+            p,q = view(x),view(a)
+            if b is None:
+                return 2 * distance(p, q, p)
+            r = view(b)
+            return distance(p, q, p) + distance(p, r, p) - apart * distance(q, r, p)
+        views = [lambda v, r=r: stft_magnitude(v, *r) for r in resolutions]
+        total = sum(energy(_spectral_distance, view) for view in views)
+        of_mels = energy(lambda p, q, _: F.l1_loss(p, q), lambda v: log_mel(v, mel))
+        return total / len(resolutions) + mel_weight * of_mels
+
+def _spectral_distance(p, q, scale):
+    "Mean difference of magnitudes, relative to the recording, and of their logarithms"
+    linear = (p - q).abs().mean((1, 2)) / scale.mean((1, 2)).clamp_min(1e-3)
+    return linear.mean() + ((p + 1e-4).log() - (q + 1e-4).log()).abs().mean()
+
+# %% ../../nbs/train/vocoders.ipynb #ac1ea9eb
+class Judged(NamedTuple):
+    "What a set of discriminators says about waveforms"
+    logits: list # one tensor (b, n) or (b, 1, n) per discriminator
+    features: list # per discriminator, the outputs of its layers
+
+def _judge(x, layers, slope=.1):
+    "Run convolutions with leaky ReLUs between; all outputs"
+    out = []
+    for i,layer in enumerate(layers):
+        x = layer(x)
+        if i < len(layers) - 1: x = F.leaky_relu(x, slope)
+        out.append(x)
+    return out
+
+class _Discriminators(nn.Module):
+    "Several discriminators side by side"
+
+    def forward(self,
+        x:Tensor, # waveform, (b, 1, t)
+    )->Judged: # logits and features of each
+        "Judge"
+        maps = [d(v) for d,v in zip(self.discriminators, self.views(x))]
+        return Judged([m[-1].flatten(1) for m in maps], maps)
+
+    def views(self,
+        x:Tensor, # waveform, (b, 1, t)
+    ): # one input per discriminator
+        "What each discriminator gets to see"
+        return [x] * len(self.discriminators)
+
+# %% ../../nbs/train/vocoders.ipynb #e62e7304
+MPD_WIDTHS = [32, 128, 512, 1024, 1024] # channels
+
+class PeriodDiscriminator(nn.Module):
+    "Looks at every `period`-th sample: the waveform folded into rows"
+
+    def __init__(self,
+        period:int, # samples
+        widths:list=MPD_WIDTHS, # channels of the layers
+    ):
+        super().__init__()
+        sizes = [1, *widths]
+        self.period,strides = period,[3] * (len(widths) - 1) + [1]
+        self.convs = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, (5, 1), (s, 1), padding=(2, 0)))
+            for a,b,s in zip(sizes, sizes[1:], strides))
+        self.conv_post = weight_norm(nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self,
+        x:Tensor, # waveform, (b, 1, t)
+    )->list: # outputs of the layers, (b, c, rows, period), the last with one channel
+        "Judge"
+        x = F.pad(x, (0, -x.shape[-1] % self.period), mode='reflect')
+        x = x.unflatten(-1, (-1, self.period))
+        return _judge(x, [*self.convs, self.conv_post])
+
+# %% ../../nbs/train/vocoders.ipynb #b637245a
+class MultiPeriodDiscriminator(Published, _Discriminators):
+    "MPD of HiFi-GAN: one discriminator per prime period"
+    published = 'hifigan'
+
+    def __init__(self,
+        periods:list=(2, 3, 5, 7, 11), # samples
+        widths:list=MPD_WIDTHS, # channels of the layers
+    ):
+        super().__init__()
+        self.discriminators = nn.ModuleList(PeriodDiscriminator(p, widths)
+                                            for p in periods)
+
+# %% ../../nbs/train/vocoders.ipynb #968e9d33
+MSD_WIDTHS = [128, 128, 256, 512, 1024, 1024, 1024] # channels
+
+class ScaleDiscriminator(nn.Module):
+    "Strided, grouped convolutions over the waveform"
+
+    def __init__(self,
+        spectral:bool=False, # spectral norm instead of weight norm?
+        widths:list=MSD_WIDTHS, # channels of the layers
+    ):
+        super().__init__()
+        norm = nn.utils.spectral_norm if spectral else weight_norm
+        kernels,strides = [15, *[41] * 5, 5],[1, 2, 2, 4, 4, 1, 1]
+        groups = [1, 4, 16, 16, 16, 16, 1]
+        layers = zip([1, *widths], widths, kernels, strides, groups)
+        self.convs = nn.ModuleList(norm(nn.Conv1d(a, b, k, s, padding=k // 2, groups=g))
+            for a,b,k,s,g in layers)
+        self.conv_post = norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
+
+    def forward(self,
+        x:Tensor, # waveform, (b, 1, t)
+    )->list: # outputs of the layers, (b, c, n), the last with one channel
+        "Judge"
+        return _judge(x, [*self.convs, self.conv_post])
+
+# %% ../../nbs/train/vocoders.ipynb #18a9b06f
+class MultiScaleDiscriminator(Published, _Discriminators):
+    "MSD of HiFi-GAN: the waveform as it is, at half and at a quarter of the rate"
+    published = 'hifigan'
+
+    def __init__(self,
+        widths:list=MSD_WIDTHS, # channels of the layers
+    ):
+        super().__init__()
+        self.discriminators = nn.ModuleList(ScaleDiscriminator(i == 0, widths)
+                                            for i in range(3))
+
+    def views(self,
+        x:Tensor, # waveform, (b, 1, t)
+    ): # one input per discriminator
+        "Averages over ever longer windows"
+        half = F.avg_pool1d(x, 4, 2, 2)
+        return x, half, F.avg_pool1d(half, 4, 2, 2)
+
+# %% ../../nbs/train/vocoders.ipynb #1b92aad6
+class SpectrumDiscriminator(nn.Module):
+    "2-D convolutions over the magnitude of one STFT"
+
+    def __init__(self,
+        n_fft:int, # samples
+        hop_length:int, # samples
+        win_length:int, # samples
+        width:int=32, # channels
+    ):
+        super().__init__()
+        self.stft = dict(n_fft=n_fft, hop_length=hop_length, win_length=win_length)
+        kernels,strides = [(3, 9)] * 4 + [(3, 3)],[1, 2, 2, 2, 1]
+        conv = lambda c, k, s: nn.Conv2d(c, width, k, (1, s), padding=(1, k[1] // 2))
+        self.convs = nn.ModuleList(weight_norm(conv(width if i else 1, k, s))
+            for i,(k,s) in enumerate(zip(kernels, strides)))
+        self.conv_post = weight_norm(nn.Conv2d(width, 1, 3, padding=1))
+
+    def forward(self,
+        x:Tensor, # waveform, (b, 1, t)
+    )->list: # outputs of the layers, (b, c, bins, n)
+        "Judge"
+        with torch.autocast(x.device.type, enabled=False):
+            mag = stft_magnitude(x.float().squeeze(1), **self.stft)[:, None]
+        return _judge(mag, [*self.convs, self.conv_post])
+
+# %% ../../nbs/train/vocoders.ipynb #af706910
+class MultiResolutionDiscriminator(Published, _Discriminators):
+    "MRD of UnivNet and BigVGAN: magnitudes at three resolutions"
+    published = 'hifigan'
+
+    def __init__(self,
+        # n_fft, hop, window
+        resolutions:list=((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)),
+        width:int=32, # channels
+    ):
+        super().__init__()
+        self.discriminators = nn.ModuleList(SpectrumDiscriminator(*r, width)
+                                            for r in resolutions)
+
+# %% ../../nbs/train/vocoders.ipynb #eeb49225
+def discriminator_loss(
+    real:list, # logits of recordings
+    fake:list, # logits of the vocoder's waveforms
+    kind:str='least_squares', # or 'hinge'
+)->Tensor: # scalar
+    "Sum over discriminators: recordings to 1, the vocoder's waveforms to 0 (hinge: -1)"
+    if kind == 'hinge':
+        return sum(F.relu(1 - r).mean() + F.relu(1 + f).mean()
+                   for r,f in zip(real, fake))
+    return sum((1 - r).square().mean() + f.square().mean() for r,f in zip(real, fake))
+
+# %% ../../nbs/train/vocoders.ipynb #5e1b1108
+def generator_loss(
+    fake:list, # logits of the vocoder's waveforms
+    kind:str='least_squares', # or 'hinge'
+)->Tensor: # scalar
+    "Sum over discriminators: be taken for a recording"
+    return sum(-f.mean() if kind == 'hinge' else (1 - f).square().mean() for f in fake)
+
+# %% ../../nbs/train/vocoders.ipynb #9b952f1e
+def feature_matching_loss(
+    real:list, # features of recordings, per discriminator a list
+    fake:list, # features of the vocoder's waveforms
+)->Tensor: # scalar
+    "Sum of the mean absolute differences of all feature maps"
+    return sum(F.l1_loss(f, r.detach())
+               for rs,fs in zip(real, fake) for r,f in zip(rs, fs))
 
 # %% ../../nbs/train/vocoders.ipynb #5593635a
 def wave_to_mel(
@@ -30,7 +249,7 @@ def wave_to_mel(
     remake=None, # f(log_mel) -> log_mel, to fine-tune on the mels of another model
     answers:int=2, # to every mel, in different parts of the noise: 1 or 2
 ): # a fastai callback, `learn.wave_to_mel`
-    "Turns a batch of waveforms into (log-mel, waveform); in training at a random loudness"
+    "Turns a batch of waveforms into (log-mel, waveform); training at a random loudness"
     from fastai.callback.core import Callback
 
     class WaveToMel(Callback):
@@ -41,8 +260,8 @@ def wave_to_mel(
             if self.training and gain != (1., 1.):
                 low,high = gain
                 peak = x.abs().amax((1, 2), keepdim=True).clamp_min(1e-2)
-                x = x * (low + (high - low) * torch.rand(len(x), 1, 1,
-                                                         device=x.device)) / peak
+                loud = low + (high - low) * torch.rand(len(x), 1, 1, device=x.device)
+                x = x * loud / peak
             m = log_mel(x.squeeze(1), mel)[..., :x.shape[-1] // mel.hop_length]
             if remake is not None:
                 with torch.no_grad():
@@ -57,10 +276,35 @@ def wave_to_mel(
 
     return WaveToMel()
 
+# %% ../../nbs/train/vocoders.ipynb #3940759f
+#| code-fold: true
+def _crops(recipe, data):
+    from foleybook.core.data_sets import open_dataset
+    from foleybook.core.clip_tables import ClipTable
+    from foleybook.core.feature_cache import wave_dls, WaveCache
+
+    rate = recipe.model.mel.sample_rate
+    if not isinstance(data, (ClipTable, WaveCache)): data = open_dataset(data)
+    return wave_dls(data, rate, recipe.segment / rate, recipe.batch_size,
+                    clip_seconds=recipe.clip_seconds, seed=recipe.seed)
+
+def _held_out(recipe, learn):
+    from foleybook.training import unwrap
+
+    model,cache,rows = unwrap(learn.model).eval(),learn.dls.cache,learn.dls.valid_rows
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, 4).astype(int))]
+    x = np.array(cache.waves[rows, :2 * cache.sample_rate])
+    with torch.no_grad():
+        m = log_mel(torch.from_numpy(x).to(model.device) / 32768, recipe.model.mel)
+        if recipe.remake: m = recipe.remaker()(m)
+        y = model(m).float().cpu()
+    return Sounds(unclipped(y), cache.sample_rate,
+                  labels=list(cache.index.df.label.iloc[rows]))
+
 # %% ../../nbs/train/vocoders.ipynb #3db8de96
 @dataclass
 class VocoderRecipe(LoopRecipe):
-    "What the recipes of all vocoders share: data are folders, tables or caches of sounds"
+    "What the recipes of all vocoders share: data are folders, tables or caches"
     segment: int = 8192 # samples of a training crop
     clip_seconds: float = 5. # length of the cached clips
     peak_low: float = .1 # each training crop is scaled to a random peak between these
@@ -71,15 +315,7 @@ class VocoderRecipe(LoopRecipe):
 
     def dataloaders(self, data):
         "Random crops of waveforms (b, 1, segment)"
-        from foleybook.core.data_sets import open_dataset
-        from foleybook.core.clip_tables import ClipTable
-        from foleybook.core.feature_cache import wave_dls, WaveCache
-
-        rate = self.model.mel.sample_rate
-        if not isinstance(data, (ClipTable, WaveCache)): data = open_dataset(data)
-        return wave_dls(data, rate, self.segment / rate, self.batch_size,
-                        clip_seconds=self.clip_seconds,
-                        seed=self.seed)
+        return _crops(self, data)
 
     def started(self, model):
         "The fresh model, or the same with the weights in `start_from`"
@@ -97,18 +333,7 @@ class VocoderRecipe(LoopRecipe):
 
     def listen(self, learn)->Sounds:
         "Up to two seconds of four held-out clips through the vocoder"
-        from foleybook.training import unwrap
-
-        model,cache,rows = unwrap(learn.model).eval(),learn.dls.cache,learn.dls.valid_rows
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, 4).astype(int))]
-        x = torch.from_numpy(np.array(cache.waves[rows, :2
-                                                  * cache.sample_rate])) / 32768
-        with torch.no_grad():
-            m = log_mel(x.to(model.device), self.model.mel)
-            if self.remake: m = self.remaker()(m)
-            y = model(m).float().cpu()
-        return Sounds(unclipped(y), cache.sample_rate,
-                      labels=list(cache.index.df.label.iloc[rows]))
+        return _held_out(self, learn)
 
     def check_listen(self, learn):
         "A vocoder can always be heard"
@@ -121,7 +346,7 @@ class VocoderRecipe(LoopRecipe):
 # %% ../../nbs/train/vocoders.ipynb #25b15be7
 @dataclass
 class ISTFTRecipe(VocoderRecipe):
-    "The default vocoder, trained by the spectral energy distance; no discriminator needed"
+    "The default vocoder, trained by the spectral energy distance, without critics"
     model: ISTFTConfig = field(default_factory=ISTFTConfig)
     segment: int = 32768
     batch_size: int = 8
@@ -174,10 +399,29 @@ class Jury(nn.Module):
         return Judged([l for s in said for l in s.logits],
                       [f for s in said for f in s.features])
 
+# %% ../../nbs/train/vocoders.ipynb #7837f21a
+#| code-fold: true
+def _game(recipe):
+    "The critics' part of a training"
+    from foleybook.training import AdversarialTraining
+
+    def judged(real, fake):
+        return discriminator_loss(real.logits, fake.logits, recipe.adversarial)
+
+    def fooled(real, fake):
+        return generator_loss(fake.logits, recipe.adversarial)
+
+    def alike(real, fake):
+        return feature_matching_loss(real.features, fake.features)
+
+    terms = dict(adversarial=(1., fooled), features=(recipe.feature_weight, alike))
+    return AdversarialTraining(recipe.discriminators(), discriminator_loss=judged,
+                               generator_losses=terms, start=recipe.start)
+
 # %% ../../nbs/train/vocoders.ipynb #e51571b6
 @dataclass
 class AdversarialRecipe(VocoderRecipe):
-    "What the published recipes share: discriminators, and L1 of log-mels up to the Nyquist rate"
+    "What the published recipes share: discriminators, and L1 of full-band log-mels"
     batch_size: int = 16
     steps: int = 2_500_000
     epoch_steps: int = 800 # one pass over LJSpeech
@@ -200,7 +444,7 @@ class AdversarialRecipe(VocoderRecipe):
         return lambda y,x: weight * mel_loss(y, x, mel)
 
     def metrics(self):
-        "The distance that all vocoders of this room are compared by"
+        "The distance that all vocoders are compared by"
         return [multi_resolution_stft_loss]
 
     def discriminators(self)->nn.Module:
@@ -212,18 +456,4 @@ class AdversarialRecipe(VocoderRecipe):
 
     def callbacks(self):
         "Mels in, discriminators on the waveforms"
-        from foleybook.training import AdversarialTraining
-
-        def judged(real, fake):
-            return discriminator_loss(real.logits, fake.logits, self.adversarial)
-
-        def fooled(real, fake):
-            return generator_loss(fake.logits, self.adversarial)
-
-        def alike(real, fake):
-            return feature_matching_loss(real.features, fake.features)
-
-        terms = dict(adversarial=(1., fooled), features=(self.feature_weight, alike))
-        game = AdversarialTraining(self.discriminators(), discriminator_loss=judged,
-                                   generator_losses=terms, start=self.start)
-        return [*super().callbacks(), game]
+        return [*super().callbacks(), _game(self)]

@@ -6,9 +6,9 @@ import torch
 
 from foleybook.published.melgan import MelGAN, MelGANDiscriminator
 from foleybook.published.bigvgan import BigVGAN
-from foleybook.vocoders import (
-    HiFiGAN, MultiPeriodDiscriminator, MultiScaleDiscriminator, discriminator_loss, feature_matching_loss,
-    generator_loss)
+from foleybook.train.vocoders import (
+    MultiPeriodDiscriminator, MultiScaleDiscriminator, discriminator_loss, feature_matching_loss, generator_loss)
+from foleybook.vocoders import HiFiGAN
 
 from . import assert_close, check
 
