@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from .audio_features import mu_law_decode, mu_law_encode
 from .core.control_tracks import _at, _shares, _spans, _with_classes, Steerable
 from .core.generator import Conditions, mix_seed, Pipeline
-from .core.settings import near
 from .kernels.gated_cells import (
     gru_codes, GRUOverTime, GRUWeights, Matrices, rounded)
 
@@ -256,19 +255,6 @@ def generate(
     codes = gru_codes(_kept_weights(tier), first, plain(controls),
                       plain(uniforms[:l].T, torch.float64), float(temperature), h)
     return torch.from_numpy(codes).to(row.device), torch.from_numpy(h).to(row.device)
-
-# %% ../nbs/11_multitier_rnn.ipynb #93aabe3c
-@patch
-def set_precision(self:Tier,
-    precision:str, # of weights while sound is made: 'float32' is exact, 'int8' faster
-): # itself
-    "For a tier of samples, or all those of a stack; the model keeps its own weights"
-    if precision not in ('float32', 'int8'):
-        raise ValueError(f"precision={precision!r}: "
-                         f"{near(precision, ['float32', 'int8'])}")
-    for part in self.modules():
-        if hasattr(part, 'precision'): part.precision = precision
-    return self
 
 # %% ../nbs/11_multitier_rnn.ipynb #3a7c55b3
 def _own_rows(tier, x, state, start, forced, noise):

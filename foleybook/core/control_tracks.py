@@ -427,3 +427,16 @@ def _spans(model):
     "What 0 and 1 of each control mean: name -> (low, high)"
     tiers = getattr(model, 'tiers', [model])
     return {k: r for t in tiers for k, r in zip(t.control_names, t.config.ranges)}
+
+# %% ../../nbs/core/control_tracks.ipynb #8694f6fb
+@patch
+def set_precision(self:Steerable,
+    precision:str, # of weights while sound is made: 'float32' is exact, 'int8' faster
+): # itself
+    "For a model, or for all parts of a stack; it keeps its own weights"
+    if precision not in ('float32', 'int8'):
+        raise ValueError(f"precision={precision!r}: "
+                         f"{near(precision, ['float32', 'int8'])}")
+    for part in self.modules():
+        if hasattr(part, 'precision'): part.precision = precision
+    return self
