@@ -31,6 +31,7 @@ from foleybook.core.control_tracks import (
 from foleybook.multitier_rnn import (
     AudioTier, AudioTierConfig, ParamTier, ParamTierConfig, Tier, TierStack, TierStackConfig, generate,
     generate_plain, gru_over_time, param_loss)
+from foleybook.train import multitier_rnn as tier_recipes
 from foleybook.train.multitier_rnn import AudioTierRecipe, TierStackRecipe
 from foleybook.core.settings import SettingsError
 from foleybook.core.clip_tables import write_params
@@ -355,7 +356,7 @@ def test_parameters_beyond_their_range(pops, tmp_path):
     recipe.model.outside = "refuse"
     asked = []
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(multitier_rnn, "Tracks", lambda *a: asked.append(a) or Tracks(*a))
+        m.setattr(tier_recipes, "Tracks", lambda *a: asked.append(a) or Tracks(*a))
         recipe.dataloaders(pops)
     assert asked[0][-1] == "refuse"
 

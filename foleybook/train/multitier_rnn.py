@@ -8,15 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
+import torch
 from fastcore.basics import patch
+from torch import Tensor
 from torch.nn import functional as F
 from ..core.control_tracks import Tracks
 from ..core.files import load_strict
 from ..core.generator import Pretrained
 from ..core.settings import SettingsError
-from ..multitier_rnn import (
-    _rows_of_batch, _teacher_forcing, AudioTier, AudioTierConfig, param_loss, ParamTier,
-    ParamTierConfig, Tier, TierStack, TierStackConfig)
+from foleybook.multitier_rnn import (
+    AudioTier, AudioTierConfig, param_loss, ParamTier, ParamTierConfig, Tier, TierStack,
+    TierStackConfig)
 from .recipes import by_preset, LoopRecipe, StagedRecipe
 
 # %% auto #0
@@ -27,18 +29,18 @@ __all__ = ['TierRecipe', 'AudioTierRecipe', 'ParamTierRecipe', 'TierStackRecipe'
 class TierRecipe(LoopRecipe):
     "A recurrent tier over clips with control tracks"
     # parameters of the clips, or what `extract_tracks` knows
-    controls: tuple[str, ...] = ()
-    classes: bool = False  # ask by the classes of the clips, too
-    only: str = ""  # train on the clips of this class alone
-    length: int = 256  # rows in an item
-    clip_seconds: float = 5.0  # clips are cut, or looped, to this length, s
-    track_rate: float = 100.0  # rows per second of the tracks on disk
+    controls:tuple[str, ...] = ()
+    classes:bool = False # condition on the classes of the clips, too
+    only:str = '' # train on the clips of this class alone
+    length:int = 256 # rows in an item
+    clip_seconds:float = 5. # clips are cut, or looped, to this length, s
+    track_rate:float = 100. # rows per second of the tracks on disk
     # of the sounds that tracks are extracted from, Hz; 0: that of the model
-    audio_rate: int = 0
-    teacher_forcing: float = 1.0  # share of the rows that hold the truth, at the start
-    teacher_forcing_end: float | None = None  # and at the end; None: as at the start
-    start_from: str | None = None  # folder of a model, ours or published, to go on from
-    cache_dir: str | None = None  # see `cache_folder`
+    audio_rate:int = 0
+    teacher_forcing:float = 1. # share of the rows that hold the truth, at the start
+    teacher_forcing_end:float|None = None # and at the end; None: as at the start
+    start_from:str|None = None # folder of a model, ours or published, to start from
+    cache_dir:str|None = None # see `cache_folder`
 
     def check(self):
         "As `LoopRecipe.check`; controls are named once"
@@ -56,15 +58,49 @@ class TierRecipe(LoopRecipe):
                                 "audio_every at 0.")
         LoopRecipe.check_listen(self, learn)
 
+# %% ../../nbs/train/multitier_rnn.ipynb #03cf4aa0
+@dataclass
+class AudioTierRecipe(TierRecipe):
+    "A recurrent tier of samples, or of pulses, over clips with control tracks"
+    model:AudioTierConfig = field(default_factory=AudioTierConfig)
+    kind:ClassVar[type] = AudioTier
+
+    @property
+    def rate(self): return self.model.sample_rate
+
+    @property
+    def made(self):
+        return () if self.model.generates == 'audio' else (self.model.generates,)
+
+    def loss_func(self):
+        "Cross-entropy of the next code, in nats"
+        return lambda out, codes: F.cross_entropy(out[0].float().transpose(1, 2), codes)
+
+# %% ../../nbs/train/multitier_rnn.ipynb #526bd4fe
+@dataclass
+class ParamTierRecipe(TierRecipe):
+    "A recurrent tier of control tracks over clips"
+    model:ParamTierConfig = field(default_factory=ParamTierConfig)
+    kind:ClassVar[type] = ParamTier
+
+    @property
+    def rate(self): return self.model.row_rate
+
+    @property
+    def made(self): return self.model.outputs
+
+    def loss_func(self):
+        "Minus the logarithm of the likelihood of the next row"
+        return lambda out, tracks: param_loss(out[0], tracks).mean()
+
 # %% ../../nbs/train/multitier_rnn.ipynb #92b02345
 @patch
-def dataloaders(
-    self: TierRecipe,
-    data,  # a `ClipTable`, a folder or a csv
+def dataloaders(self:TierRecipe,
+    data, # a `ClipTable`, a folder or a csv
 ):
-    "`DataLoaders` of stretches of the clips and of their tracks, both streamed from disk"
-    from foleybook.core.data_sets import open_dataset
+    "`DataLoaders` of stretches of clips and of their tracks, both streamed from disk"
     from foleybook.core.clip_tables import ClipTable, split_table
+    from foleybook.core.data_sets import open_dataset
     from foleybook.core.feature_cache import WaveCache, wave_dls
 
     table = data if isinstance(data, ClipTable) else open_dataset(data)
@@ -78,8 +114,7 @@ def dataloaders(
                             progress=False)
     train, _ = split_table(cache.index, seed=self.seed)
     tracks = Tracks(cache, (*self.controls, *self.made), self.track_rate, train,
-                    self.rate,
-                    self.model.outside)
+                    self.rate, self.model.outside)
     dls = wave_dls(cache, bs=self.batch_size, seconds=(self.length + 1) / self.rate,
                    conditions=tracks, seed=self.seed, drop_last=False)
     dls.table, dls.tracks = cache.index, tracks
@@ -87,82 +122,80 @@ def dataloaders(
 
 # %% ../../nbs/train/multitier_rnn.ipynb #5c02b91d
 @patch
-def build_model(self: TierRecipe, dls):
-    "A fresh tier, or the one to go on from; what `dls` holds says classes and ranges"
+def build_model(self:TierRecipe, dls):
+    "A fresh tier, or the one to start from; what `dls` holds says classes and ranges"
     tracks, labels = dls.tracks, tuple(dls.vocab) if self.classes else ()
     config = replace(self.model, controls=self.controls, labels=labels,
                      cond_size=len(self.controls) + len(labels),
-                     ranges=tracks.ranges[: len(self.controls)])
+                     ranges=tracks.ranges[:len(self.controls)])
     tier = self.kind(config)
     if self.start_from:
-        earlier = Tier.from_original if (Path(self.start_from) / "model").is_dir() else (
-            Pretrained.from_pretrained)
-        load_strict(tier, earlier(self.start_from).state_dict(), self.start_from)
+        published = (Path(self.start_from) / 'model').is_dir()
+        read = Tier.from_original if published else Pretrained.from_pretrained
+        load_strict(tier, read(self.start_from).state_dict(), self.start_from)
     return tier
+
+# %% ../../nbs/train/multitier_rnn.ipynb #258eaecb
+def _rows_of_batch():
+    "A callback: (sounds, conditions) becomes (rows,), (targets,)"
+    from fastai.callback.core import Callback
+    from foleybook.training import unwrap
+
+    class RowsOfBatch(Callback):
+        order = 1
+
+        def before_batch(self):
+            x, cond = self.xb[0].as_subclass(Tensor), self.yb[0]
+            rows, targets = unwrap(self.model).training_rows(x, cond)
+            self.learn.xb, self.learn.yb = (rows,), (targets,)
+
+    return RowsOfBatch()
+
+def _teacher_forcing(start, end):
+    "A callback: some rows hold what the network has just drawn in place of the truth"
+    from fastai.callback.core import Callback
+    from foleybook.training import unwrap
+
+    class TeacherForcing(Callback):
+        order, run_valid = 2, False
+
+        def before_batch(self):
+            x = self.xb[0]
+            share = start + (end - start) * self.pct_train
+            forced = torch.rand(x.shape[1]) < share
+            noise = unwrap(self.model).draws(x.shape[1], len(x)).to(x.device)
+            self.learn.xb = (x, None, 0, forced, noise)
+
+    return TeacherForcing()
 
 # %% ../../nbs/train/multitier_rnn.ipynb #4e9d2f9b
 @patch
-def callbacks(self: TierRecipe) -> list:
+def callbacks(self:TierRecipe)->list:
     "Batches as rows, and rows that hold what the network itself has drawn"
-    end = self.teacher_forcing if self.teacher_forcing_end is None else self.teacher_forcing_end
-    less = min(self.teacher_forcing, end) < 1
-    return [_rows_of_batch()] + [_teacher_forcing(self.teacher_forcing, end)] * less
-
-# %% ../../nbs/train/multitier_rnn.ipynb #03cf4aa0
-@dataclass
-class AudioTierRecipe(TierRecipe):
-    "A recurrent tier of samples, or of pulses, over clips with control tracks"
-    model: AudioTierConfig = field(default_factory=AudioTierConfig)
-    kind: ClassVar[type] = AudioTier
-
-    @property
-    def rate(self): return self.model.sample_rate
-
-    @property
-    def made(self):
-        return () if self.model.generates == "audio" else (self.model.generates,)
-
-    def loss_func(self):
-        "Cross-entropy of the next code, in nats"
-        return lambda out, codes: F.cross_entropy(out[0].float().transpose(1, 2), codes)
-
-# %% ../../nbs/train/multitier_rnn.ipynb #526bd4fe
-@dataclass
-class ParamTierRecipe(TierRecipe):
-    "A recurrent tier of control tracks over clips"
-    model: ParamTierConfig = field(default_factory=ParamTierConfig)
-    kind: ClassVar[type] = ParamTier
-
-    @property
-    def rate(self): return self.model.row_rate
-
-    @property
-    def made(self): return self.model.outputs
-
-    def loss_func(self):
-        "Minus the logarithm of the likelihood of the next row"
-        return lambda out, tracks: param_loss(out[0], tracks).mean()
+    start, end = self.teacher_forcing, self.teacher_forcing_end
+    end = start if end is None else end
+    less = min(start, end) < 1
+    return [_rows_of_batch()] + [_teacher_forcing(start, end)] * less
 
 # %% ../../nbs/train/multitier_rnn.ipynb #e135aa9c
 @dataclass
 class TierStackRecipe(StagedRecipe):
     "Two tiers, trained one after the other on the same clips, then stacked"
-    upper: TierRecipe = by_preset("pops-onsets")
-    lower: TierRecipe = by_preset("pops-sounds")
-    seconds: float = 2.0  # length of a sound where nobody says
+    upper:TierRecipe = by_preset('pops-onsets')
+    lower:TierRecipe = by_preset('pops-sounds')
+    seconds:float = 2. # length of a sound where nobody says
 
     def _train(self, data, out, resume, progress) -> TierStack:
         "`out` gets tier1/, tier2/ and pipeline.json"
         from fastai.torch_core import rank_distrib
         from foleybook.core.data_sets import open_dataset
 
-        table = open_dataset(data) if isinstance(data, (str, Path)) else data
-        tiers = {name: self.stage(stage).train(table, out / name, resume,
-                                               progress).cpu()
-                 for name, stage in (("tier2", "upper"), ("tier1", "lower"))}
+        table, tiers = open_dataset(data) if isinstance(data, (str, Path)) else data, {}
+        for name, stage in (('tier2', 'upper'), ('tier1', 'lower')):
+            trained = self.stage(stage).train(table, out / name, resume, progress)
+            tiers[name] = trained.cpu()
         rate = self.lower.model.sample_rate
         stack = TierStack(TierStackConfig(rate, self.seconds), **tiers).eval()
-        told = dict(steps=sum(t.card.get("steps", 0) for t in tiers.values()))
-        if not rank_distrib():
-            stack.save_pretrained(out, self.card(table) | told)
+        told = dict(steps=sum(t.card.get('steps', 0) for t in tiers.values()))
+        if not rank_distrib(): stack.save_pretrained(out, self.card(table) | told)
         return stack
