@@ -41,6 +41,7 @@ ABOVE = {  # module: the modules right below it
     "core.cached_pixelsnail": ["core.code_maps", "kernels.pixelsnail_position"],
     "core.cached_transformer": ["core.code_maps", "kernels.cached_attention"],
     "core.control_tracks": ["core.clip_tables", "core.generator"],
+    "core.unet": ["core.generator"],
     # the book: one family a chapter
     "vocoders": ["core.rendering", "train.recipes"],
     "codebooks": ["core.code_maps"],
@@ -50,7 +51,7 @@ ABOVE = {  # module: the modules right below it
     "spectrogram_vqgan": ["codebooks", "judge.embedders"],
     "transformer": ["core.cached_transformer"],
     "sashimi": ["diffwave", "kernels.cauchy", "kernels.long_convolution"],
-    "spectrogram_diffusion": ["codebooks", "vocoders", "diffwave"],
+    "spectrogram_diffusion": ["codebooks", "vocoders", "diffwave", "core.unet"],
     # how each family is trained
     "train.vocoders": ["vocoders", "train.recipes"],
     "train.codebooks": ["codebooks", "train.recipes"],

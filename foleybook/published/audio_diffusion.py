@@ -23,10 +23,10 @@ from ..core.generator import Conditions, ItemNoise, Pretrained
 from ..core.rendering import MelGenerator
 from ..core.settings import near
 from ..core.sound_files import fit_length
+from ..core.unet import (
+    asked_label, Attention, Halve, Stage, UNet, UNetConfig)
 from ..diffwave import (
     diffuse, DiffusionProcess, guided, invert_ddim, sample_ddim, sample_ddpm, time_grid)
-from ..spectrogram_diffusion import (
-    asked_label, Attention, Halve, Stage, UNet, UNetConfig)
 from ..train.diffwave import DiffusionRecipe
 
 # %% auto #0
