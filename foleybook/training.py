@@ -8,6 +8,7 @@ from __future__ import annotations
 import math, os, random, re
 from contextlib import contextmanager
 import numpy as np, torch
+import fastai.callback.schedule  # Learner.fit_one_cycle
 from accelerate import DistributedDataParallelKwargs
 from fastai.callback.core import (
     Callback, CancelBatchException, CancelEpochException, CancelStepException)

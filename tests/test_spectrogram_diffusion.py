@@ -435,7 +435,7 @@ def test_presets_train_resume_and_sample(clips, tmp_path, name, monkeypatch):
 
 
 def test_a_wrong_vocoder_is_refused_before_training(clips, tmp_path, monkeypatch):
-    from foleybook import spectrogram_diffusion
+    from foleybook.train import spectrogram_diffusion
 
     monkeypatch.setattr(spectrogram_diffusion, "find_vocoder", lambda name: GriffinLim(MelConfig.preset("hifigan")))
     with pytest.raises(MelMismatch):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from _measure import difference, flops_of, interleaved, row, share
 
 from foleybook import spectrogram_diffusion as S
+from foleybook.core import unet as U
 from foleybook.audio_features import MelConfig
 from foleybook.core.generator import Conditions, peak_memory_mb
 from foleybook.published.audio_diffusion import prepared, unet_preset
@@ -25,14 +26,14 @@ def _reference(model):
     try:
         from diffusers import UNet2DModel
     except ImportError:
-        attend = S.Attention.attend
+        attend = U.Attention.attend
 
         def plain(x, t):
-            S.Attention.attend = _plain_attention
+            U.Attention.attend = _plain_attention
             try:
                 return model(x, t)
             finally:
-                S.Attention.attend = attend
+                U.Attention.attend = attend
         return "the plain way (diffusers is not installed)", plain
     c = model.config
     other = UNet2DModel(sample_size=c.sample_size, in_channels=c.in_channels, out_channels=c.out_channels,

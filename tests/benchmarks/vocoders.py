@@ -9,6 +9,7 @@ from _measure import OWN_LENGTH, difference, flops_of, interleaved, row, share
 from torch import nn
 
 from foleybook import vocoders as V
+from foleybook.published import bigvgan as B
 from foleybook.core.rendering import fold_weight_norm
 from foleybook.published.melgan import MelGAN, MelGANConfig, Mirror
 
@@ -35,7 +36,7 @@ def plain_mirror(self, x):
 def plain():
     "Every layer as the papers write it: 1-D convolutions on (b, c, t), no special memory layout"
     changes = [(V.Conv1d, nn.Conv1d.forward), (V.ConvTranspose1d, nn.ConvTranspose1d.forward),
-               (V.AntiAliased, plain_activation), (Mirror, plain_mirror)]
+               (B.AntiAliased, plain_activation), (Mirror, plain_mirror)]
     kept = [cls.forward for cls, _ in changes]
     for cls, f in changes:
         cls.forward = f
@@ -80,7 +81,7 @@ def pieces(name, model, mel, rounds):
 
 KINDS = {"HiFi-GAN V1": lambda: V.HiFiGAN(V.HiFiGANConfig.v1()), "HiFi-GAN V2": lambda: V.HiFiGAN(V.HiFiGANConfig.v2()),
          "HiFi-GAN V3": lambda: V.HiFiGAN(V.HiFiGANConfig.v3()), "MelGAN": lambda: MelGAN(MelGANConfig()),
-         "BigVGAN base": lambda: V.BigVGAN(V.BigVGANConfig())}
+         "BigVGAN base": lambda: B.BigVGAN(B.BigVGANConfig())}
 
 
 def pair(make):

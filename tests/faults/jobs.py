@@ -34,12 +34,12 @@ import foleybook  # noqa: E402
 import tiny_run  # noqa: E402
 import torch  # noqa: E402
 
-from foleybook import audio_features, codebooks, sound_data, vocoders; from foleybook.apps import cli; from foleybook.core import clip_tables, data_sets, files, generator, sound_files; from foleybook.train import recipes  # noqa: E402
+from foleybook import audio_features, codebooks, sound_data, vocoders; from foleybook.apps import cli; from foleybook.core import clip_tables, code_maps, data_sets, files, generator, sound_files; from foleybook.train import recipes  # noqa: E402
 from foleybook.apps.live import LivePlayer; from foleybook.multitier_rnn import AudioTier, AudioTierConfig  # noqa: E402
 from foleybook.apps.codec import Encoded, NeuralCodec  # noqa: E402
 
 fork = multiprocessing.get_context("fork")
-JOBS, SECONDS, MEGABYTES = {}, 20, 2048
+JOBS, SECONDS, MEGABYTES = {}, 20, 1536
 MEL = audio_features.MelConfig.preset("dcase2023")
 SMALL = codebooks.VQVAEConfig(mel=MEL, freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_width=4, res_blocks=1, dim=4, n_codes=16)
 
@@ -99,9 +99,10 @@ def apart(f, *args):
     out = fork.Queue()
 
     def work():
+        before = peak()  # a forked process begins with what its parent had
         try: answer = f(*args)
         except BaseException as e: answer = [(f.__name__, f"{type(e).__name__}: {e}")]
-        out.put((answer, peak()))
+        out.put((answer, peak() - before))
         out.close()
         out.join_thread()
         os._exit(0)
@@ -123,8 +124,8 @@ def sounds(n, folder):
         def check(x):
             x, rate = x
             if rate != 16000 or x.shape[1] > 32000 or not x.isfinite().all() or x.abs().max() > 100: return f"gave {tuple(x.shape)}"
-        table = sound_data.ClipTable(dict(path=[file.name], label=["x"]), folder)
-        return (attempt(lambda: audio_features.read_audio(file, 16000, seconds=2.0), check) or attempt(lambda: sound_files.audio_info(file))
+        table = clip_tables.ClipTable(dict(path=[file.name], label=["x"]), folder)
+        return (attempt(lambda: sound_files.read_audio(file, 16000, seconds=2.0), check) or attempt(lambda: sound_files.audio_info(file))
                 or attempt(lambda: table.check(n_jobs=1), lambda t: None if len(t) + len(t.skipped) == 1 else "lost a file"))
 
     def all_of_them(): return [(f.name, e) for k in range(n) if (e := one(f := damage.audio(folder, k)))]
@@ -151,9 +152,9 @@ def small_cascade(folder):
     "A folder of a codebook, a prior and a vocoder"
     torch.manual_seed(0)
     book = codebooks.VQVAE(SMALL).eval()
-    prior = codebooks.UnigramPrior(codebooks.PriorConfig((10, 4), 16, 2, book.codebook_hash)).eval()
+    prior = code_maps.UnigramPrior(code_maps.PriorConfig((10, 4), 16, 2, book.codebook_hash)).eval()
     voice = vocoders.ISTFTVocoder(vocoders.ISTFTConfig(MEL, 8, 16, 1)).eval()
-    return codebooks.Cascade(prior, book, voice, ["rain", "pops"]).save_pretrained(folder)
+    return code_maps.Cascade(prior, book, voice, ["rain", "pops"]).save_pretrained(folder)
 
 
 @job(50, 12, "damaged model folders")
@@ -290,10 +291,10 @@ class Work:
     def train(self, out): tiny_run.recipe(checkpoint_steps=3, steps=48, game=True, ema=0.9).train(None, out, progress=False)
 
     def train_again(self, out):
-        codebooks.train_stage(tiny_run.recipe(checkpoint_steps=3, steps=48, lr=0.02), None, "data", out, True, False, lambda *_: None)
+        recipes.train_stage(tiny_run.recipe(checkpoint_steps=3, steps=48, lr=0.02), None, "data", out, True, False, lambda *_: None)
 
     def before_train_again(self, out):
-        codebooks.train_stage(tiny_run.recipe(checkpoint_steps=3, steps=24), None, "data", out, True, False, lambda *_: None)
+        recipes.train_stage(tiny_run.recipe(checkpoint_steps=3, steps=24), None, "data", out, True, False, lambda *_: None)
 
     def sample(self, out): verb("sample", self.model, "--out", out, "--per-class", "20", "--batch", "4", "--quiet")
 
@@ -302,7 +303,7 @@ class Work:
 
         table = data_sets.open_dataset(self.data)
         halves = [table.subset(range(k, len(table), 2)) for k in range(2)]
-        halves = [sound_data.ClipTable(t.df.assign(fold=k), t.root) for k, t in enumerate(halves)]
+        halves = [clip_tables.ClipTable(t.df.assign(fold=k), t.root) for k, t in enumerate(halves)]
         leaderboard(*halves, out, dict(tiny=self.model), n=2, seconds=0.5, embedder="log-mel", times=5, progress=False)
 
     LEFT = dict(prepare=("rows.bin", "rows.npy", "clips.csv"), train=("model.safetensors", "pipeline.json"), train_again=("model.safetensors",),
@@ -482,9 +483,9 @@ def read_only(n, folder):
 def same_bytes(n, folder):
     work, failed, right = Work(folder), [], None
     book = codebooks.VQVAE(SMALL).eval()
-    prior = codebooks.UnigramPrior(codebooks.PriorConfig((10, 4), 16, 2, book.codebook_hash)).eval()
+    prior = code_maps.UnigramPrior(code_maps.PriorConfig((10, 4), 16, 2, book.codebook_hash)).eval()
     voice = vocoders.ISTFTVocoder(vocoders.ISTFTConfig(MEL, 8, 16, 1)).eval()
-    codebooks.Cascade(prior, book, voice, ["rain", "pops"]).save_pretrained(folder / "cascade")
+    code_maps.Cascade(prior, book, voice, ["rain", "pops"]).save_pretrained(folder / "cascade")
     for k in range(n):
         out = folder / f"out_{k}"
         for model in (work.model, folder / "cascade"):
