@@ -11,8 +11,10 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,10 @@ from nbdev.test import test_nb
 file, root, *skip = sys.argv[1:]
 sys.exit(not test_nb(Path(file), skip_flags=skip, basepath=root)[0])
 """
+
+if threading.current_thread() is threading.main_thread():  # a shell starts its background jobs with Ctrl-C ignored, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 
 def pytest_addoption(parser):
