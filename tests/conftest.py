@@ -101,6 +101,7 @@ def group_of(item):
     return item.path.stem
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     "Tier or chapter; quick checks of the whole first, or long files where several work; no `cuda` without a GPU"
     tier, chapter = config.getoption("--tier"), config.getoption("--chapter")
