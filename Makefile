@@ -16,7 +16,7 @@ PIP := $(PY) -m pip install -c constraints.txt
 CORE := .venv/.core
 FULL := .venv/.full
 # as many tests at a time as there are cores; one file, or one notebook, is one piece
-PYTEST := $(PY) -m pytest -n auto --dist loadgroup
+PYTEST := $(PY) -m pytest -n auto
 
 .PHONY: help demo lab check test test-all chapter docs bench faults clean
 help:

@@ -5,7 +5,7 @@
     pytest --tier check       the quick ones (`make check`)
     pytest --chapter 03       one chapter: its notebook, its tests, its golden cases (`make chapter N=03`)
 
-With `-n 2 --dist loadgroup` one file of tests, or one notebook, is one piece of work.
+With `-n 2` one file of tests, or one notebook, is one piece of work for one worker.
 """
 import json
 import os
@@ -94,14 +94,24 @@ def of_chapter(item, number):
     return item.path.stem == f"test_{name}"
 
 
-def group_of(item):
-    "The piece of work that a test belongs to"
-    if getattr(item, "originalname", "") in ("test_notebook_runs", "test_survives"):
-        return item.nodeid
-    return item.path.stem
+def piece_of(nodeid):
+    "The piece of work that a test belongs to: a notebook, a fault, or a file"
+    file, _, test = nodeid.partition("::")
+    return nodeid if test.startswith(("test_notebook_runs[", "test_survives[")) else file
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_xdist_make_scheduler(config, log):
+    "Pieces go to workers in the order of the collection, each whole"
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Pieces(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return piece_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Pieces(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
     "Tier or chapter; quick checks of the whole first, or long files where several work; no `cuda` without a GPU"
     tier, chapter = config.getoption("--tier"), config.getoption("--chapter")
@@ -113,8 +123,6 @@ def pytest_collection_modifyitems(config, items):
     first = LONG if several else FIRST
     keep.sort(key=lambda i: first.index(i.path.stem) if i.path.stem in first else len(first))
     items[:] = keep
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if marked and not has_gpu():
         for item in marked:
