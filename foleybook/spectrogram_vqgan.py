@@ -175,15 +175,12 @@ class FrameNorm(nn.Module):
         y = ((flat - mean) * (var + self.eps).rsqrt()).reshape(b, c, h, w).to(x.dtype)
         return y * self.weight[:, None, None] + self.bias[:, None, None]
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #948570ef
-#| code-fold: true
+# %% ../nbs/06_spectrogram_vqgan.ipynb #1257082b
 def _norm(kind, groups, channels):
     "'group': over the whole map, as published; 'frame': over one frame"
     groups = math.gcd(groups, channels)
     return (nn.GroupNorm(groups, channels, 1e-6) if kind == 'group'
             else FrameNorm(groups, channels))
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #1257082b
 class VQGANBlock(nn.Module):
     "Two 3x3 convolutions with a skip around them"
     def __init__(self,
@@ -314,6 +311,11 @@ class VQGANConfig(CodebookConfig):
 
     def __post_init__(self): _check_sizes(self)
 
+    @property
+    def steps(self)->list: # of (bands, frames)
+        "Strides in pairs: those of the patch, then of each step between levels"
+        return list(zip(self.freq_strides, self.time_strides))
+
 # %% ../nbs/06_spectrogram_vqgan.ipynb #c4d177fa
 #| code-fold: true
 def _check_sizes(c):
@@ -327,13 +329,6 @@ def _check_sizes(c):
     if {*c.freq_strides[1:], *c.time_strides[1:]} - {1, 2}:
         raise ValueError(f"strides between levels are {c.freq_strides[1:]} and "
                          f"{c.time_strides[1:]}; use 1 or 2")
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #5999a70e
-@patch(as_prop=True)
-# (bands, frames) of the patch and of each step between levels
-def steps(self:VQGANConfig)->list:
-    "The strides in pairs"
-    return list(zip(self.freq_strides, self.time_strides))
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #20deb1f0
 #| code-fold: true
@@ -452,30 +447,26 @@ class SpectrogramVQGAN(VQVAE):
         "Weights of the last convolution: where the two gradients are compared"
         return self.decoder.conv_out.weight
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #237e0569
-@patch
-def scaled(self:SpectrogramVQGAN,
-    log_mel:Tensor, # (b, m, f)
-)->Tensor: # (b, 1, m, f), mean about 0 and deviation about 1
-    "A spectrogram as the networks see it"
-    x = (log_mel - self.config.mel_mean) / self.config.mel_std
-    return x.unsqueeze(1) if x.ndim == 3 else x
+    def scaled(self,
+        log_mel:Tensor, # (b, m, f)
+    )->Tensor: # (b, 1, m, f), mean about 0 and deviation about 1
+        "A spectrogram as the networks see it"
+        x = (log_mel - self.config.mel_mean) / self.config.mel_std
+        return x.unsqueeze(1) if x.ndim == 3 else x
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #b20395d1
-@patch
-def forward(self:SpectrogramVQGAN,
-    log_mel:Tensor, # (b, m, f)
-)->VQGANOutput:
-    "Reconstruct"
-    log_mel = log_mel.as_subclass(Tensor)
-    quantized = self.quantizer(self.latent(log_mel))
-    recon = self.decoder(quantized.z_q)[..., :log_mel.shape[-1]].float()
-    error = F.l1_loss(recon, self.scaled(log_mel).float())
-    recon = recon.view_as(log_mel) * self.config.mel_std + self.config.mel_mean
-    distance = mel_distance(recon.detach(), log_mel, self.mel)
-    loss = self.config.quantizer_weight * quantized.loss
-    return VQGANOutput(recon, error + loss, error, distance, quantized.codes,
-                       quantized.perplexity, loss, log_mel)
+    def forward(self,
+        log_mel:Tensor, # (b, m, f)
+    )->VQGANOutput:
+        "Reconstruct"
+        log_mel = log_mel.as_subclass(Tensor)
+        quantized = self.quantizer(self.latent(log_mel))
+        recon = self.decoder(quantized.z_q)[..., :log_mel.shape[-1]].float()
+        error = F.l1_loss(recon, self.scaled(log_mel).float())
+        recon = recon.view_as(log_mel) * self.config.mel_std + self.config.mel_mean
+        distance = mel_distance(recon.detach(), log_mel, self.mel)
+        loss = self.config.quantizer_weight * quantized.loss
+        return VQGANOutput(recon, error + loss, error, distance, quantized.codes,
+                           quantized.perplexity, loss, log_mel)
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #c82b5e92
 class AdaptiveWeight:
@@ -535,7 +526,6 @@ VQGAN_PRESETS = {
                frames=848)
     for name, n_codes in dict(vas=128, vggsound=1024).items()}
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #01024e36
 @patch(cls_method=True)
 def preset(cls:VQGANConfig,
     name:str, # 'vas' or 'vggsound'
