@@ -30,7 +30,7 @@ def unit_length(
     x:Tensor, # features, (b, c, h, w)
     eps:float=1e-10, # added to the length
 )->Tensor: # (b, c, h, w)
-    "Vectors of channels brought to length 1; a vector of zeros stays zero, with a finite gradient"
+    "Vectors of channels brought to length 1; zeros stay zero, their gradient finite"
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return x / torch.where(length > 0, length + eps, 1.)
 
@@ -93,13 +93,13 @@ def find_perceptual(
     mel:MelConfig, # of the spectrograms to be compared
     device='cpu', # where it goes
 )->LPAPS:
-    "A perceptual distance; what is missing, no classifier, or for another mel raises an error"
+    "A perceptual distance; a file that is missing or does not fit raises an error"
     model = source
     if isinstance(source, (str, Path)):
         model = Pretrained.from_pretrained(source, device)
     net = ClassifierMaps(model)
-    mel.require(net.mel,
-                f'the perceptual network ({source if model is not source else "given"})')
+    name = source if model is not source else 'given'
+    mel.require(net.mel, f'the perceptual network ({name})')
     return LPAPS(net).to(device)
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #15c0d3de
@@ -149,14 +149,14 @@ def adaptive_weight(
     # both are multiplied by it first, so that half precision does not lose them
     scale:float=1.,
 )->Tensor: # scalar, without gradient
-    "How many times the critic's gradient must be taken to be as long as that of the loss"
+    "The factor that makes the critic's gradient as long as that of the loss"
     norm = lambda x: torch.autograd.grad(x * scale, last_layer,
                                          retain_graph=True)[0].norm()
     return (norm(loss) / (norm(adversarial) + 1e-4 * scale)).clamp(low, high).detach()
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #0ff358ca
 class FrameNorm(nn.Module):
-    "Group normalisation of each frame by itself: what happens later or earlier does not matter"
+    "Group normalisation of each frame by itself, whatever comes before or after"
     def __init__(self,
         groups:int, # must divide the channels
         channels:int, # c
@@ -181,6 +181,7 @@ def _norm(kind, groups, channels):
     groups = math.gcd(groups, channels)
     return (nn.GroupNorm(groups, channels, 1e-6) if kind == 'group'
             else FrameNorm(groups, channels))
+
 class VQGANBlock(nn.Module):
     "Two 3x3 convolutions with a skip around them"
     def __init__(self,
@@ -205,7 +206,7 @@ class VQGANBlock(nn.Module):
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #f92acd80
 class AttnBlock(nn.Module):
-    "Self-attention over the positions of a map, with one head; in float32 whatever autocast says"
+    "Self-attention with one head over a map, in float32 whatever autocast says"
     block = 64  # columns of queries at a time where there is a window
 
     def __init__(self,
@@ -359,7 +360,7 @@ def _through(part, x):
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #06529482
 class VQGANEncoder(nn.Module):
-    "Spectrogram to latent map: levels of residual blocks, each smaller than the one before"
+    "Spectrogram to latent map: levels of residual blocks, each a smaller map"
     def __init__(self,
         config:VQGANConfig, # sizes
     ):
@@ -431,7 +432,7 @@ class VQGANOutput(NamedTuple):
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #b72d9fc9
 class SpectrogramVQGAN(VQVAE):
-    "Encoder, quantiser and decoder over a log-mel, to be trained by ear (Iashin and Rahtu 2021)"
+    "Encoder, quantiser and decoder, trained by ear (Iashin and Rahtu 2021)"
     published = 'specvqgan'
     def __init__(self,
         config:VQGANConfig, # sizes
@@ -498,7 +499,9 @@ class VQGANLoss:
     def __init__(self,
         perceptual:LPAPS|None=None, # None: no such term
         weight:float=1., # of the perceptual distance
-    ): self.perceptual, self.weight, self.parts, self.reconstruction = perceptual, weight, {}, None
+    ):
+        self.perceptual, self.weight = perceptual, weight
+        self.parts, self.reconstruction = {}, None
 
     def __call__(self,
         out:VQGANOutput, # of `SpectrogramVQGAN`
