@@ -27,8 +27,8 @@ from .core.settings import near, SettingsError
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TrainingError', 'StepDL', 'unwrap', 'StepLearner', 'StepEpochs', 'must_skip', 'forget_verdict',
-           'MixedPrecision', 'laid_out_as', 'GradientAccumulation', 'GradientClip', 'EMA', 'AdversarialTraining',
-           'average_gradients', 'Distributed', 'distributed', 'load_optimizer']
+           'MixedPrecision', 'laid_out_as', 'GradientAccumulation', 'GradientClip', 'EMA', 'average_gradients',
+           'Distributed', 'distributed', 'AdversarialTraining', 'load_optimizer']
 
 # %% ../nbs/02_training.ipynb #ed9b88ae
 #| code-fold: true
@@ -70,7 +70,7 @@ class StepDL(DataLoader):
     def before_iter(self): self.dl.before_iter()
     def after_iter(self): self.dl.after_iter()
 
-# %% ../nbs/02_training.ipynb #0905abab
+# %% ../nbs/02_training.ipynb #0835d358
 #| code-fold: true
 @patch
 def after_batch(self:StepDL, b):
@@ -403,7 +403,7 @@ class EMA(Callback):
         self.rest = {f'{path}{dot}{name}': (model.get_submodule(path), name)
                      for path, dot, name in rest}
 
-# %% ../nbs/02_training.ipynb #ae7d8d15
+# %% ../nbs/02_training.ipynb #f771072b
 @patch
 def after_step(self:EMA):
     "Move the average towards the weights"
@@ -447,6 +447,73 @@ def restore_state(self:EMA,
     self.n = state['n']
     for k, v in self.average.items(): v.copy_(state['average'][k])
 
+# %% ../nbs/02_training.ipynb #12784ce8
+#| code-fold: true
+def average_gradients(
+    params:list, # parameters, the same in every process
+):
+    "Mean of the gradients over all processes, for a module that is not wrapped"
+    if num_distrib() <= 1 or not torch.distributed.is_initialized(): return
+    for p in params:
+        if p.grad is None: p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.flatten() for p in params])
+    torch.distributed.all_reduce(flat)
+    parts = flat.div_(num_distrib()).split([p.numel() for p in params])
+    for p, g in zip(params, parts): p.grad.copy_(g.view_as(p))
+
+# %% ../nbs/02_training.ipynb #5e9af0b4
+#| code-fold: true
+@patch
+def _broadcast(self:DistributedDL, t, rank):
+    "Any backend: tensors where the backend wants them"
+    device = (torch.device('cuda') if torch.distributed.get_backend() == 'nccl'
+              else torch.device('cpu'))
+    t = torch.as_tensor(t, dtype=torch.long, device=device)
+    torch.distributed.broadcast(t, rank)
+    return t.cpu().tolist()
+
+class Distributed(DistributedTrainer):
+    "fastai's trainer, with a `StepDL` told its share instead of being wrapped"
+    def before_fit(self):
+        for dl in self.dls:
+            if isinstance(dl, StepDL): dl.rank, dl.world = rank_distrib(), num_distrib()
+        super().before_fit()
+        if rank_distrib(): self.learn.logger = lambda *_: None
+
+    def _wrap_dl(self, dl):
+        return dl if isinstance(dl, StepDL) else super()._wrap_dl(dl)
+
+# %% ../nbs/02_training.ipynb #0fcf074f
+#| code-fold: true
+_LOST = re.compile('gloo|nccl|connection (closed|reset|refused)|broken pipe|socket',
+                   re.I)
+
+@contextmanager
+def distributed(
+    learn:Learner, # trained inside the block
+    cpu:bool|None=None, # gloo on the CPU? None: when the learner's device is the CPU
+    unused:bool=False, # a step may leave some weights without a gradient
+    **accelerator, # of `accelerate.Accelerator`
+):
+    "Train in all processes that a launcher started; with one process nothing changes"
+    if num_distrib() <= 1: yield learn; return
+    device = torch.device(getattr(learn.dls, 'device', None) or 'cpu')
+    cpu = device.type == 'cpu' if cpu is None else cpu
+    if not cpu: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
+    options = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
+    trainer = Distributed(sync_bn=not cpu, cpu=cpu, kwargs_handlers=options,
+                          **accelerator)
+    bars = [cb for cb in learn.cbs if rank_distrib() and isinstance(cb, ProgressCallback)]
+    learn.remove_cbs(bars); learn.add_cb(trainer)
+    try: yield learn
+    except RuntimeError as e:
+        if not _LOST.search(str(e)): raise
+        raise TrainingError(
+            f"process {rank_distrib()} of {num_distrib()}: another process of this run "
+            "has ended or is out of reach. Its own message says why; the same command "
+            "goes on from the last checkpoint.") from e
+    finally: learn.remove_cb(trainer); learn.add_cbs(bars)
+
 # %% ../nbs/02_training.ipynb #57a72e3e
 class AdversarialTraining(Callback):
     "A discriminator with its own optimiser: it learns, then adds to the generator's loss"
@@ -476,7 +543,7 @@ class AdversarialTraining(Callback):
         if self.training and self.train_iter >= self.start:
             self.generator_terms(*self.pair(self.learn))
 
-# %% ../nbs/02_training.ipynb #7d906e56
+# %% ../nbs/02_training.ipynb #9f0cec9f
 #| code-fold: true
 @patch
 def before_fit(self:AdversarialTraining):
@@ -575,73 +642,6 @@ def restore_state(self:AdversarialTraining,
     self.count, self.skipped = state['count'], state['skipped']
     for p, g in zip(self.trained, state['grads']):
         p.grad = None if g is None else laid_out_as(p, g)
-
-# %% ../nbs/02_training.ipynb #12784ce8
-#| code-fold: true
-def average_gradients(
-    params:list, # parameters, the same in every process
-):
-    "Mean of the gradients over all processes, for a module that is not wrapped"
-    if num_distrib() <= 1 or not torch.distributed.is_initialized(): return
-    for p in params:
-        if p.grad is None: p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.flatten() for p in params])
-    torch.distributed.all_reduce(flat)
-    parts = flat.div_(num_distrib()).split([p.numel() for p in params])
-    for p, g in zip(params, parts): p.grad.copy_(g.view_as(p))
-
-# %% ../nbs/02_training.ipynb #5e9af0b4
-#| code-fold: true
-@patch
-def _broadcast(self:DistributedDL, t, rank):
-    "Any backend: tensors where the backend wants them"
-    device = (torch.device('cuda') if torch.distributed.get_backend() == 'nccl'
-              else torch.device('cpu'))
-    t = torch.as_tensor(t, dtype=torch.long, device=device)
-    torch.distributed.broadcast(t, rank)
-    return t.cpu().tolist()
-
-class Distributed(DistributedTrainer):
-    "fastai's trainer, with a `StepDL` told its share instead of being wrapped"
-    def before_fit(self):
-        for dl in self.dls:
-            if isinstance(dl, StepDL): dl.rank, dl.world = rank_distrib(), num_distrib()
-        super().before_fit()
-        if rank_distrib(): self.learn.logger = lambda *_: None
-
-    def _wrap_dl(self, dl):
-        return dl if isinstance(dl, StepDL) else super()._wrap_dl(dl)
-
-# %% ../nbs/02_training.ipynb #0fcf074f
-#| code-fold: true
-_LOST = re.compile('gloo|nccl|connection (closed|reset|refused)|broken pipe|socket',
-                   re.I)
-
-@contextmanager
-def distributed(
-    learn:Learner, # trained inside the block
-    cpu:bool|None=None, # gloo on the CPU? None: when the learner's device is the CPU
-    unused:bool=False, # a step may leave some weights without a gradient
-    **accelerator, # of `accelerate.Accelerator`
-):
-    "Train in all processes that a launcher started; with one process nothing changes"
-    if num_distrib() <= 1: yield learn; return
-    device = torch.device(getattr(learn.dls, 'device', None) or 'cpu')
-    cpu = device.type == 'cpu' if cpu is None else cpu
-    if not cpu: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
-    options = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
-    trainer = Distributed(sync_bn=not cpu, cpu=cpu, kwargs_handlers=options,
-                          **accelerator)
-    bars = [cb for cb in learn.cbs if rank_distrib() and isinstance(cb, ProgressCallback)]
-    learn.remove_cbs(bars); learn.add_cb(trainer)
-    try: yield learn
-    except RuntimeError as e:
-        if not _LOST.search(str(e)): raise
-        raise TrainingError(
-            f"process {rank_distrib()} of {num_distrib()}: another process of this run "
-            "has ended or is out of reach. Its own message says why; the same command "
-            "goes on from the last checkpoint.") from e
-    finally: learn.remove_cb(trainer); learn.add_cbs(bars)
 
 # %% ../nbs/02_training.ipynb #c9c51ee5
 #| code-fold: true
