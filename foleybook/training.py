@@ -70,27 +70,21 @@ class StepDL(DataLoader):
     def before_iter(self): self.dl.before_iter()
     def after_iter(self): self.dl.after_iter()
 
-# %% ../nbs/02_training.ipynb #0835d358
-#| code-fold: true
-@patch
-def after_batch(self:StepDL, b):
-    "What happens at random to a whole batch is seeded by its number"
-    with preserve_rng(mix_seed(self.seed, 'batch',
-                               self._next * self.world + self.rank)):
-        out = self.dl.after_batch(b)
-    self._next += 1
-    return out
+    def after_batch(self, b):
+        with preserve_rng(mix_seed(self.seed, 'batch',
+                                   self._next * self.world + self.rank)):
+            out = self.dl.after_batch(b)
+        self._next += 1
+        return out
 
-@patch
-def __iter__(self:StepDL):
-    "The batches of this epoch; the generators are left as they were"
-    self._next, self.it, state = self.epoch * self.steps + self.start, None, rng_state()
-    batches = super(StepDL, self).__iter__()
-    batch = next(batches, None)     # torch draws a number when a loader begins
-    set_rng_state(state)
-    while batch is not None:
-        yield batch
-        batch = next(batches, None)
+    def __iter__(self):
+        self._next, self.it, state = self.epoch * self.steps + self.start, None, rng_state()
+        batches = super().__iter__()
+        batch = next(batches, None)     # torch draws a number when a loader begins
+        set_rng_state(state)
+        while batch is not None:
+            yield batch
+            batch = next(batches, None)
 
 # %% ../nbs/02_training.ipynb #8fe6c3e3
 @patch
@@ -295,6 +289,19 @@ class MixedPrecision(Callback):
     @property # stands in for the optimiser before the scaler
     def param_groups(self): return self.opt.param_groups
 
+    def checkpoint_state(self) -> dict:
+        "Loss scale and counts"
+        return dict(scaler=self.scaler.state_dict(), skipped=int(self.skipped),
+                    in_a_row=int(self.in_a_row))
+
+    def restore_state(self,
+        state:dict, # from `checkpoint_state`
+    ):
+        "Go on with them"
+        if state['scaler'] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state['scaler'])
+        self.skipped, self.in_a_row = state['skipped'], state['in_a_row']
+
 # %% ../nbs/02_training.ipynb #fd32465e
 @patch
 def judge(self:MixedPrecision):
@@ -310,23 +317,6 @@ def judge(self:MixedPrecision):
                             f"{self.loss.item():.4g}). Lower lr, set clip_norm, or use "
                             "precision=float32.")
     if asked and bad: raise CancelStepException()
-
-# %% ../nbs/02_training.ipynb #301856fd
-#| code-fold: true
-@patch
-def checkpoint_state(self:MixedPrecision) -> dict:
-    "Loss scale and counts"
-    return dict(scaler=self.scaler.state_dict(), skipped=int(self.skipped),
-                in_a_row=int(self.in_a_row))
-
-@patch
-def restore_state(self:MixedPrecision,
-    state:dict, # from `checkpoint_state`
-):
-    "Go on with them"
-    if state['scaler'] and self.scaler.is_enabled():
-        self.scaler.load_state_dict(state['scaler'])
-    self.skipped, self.in_a_row = state['skipped'], state['in_a_row']
 
 # %% ../nbs/02_training.ipynb #729ca65e
 #| code-fold: true
@@ -403,49 +393,40 @@ class EMA(Callback):
         self.rest = {f'{path}{dot}{name}': (model.get_submodule(path), name)
                      for path, dot, name in rest}
 
-# %% ../nbs/02_training.ipynb #f771072b
-@patch
-def after_step(self:EMA):
-    "Move the average towards the weights"
-    decay = min(self.decay, (1 + self.n) / (10 + self.n)) if self.warmup else self.decay
-    self.n += 1
-    with torch.no_grad():
+    @torch.no_grad()
+    def after_step(self):
+        decay = min(self.decay,
+                    (1 + self.n) / (10 + self.n)) if self.warmup else self.decay
+        self.n += 1
         torch._foreach_lerp_([self.average[k] for k in self.trained],
-                             [*self.trained.values()], 1 - decay)
-    # counters, codebooks, running means: they remember by themselves
-    for k, (module, name) in self.rest.items():
-        self.average[k].copy_(getattr(module, name))
+                             [*self.trained.values()],
+                             1 - decay)
+        # counters, codebooks, running means: they remember by themselves
+        for k, (module, name) in self.rest.items():
+            self.average[k].copy_(getattr(module, name))
 
-# %% ../nbs/02_training.ipynb #bd753fb5
-#| code-fold: true
-@patch
-def swap(self:EMA):
-    "Exchange the weights and their average"
-    for k, v in self.state().items():
-        kept = v.clone()
-        v.copy_(self.average[k]); self.average[k].copy_(kept)
-    self.swapped = not self.swapped
+    def swap(self):
+        for k, v in self.state().items():
+            kept = v.clone()
+            v.copy_(self.average[k]); self.average[k].copy_(kept)
+        self.swapped = not self.swapped
 
-@patch
-def before_validate(self:EMA):
-    if self.average is not None and not self.swapped: self.swap()
+    def before_validate(self):
+        if self.average is not None and not self.swapped: self.swap()
 
-@patch
-def after_validate(self:EMA):
-    if self.swapped: self.swap()
+    def after_validate(self):
+        if self.swapped: self.swap()
 
-@patch
-def checkpoint_state(self:EMA) -> dict:
-    "Count and averages"
-    return dict(n=self.n, average=dict(self.average))
+    def checkpoint_state(self) -> dict:
+        "Count and averages"
+        return dict(n=self.n, average=dict(self.average))
 
-@patch
-def restore_state(self:EMA,
-    state:dict, # from `checkpoint_state`
-):
-    "Go on with them"
-    self.n = state['n']
-    for k, v in self.average.items(): v.copy_(state['average'][k])
+    def restore_state(self,
+        state:dict, # from `checkpoint_state`
+    ):
+        "Go on with them"
+        self.n = state['n']
+        for k, v in self.average.items(): v.copy_(state['average'][k])
 
 # %% ../nbs/02_training.ipynb #12784ce8
 #| code-fold: true
@@ -535,6 +516,27 @@ class AdversarialTraining(Callback):
         self.start, self.clip_norm = start, clip_norm
         self.optimizer, self.skipped, self.ask = None, 0, None
 
+    def before_fit(self):
+        d, others = self.discriminator, self.learn.cbs
+        self.kind = (d.to(getattr(self.dls, 'device', None) or 'cpu').train()
+                     and next(d.parameters()).device.type)
+        if self.optimizer is None:
+            self.trained = [p for p in d.parameters() if p.requires_grad]
+            self.optimizer = (self.opt_func or self.learn.opt_func)(self.trained,
+                                                                    lr=self.learn.lr)
+        half = any(isinstance(cb, MixedPrecision) and cb.precision == 'fp16'
+                   for cb in others)
+        self.d_scaler = torch.amp.GradScaler(self.kind, enabled=half)
+        self.accumulate = max([cb.n for cb in others
+                               if isinstance(cb, GradientAccumulation)],
+                              default=1)
+        self.count, self.learn.parts = 0, {}
+        if num_distrib() > 1 and torch.distributed.is_initialized():
+            for t in d.state_dict().values():
+                whole = t.contiguous()
+                torch.distributed.broadcast(whole, 0)
+                t.copy_(whole)
+
     def after_pred(self):
         if self.training and self.train_iter >= self.start:
             self.discriminator_step(*self.pair(self.learn))
@@ -543,30 +545,24 @@ class AdversarialTraining(Callback):
         if self.training and self.train_iter >= self.start:
             self.generator_terms(*self.pair(self.learn))
 
-# %% ../nbs/02_training.ipynb #9f0cec9f
-#| code-fold: true
-@patch
-def before_fit(self:AdversarialTraining):
-    "The same critic in all processes, with its optimiser and loss scale"
-    d, others = self.discriminator, self.learn.cbs
-    self.kind = (d.to(getattr(self.dls, 'device', None) or 'cpu').train()
-                 and next(d.parameters()).device.type)
-    if self.optimizer is None:
-        self.trained = [p for p in d.parameters() if p.requires_grad]
-        self.optimizer = (self.opt_func or self.learn.opt_func)(self.trained,
-                                                                lr=self.learn.lr)
-    half = any(isinstance(cb, MixedPrecision) and cb.precision == 'fp16'
-               for cb in others)
-    self.d_scaler = torch.amp.GradScaler(self.kind, enabled=half)
-    self.accumulate = max([cb.n for cb in others
-                           if isinstance(cb, GradientAccumulation)],
-                          default=1)
-    self.count, self.learn.parts = 0, {}
-    if num_distrib() > 1 and torch.distributed.is_initialized():
-        for t in d.state_dict().values():
-            whole = t.contiguous()
-            torch.distributed.broadcast(whole, 0)
-            t.copy_(whole)
+    def checkpoint_state(self) -> dict:
+        "The discriminator and all that belongs to it"
+        return dict(weights=dict(self.discriminator.state_dict()),
+                    optimizer=self.optimizer.state_dict(), count=self.count,
+                    scaler=self.d_scaler.state_dict(), skipped=int(self.skipped),
+                    grads=[p.grad for p in self.trained] if self.count else [])
+
+    def restore_state(self,
+        state:dict, # from `checkpoint_state`
+    ):
+        "Go on with it"
+        load_strict(self.discriminator, state['weights'], 'discriminator')
+        load_optimizer(self.optimizer, state['optimizer'])
+        if state['scaler'] and self.d_scaler.is_enabled():
+            self.d_scaler.load_state_dict(state['scaler'])
+        self.count, self.skipped = state['count'], state['skipped']
+        for p, g in zip(self.trained, state['grads']):
+            p.grad = None if g is None else laid_out_as(p, g)
 
 # %% ../nbs/02_training.ipynb #97eabee9
 @patch
@@ -585,6 +581,8 @@ def discriminator_step(self:AdversarialTraining,
         self.count += 1
         if self.count == self.accumulate: self.update()
 
+# %% ../nbs/02_training.ipynb #6884d06e
+#| code-fold: true
 @patch
 def update(self:AdversarialTraining):
     "Average the gradients over the processes, step unless they are not finite"
@@ -619,29 +617,6 @@ def generator_terms(self:AdversarialTraining,
                                 + (weight(self.learn, term) if callable(weight)
                                    else weight) * term)
     self.learn.loss = self.learn.loss_grad.detach().clone()
-
-# %% ../nbs/02_training.ipynb #658d8029
-#| code-fold: true
-@patch
-def checkpoint_state(self:AdversarialTraining) -> dict:
-    "The discriminator and all that belongs to it"
-    return dict(weights=dict(self.discriminator.state_dict()),
-                optimizer=self.optimizer.state_dict(), count=self.count,
-                scaler=self.d_scaler.state_dict(), skipped=int(self.skipped),
-                grads=[p.grad for p in self.trained] if self.count else [])
-
-@patch
-def restore_state(self:AdversarialTraining,
-    state:dict, # from `checkpoint_state`
-):
-    "Go on with it"
-    load_strict(self.discriminator, state['weights'], 'discriminator')
-    load_optimizer(self.optimizer, state['optimizer'])
-    if state['scaler'] and self.d_scaler.is_enabled():
-        self.d_scaler.load_state_dict(state['scaler'])
-    self.count, self.skipped = state['count'], state['skipped']
-    for p, g in zip(self.trained, state['grads']):
-        p.grad = None if g is None else laid_out_as(p, g)
 
 # %% ../nbs/02_training.ipynb #c9c51ee5
 #| code-fold: true
