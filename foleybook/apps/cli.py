@@ -416,19 +416,16 @@ def _peak():
 def adapt(
     model: str,  # `foley`, or the folder of another flow on latents
     *,
-    # folder with a subfolder for each kind, a folder of clips of one kind, a clip
-    # table, or one sound file
+    # folder with a subfolder a kind, folder of clips of one kind, table, or sound file
     data: str = "",
     out: str = "runs/adapted",  # folder for what is learned, sounds to hear, and a page
     # classes that the model knows already and shall do better by these clips
     improve: list = None,
     name: str = "",  # what the only kind is called (default: as its folder)
-    # cut long recordings at `onsets`, or in `fixed` lengths (default: fixed)
-    slice_: str = "",
-    # what shorter clips get: `pad`, their own floor around them, or `repeat`
-    fit: str = "pad",
+    slice_: str = "fixed",  # cut long recordings in `fixed` lengths, or at `onsets`
+    fit: str = "pad",  # shorter clips get their own floor around them, or `repeat`
     method: str = "lora",  # rows, diffit, lora or full: from few numbers to all
-    steps: int = None,  # of training (default: 600)
+    steps: int = 600,  # of training
     set_: list = None,  # other changes to `AdaptRecipe`, as `field=value`
     merge: bool = False,  # save the adapted generator as a whole, too, in OUT/model
     fresh: bool = False,  # start anew although checkpoints are there
@@ -436,20 +433,19 @@ def adapt(
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
-    "Teach a generator new kinds of sound from a few clips; the generator stays as it is"
+    "Teach a generator new kinds of sound from a few clips; it stays as it is itself"
     from foleybook.core.settings import parse_overrides
     from foleybook.train.adapters import adapt as learn
 
-    if not data:
-        raise ValueError("adapt needs --data, as in: foleybook adapt foley --data "
-                         "my_sounds/ --out runs/mine")
-    _not_in(("onsets", "fixed"), slice=slice_ or None)
+    if not data: raise ValueError("adapt needs --data, as in: foleybook adapt foley "
+                                  "--data my_sounds/ --out runs/mine")
+    _not_in(("onsets", "fixed"), slice=slice_)
     _not_in(("pad", "repeat"), fit=fit)
-    start, more = time.time(), {} if steps is None else dict(steps=steps)
+    asked = dict(shorter=fit, method=method, seed=seed, device=device, steps=steps)
+    start, asked = time.time(), asked | parse_overrides(set_ or [])
     made = learn(model, find_data(data), out, improve=improve or [], name=name,
                  slice_=slice_, merge=merge, resume=not fresh, progress=not quiet,
-                 **dict(shorter=fit, method=method, seed=seed, device=device, **more)
-                 | parse_overrides(set_ or []))
+                 **asked)
     _say(quiet)(f"{time.time() - start:.0f} s. Hear it: foleybook sample {model} "
                 f"--adapter {out}")
     return made
@@ -737,8 +733,8 @@ def sample(
         _make(generator, out, wanted, asked, files, batch or generator.best_batch,
               quiet)
         spent, rows = round(time.time() - start, 2), listed_sounds(out)
-        about = dict(model=str(model), adapter=adapter, data=_trained_on(model), seed=seed,
-                     per_class=per_class,
+        about = dict(model=str(model), adapter=adapter, data=_trained_on(model),
+                     seed=seed, per_class=per_class,
                      wall_seconds=spent, arguments=rows[0]["meta"].get("arguments"))
         told = json.loads((out / "sampling.json").read_text())
         write_text(out / "sampling.json", json.dumps(told | asked | about, indent=1))
@@ -1490,7 +1486,8 @@ def main(
         return 141
     except BaseException as err:
         if not _interrupted(err): raise
-        again = {"train", "adapt", "sample", "leaderboard", "roundtrip"} & set(words[:2])
+        again = {"train", "adapt", "sample", "leaderboard",
+                 "roundtrip"} & set(words[:2])
         more = ": the same command goes on where it was stopped" if again else ""
         print(f"interrupted{more}", file=sys.stderr)
         return 130

@@ -55,7 +55,8 @@ def _key(name): return name.replace('.', '/') # torch allows no dot in a name
 def _table(shapes, zero=True):
     "Parameters by name of the weight they belong to"
     make = torch.zeros if zero else torch.empty
-    return nn.ParameterDict({_key(k): nn.Parameter(make(*s)) for k, s in shapes.items()})
+    found = {_key(k): nn.Parameter(make(*s)) for k, s in shapes.items()}
+    return nn.ParameterDict(found)
 
 # %% ../../nbs/core/low_rank.ipynb #88691cff
 class LowRank(Pretrained):
@@ -80,25 +81,14 @@ class LowRank(Pretrained):
         "Rows of an embedding before anything was learned"
         return getattr(self, f'start_{_key(name)}')
 
-    @torch.no_grad()
-    def rounded(self)->LowRank: # itself
-        "As `save_pretrained` keeps it, in 16 bits: what is heard is what is saved"
-        for t in (*self.parameters(), *self.buffers()): t.copy_(t.half())
-        return self
-
     def save_pretrained(self,
         folder:Path, # is made; other files in it are kept
         card:dict|None=None, # for the model card
-        bits:int=16, # of a number
+        bits:int=16, # of a number: 16 or 32
         **hub, # what `push_to_hub` passes on; not needed
     )->Path:
         "Write config, differences and card"
-        twin = LowRank(self.config)
-        twin.load_state_dict(self.state_dict())
-        self.card = twin.card = {**self.card, **(card or {})}
-        twin.beside = self.beside
-        if bits == 16: twin.half()
-        return Pretrained.save_pretrained(twin, folder)
+        return _save_half(self, folder, card, bits)
 
     def forward(self, *given):
         "What the part answers with the differences on: `attach` must come first"
@@ -106,6 +96,22 @@ class LowRank(Pretrained):
         own = dict(self.attached[0].named_parameters())
         return functional_call(self.attached[0], {k: own[k] + d for k, d
                                                   in changed.items()}, given)
+
+# %% ../../nbs/core/low_rank.ipynb #c472488a
+@patch
+@torch.no_grad()
+def rounded(self:LowRank)->LowRank: # itself
+    "As `save_pretrained` keeps it, in 16 bits: what is heard is what is saved"
+    for t in (*self.parameters(), *self.buffers()): t.copy_(t.half())
+    return self
+
+def _save_half(own, folder, card, bits):
+    "Write config, differences and card"
+    twin = LowRank(own.config)
+    twin.load_state_dict(own.state_dict())
+    own.card = twin.card = {**own.card, **(card or {})}
+    twin.beside = own.beside
+    return Pretrained.save_pretrained(twin.half() if bits == 16 else twin, folder)
 
 # %% ../../nbs/core/low_rank.ipynb #f10fa88f
 def _misfit(where, what):
@@ -174,8 +180,8 @@ def _card_with(model, on):
            *(f"{', '.join(o.config.labels) or 'differences'}: {o.licence}"
              for o, _ in told)]
     card['licence'] = '; '.join(dict.fromkeys(own))
-    card['adapters'] = [f"{', '.join(o.config.labels) or o.config_hash} at strength {s:g}"
-                        for o, s in told]
+    names = [', '.join(o.config.labels) or o.config_hash for o, _ in told]
+    card['adapters'] = [f'{n} at strength {s:g}' for n, (_, s) in zip(names, told)]
     card.pop('metrics', None) # they are of the model alone
     return card
 
@@ -354,7 +360,8 @@ def differences(
 )->LowRank:
     "What was learned, as a file that is small"
     old, new = getattr(model, name).state_dict(), part.state_dict()
-    change = {k: (new[k] - v).cpu() for k, v in old.items() if not torch.equal(new[k], v)}
+    change = {k: (new[k] - v).cpu() for k, v in old.items()
+              if not torch.equal(new[k], v)}
     thin = lambda v: v.ndim > 1 and rank * (len(v) + v[0].numel()) < v.numel()
     factors = {k: list(v.shape) for k, v in change.items() if thin(v)}
     own = LowRank(LowRankConfig(base, weights_digest(model, name), name, rank, factors,

@@ -38,9 +38,10 @@ from ..training import EMA, unwrap
 __all__ = ['METHODS', 'clips_to_learn', 'lengths_told', 'fresh_differences', 'nearest_kinds', 'shifted_distance', 'Ears',
            'AdaptRecipe', 'Numbered', 'Listening', 'nearness', 'adapt']
 
-# %% ../../nbs/train/adapters.ipynb #b27995e7
+# %% ../../nbs/train/adapters.ipynb #1b0cba02
 def clips_to_learn(
-    data, # folder of class subfolders, folder of clips, csv, one sound file, `ClipTable`
+    # folder of class subfolders, folder of clips, csv, one sound file, `ClipTable`
+    data,
     seconds:float=4., # length of a sound of the model
     slice_:str='', # cut long recordings at 'onsets', or in 'fixed' lengths
     name:str='', # what the only class is called, instead of as its folder
@@ -59,11 +60,11 @@ def clips_to_learn(
     if name: table = _named(table, name)
     table = table.sliced(1.25 * seconds, slice_ or 'fixed')
     few = {l: n for l, n in table.df.label.value_counts().items() if n < least}
+    told = ', '.join(f'{l} has {n} usable clip' + 's' * (n > 1) for l, n in few.items())
     if few: raise TableError(
-        f"{where}: {', '.join(f'{l} has {n} usable clip' + 's' * (n > 1) for l, n in few.items())}, "
-        f"and {least} are needed: it would learn them by rote. Add recordings, cut a "
-        "long one (--slice onsets), or vary the one there is by `foleybook edit "
-        "--strength 0.5`.")
+        f"{where}: {told}, and {least} are needed: it would learn them by rote. Add "
+        "recordings, cut a long one (--slice onsets), or vary the one there is by "
+        "`foleybook edit --strength 0.5`.")
     return table
 
 # %% ../../nbs/train/adapters.ipynb #9aed4e5b
@@ -93,8 +94,9 @@ def lengths_told(
     lines = []
     for label, rows in table.df.groupby('label'):
         part = table.subset(rows.index)
-        long = [min(audio_info(f).seconds - (0. if s != s else s), math.inf if d != d else d)
-                for f, s, d in zip(part.files(), part.df.start, part.df.seconds)]
+        start, most = part.df.start.fillna(0.), part.df.seconds.fillna(math.inf)
+        cuts = zip(part.files(), start, most)
+        long = [min(audio_info(f).seconds - start, cut) for f, start, cut in cuts]
         short = sum(l < seconds for l in long)
         how = [f'{len(long) - short} cropped'] * (short < len(long))
         word = 'repeated' if shorter == 'repeat' else 'padded with their own floor'
@@ -113,8 +115,8 @@ def _changed_by(method, part):
     rows = [k for k in ('classes.weight', 'tokens.weight') if k in shapes]
     inner = [k for k, s in shapes.items() if k.startswith('blocks.') and len(s) == 2
              and k.endswith('.weight')]
-    small = [k for k, s in shapes.items() if k not in rows and (
-        k.endswith('.bias') or k.rpartition('.')[2] in ('own', 'sharp', 'last', 'clean'))]
+    end = lambda k: k.rpartition('.')[2]
+    small = [k for k in shapes if end(k) in ('bias', 'own', 'sharp', 'last', 'clean')]
     rest = [k for k in shapes if k not in rows]
     factors = inner if method == 'lora' else []
     whole = dict(rows=[], diffit=small, lora=[], full=rest)[method]
@@ -152,7 +154,8 @@ def nearest_kinds(
         t = torch.tensor(times, device=z.device).repeat_interleave(len(z))
         item = task.exercise(z.repeat(len(times), 1, 1, 1), None, t)
     for k, label in enumerate(model.labels):
-        said = model.backbone(item.x, item.t, Conditions(label=[k] * len(t)).to(z.device))
+        asked = Conditions(label=[k] * len(t)).to(z.device)
+        said = model.backbone(item.x, item.t, asked)
         found.append((flow_loss(said, item.target, item.weight).item(), label))
     model.train(was)
     return sorted(found)
@@ -192,9 +195,9 @@ def shifted_distance(
         return (far / heard.sum((1, 3)).clamp_min(1)).amin(1)
     return torch.stack([apart(each) for each in x])
 
-# %% ../../nbs/train/adapters.ipynb #5e50c8d6
+# %% ../../nbs/train/adapters.ipynb #27a9cbd8
 class Ears:
-    "Two listeners that know the clips of a folder, and the recordings that come with the base"
+    "Two listeners that know the clips of a folder, and recordings beside the base"
     def __init__(self,
         table:ClipTable, # clips to be learned
         known:ClipTable|None=None, # of other classes, to be told from
@@ -219,20 +222,21 @@ class Ears:
             self.fitted[which] = make(x, labels) if many else None
         return self.fitted[which]
 
-    def heard(self,
-        sounds:Sounds, # with the labels they were asked by
-        which:str='second', # or 'first'
-    )->tuple|None: # share of the right class (n,), what each is taken for
-        "How a listener names sounds; None where there is nothing to tell apart"
-        ear = self.listener(which)
-        if ear is None: return None
-        net = self.networks[which]
-        x = torch.stack([net.embed(a, sounds.sample_rate).mean(0) for a in sounds.audio])
-        logits = torch.as_tensor(ear.logits(x.numpy()))
-        share = logits.softmax(1)
-        at = [list(ear.labels).index(l) for l in sounds.labels]
-        names = [str(ear.labels[int(k)]) for k in logits.argmax(1)]
-        return share[torch.arange(len(at)), at], names
+# %% ../../nbs/train/adapters.ipynb #3cba3c6c
+@patch
+@torch.no_grad()
+def heard(self:Ears,
+    sounds:Sounds, # with the labels they were asked by
+    which:str='second', # or 'first'
+)->tuple|None: # share of the right class (n,), what each is taken for
+    "How a listener names sounds; None where there is nothing to tell apart"
+    ear, net = self.listener(which), self.networks[which]
+    if ear is None: return None
+    x = [net.embed(a, sounds.sample_rate).mean(0) for a in sounds.audio]
+    logits = torch.as_tensor(ear.logits(torch.stack(x).numpy()))
+    at = [list(ear.labels).index(l) for l in sounds.labels]
+    names = [str(ear.labels[int(k)]) for k in logits.argmax(1)]
+    return logits.softmax(1)[torch.arange(len(at)), at], names
 
 # %% ../../nbs/train/adapters.ipynb #d36bc9a1
 class _probe:
@@ -241,33 +245,71 @@ class _probe:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
-        self.model = make_pipeline(StandardScaler(),
-                                   LogisticRegression(C=1., max_iter=2000)).fit(x, labels)
+        linear = LogisticRegression(C=1., max_iter=2000)
+        self.model = make_pipeline(StandardScaler(), linear).fit(x, labels)
         self.labels = list(self.model.classes_)
 
     def logits(self, x):
         d = self.model.decision_function(x)
         return np.stack([-d / 2, d / 2], 1) if d.ndim == 1 else d
 
-# %% ../../nbs/train/adapters.ipynb #72b85334
+# %% ../../nbs/train/adapters.ipynb #a7012b67
+class _Adapting(LoopRecipe):
+    "What a recipe does that learns beside a base"
+    @property
+    def model(self):
+        if getattr(self, '_model', None) is None: self.use(_open_base(self.base))
+        return self._model
+    @property
+    def autoencoder(self): return self.model.vae
+    @property
+    def frames(self):
+        m, stride = self.model, self.model.vae.time_stride
+        frames = m.mel.frames(round(m.default_seconds * m.sample_rate))
+        return -(-frames // stride) * stride
+
+    def use(self, model): object.__setattr__(self, '_model', model); return self
+    def dataloaders(self, data): return _loaders(self, data)
+    def loss_func(self): return flow_loss
+    def check_listen(self, learn): pass
+    def build_model(self, dls):
+        own = fresh_differences(self.model, self.labels, self.method, self.rank,
+                                self.base)
+        dls.begun = _begin(own, self.model, dls.crops)
+        return own.attach(self.model)
+    def callbacks(self):
+        told = getattr(self, '_told', None) # ears, where sounds can be put somewhere
+        ears = [] if told is None else [Listening(self, *told)]
+        return [exercises(self), Numbered(self.model.labels), *ears]
+    def listen(self, learn):
+        return _sounds(self, unwrap(learn.model), self.listen_sounds, self.listen_steps)
+    def _train(self, data, out, resume, progress):
+        ears = Ears(data, _known_clips(self.base, self.labels), self.embedder)
+        object.__setattr__(self, '_told', (ears, out, teller(progress)))
+        return LoopRecipe._train(self, data, out, resume, progress)
+    def finish(self, learn, data, out, progress=True):
+        return _finished(self, learn, data, Path(out), progress)
+
+# %% ../../nbs/train/adapters.ipynb #5ec5ca69
 @dataclass
-class AdaptRecipe(LoopRecipe):
+class AdaptRecipe(_Adapting):
     "Learn new classes beside a frozen `LatentDiffusion`"
     base:str = 'foley' # name or folder of the generator
     belongs:str = '' # digest of its weights, found when it is opened
     method:str = 'lora' # rows, diffit, lora or full
     rank:int = 16 # of the factors
     labels:tuple[str, ...] = () # found in the data
-    # how a clip shorter than a sound gets its length: 'auto' and 'pad' (its own floor
-    # before and after it), or 'repeat'; longer ones are cropped
+    # what a clip shorter than a sound gets: 'auto' and 'pad', its own floor before and
+    # after it, or 'repeat'; longer ones are cropped
     shorter:str = 'auto'
     task:FlowTask = field(default_factory=lambda: FlowTask(
         time_mean=.3, place=True, alter=.5, mix=.1, keep=.1, level=.5))
     listen_steps:int = 10 # of the sampler, while training
     listen_sounds:int = 8 # made each time, at most
-    # stop once sounds are nearer to clips than this share of what clips are to each other
+    # stop once sounds are nearer to clips than this share of what clips are to each
+    # other
     nearest:float = .5
-    embedder:str = 'auto' # of the first listener
+    embedder:str = 'auto' # of the first listener; '': none
     cache_dir:str|None = None # of the mels; None: see `cache_folder`
     steps:int = 600
     epoch_steps:int = 150 # between two listenings
@@ -277,84 +319,37 @@ class AdaptRecipe(LoopRecipe):
     clip_norm:float = 1.
     ema:float = .98
     precision:str = 'auto'
-
     free:ClassVar[tuple] = (*LoopRecipe.free, 'cache_dir', 'base')
 
     def check(self)->AdaptRecipe: # itself
         "As `LoopRecipe.check`; methods and fits that are known"
-        for name, known in dict(method=METHODS, shorter=('auto', 'pad', 'repeat')).items():
-            if getattr(self, name) not in known:
-                raise SettingsError(f"{name}={getattr(self, name)!r} is not known. "
-                                    f"{near(getattr(self, name), known)}")
-        if self.rank < 1:
-            raise SettingsError(f"rank={self.rank} is not allowed. Give 1 or more.")
-        return LoopRecipe.check(self)
+        return _check_recipe(LoopRecipe.check(self))
 
-    @property
-    def model(self)->LatentDiffusion:
-        "The base, opened once"
-        if getattr(self, '_model', None) is None: self.use(_open_base(self.base))
-        return self._model
-
-    def use(self, model:LatentDiffusion)->AdaptRecipe: # itself
-        "Take a base that is open already"
-        object.__setattr__(self, '_model', model)
-        return self
-
-    @property
-    def autoencoder(self): return self.model.vae
-
-    @property
-    def frames(self)->int:
-        "Of a sound, filled up to whole columns"
-        m, stride = self.model, self.model.vae.time_stride
-        return -(-m.mel.frames(round(m.default_seconds * m.sample_rate)) // stride) * stride
-
-    def dataloaders(self, data): return _loaders(self, data)
-
-    def build_model(self, dls)->LowRank:
-        "Differences beside the base; new rows begin at the nearest kinds"
-        own = fresh_differences(self.model, self.labels, self.method, self.rank, self.base)
-        dls.begun = _begin(own, self.model, dls.crops)
-        return own.attach(self.model)
-
-    def loss_func(self): return flow_loss
-    def callbacks(self)->list:
-        "Exercises, numbers, and ears where sounds can be put somewhere"
-        told = getattr(self, '_told', None)
-        ears = [] if told is None else [Listening(self, *told)]
-        return [exercises(self), Numbered(self.model.labels), *ears]
-
-    def check_listen(self, learn): pass
-
-    def listen(self, learn)->Sounds:
-        "The same seeds each time, the learned classes in turn"
-        return _sounds(self, unwrap(learn.model), self.listen_sounds, self.listen_steps)
-
-    def _train(self, data, out, resume, progress):
-        "With ears"
-        ears = Ears(data, _known_clips(self.base, self.labels), self.embedder)
-        object.__setattr__(self, '_told', (ears, out, teller(progress)))
-        return LoopRecipe._train(self, data, out, resume, progress)
-
-    def finish(self, learn, data, out, progress=True)->LowRank:
-        "The best differences that were heard, saved, with a page to listen to"
-        return _finished(self, learn, data, Path(out), progress)
-
-# %% ../../nbs/train/adapters.ipynb #91b33bf0
+# %% ../../nbs/train/adapters.ipynb #a15b7418
 def _open_base(base):
     "A generator that can be adapted"
-    model = Pretrained.from_pretrained(base) if not isinstance(base, nn.Module) else base
+    model = base if isinstance(base, nn.Module) else Pretrained.from_pretrained(base)
     if isinstance(model, LatentDiffusion) and hasattr(model.backbone, 'blocks'):
         return model.eval()
     raise SettingsError(f"{base}: holds a {type(model).__name__}, which cannot be "
                         "adapted. Give `foley`, or a folder trained by its recipe; "
-                        "others can go on from their weights by `train --from`.")
+                        "of the others train one anew.")
 
+def _check_recipe(recipe):
+    "Methods and fits that are known"
+    known = dict(method=METHODS, shorter=('auto', 'pad', 'repeat'))
+    for name, words in known.items():
+        if (value := getattr(recipe, name)) not in words:
+            raise SettingsError(f"{name}={value!r} is not known. {near(value, words)}")
+    if recipe.rank < 1:
+        raise SettingsError(f"rank={recipe.rank} is not allowed. Give 1 or more.")
+    return recipe
+
+# %% ../../nbs/train/adapters.ipynb #aab39354
 def _loaders(recipe, table):
     "All clips train; the first batch of them stands for a validation part"
-    model, seconds = recipe.model, 1.5 * 1.25 * recipe.model.default_seconds
-    cache = MelCache.build(table, model.mel, seconds, recipe.cache_dir, progress=False,
+    seconds, mel = 1.5 * 1.25 * recipe.model.default_seconds, recipe.model.mel
+    cache = MelCache.build(table, mel, seconds, recipe.cache_dir, progress=False,
                            fit='loop' if recipe.shorter == 'repeat' else 'pad')
     rows = np.arange(len(cache))
     size = min(recipe.batch_size, len(rows))
@@ -363,14 +358,16 @@ def _loaders(recipe, table):
     dls = DataLoaders(make(shuffle=True, drop_last=True), make(n=size),
                       device=recipe.torch_device)
     dls.vocab, dls.cache, dls.mel = cache.labels, cache, cache.mel
-    of = cache.index.df.label.to_numpy()
-    task, dls.crops = replace(recipe.task, alter=0., mix=0., gain_db=0.), {}
+    of, dls.crops = cache.index.df.label.to_numpy(), {}
+    plain = replace(recipe.task, alter=0., mix=0., gain_db=0.)
     with preserve_rng(recipe.seed):
         for label in cache.labels:
-            mels = torch.from_numpy(np.array(cache.mels[np.flatnonzero(of == label)[:8]]))
-            dls.crops[label] = task.altered(mels.float(), model.mel, recipe.frames).log_mel
+            mels = np.array(cache.mels[np.flatnonzero(of == label)[:8]])
+            dls.crops[label] = plain.altered(torch.from_numpy(mels).float(), mel,
+                                             recipe.frames).log_mel
     return dls
 
+# %% ../../nbs/train/adapters.ipynb #7794eca1
 @torch.no_grad()
 def _sounds(recipe, own, most, steps=None, seed=0):
     "Sounds of the learned classes in turn, at least one of each"
@@ -396,9 +393,9 @@ class Numbered(Callback):
         asked = self.xb[2]
         asked.fields['label'] = place.to(asked.label.device)[asked.label]
 
-# %% ../../nbs/train/adapters.ipynb #4305e484
+# %% ../../nbs/train/adapters.ipynb #11fdcda6
 class Listening(Callback):
-    "After each epoch: sounds, how near they are to clips, how they are named; keeps the best"
+    "After each epoch: sounds, how near they are to clips; keeps the best"
     order = 98 # before `Checkpoint`
     def __init__(self,
         recipe:AdaptRecipe, # how many sounds, when to stop
@@ -418,34 +415,36 @@ class Listening(Callback):
         average = next((cb for cb in self.learn.cbs if isinstance(cb, EMA)), None)
         if average is not None: average.swap()
         try: self.judge(model.eval())
-        except SamplingError as e: self.say(f'step {self.train_iter}: nothing to hear ({e})')
+        except SamplingError as e: self.say(f'nothing to hear yet ({e})')
         finally:
             model.train()
             if average is not None: average.swap()
-
-    def judge(self, own):
-        sounds = self.recipe.listen(self.learn)
-        sounds.save(self.out/'samples'/f'step_{self.train_iter:05d}')
-        near, apart = nearness(self.recipe, self.dls.cache, sounds)
-        found = self.ears.heard(sounds)
-        share = float(found[0].mean()) if found else 1.
-        close = (near / apart).median().item()
-        self.heard.append([self.train_iter, share, near.median().item(),
-                           apart.median().item()])
-        self.done = close < self.recipe.nearest
-        if not self.done and (self.best is None or share >= self.best[0] - .02):
-            state = {k: v.detach().clone() for k, v in own.state_dict().items()}
-            self.best = [max(share, self.best[0] if self.best else 0.), self.train_iter, state]
-        right = f', second listener sure by {share:.0%}' if found else ''
-        stop = '; too near: training ends here' if self.done else ''
-        self.say(f'step {self.train_iter}: nearest clips {near.median():.1f} dB away '
-                 f'(each other: {apart.median():.1f}){right}{stop}')
 
     def checkpoint_state(self):
         return dict(heard=self.heard, best=self.best, done=self.done)
 
     def restore_state(self, state):
         self.heard, self.best, self.done = state['heard'], state['best'], state['done']
+
+# %% ../../nbs/train/adapters.ipynb #7cc0182c
+@patch
+def judge(self:Listening, own):
+    "Make sounds, measure, decide"
+    sounds, step = self.recipe.listen(self.learn), self.train_iter
+    sounds.save(self.out/'samples'/f'step_{step:05d}')
+    near, apart = nearness(self.recipe, self.dls.cache, sounds)
+    found = self.ears.heard(sounds)
+    share = float(found[0].mean()) if found else 1.
+    self.heard.append([step, share, near.median().item(), apart.median().item()])
+    self.done = (near / apart).median().item() < self.recipe.nearest
+    top = self.best[0] if self.best else 0.
+    if not self.done and share >= top - .02:
+        state = {k: v.detach().clone() for k, v in own.state_dict().items()}
+        self.best = [max(share, top), step, state]
+    right = f', second listener sure by {share:.0%}' if found else ''
+    stop = '; too near: training ends here' if self.done else ''
+    self.say(f'step {step}: nearest clips {near.median():.1f} dB away (from each other '
+             f'{apart.median():.1f}){right}{stop}')
 
 # %% ../../nbs/train/adapters.ipynb #1f39f6d0
 def nearness(
@@ -527,8 +526,9 @@ def _figures(recipe, ears, cache, made):
             lines.append(f'{which} listener hears {name} ({share:.0%} as asked)')
     return figures, ['; '.join(lines) for lines in said]
 
-# %% ../../nbs/train/adapters.ipynb #f8748c92
-TEMPLATES['adapt.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player %}
+# %% ../../nbs/train/adapters.ipynb #8e7df8a0
+TEMPLATES['adapt.html'] = """{% extends 'base.html' %}
+{% from 'parts.html' import player %}
 {% block body %}{% for line in about %}<p class="soft">{{ line }}</p>
 {% endfor %}{% for label, rows in classes %}<section><h2>{{ label }}</h2>
 {% for name, players in rows %}<h3>{{ name }}</h3>
@@ -573,6 +573,20 @@ def _page(recipe, dls, made, said, card):
     return page('adapt.html', f"Adapted: {', '.join(recipe.labels)}", about=about,
                 classes=classes)
 
+# %% ../../nbs/train/adapters.ipynb #23541ee1
+def _check_known(model, labels, improve):
+    "Classes that exist already are improved only if that is said"
+    known = [l for l in labels if l in model.labels]
+    asked = known if improve is True else list(improve or [])
+    if wrong := [l for l in asked if l not in known]:
+        raise SettingsError(f"improve: {wrong[0]!r} is no class of both the model and "
+                            f"the folder. {near(wrong[0], known or model.labels)}")
+    if new := [l for l in known if l not in asked]:
+        raise SettingsError(
+            f"the model knows {', '.join(new)} already. Say --improve to make it "
+            "better by these clips, or give the folder another name (--name NAME where "
+            "it is the only one) to learn a kind of its own.")
+
 # %% ../../nbs/train/adapters.ipynb #0b1fc316
 def adapt(
     model='foley', # name or folder of a generator, or one that is open
@@ -607,17 +621,3 @@ def adapt(
     adapted = put_on(opened, (own, 1.))
     if merge: say(f"whole model in {adapted.save_pretrained(Path(out)/'model')}")
     return adapted
-
-# %% ../../nbs/train/adapters.ipynb #23541ee1
-def _check_known(model, labels, improve):
-    "Classes that exist already are improved only if that is said"
-    known = [l for l in labels if l in model.labels]
-    asked = known if improve is True else list(improve or [])
-    if wrong := [l for l in asked if l not in known]:
-        raise SettingsError(f"improve: {wrong[0]!r} is no class of both the model and "
-                            f"the folder. {near(wrong[0], known or model.labels)}")
-    if new := [l for l in known if l not in asked]:
-        raise SettingsError(
-            f"the model knows {', '.join(new)} already. Say --improve to make it better "
-            "by these clips, or give the folder another name (--name NAME where it is "
-            "the only one) to learn a kind of its own.")
