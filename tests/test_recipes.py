@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import warnings
+import dataclasses
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -379,7 +380,44 @@ def test_the_list_costs_no_import_and_no_second():
 
 @pytest.mark.parametrize("name,line", [
     ("foley-cascade", "codebook: 2,000 x 16 sounds, 0.31 million weights"), ("sc09", "training: 1,000,000 x 4 sounds, 24 million weights"),
-    ("hifigan-v1", "14 million weights"), ("foley", "vae: 1,500 x 16 sounds\n  backbone: 8,000 x 16 sounds"), ("pops", "1.6 million weights")])
+    ("hifigan-v1", "14 million weights"), ("foley", "vae: 1,500 x 16 sounds\n  backbone: 6,400 x 16 sounds"), ("pops", "1.6 million weights")])
 def test_a_recipe_tells_its_cost_when_asked(name, line):
     assert line in cli._recipe_cost(name)
 
+
+
+def test_a_training_begins_where_another_model_ended(tmp_path):
+    "`start`: rows follow the names of their classes, what is new is silent, the codec is kept, the content counts"
+    import shutil
+
+    from foleybook.core.generator import Pretrained, shipped_models
+    from foleybook.train.warm_start import start_of, warm_start
+
+    old = start_of("foley")
+    labels = ["anvil", *reversed(old.labels)]
+    config = dataclasses.replace(old.backbone.config, n_classes=len(labels), hints=4, level=8)
+    new = type(old.backbone)(config)
+    told = warm_start(new, old, labels)
+    assert len(told) == 1 and told[0].startswith("new kinds: anvil")
+    x = torch.randn(2, config.channels, config.rows, 20)
+    t, ours = torch.tensor([500., 20.]), [labels.index("rain"), len(labels)]
+    theirs = [old.labels.index("rain"), len(old.labels)]
+    from foleybook.core.generator import Conditions
+    with torch.no_grad():
+        a = new.eval()(x, t, Conditions(label=torch.tensor([ours[0], -1])), hints=torch.ones(2, 4))
+        b = old.backbone.eval()(x, t, Conditions(label=torch.tensor([theirs[0], -1])))
+    assert torch.equal(a, b)
+
+    recipe = find_recipe("foley").override(start="foley")
+    with pytest.raises(SettingsError, match="vae.*autoencoder is that of"):
+        recipe.override({"vae.steps": 7})
+    with pytest.raises(SettingsError, match="Set start of the whole"):
+        find_recipe("foley").override({"backbone.start": "foley"})
+    with pytest.raises(SettingsError, match="would not be used"):
+        find_recipe("unigram").override(start="foley")
+    copy = shutil.copytree(shipped_models()["foley"], tmp_path / "copy")
+    assert recipe.hash == recipe.override(start=str(copy)).hash != find_recipe("foley").hash
+    with pytest.raises(SettingsError, match="no_such"):
+        start_of(tmp_path / "no_such")
+    assert isinstance(recipe.started("vae", tmp_path / "vae", print), type(old.vae))
+    assert Pretrained.from_pretrained(tmp_path / "vae").latents_hash == old.vae.latents_hash

@@ -411,7 +411,7 @@ def tiny(name, folder):
     return recipe.override(changes | {"vae.model.width": 8, "vae.model.hidden": 8, "vae.model.depth": 1, "vocoder": None, "seconds": 0.5})
 
 
-@pytest.mark.parametrize("name", ["quick-diffusion", "foley", "foley-unet-diffusion", "foley-thirty"])
+@pytest.mark.parametrize("name", ["quick-diffusion", "foley", "foley-unet-diffusion", "foley-fine"])
 def test_presets_train_resume_and_sample(clips, tmp_path, name, monkeypatch):
     recipe, save = tiny(name, tmp_path), Checkpoint.after_batch
     model = recipe.train(clips, tmp_path / "a", progress=False)

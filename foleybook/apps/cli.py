@@ -361,6 +361,8 @@ def train(
     out: str = "runs/latest",  # folder for checkpoints and the finished model
     set_: list = None,  # changes to the recipe, as `field=value` or `part.field=value`
     hold_out: list = None,  # clips that training must not see, as COLUMN=VALUE: fold=5
+    # model whose weights the new one begins with: a folder, a name, hf://OWNER/NAME
+    from_: str = "",
     seed: int = 0,  # seed of weights, order and crops
     device: str = "auto",  # auto, cpu, cuda
     fresh: bool = False,  # start anew although checkpoints are there
@@ -383,8 +385,10 @@ def train(
     changes = parse_overrides(set_ or [])
     _no_use(seed=(seed and "seed" in changes, "--set names a seed, too. Give it once."),
             device=(device != "auto" and "device" in changes,
-                    "--set names a device, too."))
-    chosen = find_recipe(recipe).override({"seed": seed, "device": device, **changes})
+                    "--set names a device, too."),
+            from_=(from_ and "start" in changes, "--set names a start, too."))
+    told = {"seed": seed, "device": device} | ({"start": from_} if from_ else {})
+    chosen = find_recipe(recipe).override({**told, **changes})
     path, start, out = find_data(data), time.time(), Path(out)
     coded = (path / "codes.json").exists()
     if coded and hold_out:

@@ -172,6 +172,14 @@ def _begin(own, model, crops):
         for name in own.config.rows: own.start(name)[i].copy_(state[name][k])
     return begun
 
+# %% ../../nbs/train/adapters.ipynb #debf058e
+def _known_clips(base, labels):
+    "The recordings that come with a model, of other classes"
+    home = shipped_models().get(base, Path(base))/'recordings'
+    if not (home/'clips.csv').is_file(): return None
+    table = ClipTable.read(home/'clips.csv')
+    return table.subset(~table.df.label.isin(labels).to_numpy())
+
 # %% ../../nbs/train/adapters.ipynb #7572c10d
 def _coarse(mels):
     "(b, 32, frames / 4) in dB below the loudest place, from log-mels (b, m, f)"
@@ -333,7 +341,7 @@ def _open_base(base):
         return model.eval()
     raise SettingsError(f"{base}: holds a {type(model).__name__}, which cannot be "
                         "adapted. Give `foley`, or a folder trained by its recipe; "
-                        "of the others train one anew.")
+                        "others go on from their weights by `train --from`.")
 
 def _check_recipe(recipe):
     "Methods and fits that are known"
@@ -343,6 +351,9 @@ def _check_recipe(recipe):
             raise SettingsError(f"{name}={value!r} is not known. {near(value, words)}")
     if recipe.rank < 1:
         raise SettingsError(f"rank={recipe.rank} is not allowed. Give 1 or more.")
+    if recipe.start:
+        raise SettingsError(f"start={recipe.start!r} would not be used: it begins at "
+                            "its base.")
     return recipe
 
 # %% ../../nbs/train/adapters.ipynb #aab39354
@@ -373,7 +384,7 @@ def _sounds(recipe, own, most, steps=None, seed=0):
     "Sounds of the learned classes in turn, at least one of each"
     labels = list(recipe.labels)
     many = len(labels) * max(1, most // len(labels))
-    model = put_on(recipe.model, (own, 1.))
+    model = put_on(recipe.model, (own, 1.)).to(recipe.torch_device)
     with preserve_rng(seed):
         return model.sample([labels[k % len(labels)] for k in range(many)], n=many,
                             seed=[seed + k // len(labels) for k in range(many)],
@@ -470,14 +481,6 @@ def nearness(
         apart[at] = least.median() if len(least) else 10.
     return near, apart
 
-# %% ../../nbs/train/adapters.ipynb #debf058e
-def _known_clips(base, labels):
-    "The recordings that come with a model, of other classes"
-    home = shipped_models().get(base, Path(base))/'recordings'
-    if not (home/'clips.csv').is_file(): return None
-    table = ClipTable.read(home/'clips.csv')
-    return table.subset(~table.df.label.isin(labels).to_numpy())
-
 # %% ../../nbs/train/adapters.ipynb #36d29a9a
 @torch.no_grad()
 def _finished(recipe, learn, table, out, progress):
@@ -551,7 +554,7 @@ def _nearest_clip(recipe, cache, x):
 
 def _page(recipe, dls, made, said, card):
     "Before, after, nearest clip: one row a seed"
-    before, classes = recipe.model, []
+    before, classes = recipe.model.to('cpu'), []
     for label in recipe.labels:
         asked, rows = dls.begun.get(label, label), []
         for i in [i for i, l in enumerate(made.labels) if l == label]:
@@ -618,6 +621,6 @@ def adapt(
     recipe = recipe.override(plain | overrides).use(opened)
     say(lengths_told(table, opened.default_seconds, recipe.shorter))
     own = recipe.train(table, Path(out), resume=resume, progress=progress)
-    adapted = put_on(opened, (own, 1.))
+    adapted = put_on(opened.to('cpu'), (own.cpu(), 1.))
     if merge: say(f"whole model in {adapted.save_pretrained(Path(out)/'model')}")
     return adapted

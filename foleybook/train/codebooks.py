@@ -86,10 +86,17 @@ class CascadeRecipe(StagedRecipe):
     # the prior learns from the validation clips too, when all is settled; bits are then
     # of those
     every_clip:bool = False
+    warm:ClassVar[bool] = True
     taken:ClassVar[dict] = {
         'prior.codebook': "The prior is heard through the codebook of this run. Leave "
                           "it out.",
         'prior.vocoder': "Set vocoder of the whole."}
+
+    def unused(self)->dict:
+        "A model to start from brings its codebook"
+        told = dict(codebook="The codebook is that of `start`: its codes are what the "
+                             "prior knows. Leave it out.") if self.start else {}
+        return super().unused() | told
 
 # %% ../../nbs/train/codebooks.ipynb #151e6f10
 @patch
@@ -101,15 +108,18 @@ def _train(self:CascadeRecipe, data, out, resume, progress)->Cascade:
     say, codebook = teller(progress), self.stage('codebook')
     heard = (dict(codebook=str(out/'codebook'), vocoder=self.vocoder)
              if getattr(self.prior, 'audio_every', 0) else {})
+    if self.start: heard['start'] = self.start
     prior = self.stage('prior', **heard)
     cache = mel_cache(data, codebook.model.mel, codebook.seconds,
                       codebook.cache_dir, progress=progress)
     vocoder = find_vocoder(self.vocoder) if self.vocoder else None
     if vocoder is not None:
         cache.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
-    say(f'1/3 codebook: {codebook.steps} steps on {len(cache)} clips')
-    book = train_stage(codebook, cache, cache.path.name, out/'codebook', resume,
-                       progress, say)
+    book = self.started('codebook', out/'codebook', say)
+    if book is None:
+        say(f'1/3 codebook: {codebook.steps} steps on {len(cache)} clips')
+        book = train_stage(codebook, cache, cache.path.name, out/'codebook', resume,
+                           progress, say)
     say(f'2/3 codes: {book.code_shape(cache.array.shape[-1])} a clip, '
         f'{book.bits_per_second:.0f} bits/s')
     held = [] if self.every_clip else split_table(cache.index, seed=self.seed)[1]

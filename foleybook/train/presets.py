@@ -37,11 +37,14 @@ _add('quick-diffusion', START, 'train.spectrogram_diffusion.LatentDiffusionRecip
      'any folder of sounds: latents, then a flow that makes them',
      vae='quick-melvae', backbone='quick-flow', sample_steps=16, guidance=3.)
 _add('foley', START, 'train.spectrogram_diffusion.LatentDiffusionRecipe',
-     'the generator that ships: a flow on latents, 44.1 kHz',
+     'the generator that ships: thirty kinds, told the moment; see --from',
      sample_steps=20, guidance=3., interval=(0., 1.))
-_add('foley-thirty', OURS, 'train.spectrogram_diffusion.LatentDiffusionRecipe',
-     'second edition: thirty kinds, told the moment, in four calls',
-     vae='foley-thirty-melvae', backbone='foley-thirty-backbone', sample_steps=20,
+_add('foley-ten', OURS, 'train.spectrogram_diffusion.LatentDiffusionRecipe',
+     'its first edition, from nothing: ten kinds',
+     backbone='foley-ten-backbone', sample_steps=20, guidance=3., interval=(0., 1.))
+_add('foley-fine', OURS, 'train.spectrogram_diffusion.LatentDiffusionRecipe',
+     'thirty kinds on columns of 46 ms, from nothing, in four calls',
+     vae='foley-fine-melvae', backbone='foley-fine-backbone', sample_steps=20,
      guidance=3., interval=(0., 1.), student='foley-student')
 _add('foley-unet-diffusion', OURS, 'train.spectrogram_diffusion.LatentDiffusionRecipe',
      'the same by a U-Net, on latents that are a picture',
@@ -402,8 +405,8 @@ _add('foley-melvae', OURS, 'train.spectrogram_diffusion.MelVAERecipe',
      'the latents of the generator that ships',
      steps=1500, epoch_steps=500, batch_size=16, lr=.002, clip_norm=1., ema=.99,
      seconds=5., model=dict(grain=192))
-_add('foley-thirty-melvae', OURS, 'train.spectrogram_diffusion.MelVAERecipe',
-     'finer latents for the second edition',
+_add('foley-fine-melvae', OURS, 'train.spectrogram_diffusion.MelVAERecipe',
+     'latents of 46 ms',
      steps=2000, epoch_steps=500, batch_size=16, lr=.002, clip_norm=1., ema=.99,
      seconds=5., model=dict(patch=(128, 4), channels=96, grain=192))
 _add('foley-melvae-2d', OURS, 'train.spectrogram_diffusion.MelVAERecipe',
@@ -421,10 +424,16 @@ _add('quick-flow', SMALL, 'train.spectrogram_diffusion.FlowRecipe',
      model=dict(width=256, depth=6, heads=4))
 _add('foley-backbone', OURS, 'train.spectrogram_diffusion.FlowRecipe',
      'the network of the generator that ships',
+     **_FLOW, steps=6400, epoch_steps=400, lr=.0006, ema=.999, precision='auto',
+     shorter='pad', trim=False, balance=1., frames=352, log_every=50,
+     task=dict(place=True, alter=.5, mix=.1, level=.5),
+     model=dict(width=320, heads=5, dropout=.15))
+_add('foley-ten-backbone', OURS, 'train.spectrogram_diffusion.FlowRecipe',
+     'the network of the first edition',
      **_FLOW, steps=8000, epoch_steps=500, lr=.0008, ema=.999, precision='auto',
      model=dict(width=320, heads=5, dropout=.15))
-_add('foley-thirty-backbone', OURS, 'train.spectrogram_diffusion.FlowRecipe',
-     'the network of the second edition',
+_add('foley-fine-backbone', OURS, 'train.spectrogram_diffusion.FlowRecipe',
+     'the network of `foley-fine`',
      **_FLOW, steps=12_000, epoch_steps=500, lr=.0008, ema=.9995, precision='auto',
      shorter='pad', trim=False, balance=.5, frames=352, seconds=5., log_every=50,
      task=dict(place=True, alter=.5, mix=.1, level=.5), model=dict(width=320, heads=5,

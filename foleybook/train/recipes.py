@@ -32,6 +32,8 @@ __all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'l
 class Recipe:
     "What a result depends on. A family adds fields, and writes `_train`"
     seed:int = 0                # of weights, order and everything drawn
+    # a trained model whose weights the new one begins with; '': fresh ones
+    start:str = ''
     device:str = 'auto'         # auto, cpu, cuda, cuda:1 ...
 
     name:ClassVar[str] = ''     # the preset it comes from
@@ -40,6 +42,7 @@ class Recipe:
     # earlier name of a field -> name, for a stored recipe.json
     renamed:ClassVar[dict] = {}
     free:ClassVar[tuple] = ('device',)  # fields that may change when a run is resumed
+    warm:ClassVar[bool] = False # can it begin with the weights of another model?
 
     # field, or stage.field -> what would have to be set for it to matter
     def unused(self) -> dict:
@@ -140,6 +143,10 @@ def _check_recipe(recipe):
     if not 0 <= recipe.seed < 2**63:
         raise SettingsError(f"seed={recipe.seed} is not allowed. Give a number from 0 "
                             "on.")
+    if recipe.start and not recipe.warm:
+        raise SettingsError(f"start={recipe.start!r} would not be used: a "
+                            f"{type(recipe).__name__} begins with nothing. Leave it "
+                            "out.")
     try: recipe.torch_device
     except RuntimeError:
         raise SettingsError(
@@ -269,11 +276,18 @@ def _read_back(cls, value):
 # %% ../../nbs/train/recipes.ipynb #143bd1da
 def _recipe_hash(recipe):
     "Hash of everything that changes the result; `free` fields do not"
+    from foleybook.core.files import file_digest
+    from foleybook.core.generator import model_folder
+
     parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)
              if f.name not in recipe.free}
+    if start := parts.pop('start'): # what it holds counts, not where it lies
+        files = sorted(model_folder(start).rglob('model.safetensors'))
+        parts['start'] = [file_digest(f) for f in files]
     settings = {k: v.hash if isinstance(v, Recipe) else to_plain(v) for k,
                 v in parts.items()}
     return config_hash([type(recipe).__name__, settings])
+
 
 # %% ../../nbs/train/recipes.ipynb #dcc23f86
 def licence_of(
@@ -396,6 +410,7 @@ class LoopRecipe(Recipe):
     audio_every:int = 0         # steps between sounds in samples/; 0: none
     workers:int = 0             # loader processes
 
+    warm:ClassVar[bool] = True
     # a step may leave weights without a gradient (for several processes)
     unused_parameters:ClassVar[bool] = False
     free:ClassVar[tuple] = ('device', 'keep', 'checkpoint_steps', 'log_every',
@@ -520,6 +535,17 @@ def _lr_at(recipe, pct):
     turned = math.pi * (pct - recipe.warmup) / max(1 - recipe.warmup, 1e-9)
     return recipe.lr * (1 + math.cos(turned)) / 2
 
+# %% ../../nbs/train/recipes.ipynb #5aa12a31
+def _start(recipe, model, dls):
+    "Begin with the weights of another model; sentences on what does not fit"
+    from foleybook.train.warm_start import start_of, warm_start
+
+    if not recipe.start: return []
+    labels = [str(l) for l in getattr(dls, 'vocab', None) or ()]
+    return [f'start={recipe.start}: {text}'
+            for text in warm_start(model, start_of(recipe.start), labels)]
+
+
 # %% ../../nbs/train/recipes.ipynb #af837498
 def _learner(recipe, data):
     "Loaders, model, loss and callbacks, put together"
@@ -539,6 +565,7 @@ def _learner(recipe, data):
     dls.to(recipe.torch_device)
     seed_everything(recipe.seed)
     model = recipe.build_model(dls)
+    told = _start(recipe, model, dls)
     cbs = [StepEpochs(recipe.seed),
            AutoPrecision() if recipe.precision == 'auto'
            else MixedPrecision(recipe.precision)]
@@ -549,6 +576,7 @@ def _learner(recipe, data):
                         lr=recipe.lr,
                         metrics=recipe.metrics(),
                         cbs=[*cbs, *recipe.callbacks()])
+    learn.told = told
     if not (IN_NOTEBOOK or sys.stdout.isatty()):
         learn.remove_cbs(ProgressCallback)
         learn.logger = LineLogger(learn)
@@ -624,7 +652,7 @@ def _train_loop(recipe, data, out, resume, progress):
     from foleybook.training import TrainingError, distributed
 
     with telling(progress): learn = recipe.learner(data)
-    for text in few_clips(_training_labels(learn.dls)):
+    for text in [*learn.told, *few_clips(_training_labels(learn.dls))]:
         if text not in _TOLD: teller(progress)(text)
         _TOLD.add(text)
     if not progress:
@@ -704,7 +732,8 @@ class StagedRecipe(Recipe):
     def unused(self) -> dict:
         "What of a stage the whole decides"
         told = {f'{name}.{k}': f"Set {k} of the whole, which holds for every stage."
-                for name, stage in self.stages.items() for k in ('seed', 'device')
+                for name, stage in self.stages.items()
+                for k in ('seed', 'device', 'start')
                 if getattr(stage, k) != getattr(self, k)}
         return super().unused() | told | self.taken
 
@@ -714,6 +743,30 @@ class StagedRecipe(Recipe):
     ) -> Recipe:
         "A stage as it is trained"
         return self.stages[name].override(changes, seed=self.seed, device=self.device)
+
+    def started(self,
+        name:str, # of the part that is kept: 'codebook', 'vae'
+        folder:Path, # gets it
+        say, # prints
+    ) -> Pretrained|None: # None where training begins with nothing
+        "The codec of the model named by `start`: what comes after knows its codes"
+        return _started(self, name, folder, say)
+
+# %% ../../nbs/train/recipes.ipynb #b21f4fed
+def _started(recipe, name, folder, say):
+    "The codec of the model named by `start`, saved where a trained one would be"
+    from fastai.torch_core import rank_distrib
+    from foleybook.train.warm_start import start_of
+
+    if not recipe.start: return None
+    part = getattr(start_of(recipe.start), name, None)
+    if part is None:
+        raise SettingsError(f"start={recipe.start!r} has no {name} to go on with. Give "
+                            f"a model that {recipe.name or 'this recipe'} has made.")
+    say(f'{name}: that of {recipe.start}')
+    if not rank_distrib(): part.save_pretrained(folder, part.card)
+    return part
+
 
 # %% ../../nbs/train/recipes.ipynb #8ee7d844
 def teller(

@@ -444,6 +444,7 @@ class LatentDiffusionRecipe(StagedRecipe):
     shift:float = 1. # as above
     student:LoopRecipe|None = None # trained at the end: fewer calls for the same sounds
 
+    warm:ClassVar[bool] = True
     renamed:ClassVar[dict] = dict(steps='sample_steps')
     taken:ClassVar[dict] = {
         'vae.seconds': "Set backbone.seconds: both learn from clips of that length.",
@@ -451,21 +452,29 @@ class LatentDiffusionRecipe(StagedRecipe):
         'backbone.vae': "The backbone learns from the autoencoder of this run. Leave "
                         "it out."}
 
+    def unused(self)->dict:
+        "A model to start from brings its autoencoder"
+        told = dict(vae="The autoencoder is that of `start`: its latents are what the "
+                        "backbone knows. Leave it out.") if self.start else {}
+        return super().unused() | told
+
     def _train(self, data, out, resume, progress)->LatentDiffusion:
         "All stages: `out` gets vae/, backbone/ and pipeline.json, or teacher/ does"
         from fastai.torch_core import rank_distrib
 
         base = out if self.student is None else out/'teacher'
         say, vae = teller(progress), self.stage('vae')
-        backbone = self.stage('backbone', vae=str(base/'vae'))
+        backbone = self.stage('backbone', vae=str(base/'vae'), start=self.start)
         cache = mel_cache(data, vae.model.mel, backbone.seconds, vae.cache_dir,
                           fit=backbone.shorter, trim=backbone.trim, progress=progress)
         vocoder = find_vocoder(self.vocoder) if self.vocoder else None
         if vocoder is not None:
             vae.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
-        say(f'1/2 autoencoder: {vae.steps} steps on {len(cache)} clips')
-        codec = train_stage(vae, cache, cache.path.name, base/'vae', resume, progress,
-                            say)
+        codec = self.started('vae', base/'vae', say)
+        if codec is None:
+            say(f'1/2 autoencoder: {vae.steps} steps on {len(cache)} clips')
+            codec = train_stage(vae, cache, cache.path.name, base/'vae', resume,
+                                progress, say)
         say(f'2/2 backbone: {backbone.steps} steps')
         key = f'{cache.path.name} {codec.latents_hash}'
         model = train_stage(backbone, cache, key, base/'backbone', resume, progress,
