@@ -277,6 +277,15 @@ def open_base(self:LowRank,
                               "here. Give that model and these as its adapters.")
     return Pretrained.from_pretrained(base, device)
 
+# %% ../../nbs/core/low_rank.ipynb #837a2aee
+@patch
+def as_generator(self:LowRank,
+    device='cpu', # where its weights go
+)->Generator: # the base with these differences on
+    "What `Generator.from_pretrained` opens where a folder holds differences"
+    return put_on(self.open_base(device), (self, 1.))
+
+
 # %% ../../nbs/core/low_rank.ipynb #2b5ac1ec
 class _Beside:
     "Adds what factors say to what a frozen layer says"
