@@ -12,8 +12,9 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from ..audio_features import MelConfig
 from ..core.files import CheckpointError, load_strict, published_weights
+from ..core.vqgan_networks import VQGAN_PRESETS
 from ..spectrogram_vqgan import (
-    LPAPS, PatchDiscriminator, SpectrogramVQGAN, VQGAN_PRESETS, VQGANConfig)
+    LPAPS, PatchDiscriminator, SpectrogramVQGAN, VQGANConfig)
 from ..transformer import code_order, CodeGPT, ORDERS, TransformerConfig
 
 # %% auto #0
