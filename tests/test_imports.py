@@ -38,6 +38,8 @@ ABOVE = {  # module: the modules right below it
     "train.recipes": ["train.checkpoints", "train.precision", "train.presets"],
     "core.rendering": ["core.generator"],
     "core.code_maps": ["core.rendering", "train.recipes"],
+    "core.code_texts": [],
+    "core.map_networks": ["core.code_maps", "core.code_texts"],
     "core.cached_pixelsnail": ["core.code_maps", "kernels.pixelsnail_position"],
     "core.cached_transformer": ["core.code_maps", "kernels.cached_attention"],
     "core.control_tracks": ["core.clip_tables", "core.generator"],
@@ -50,7 +52,7 @@ ABOVE = {  # module: the modules right below it
     "multitier_rnn": ["core.control_tracks", "train.recipes", "kernels.gated_cells"],
     "pixelsnail": ["core.cached_pixelsnail"],
     "spectrogram_vqgan": ["codebooks", "judge.embedders", "core.vqgan_networks"],
-    "transformer": ["core.cached_transformer"],
+    "transformer": ["core.cached_transformer", "core.map_networks"],
     "sashimi": ["diffwave", "kernels.cauchy", "kernels.long_convolution"],
     "spectrogram_diffusion": ["codebooks", "vocoders", "diffwave", "core.unet"],
     # how each family is trained
@@ -76,7 +78,8 @@ ABOVE = {  # module: the modules right below it
     "published.mtcrnn": ["train.multitier_rnn"],
     # judge: what chapter 12 explains
     "judge.embedders": ["train.recipes"],
-    "evaluation": ["judge.embedders", "vocoders"],
+    "judge.clouds": ["judge.embedders"],
+    "evaluation": ["judge.clouds", "vocoders"],
     "judge.challenge_scores": ["evaluation"],
     "judge.clip_measures": ["evaluation"],
     "judge.evaluator": ["judge.challenge_scores", "judge.clip_measures"],
