@@ -311,7 +311,9 @@ class _Rows(nn.Module):
         rows = own.start(self.name) + own.rows[_key(self.name)]
         return self.table.index_add(0, self.at.to(self.table.device), rows)
 
-    def forward(self, label): return F.embedding(label, self.weight)
+    def forward(self, label):
+        "Rows of these classes"
+        return F.embedding(label, self.weight)
 
 # %% ../../nbs/core/low_rank.ipynb #8c135942
 @patch
