@@ -331,6 +331,7 @@ def map_shape(self:PublishedPixelSNAIL, h:int, w:int)->tuple:
                     f"{own[0]} x {own[1]}. Use that size (fewer rows are allowed), "
                     "or a prior with condition='place'.")
 
+# %% ../../nbs/published/dcase2023.ipynb #a81591d5
 @patch
 def told(self:PublishedPixelSNAIL, weights:Tensor|None, shape:tuple, n:int=1):
     "Class and place as every block is told them; None: a stored map without a class"
