@@ -87,6 +87,7 @@ ABOVE = {  # module: the modules right below it
     "apps.export": ["vocoders"],
     "apps.codec": ["spectrogram_vqgan"],
     "apps.dub": ["transformer"],
+    "apps.handoff": ["core.sounds"],
     "apps.live": ["multitier_rnn"],
 }
 LAZY = ["__init__", "apps.cli"]  # may import every module, but only inside functions
