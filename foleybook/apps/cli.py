@@ -1174,26 +1174,98 @@ def codec(
         "bytes")
     return path
 
+# %% ../../nbs/apps/cli.ipynb #fd8fb58b
+def _settings_of(model):
+    "What the configuration of a model on this machine holds; {} for one elsewhere"
+    from foleybook.core.files import read_json
+    from foleybook.core.generator import model_folder
+
+    folder = model_folder("vocoder" if model == "default" else model)
+    files = [folder / n for n in ("pipeline.json", "config.json")]
+    about = next((read_json(f) for f in files if f.is_file()), {})
+    return about.get("config") or {}
+
 # %% ../../nbs/apps/cli.ipynb #ebfdab7c
+def _program_of(model, out, device, say, asked):
+    "Write a whole generator as a program"
+    from foleybook.apps.export_generator import export_generator
+
+    path = Path(out or f"{Path(model).name or 'model'}.onnx")
+    if path.suffix != ".onnx":
+        raise ValueError(f"--out {path}: a whole generator becomes a .onnx file.")
+    there, start = path.exists(), time.time()
+    generator = load_generator(model, device=device)
+    made = export_generator(generator, path, **asked)
+    say(f"{made}: {made.stat().st_size / 1e6:.1f} MB in {time.time() - start:.0f} s; "
+        "inputs, rate, classes and licence are in its metadata"
+        + ", replaces what was there" * there)
+    return made
+
+
+# %% ../../nbs/apps/cli.ipynb #05797703
 def export(
-    vocoder: str = "default",  # folder of a trained vocoder
+    # a generator such as `foley`, or the folder of a trained vocoder
+    model: str = "default",
     *,
-    out: str = "vocoder.onnx",  # file to write: .onnx, or .pt2 for torch.export
+    # file to write: .onnx; for a vocoder also .pt2 for torch.export
+    out: str = "",
+    seconds: float = None,  # of a generator's sounds (default: the model's own)
+    steps: int = None,  # calls of a generator's network (default: the model's own)
+    # strength of classifier-free guidance (default: the model's own)
+    guidance: float = None,
+    sampler: str = None,  # name of a sampler that draws no noise on its way
+    rounds: int = None,  # of a generator's vocoder (default: its own); fewer are faster
+    bits: int = 8,  # of a generator's weights: 8 or 32
     # where it is traced (cpu, cuda); a .pt2 program runs there, too
     device: str = "cpu",
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
-    "Write a vocoder as an ONNX program: log-mel in, sound out"
+    "Write a generator, or a vocoder, as a program for a game, a plug-in or a browser"
     from foleybook.apps.export import export_notes, export_vocoder
     from foleybook.core.rendering import find_vocoder
 
+    _at_least_one(steps=steps, rounds=rounds)
+    _not_in((8, 32), bits=bits)
+    asked = dict(seconds=seconds, steps=steps, guidance=guidance, sampler=sampler,
+                 rounds=rounds)
+    if "sampler" in _settings_of(model):
+        return _program_of(model, out, device, _say(quiet), asked | dict(bits=bits))
+    _no_use(**{k: (v is not None, f"{model} is a vocoder.") for k, v in asked.items()})
+    out = out or "vocoder.onnx"
     there, say = Path(out).exists(), _say(quiet)
-    path = export_vocoder(vocoder, out, _device(device))
+    path = export_vocoder(model, out, _device(device))
     say(f"{path}: {path.stat().st_size / 2**20:.1f} MB" + ", replaces what was there"
         * there)
-    for name, about in export_notes(find_vocoder(vocoder)).items():
+    for name, about in export_notes(find_vocoder(model)).items():
         say(f"  {name}: {about}")
     return path
+
+# %% ../../nbs/apps/cli.ipynb #bce1991f
+def publish(
+    # folder of a trained model or adapter, or the name of one that comes with the book
+    model: str,
+    where: str,  # hf://OWNER/NAME
+    *,
+    sounds: str = "",  # folder of sounds that it made: some go along, to be heard
+    private: bool = False,  # seen by its owner only
+    yes: bool = False,  # send it (default: show what would go)
+    quiet: bool = False,  # print only errors
+) -> str:  # where it is, or the list
+    "Send a model to the hub, with a card, sounds, and the clips that it learnt from"
+    from foleybook.apps.publish import parcel, send
+
+    say, what = _say(quiet), parcel(model, where, sounds)
+    licence = (what.about.get("card") or {}).get("licence")
+    if not licence: say("note: the card names no licence; nobody may use it then")
+    if "clips.csv" not in what.files: say("note: no clips.csv: nobody is named")
+    say(what)
+    if not yes:
+        say("\n" + what.files["README.md"].decode())
+        say("nothing was sent. Add --yes to send it.")
+        return str(what)
+    link = send(what, private)
+    say(f"{link} is there. Load it with fb.load({link!r}).")
+    return link
 
 # %% ../../nbs/apps/cli.ipynb #eafa1cc7
 def evaluate(
@@ -1431,13 +1503,14 @@ def _small_cascade(out, per_class, seed, device, quiet):
 
 # %% ../../nbs/apps/cli.ipynb #9b6a3584
 def _open_page(page):
-    "Open a page where somebody sits before a screen; whether it was"
+    "Open a page, a file or an address, where somebody sits before a screen"
     import webbrowser
 
     screen = (sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY")
               or os.environ.get("WAYLAND_DISPLAY"))
     there = sys.stdout is not None and sys.stdout.isatty()
-    return bool(screen and there) and webbrowser.open(page.resolve().as_uri())
+    return bool(screen and there) and webbrowser.open(
+        page if isinstance(page, str) else page.resolve().as_uri())
 
 # %% ../../nbs/apps/cli.ipynb #7b6cd3c8
 def demo(
@@ -1530,12 +1603,37 @@ def play(
         finally: player.close()
     except KeyboardInterrupt: say("the player has ended")
 
+# %% ../../nbs/apps/cli.ipynb #f7887c4d
+def serve(
+    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
+    model: str = "foley",
+    *,
+    out: str = "",  # folder for what is uploaded (default: one that goes at the end)
+    port: int = 0,  # of the page on this machine (default: any that is free)
+    device: str = "auto",  # auto, cpu, cuda
+    browser: bool = True,  # open the page where there is a screen
+    quiet: bool = False,  # print only the address and errors
+):
+    "Make, vary, fill, continue and loop sounds on a page on this machine, or by its JSON API"
+    from foleybook.apps.serve import Desk, Studio
+
+    generator = load_generator(model, device=device)
+    try:
+        desk = Desk(Studio(generator, Path(model).name, out or None), port)
+        try:
+            print(desk.url, flush=True)
+            _say(quiet)("open it in a browser; Ctrl-C ends it")
+            if browser and not quiet: _open_page(desk.url)
+            while True: time.sleep(1)
+        finally: desk.close()
+    except KeyboardInterrupt: _say(quiet)("the studio is closed")
+
 # %% ../../nbs/apps/cli.ipynb #d80c165f
 VERBS = dict(prepare=prepare, train=train, sample=sample, edit=edit, morph=morph,
              restyle=restyle, gallery=gallery,
              vocode=vocode,
-             codec=codec, export=export, evaluate=evaluate, leaderboard=leaderboard,
-             roundtrip=roundtrip, play=play, demo=demo, bench=bench, doctor=doctor)
+             codec=codec, export=export, publish=publish, evaluate=evaluate, leaderboard=leaderboard,
+             roundtrip=roundtrip, play=play, serve=serve, demo=demo, bench=bench, doctor=doctor)
 
 # %% ../../nbs/apps/cli.ipynb #9e0b9ccc
 def _program():
