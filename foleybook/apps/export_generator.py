@@ -10,9 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn, Tensor
 from .. import __version__
-from ..audio_features import mel_filterbank
 from ..codebooks import noise_texture
 from ..core.files import atomic_file
 from ..core.generator import ItemNoise
@@ -56,18 +56,20 @@ class SmallFFT(nn.Module):
         out = (torch.cat([re, im], -1) @ self.second).transpose(-1, -2)
         return tuple(v.flatten(-2)[..., :self.n // 2 + 1] for v in out.chunk(2, -2))
 
-    def inverse(self,
-        real:Tensor, imag:Tensor, # spectra, (b, f, n // 2 + 1)
-    )->Tensor: # real frames, (b, f, n)
-        "Frames"
-        more = self.half * self.a - self.n // 2 - 1
-        grid = [F.pad(v * self.weight, (0, more)).unflatten(-1, (self.half, self.a))
-                for v in (real, imag)]
-        out = torch.cat(grid, -2).transpose(-1, -2) @ self.second.T
-        re, im = out.chunk(2, -1)
-        re, im = re * self.cos - im * self.sin, im * self.cos + re * self.sin
-        x = torch.cat([re, im], -2).transpose(-1, -2) @ self.first.T
-        return x.transpose(-1, -2).flatten(-2)
+# %% ../../nbs/apps/export_generator.ipynb #7c5e2c61
+@patch
+def inverse(self:SmallFFT,
+    real:Tensor, imag:Tensor, # spectra, (b, f, n // 2 + 1)
+)->Tensor: # real frames, (b, f, n)
+    "Frames"
+    more = self.half * self.a - self.n // 2 - 1
+    grid = [F.pad(v * self.weight, (0, more)).unflatten(-1, (self.half, self.a))
+            for v in (real, imag)]
+    out = torch.cat(grid, -2).transpose(-1, -2) @ self.second.T
+    re, im = out.chunk(2, -1)
+    re, im = re * self.cos - im * self.sin, im * self.cos + re * self.sin
+    x = torch.cat([re, im], -2).transpose(-1, -2) @ self.first.T
+    return x.transpose(-1, -2).flatten(-2)
 
 # %% ../../nbs/apps/export_generator.ipynb #c81bbefd
 class SamplerTable(NamedTuple):
@@ -76,7 +78,7 @@ class SamplerTable(NamedTuple):
     times:Tensor # of the calls, (calls,)
     guidance:Tensor # at each call, (calls,)
 
-# %% ../../nbs/apps/export_generator.ipynb #cf7fbc5a
+# %% ../../nbs/apps/export_generator.ipynb #3be6e6ad
 def sampler_table(
     model:LatentDiffusion, # whose sampler it is
     steps:int|None=None, # None: the model's own
@@ -104,7 +106,7 @@ def sampler_table(
     acts = [guidance if guidance == 0 or low <= (t + 1) / 1000 <= high else 1.
             for t in times]
     mix = torch.stack([*told, last[0].double()])[:, :n + 1]
-    return SamplerTable(mix.float(), torch.tensor(times).float(), torch.tensor(acts).float())
+    return SamplerTable(mix.float(), *(torch.tensor(v).float() for v in (times, acts)))
 
 # %% ../../nbs/apps/export_generator.ipynb #78350810
 class Step(nn.Module):
@@ -140,7 +142,7 @@ class Step(nn.Module):
         else: said = ask(x, t, shares, level)
         return states + self.place[k].T * said.reshape(1, -1)
 
-# %% ../../nbs/apps/export_generator.ipynb #956d6198
+# %% ../../nbs/apps/export_generator.ipynb #cd548b59
 class Paint(nn.Module):
     "States and white noise to magnitudes and first phases"
     def __init__(self,
@@ -155,17 +157,17 @@ class Paint(nn.Module):
         self.frames, self.shape = frames, (1, c.channels, c.rows, columns)
         self.fft, (mean, std) = SmallFFT(mel.n_fft), white_texture(mel)
         parts = dict(last=table.mix[-1:], mean=mean, std=std,
-                     bank=mel_filterbank(mel).T.float(),
                      hann=torch.hann_window(mel.win_length))
         for name, value in parts.items(): self.register_buffer(name, value)
 
     def texture(self, white):
-        "Log-mel of white noise (1, t), each band with mean 0 and deviation 1: (1, m, f)"
+        "Log-mel of white noise (1, t), each band of mean 0 and deviation 1: (1, m, f)"
         n, p = self.mel.n_fft, self.mel.padding
         x = F.pad(white[None], (p, p), mode='reflect')[0]
-        real, imag = self.fft(framed(x, n, self.mel.hop_length, self.frames) * self.hann)
+        x = framed(x, n, self.mel.hop_length, self.frames)
+        real, imag = self.fft(x * self.hann)
         mag = (real.square() + imag.square() + self.mel.magnitude_eps).sqrt()
-        mels = (mag @ self.bank).clamp_min(self.mel.floor).log()
+        mels = (mag @ self.vocoder.basis).clamp_min(self.mel.floor).log()
         return (mels.transpose(1, 2) - self.mean) / self.std
 
     def forward(self,
@@ -197,7 +199,7 @@ def white_texture(mel):
     from foleybook.codebooks import _white
     return tuple(torch.as_tensor(v).float().reshape(-1, 1) for v in _white(mel))
 
-# %% ../../nbs/apps/export_generator.ipynb #4f5e0fb0
+# %% ../../nbs/apps/export_generator.ipynb #33129d58
 class Agree(nn.Module):
     "One round of fast Griffin-Lim within a loop"
     def __init__(self,
@@ -212,7 +214,8 @@ class Agree(nn.Module):
 
     def wave(self, real, imag):
         "Overlapped and added"
-        return self.vocoder.overlapped(self.fft.inverse(real, imag) * self.vocoder.window)
+        frames = self.fft.inverse(real, imag) * self.vocoder.window
+        return self.vocoder.overlapped(frames)
 
     def forward(self,
         k:Tensor, # number of the round, (1,), int64
@@ -238,10 +241,9 @@ class Sound(nn.Module):
     ):
         super().__init__()
         self.agree, self.samples = agree, samples
-        ramp = Finish(agree.vocoder.mel.sample_rate, samples=samples).ramp
-        fade = torch.ones(samples)
-        fade[:len(ramp)], fade[-len(ramp):] = ramp, ramp.flip(0)
-        self.register_buffer('fade', fade)
+        end = Finish(agree.vocoder.mel.sample_rate, samples=samples)
+        self.ahead, self.hold = end.ahead, end.hold
+        self.register_buffer('ramp', end.ramp)
 
     def forward(self,
         mag:Tensor, # magnitudes, (1, f, bins)
@@ -254,10 +256,15 @@ class Sound(nn.Module):
             y = sharpened(y, frame_energy(mag, v.mel.n_fft), v.window, v.mel.hop_length,
                           v.config.sharpen)
         y = v.to_wave(y, mag.shape[1])[0, :, :self.samples]
-        y = y / (y.abs().amax(1, keepdim=True) / CEILING).clamp_min(1.)
-        return y * self.fade
+        need = (CEILING / y.abs().clamp_min(1e-9)).clamp(max=1.)
+        need = F.pad(need, (self.ahead + self.hold, self.ahead), value=1.)
+        least = -F.max_pool1d(-need, self.ahead + self.hold + 1, 1)
+        y = (y * F.avg_pool1d(least, self.ahead + 1, 1)).clamp(-CEILING, CEILING)
+        k = len(self.ramp)
+        return torch.cat([y[:, :k] * self.ramp, y[:, k:-k],
+                          y[:, -k:] * self.ramp.flip(0)], 1)
 
-# %% ../../nbs/apps/export_generator.ipynb #dc7b52ef
+# %% ../../nbs/apps/export_generator.ipynb #3c7ab70e
 def _traced(module, args, inputs, outputs, prefix):
     "Nodes, tensors and names of weights of a module as ONNX, all with a prefix"
     from onnx import inliner
@@ -276,12 +283,14 @@ def _traced(module, args, inputs, outputs, prefix):
             del names[:]
             names.extend(new)
         node.name = f'{prefix}{node.name}'
+        node.doc_string = ''
+        del node.metadata_props[:] # traces of where it came from
         return node
     for tensor in proto.graph.initializer: tensor.name = name(tensor.name)
     weights = {prefix + k for k, _ in module.named_parameters()}
     return [renamed(n) for n in proto.graph.node], [*proto.graph.initializer], weights
 
-# %% ../../nbs/apps/export_generator.ipynb #a656766e
+# %% ../../nbs/apps/export_generator.ipynb #49715829
 def _small(tensor, weight, bits):
     "An initializer in fewer bits: (tensors, nodes that give the first one's name)"
     from onnx import helper, numpy_helper
@@ -290,37 +299,41 @@ def _small(tensor, weight, bits):
     if bits == 32 or x.dtype != torch.float32 or x.numel() < 8192: return [tensor], []
     name, make = tensor.name, lambda v, n: numpy_helper.from_array(v.numpy(), n)
     if weight and x.ndim > 1:
+        wide = lambda step: step.view(-1, *[1] * (x.ndim - 1))
         step = x.flatten(1).abs().amax(1).clamp_min(1e-30) / 127
-        q = (x / step.view(-1, *[1] * (x.ndim - 1))).round().to(torch.int8)
-        node = helper.make_node('DequantizeLinear', [f'{name}.int8', f'{name}.step'],
-                                [name], axis=0)
-        return [make(q, f'{name}.int8'), make(step, f'{name}.step')], [node]
+        q = (x / wide(step)).round()
+        if (q * wide(step) - x).norm() <= 1e-4 * x.norm(): # as the model ships it
+            names = f'{name}.int8', f'{name}.step'
+            node = helper.make_node('DequantizeLinear', names, [name], axis=0)
+            return [*map(make, (q.to(torch.int8), step), names)], [node]
+    if 'noise' not in name and not (x.half().float() == x).all(): return [tensor], []
     node = helper.make_node('Cast', [f'{name}.half'], [name], to=1)
     return [make(x.half(), f'{name}.half')], [node]
 
-# %% ../../nbs/apps/export_generator.ipynb #c9c37ba9
+# %% ../../nbs/apps/export_generator.ipynb #7ce1a845
 def _loop(nodes, times, carried, out, given, prefix):
-    "A Loop over traced nodes: names carried, their names after it; `given` are the same each time"
+    "A Loop over traced nodes: names `carried`, `given` before it and `out` after it"
     from onnx import helper
 
     kind = lambda v: helper.make_tensor_value_info(v, 1, None)
     state = [helper.make_tensor_value_info(f'{prefix}loop_i', 7, []),
              helper.make_tensor_value_info(f'{prefix}loop_go', 9, [])]
-    more = [helper.make_node('Constant', [], [f'{prefix}loop_axis'], value=helper.make_tensor(
-                f'{prefix}loop_0', 7, [1], [0])),
-            helper.make_node('Unsqueeze', [f'{prefix}loop_i', f'{prefix}loop_axis'], [f'{prefix}k']),
-            helper.make_node('Identity', [f'{prefix}loop_go'], [f'{prefix}loop_on'])]
+    own = lambda *names: [f'{prefix}loop_{n}' for n in names]
+    more = [helper.make_node('Unsqueeze', own('i', 'axis'), [f'{prefix}k']),
+            helper.make_node('Identity', own('go'), own('on'))]
     body = helper.make_graph(
-        more + nodes, f'{prefix}loop_body', [*state, *(kind(f'{prefix}{v}') for v in carried)],
+        more + nodes, f'{prefix}loop_body',
+        [*state, *(kind(f'{prefix}{v}') for v in carried)],
         [helper.make_tensor_value_info(f'{prefix}loop_on', 9, []),
          *(kind(f'{prefix}{v}_next') for v in carried)])
     constants = [helper.make_tensor(f'{prefix}loop_times', 7, [], [times]),
+                 helper.make_tensor(f'{prefix}loop_axis', 7, [1], [0]),
                  helper.make_tensor(f'{prefix}loop_true', 9, [], [True])]
-    node = helper.make_node('Loop', [f'{prefix}loop_times', f'{prefix}loop_true', *given], out,
+    node = helper.make_node('Loop', [*own('times', 'true'), *given], out,
                             name=f'{prefix}loop', body=body)
     return node, constants
 
-# %% ../../nbs/apps/export_generator.ipynb #2448d6c6
+# %% ../../nbs/apps/export_generator.ipynb #911af164
 def generator_notes(
     model:LatentDiffusion, # that is exported
     samples:int, # of a sound
@@ -333,19 +346,20 @@ def generator_notes(
         noise='standard normal numbers: another draw is another sound',
         white='standard normal numbers, for the residual texture',
         classes='share of each class, in the order of `labels`; zeros: none is asked',
-        level=f'dB of every frame of {model.mel.hop_length} samples, below 0; 0: not said')
+        level=f'dB of each {model.mel.hop_length} samples, below 0; 0: not said')
     told = {k: f'{tuple(s)} float32: {said[k]}' for k, s in shapes.items()}
     return dict(made_by=f'foleybook {__version__}', licence=model.licence,
                 sample_rate=str(rate), samples=str(samples),
                 labels=json.dumps(model.labels, ensure_ascii=False), calls=str(calls),
                 config_hash=model.config_hash, **told,
-                audio=f'(1, {samples}) float32: a waveform at {rate} Hz, ends faded, no '
-                      'sample above -1 dBFS')
+                audio=f'(1, {samples}) float32: a waveform at {rate} Hz, ends faded, '
+                      'no sample above -1 dBFS')
 
-# %% ../../nbs/apps/export_generator.ipynb #4cb9d467
+# %% ../../nbs/apps/export_generator.ipynb #ee568e81
 def _checked(model, seconds):
     "Frames and columns of a sound, if the model can become a program at all"
-    if not isinstance(model, LatentDiffusion) or not isinstance(model.vocoder, ISTFTVocoder):
+    flow = isinstance(model, LatentDiffusion)
+    if not flow or not isinstance(model.vocoder, ISTFTVocoder):
         raise ValueError(f'a {type(model).__name__} cannot be exported as one program. '
                          'Give a latent flow with the default vocoder, such as foley; '
                          'vocoders alone can be exported, too.')
@@ -357,12 +371,35 @@ def _checked(model, seconds):
     frames = -(-round(seconds * model.sample_rate) // mel.hop_length)
     columns = -(-frames // model.vae.time_stride)
     if not 0 < columns <= model.columns:
-        most = model.columns * model.vae.time_stride * mel.hop_length / model.sample_rate
+        most = model.columns * model.vae.time_stride * mel.hop_length
         raise ValueError(f'--seconds {seconds:g}: a program makes sounds of up to '
-                         f'{most:.2f} s.')
+                         f'{most / model.sample_rate:.2f} s.')
     return frames, columns
 
-# %% ../../nbs/apps/export_generator.ipynb #a3f12639
+# %% ../../nbs/apps/export_generator.ipynb #8a9ed704
+_SPECTRA = ['real', 'imag', 'real_before', 'imag_before']
+
+def _pieces(model, table, shapes, frames, samples, rounds):
+    "The four pieces, traced"
+    columns, calls = shapes['noise'][-1], len(table.times)
+    zeros = {k: torch.zeros(s) for k, s in shapes.items()}
+    k, states = torch.zeros(1, dtype=torch.int64), torch.zeros(calls + 1,
+                                                               zeros['noise'].numel())
+    asked = [name for name in ('classes', 'level') if name in shapes]
+    # one tensor given twice would be taken for one input
+    spectra = lambda n: [torch.rand(1, frames, model.vocoder.bins) for _ in range(n)]
+    agree = Agree(model.vocoder, rounds)
+    return [
+        _traced(Step(model, table, columns), (k, states, *(zeros[a] for a in asked)),
+                ['s/k', 's/states', *asked], ['s/states_next'], 's/'),
+        _traced(Paint(model, table, frames, columns), (states, zeros['white']),
+                ['states', 'white'], ['mag', 'real', 'imag'], 'p/'),
+        _traced(agree, (k, *spectra(5)), ['a/k', 'mag', *(f'a/{n}' for n in _SPECTRA)],
+                [f'a/{n}_next' for n in _SPECTRA], 'a/'),
+        _traced(Sound(agree, samples), tuple(spectra(3)),
+                ['mag', 'real_last', 'imag_last'], ['audio'], 'e/')]
+
+# %% ../../nbs/apps/export_generator.ipynb #53216f3e
 def generator_graph(
     model:LatentDiffusion, # on the processor, in eval mode; is not changed
     seconds:float|None=None, # length of a sound; None: the model's own
@@ -373,44 +410,29 @@ def generator_graph(
     bits:int=8, # of weights; 32: as they are
 ): # `onnx.ModelProto`
     "A whole generator as an ONNX graph; needs the extra `[export]`"
-    from onnx import checker, helper
-
     seconds = seconds or model.default_seconds
-    (frames, columns), samples = _checked(model, seconds), round(seconds * model.sample_rate)
+    frames, columns = _checked(model, seconds)
+    samples = round(seconds * model.sample_rate)
     model, table = copy.deepcopy(model), sampler_table(model, steps, guidance, sampler)
     v = model.vocoder
-    v.noise, v.noise_level = (t[..., :frames, :] for t in (v.noise, v.noise_level))
+    v.noise, v.noise_level = (x[..., :frames, :] for x in (v.noise, v.noise_level))
     rounds = v.config.rounds if rounds is None else rounds
-    calls, c = len(table.times), model.vae.config
-    points = c.channels * c.rows * columns
-    shapes = dict(noise=(1, c.channels, c.rows, columns), white=(1, model.mel.samples(frames)),
-                  classes=(1, len(model.labels)), level=(1, columns * c.time_stride))
+    c, n, calls = model.vae.config, len(model.labels), len(table.times)
+    shapes = dict(noise=(1, c.channels, c.rows, columns), classes=(1, n),
+                  white=(1, model.mel.samples(frames)),
+                  level=(1, columns * c.time_stride))
     if not model.optional_tracks: shapes.pop('level')
-    z = {k: torch.zeros(s) for k, s in shapes.items()}
-    args = torch.zeros(1, dtype=torch.int64), torch.zeros(calls + 1, points), z['classes']
-    tracks = [z['level']] if 'level' in z else []
-    spectra, agree = torch.ones(1, frames, v.bins), Agree(v, rounds)
-    pieces = [
-        (Step(model, table, columns), (*args, *tracks),
-         ['s/k', 's/states', 'classes', *['level'] * len(tracks)], ['s/states_next'], 's/'),
-        (Paint(model, table, frames, columns), (args[1], z['white']), ['states', 'white'],
-         ['mag', 'real', 'imag'], 'p/'),
-        (agree, (args[0], *[spectra] * 5),
-         ['a/k', 'mag', *(f'a/{n}' for n in _SPECTRA)], [f'a/{n}_next' for n in _SPECTRA], 'a/'),
-        (Sound(agree, samples), [spectra] * 3, ['mag', 'real_last', 'imag_last'], ['audio'],
-         'e/')]
-    traced = [_traced(m, tuple(a), i, o, p) for m, a, i, o, p in pieces]
-    return _joined_graph(traced, shapes, samples, calls, rounds, points, bits,
-                         generator_notes(model, samples, shapes, calls))
+    traced = _pieces(model, table, shapes, frames, samples, rounds)
+    notes = generator_notes(model, samples, shapes, calls)
+    return _joined_graph(traced, shapes, samples, calls, rounds, bits, notes)
 
-# %% ../../nbs/apps/export_generator.ipynb #e77d02d2
-_SPECTRA = ['real', 'imag', 'real_before', 'imag_before']
-
-def _joined_graph(traced, shapes, samples, calls, rounds, points, bits, notes):
+# %% ../../nbs/apps/export_generator.ipynb #6746aa9a
+def _joined_graph(traced, shapes, samples, calls, rounds, bits, notes):
     "Loops around the traced pieces, tensors in few bits, what the file says of itself"
     from onnx import checker, helper
 
     (step, *_), (paint, *_), (agree, *_), (sound, *_) = traced
+    points = math.prod(shapes['noise'])
     const = lambda name, values: helper.make_tensor(name, 7, [len(values)], values)
     first = [helper.make_node('Reshape', ['noise', 'flat'], ['noise_row']),
              helper.make_node('ConstantOfShape', ['empty'], ['no_answers']),
@@ -422,16 +444,14 @@ def _joined_graph(traced, shapes, samples, calls, rounds, points, bits, notes):
                            ['real', 'imag', 'nothing', 'nothing'], 'a/')
     tensors = [const('flat', [1, points]), const('empty', [calls, points]), *a, *b,
                helper.make_tensor('zero', 1, [], [0.])]
-    nodes, seen = [], set()
-    for _, parts, weights in traced:
-        for tensor in parts:
-            if tensor.name in seen: continue
-            seen.add(tensor.name)
-            few, more = _small(tensor, tensor.name in weights, bits)
-            tensors, nodes = tensors + few, nodes + more
+    nodes = []
+    for tensor, weight in [(x, x.name in w) for _, parts, w in traced for x in parts]:
+        few, more = _small(tensor, weight, bits)
+        tensors, nodes = tensors + few, nodes + more
     nodes += [*first, calls_loop, *paint, *none, rounds_loop, *sound]
     info = lambda name, shape: helper.make_tensor_value_info(name, 1, shape)
-    graph = helper.make_graph(nodes, 'foleybook', [info(k, s) for k, s in shapes.items()],
+    given = [info(k, s) for k, s in shapes.items()]
+    graph = helper.make_graph(nodes, 'foleybook', given,
                               [info('audio', (1, samples))], tensors)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)],
                               ir_version=9, producer_name='foleybook')

@@ -37,7 +37,8 @@ def repo_name(
     "The name of a repository on the hub; what is none is a `ValueError`"
     name = str(where).removeprefix('hf://')
     if name == where or not re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name) or '..' in name:
-        raise ValueError(f'{where}: no name of a hub repository. Write hf://OWNER/NAME.')
+        raise ValueError(f'{where}: no name of a hub repository. Write '
+                         'hf://OWNER/NAME.')
     return name
 
 # %% ../../nbs/apps/publish.ipynb #944eef5c
@@ -47,13 +48,15 @@ def _model_files(folder):
     "Name -> file of a model, a pipeline or an adapter, and what its settings say"
     named = next((n for n in _ABOUT if (folder/n).is_file()), None)
     if named is None: raise CheckpointError(
-        f'{folder}: holds no model ({", ".join(_ABOUT)}). Give what train or adapt wrote.')
+        f'{folder}: holds no model ({", ".join(_ABOUT)}). Give what train or adapt '
+        'wrote.')
     about = read_json(folder/named)
     found = {named: folder/named}
     parts = about.get('parts')
     for part in parts if isinstance(parts, dict) else ():
         if not re.fullmatch(r'[\w-]+', part): raise CheckpointError(
-            f'{folder/named}: {part[:40]!r} is no name of a part. Copy the folder again.')
+            f'{folder/named}: {part[:40]!r} is no name of a part. Copy the folder '
+            'again.')
         for name in ('config.json', 'pipeline.json', 'model.safetensors'):
             if (folder/part/name).is_file(): found[f'{part}/{name}'] = folder/part/name
     found |= {f.name: f for f in sorted(folder.glob('*.safetensors')) if f.is_file()
@@ -82,7 +85,8 @@ _TO_AUDIO = ('ISTFTVocoder', 'HiFiGAN', 'BigVGAN', 'MelGAN', 'VQVAE', 'VQGAN', '
 def _front_matter(about, examples, licence):
     "The lines of a card that the hub reads"
     simple = re.fullmatch(r'(cc0|cc[- ]by)[- ]?([\d.]+)?', licence.lower())
-    word = '-'.join(filter(None, simple.groups())).replace(' ', '-') if simple else 'other'
+    word = 'other'
+    if simple: word = '-'.join(filter(None, simple.groups())).replace(' ', '-')
     word = 'cc0-1.0' if word == 'cc0' else word
     tag = 'audio-to-audio' if about.get('model') in _TO_AUDIO else 'text-to-audio'
     lines = ['---', f'license: {word}']
@@ -115,7 +119,8 @@ def publish_card(
     if about.get('model') not in _TO_AUDIO:
         asked = f'{labels[0]!r}, ' if labels[0] else ''
         code.append(f'model.sample({asked}n=4, seed=0).save("out")')
-    heard = [f'- [{label or "a sound"}]({name})' for name, (_, label) in examples.items()]
+    heard = [f'- [{label or "a sound"}]({name})'
+             for name, (_, label) in examples.items()]
     if heard: heard = ['## Sounds', '', *heard, '']
     return '\n'.join([*_front_matter(about, examples, licence), body, '', *heard,
                       '## Use', '', *code, '```', ''])
@@ -161,7 +166,7 @@ def send(
                               commit_message='Published by foleybook')
         except (HfHubHTTPError, OSError, ValueError) as e:
             told = str(e).strip().splitlines() or [type(e).__name__]
-            raise ConnectionError(f'hf://{what.repo}: the hub took nothing ({told[0]}). '
-                                  'Log in (hf auth login), check the name and the '
-                                  'network, and try again.') from None
+            raise ConnectionError(
+                f'hf://{what.repo}: the hub took nothing ({told[0]}). Log in (hf auth '
+                'login), check the name and the network, and try again.') from None
     return f'hf://{what.repo}'

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io, json, secrets, tempfile, zipfile
 from pathlib import Path
 from threading import Condition, Thread
+from fastcore.basics import patch
 from .live import _GUARDED, _open_server, LivePlayer
 from ..core.sound_files import AudioError, audio_info, write_audio
 from ..core.sounds import safe_name, SamplingError
@@ -21,9 +22,10 @@ MOST_BYTES, MOST_TAKES, MOST_JOBS, MOST_HELD = 32 * 2**20, 16, 8, 200
 # %% ../../nbs/apps/serve.ipynb #b4d01d0b
 _WAYS = dict(new=(), vary=('init', 'strength'), fill=('init', 'mask'),
              continue_=('init', 'seconds'), loop=('init', 'loop'))
-_KINDS = dict(way=str, cond=(str, dict, type(None)), n=int, seed=int, seconds=(int, float),
-              strength=(int, float), start=(int, float), end=(int, float), at=list,
-              level=list, steps=int, guidance=(int, float), file=str)
+_NUMBER = (int, float)
+_KINDS = dict(way=str, cond=(str, dict, type(None)), n=int, seed=int, seconds=_NUMBER,
+              strength=_NUMBER, start=_NUMBER, end=_NUMBER, at=list, level=list,
+              steps=int, guidance=_NUMBER, file=str)
 
 # %% ../../nbs/apps/serve.ipynb #3c3e8b76
 def checked_wish(
@@ -38,18 +40,20 @@ def checked_wish(
             raise ValueError(f'{name}={value!r:.40} is of the wrong kind.')
     wish = dict(way='new', cond=None, n=1, at=[], level=[]) | wish
     if wish['way'] not in _WAYS:
-        raise ValueError(f'way={wish["way"]!r:.40} is not known. Give {", ".join(_WAYS)}.')
+        raise ValueError(f'way={wish["way"]!r:.40} is not known. Give '
+                         f'{", ".join(_WAYS)}.')
     if not 1 <= wish['n'] <= MOST_TAKES:
         raise ValueError(f'n={wish["n"]} is not allowed. Give 1 to {MOST_TAKES}.')
     if wish['way'] != 'new' and not wish.get('file'):
-        raise ValueError(f'{wish["way"].rstrip("_")} needs a recording: upload one first.')
+        raise ValueError(f'{wish["way"].rstrip("_")} needs a recording: upload one '
+                         'first.')
     for name in ('at', 'level'):
-        if len(wish[name]) > 10000 or not all(isinstance(v, (int, float))
-                                              and not isinstance(v, bool) for v in wish[name]):
+        plain = all(isinstance(v, _NUMBER) for v in wish[name])
+        if len(wish[name]) > 10000 or not plain:
             raise ValueError(f'{name} is a list of up to 10000 numbers.')
     return wish
 
-# %% ../../nbs/apps/serve.ipynb #9474ae35
+# %% ../../nbs/apps/serve.ipynb #764c2084
 class Studio:
     "A model, takes that were made, and jobs that are waited for"
     def __init__(self,
@@ -64,59 +68,66 @@ class Studio:
         self.takes, self.jobs, self.files, self.waiting = {}, {}, {}, []
         self.kept, self.open = set(), True
         Thread(target=self._work, daemon=True).start()
-
-    def about(self)->dict:
-        "What can be asked of the model"
-        m, level = self.model, getattr(self.model, 'optional_tracks', ())
-        ways = [w for w, needs in _WAYS.items()
-                if set(needs) & {'strength', 'mask', 'loop', 'init'} <= {*m.honours}]
-        return dict(model=self.name, licence=m.licence, labels=list(m.labels), ways=ways,
-                    sample_rate=m.sample_rate, seconds=m.default_seconds or 4.,
-                    longest=m.longest_seconds, level='level' in level, most=MOST_TAKES)
-
-    def upload(self,
-        data:bytes, # of a sound file
-        name:str='', # what it is called
-    )->dict: # its number and length
-        "Hold a recording; what cannot be read is an `AudioError`"
-        if len(data) > MOST_BYTES: raise ValueError(
-            f'{len(data)} bytes are more than {MOST_BYTES // 2**20} MB. Cut it first.')
-        suffix = Path(name).suffix if Path(name).suffix[1:].isalnum() else '.wav'
-        key = secrets.token_hex(8)
-        path = self.folder/f'upload_{key}{suffix[:6]}'
-        path.write_bytes(data)
-        try: info = audio_info(path)
-        except AudioError as e:
-            path.unlink()
-            raise ValueError(f'{name[:80] or "the file"}: {e.fault}. {e.remedy}') from None
-        with self.door:
-            self.files[key] = path
-            for old in list(self.files)[:-MOST_JOBS]: self.files.pop(old).unlink()
-        return dict(file=key, seconds=info.seconds, channels=info.channels,
-                    sample_rate=info.sample_rate)
-
-    def ask(self,
-        wish:dict, # see `checked_wish`
-    )->str: # number of a job
-        "Put a job into the queue; a full one is a `BlockingIOError`"
-        wish, key = checked_wish(wish), secrets.token_hex(8)
-        if wish['way'] != 'new' and wish['file'] not in self.files:
-            raise ValueError('the recording is no longer here: upload it again.')
-        with self.door:
-            if len(self.waiting) >= MOST_JOBS: raise BlockingIOError(
-                f'{MOST_JOBS} jobs wait already. Ask again in a moment.')
-            self.jobs[key] = dict(state='waiting', takes=[], said='')
-            for old in list(self.jobs)[:-4 * MOST_JOBS]: self.jobs.pop(old)
-            self.waiting.append((key, wish))
-            self.door.notify()
-        return key
-
     def close(self):
         "End; what was made goes unless a folder was given"
         with self.door:
             self.open = False
             self.door.notify()
         if self.temporary: self.temporary.cleanup()
+
+# %% ../../nbs/apps/serve.ipynb #f469e7bf
+@patch
+def about(self:Studio)->dict:
+    "What can be asked of the model"
+    m, level = self.model, getattr(self.model, 'optional_tracks', ())
+    ways = [w for w, needs in _WAYS.items()
+            if set(needs) & {'strength', 'mask', 'loop', 'init'} <= {*m.honours}]
+    return dict(model=self.name, licence=m.licence, labels=list(m.labels),
+                ways=ways, sample_rate=m.sample_rate, most=MOST_TAKES,
+                seconds=m.default_seconds or 4., longest=m.longest_seconds,
+                level='level' in level)
+
+# %% ../../nbs/apps/serve.ipynb #cf322d24
+@patch
+def upload(self:Studio,
+    data:bytes, # of a sound file
+    name:str='', # what it is called
+)->dict: # its number and length
+    "Hold a recording; what cannot be read is an `AudioError`"
+    if len(data) > MOST_BYTES: raise ValueError(
+        f'{len(data)} bytes are more than {MOST_BYTES // 2**20} MB. Cut it first.')
+    suffix = Path(name).suffix if Path(name).suffix[1:].isalnum() else '.wav'
+    key = secrets.token_hex(8)
+    path = self.folder/f'upload_{key}{suffix[:6]}'
+    path.write_bytes(data)
+    try: info = audio_info(path)
+    except AudioError as e:
+        path.unlink()
+        raise ValueError(f'{name[:80] or "the file"}: {e.fault}. '
+                         f'{e.remedy}') from None
+    with self.door:
+        self.files[key] = path
+        for old in list(self.files)[:-MOST_JOBS]: self.files.pop(old).unlink()
+    return dict(file=key, seconds=info.seconds, channels=info.channels,
+                sample_rate=info.sample_rate)
+
+# %% ../../nbs/apps/serve.ipynb #182a4919
+@patch
+def ask(self:Studio,
+    wish:dict, # see `checked_wish`
+)->str: # number of a job
+    "Put a job into the queue; a full one is a `BlockingIOError`"
+    wish, key = checked_wish(wish), secrets.token_hex(8)
+    if wish['way'] != 'new' and wish['file'] not in self.files:
+        raise ValueError('the recording is no longer here: upload it again.')
+    with self.door:
+        if len(self.waiting) >= MOST_JOBS: raise BlockingIOError(
+            f'{MOST_JOBS} jobs wait already. Ask again in a moment.')
+        self.jobs[key] = dict(state='waiting', takes=[], said='')
+        for old in list(self.jobs)[:-4 * MOST_JOBS]: self.jobs.pop(old)
+        self.waiting.append((key, wish))
+        self.door.notify()
+    return key
 
 # %% ../../nbs/apps/serve.ipynb #f67bc5ce
 def _arguments(studio, wish):
@@ -195,100 +206,140 @@ def _zipped(studio):
         z.writestr('metadata.jsonl', ''.join(json.dumps(r) + '\n' for r in rows))
     return whole.getvalue()
 
-# %% ../../nbs/apps/serve.ipynb #8de539e2
-_DESK = """<!doctype html><meta charset="utf-8"><title>foleybook: studio</title>
+# %% ../../nbs/apps/serve.ipynb #63f62b41
+_LOOKS = """<!doctype html><meta charset="utf-8"><title>foleybook: studio</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:1rem auto;padding:0 1rem}
-button,input{font:inherit;padding:.3rem .8rem}button[aria-pressed=true]{background:#b0470a;color:#fff}
-#strip{height:3rem;border:1px solid;position:relative;cursor:pointer;border-radius:.3rem}
+<style>:root{color-scheme:light dark}
+body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:1rem auto;padding:0 1rem}
+button,input{font:inherit;padding:.3rem .8rem}
+button[aria-pressed=true]{background:#b0470a;color:#fff}
+#strip{height:3rem;border:1px solid;position:relative;cursor:pointer}
 #strip i{position:absolute;top:0;bottom:0;width:3px;background:#b0470a}
-#drop{border:2px dashed;padding:.8rem;border-radius:.3rem;margin:.6rem 0}
-.row{display:flex;flex-wrap:wrap;gap:.4rem;margin:.6rem 0}.take{display:flex;gap:.8rem;align-items:center}</style>
+#drop{border:2px dashed;padding:.8rem;margin:.6rem 0}
+.row{display:flex;flex-wrap:wrap;gap:.4rem;margin:.6rem 0}
+.take{display:flex;gap:.8rem;align-items:center}</style>
 <main><h1>Studio</h1><p id="about"></p>
 <div class="row" id="kinds" role="group" aria-label="kind"></div>
 <div class="row" id="ways" role="group" aria-label="what to do"></div>
-<div id="drop">Drop a recording here, or <input type="file" id="file" accept="audio/*" aria-label="recording"> <span id="held"></span></div>
-<div id="when" hidden>Tap when something shall happen: <button id="clear">clear</button><div id="strip"></div></div>
-<div class="row"><label>takes <input id="n" type="number" min="1" max="16" value="1"></label>
+<div id="drop">Drop a recording here, or
+<input type="file" id="file" accept="audio/*" aria-label="recording">
+<span id="held"></span></div>
+<div id="when" hidden>Tap when something shall happen:
+<button id="clear">clear</button><div id="strip"></div></div>
+<div class="row">
+<label>takes <input id="n" type="number" min="1" max="16" value="1"></label>
 <label>seconds <input id="seconds" type="number" step=".1" min=".1"></label>
-<label>strength <input id="strength" type="range" min="0" max="1" step=".05" value=".5"></label>
+<label>strength
+<input id="strength" type="range" min="0" max="1" step=".05" value=".5"></label>
 <label>hole from <input id="start" type="number" step=".05" value="0"></label>
 <label>to <input id="end" type="number" step=".05" value=".5"></label></div>
-<p><button id="make">Make</button> <output id="told"></output> <button id="zip">Download what is kept</button></p>
-<div id="takes"></div></main><script>
-const $ = id => document.getElementById(id), about = ABOUT, wish = {cond: about.labels[0] || null, way: 'new'};
+<p><button id="make">Make</button> <output id="told"></output>
+<button id="zip">Download what is kept</button></p>
+<div id="takes"></div></main>"""
+
+# %% ../../nbs/apps/serve.ipynb #5a41b0b4
+_CHOOSE = """
+const $ = id => document.getElementById(id), about = ABOUT;
+const wish = {cond: about.labels[0] || null, way: 'new'};
 let file = null, taps = [];
 const say = text => { $('told').textContent = text; };
-const send = (path, body, raw) => fetch(path, {method: 'POST', body: raw ? body : JSON.stringify(body)});
+const add = (tag, props) => Object.assign(document.createElement(tag), props);
 async function answer(path, body, raw) {
-  const got = await send(path, body, raw);
+  body = raw ? body : JSON.stringify(body);
+  const got = await fetch(path, {method: 'POST', body});
   if (!got.ok) throw new Error(await got.text());
   return got;
 }
 function buttons(box, names, key) {
   for (const name of names) {
-    const b = document.createElement('button');
-    b.textContent = name.replace('_', ''); b.dataset.name = name;
+    const b = add('button', {textContent: name.replaceAll('_', ' ')});
+    b.dataset.name = name;
     b.setAttribute('aria-pressed', wish[key] === name);
-    b.onclick = () => { wish[key] = name;
-      for (const o of box.children) o.setAttribute('aria-pressed', o === b); };
+    b.onclick = () => {
+      wish[key] = name;
+      for (const o of box.children) o.setAttribute('aria-pressed', o === b);
+    };
     box.append(b);
   }
 }
 buttons($('kinds'), about.labels, 'cond'); buttons($('ways'), about.ways, 'way');
-$('about').textContent = `${about.model}: ${about.sample_rate} Hz, up to ${about.longest} s, licence ${about.licence}`;
-$('seconds').value = about.seconds; $('seconds').max = about.longest; $('when').hidden = !about.level;
+$('about').textContent = `${about.model}: ${about.sample_rate} Hz, up to ` +
+  `${about.longest} s, licence ${about.licence}`;
+$('seconds').value = about.seconds; $('when').hidden = !about.level;
 $('strip').onclick = e => {
-  const box = $('strip').getBoundingClientRect(), share = (e.clientX - box.x) / box.width;
-  taps.push(share);
-  const mark = document.createElement('i'); mark.style.left = 100 * share + '%'; $('strip').append(mark);
+  const box = $('strip').getBoundingClientRect();
+  taps.push((e.clientX - box.x) / box.width);
+  const mark = add('i');
+  mark.style.left = 100 * taps.at(-1) + '%';
+  $('strip').append(mark);
 };
 $('clear').onclick = () => { taps = []; $('strip').replaceChildren(); };
+"""
+
+# %% ../../nbs/apps/serve.ipynb #490076cd
+_MAKE = """
 async function take(f) {
-  try { const got = await (await answer('upload?name=' + encodeURIComponent(f.name), f, true)).json();
-    file = got.file; $('held').textContent = `${f.name}, ${got.seconds.toFixed(2)} s`; say(''); }
-  catch (e) { say(e.message); }
+  try {
+    const path = 'upload?name=' + encodeURIComponent(f.name);
+    const got = await (await answer(path, f, true)).json();
+    file = got.file; say('');
+    $('held').textContent = `${f.name}, ${got.seconds.toFixed(2)} s`;
+  } catch (e) { say(e.message); }
 }
 $('file').onchange = () => take($('file').files[0]);
 $('drop').ondragover = e => e.preventDefault();
 $('drop').ondrop = e => { e.preventDefault(); take(e.dataTransfer.files[0]); };
 async function show(t) {
-  const row = document.createElement('div'); row.className = 'take';
-  const blob = await (await answer('sound', {take: t.take})).blob(), url = URL.createObjectURL(blob);
-  const a = document.createElement('audio'); a.controls = true; a.src = url;
-  const keep = document.createElement('input'); keep.type = 'checkbox';
-  keep.onchange = () => answer('keep', {take: t.take, keep: keep.checked}).catch(e => say(e.message));
-  const label = document.createElement('label'); label.append(keep, ' keep');
-  const link = document.createElement('a'); link.href = url; link.download = `${t.label}_${t.seed}.wav`; link.textContent = 'download';
-  row.append(`${t.label} ${t.seed}`, a, label, link); $('takes').prepend(row);
+  const blob = await (await answer('sound', {take: t.take})).blob();
+  const url = URL.createObjectURL(blob), row = add('div', {className: 'take'});
+  const keep = add('input', {type: 'checkbox'}), label = add('label');
+  keep.onchange = () => answer('keep', {take: t.take, keep: keep.checked})
+    .catch(e => say(e.message));
+  label.append(keep, ' keep');
+  row.append(`${t.label} ${t.seed}`, add('audio', {controls: true, src: url}), label,
+    add('a', {href: url, textContent: 'download',
+      download: `${t.label}_${t.seed}.wav`}));
+  $('takes').prepend(row);
 }
+function asked() {
+  const length = Number($('seconds').value), n = Number($('n').value), way = wish.way;
+  const number = id => Number($(id).value), out = {...wish, n};
+  if (way === 'new' || way === 'continue_') out.seconds = length;
+  if (way !== 'new') out.file = file || '';
+  if (way === 'vary') out.strength = number('strength');
+  if (way === 'fill') Object.assign(out, {start: number('start'), end: number('end')});
+  if (taps.length && about.level) out.at = taps.map(s => s * length);
+  if (!out.cond) delete out.cond;
+  return out;
+}
+"""
+
+# %% ../../nbs/apps/serve.ipynb #45493aa3
+_DESK = _LOOKS + '<script>' + _CHOOSE + _MAKE + """
 $('make').onclick = async () => {
   $('make').disabled = true;
   try {
-    const asked = {...wish, n: Number($('n').value)}, length = Number($('seconds').value);
-    if (wish.way === 'new' || wish.way === 'continue_') asked.seconds = length;
-    if (wish.way !== 'new') asked.file = file || '';
-    if (wish.way === 'vary') asked.strength = Number($('strength').value);
-    if (wish.way === 'fill') Object.assign(asked, {start: Number($('start').value), end: Number($('end').value)});
-    if (taps.length && about.level) asked.at = taps.map(s => s * length);
-    if (!asked.cond) delete asked.cond;
-    const {job} = await (await answer('make', asked)).json();
+    const {job} = await (await answer('make', asked())).json();
     let state = {state: 'waiting'};
     while (['waiting', 'at work'].includes(state.state)) {
       await new Promise(f => setTimeout(f, 200));
-      state = await (await answer('state', {job})).json(); say(state.state);
+      state = await (await answer('state', {job})).json();
+      say(state.state);
     }
-    say(state.said); for (const t of state.takes) await show(t);
+    say(state.said);
+    for (const t of state.takes) await show(t);
   } catch (e) { say(e.message); }
   $('make').disabled = false;
 };
 $('zip').onclick = async () => {
-  try { const a = document.createElement('a'); a.href = URL.createObjectURL(await (await answer('zip', {})).blob());
-    a.download = 'takes.zip'; a.click(); } catch (e) { say(e.message); }
+  try {
+    const blob = await (await answer('zip', {})).blob();
+    add('a', {href: URL.createObjectURL(blob), download: 'takes.zip'}).click();
+  } catch (e) { say(e.message); }
 };
 </script>"""
 
-# %% ../../nbs/apps/serve.ipynb #b59fe6b0
+# %% ../../nbs/apps/serve.ipynb #a5b6eda5
 class Desk:
     "A page and a JSON API on this machine for a `Studio`"
     def __init__(self,
@@ -304,53 +355,64 @@ class Desk:
         "HTML of the page"
         told = json.dumps(self.studio.about()).replace('<', '\\u003c')
         return _DESK.replace('ABOUT', told, 1)
-
-    def answer(self,
-        path:str, # behind the random word
-        query:dict, # what stands behind the question mark
-        body:bytes, # what was sent
-    )->tuple: # kind and content
-        "What a request is answered with; `KeyError` for what is not there"
-        s = self.studio
-        if path == 'upload': return _json(s.upload(body, query.get('name', '')))
-        try: asked = json.loads(body or b'{}')
-        except ValueError: raise ValueError('the body is no JSON.') from None
-        if path == 'about': return _json(s.about())
-        if path == 'make': return _json(dict(job=s.ask(asked)))
-        if not isinstance(asked, dict): raise ValueError('the body is an object, {...}.')
-        if path == 'state': return _json(s.jobs[asked.get('job')])
-        if path == 'sound': return 'audio/wav', _wav(s.takes[asked.get('take')])
-        if path == 'zip': return 'application/zip', _zipped(s)
-        if path == 'keep':
-            key = asked.get('take')
-            s.takes[key]
-            (s.kept.add if asked.get('keep', True) else s.kept.discard)(key)
-            return _json(dict(kept=len(s.kept)))
-        raise KeyError(path)
-
     def close(self):
         "Stop"
         self.server.shutdown()
         self.server.server_close()
         self.studio.close()
 
-# %% ../../nbs/apps/serve.ipynb #53e71c24
+# %% ../../nbs/apps/serve.ipynb #5b5f3cca
+@patch
+def answer(self:Desk,
+    path:str, # behind the random word
+    query:dict, # what stands behind the question mark
+    body:bytes, # what was sent
+)->tuple: # kind and content
+    "What a request is answered with; `KeyError` for what is not there"
+    s = self.studio
+    if path == 'upload': return _json(s.upload(body, query.get('name', '')))
+    try: asked = json.loads(body or b'{}')
+    except ValueError: raise ValueError('the body is no JSON.') from None
+    if path == 'about': return _json(s.about())
+    if path == 'make': return _json(dict(job=s.ask(asked)))
+    if not isinstance(asked, dict):
+        raise ValueError('the body is an object, {...}.')
+    if path == 'state': return _json(s.jobs[asked.get('job')])
+    if path == 'sound': return 'audio/wav', _wav(s.takes[asked.get('take')])
+    if path == 'zip': return 'application/zip', _zipped(s)
+    if path == 'keep':
+        key = asked.get('take')
+        s.takes[key]
+        (s.kept.add if asked.get('keep', True) else s.kept.discard)(key)
+        return _json(dict(kept=len(s.kept)))
+    raise KeyError(path)
+
+# %% ../../nbs/apps/serve.ipynb #0245eaa9
 def _json(value): return 'application/json', json.dumps(value).encode()
 
 _POLICY = _GUARDED | {'Content-Security-Policy': _GUARDED['Content-Security-Policy']
                       + '; media-src blob:; img-src data:'}
+
+def _body(handler, most):
+    "What was sent, or None for more than allowed"
+    try: size = int(handler.headers.get('Content-Length', 0))
+    except ValueError: return None
+    long = not 0 <= size <= most or 'Transfer-Encoding' in handler.headers
+    return None if long else handler.rfile.read(size)
 
 def _answered(desk, path, query, post, body):
     "Code, kind and content"
     if path == '' and not post:
         return 200, 'text/html; charset=utf-8', desk.page().encode()
     if not post: return 405, 'text/plain', b'POST only'
+    if body is None: return 413, 'text/plain', (
+        f'more than {MOST_BYTES // 2**20} MB, or of no known length.').encode()
     try: return 200, *desk.answer(path, query, body)
     except KeyError as e: return 404, 'text/plain', f'there is no {e}'.encode()
     except ValueError as e: return 400, 'text/plain', str(e).encode()
     except BlockingIOError as e: return 429, 'text/plain', str(e).encode()
 
-# %% ../../nbs/apps/serve.ipynb #0672a4ff
+# %% ../../nbs/apps/serve.ipynb #9402a097
 def _handler(desk):
     "What the page and this machine's programs may ask for"
     from http.server import BaseHTTPRequestHandler
@@ -365,13 +427,6 @@ def _handler(desk):
             try: super().handle()
             except OSError: pass # the page was closed while it waited
 
-        def body(self, most):
-            "What was sent, or None for more than allowed"
-            try: size = int(self.headers.get('Content-Length', 0))
-            except ValueError: size = -1
-            if not 0 <= size <= most or 'Transfer-Encoding' in self.headers: return None
-            return self.rfile.read(size)
-
         def do_GET(self, post=False):
             asked = urlparse(self.path)
             query = {k: v[0] for k, v in parse_qs(asked.query).items()}
@@ -380,10 +435,8 @@ def _handler(desk):
                 body = f'refused: {why}. Open the address that serve gave.'.encode()
             else:
                 path = asked.path.split('/', 2)[2] if asked.path.count('/') > 1 else '?'
-                sent = self.body(MOST_BYTES if path == 'upload' else 2**20)
-                if sent is None: code, kind, body = 413, 'text/plain', (
-                    f'more than {MOST_BYTES // 2**20} MB. Cut it first.').encode()
-                else: code, kind, body = _answered(desk, path, query, post, sent)
+                sent = _body(self, MOST_BYTES if path == 'upload' else 2**20)
+                code, kind, body = _answered(desk, path, query, post, sent)
             self.send_response(code)
             told = {'Content-Type': kind, 'Content-Length': str(len(body))} | _POLICY
             if code == 413: told['Connection'] = 'close'
