@@ -31,56 +31,49 @@ def flow(guidance=2.0, steps=3, grain=8, sampler="dpm++2m", interval=(0.1, 0.9),
     return LatentDiffusion(config, vae, net, voice).eval()
 
 
-def snr(model, file, cond, seed, level=None, **asked):
+def snr(model, file, cond, seed):
     "dB between the program's sound and that of `sample`"
-    made = model.sample(cond, seed=seed, progress=False, controls=None if level is None else dict(level=level), **asked).audio[0].numpy()
-    track = None if level is None else torch.as_tensor(level)[None]
-    ours, = ort.InferenceSession(file).run(None, program_inputs(model, cond, seed, level=track))
+    made = model.sample(cond, seed=seed, progress=False).audio[0].numpy()
+    ours, = ort.InferenceSession(file).run(None, program_inputs(model, cond, seed))
     assert ours.shape == made.shape and np.isfinite(ours).all()
     return 10 * np.log10((made**2).sum() / ((made - ours) ** 2).sum())
 
 
-@pytest.mark.parametrize("form", [
-    dict(), dict(tokens=2, near=3), dict(guidance=1.0, steps=4, sampler="ddim"), dict(guidance=0.0), dict(grain=0, steps=2, sampler="heun"),
-    dict(interval=(0.0, 1.0), steps=1)])
-def test_the_same_noise_gives_the_same_sound(form, tmp_path):
-    model = flow(**form)
+def test_the_same_noise_gives_the_same_sound(tmp_path):
+    "With guidance within an interval, tokens and near columns; classes alone and mixed"
+    model = flow(tokens=2, near=3)
     file = export_generator(model, tmp_path / "m.onnx", bits=32)
     for cond, seed in (("dog", 1), ({"rain": 0.5, "bell": 0.5}, 2)):
         assert snr(model, file, cond, seed) > 30
 
 
-def test_a_track_of_level_is_an_input(tmp_path):
-    model = flow(level=4, hints=2)
-    file = export_generator(model, tmp_path / "m.onnx", bits=32)
-    frames = model.vae.time_stride * -(-125 // model.vae.time_stride)
-    level = [-20.0 if k < 60 else -60.0 for k in range(frames)]
-    asked = {i.name: i.shape for i in ort.InferenceSession(file).get_inputs()}
-    assert asked["level"] == [1, frames] and {*asked} == {"noise", "white", "classes", "level"}
-    assert snr(model, file, "rain", 3) > 30 and snr(model, file, "rain", 3, level[:125]) > 25
-
-
-def test_without_a_class_nothing_is_asked(tmp_path):
-    model = flow(guidance=1.0)
-    session = ort.InferenceSession(export_generator(model, tmp_path / "m.onnx", bits=32))
+def test_a_student_of_four_calls_asks_once(tmp_path):
+    "No guidance, no residual texture; in eight bits; what the file says of itself"
+    model = flow(guidance=1.0, steps=4, sampler="ddim", grain=0)
+    model.card = dict(licence="CC0")
+    file = export_generator(model, tmp_path / "m.onnx")
+    session = ort.InferenceSession(file)
     given = program_inputs(model, "dog", 0)
     one, = session.run(None, given)
     none, = session.run(None, given | dict(classes=np.zeros((1, 3), "f4")))
-    assert np.abs(one - none).max() > 1e-4
-
-
-def test_the_file_says_what_it_is(tmp_path):
-    model = flow()
-    model.card = dict(licence="CC0")
-    told = ort.InferenceSession(export_generator(model, tmp_path / "m.onnx", steps=5)).get_modelmeta().custom_metadata_map
+    assert snr(model, file, "dog", 0) > 30 and np.abs(one - none).max() > 1e-4
+    told = session.get_modelmeta().custom_metadata_map
     assert json.loads(told["labels"]) == ["rain", "dog", "bell"] and told["sample_rate"] == "16000" and told["samples"] == "8000"
-    assert told["calls"] == "5" and "CC0" in told["licence"] and "shares" not in told and "(1, 3)" in told["classes"]
+    assert told["calls"] == "4" and "CC0" in told["licence"] and "(1, 3)" in told["classes"]
 
 
-def test_the_calls_are_an_option_and_the_file_does_not_grow():
-    sizes = [generator_graph(flow(), steps=n).ByteSize() for n in (2, 4)]
-    assert sizes[1] - sizes[0] < 2000
-    assert len(sampler_table(flow(), 4).times) == 4 and sampler_table(flow(), 4).mix.shape == (5, 5)
+def test_a_track_of_level_is_an_input(tmp_path):
+    model = flow(level=4, hints=2, steps=2)
+    file = export_generator(model, tmp_path / "m.onnx", bits=32)
+    frames = model.vae.time_stride * -(-125 // model.vae.time_stride)
+    level = [-20.0 if k < 60 else -60.0 for k in range(125)]
+    asked = {i.name: i.shape for i in ort.InferenceSession(file).get_inputs()}
+    assert asked["level"] == [1, frames] and {*asked} == {"noise", "white", "classes", "level"}
+    assert snr(model, file, "rain", 3) > 30
+    held = level + [level[-1]] * (frames - 125)  # behind the end the last value holds
+    made = model.sample("rain", seed=3, progress=False, controls=dict(level=level)).audio[0].numpy()
+    ours, = ort.InferenceSession(file).run(None, program_inputs(model, "rain", 3, level=torch.tensor(held)[None]))
+    assert 10 * np.log10((made**2).sum() / ((made - ours) ** 2).sum()) > 30
 
 
 @pytest.mark.parametrize("sampler", ["dpm++2m", "ddim", "heun", "euler"])
@@ -116,7 +109,8 @@ def test_what_cannot_be_a_program_is_said(tmp_path, capsys):
 def test_the_verb_writes_it(tmp_path, capsys):
     folder = flow().save_pretrained(tmp_path / "m")
     assert main(["export", str(folder), "--out", str(tmp_path / "m.onnx"), "--steps", "2", "--rounds", "1"]) == 0
-    assert "in its metadata" in capsys.readouterr().out and (tmp_path / "m.onnx").stat().st_size > 1000
+    assert "in its metadata" in capsys.readouterr().out
+    assert ort.InferenceSession(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map["calls"] == "2"
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 "A new sound in the browser: the page is pressed from a disk, and what comes out is a sound"
+import base64
 import shutil
 import sys
 from pathlib import Path
@@ -28,12 +29,16 @@ def page(tmp_path_factory):
     return top / "page.html"
 
 
+SAMPLES = """btoa([...new Uint8Array(foleybookMade.samples.buffer, foleybookMade.samples.byteOffset, foleybookMade.samples.byteLength)]
+             .map(b => String.fromCharCode(b)).join(""))"""
+
+
 def pressed(browser, number):
     "Press a kind; (label, samples, rate)"
     browser.value("window.foleybookMade = null")
     browser.click(f".new-sound-kinds button:nth-child({number})")
-    browser.wait("window.foleybookMade", 400)
-    return (browser.value("foleybookMade.label"), np.array(browser.value("[...foleybookMade.samples]")), browser.value("foleybookMade.rate"))
+    browser.wait("!!window.foleybookMade", 400)
+    return (browser.value("foleybookMade.label"), np.frombuffer(base64.b64decode(browser.value(SAMPLES)), "<f4"), browser.value("foleybookMade.rate"))
 
 
 def test_licences_and_sources_lie_beside_the_model(page):

@@ -13,7 +13,6 @@ import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .. import __version__
-from ..codebooks import noise_texture
 from ..core.files import atomic_file
 from ..core.generator import ItemNoise
 from ..core.sounds import CEILING, Finish

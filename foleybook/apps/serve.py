@@ -66,8 +66,7 @@ class Studio:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model, self.name, self.door = model, name, Condition()
         self.takes, self.jobs, self.files, self.waiting = {}, {}, {}, []
-        self.kept, self.open = set(), True
-        Thread(target=self._work, daemon=True).start()
+        self.kept, self.open, self.worker = set(), True, None
     def close(self):
         "End; what was made goes unless a folder was given"
         with self.door:
@@ -127,6 +126,9 @@ def ask(self:Studio,
         for old in list(self.jobs)[:-4 * MOST_JOBS]: self.jobs.pop(old)
         self.waiting.append((key, wish))
         self.door.notify()
+        if self.worker is None: # waits for the first job
+            self.worker = Thread(target=self._work, daemon=True)
+            self.worker.start()
     return key
 
 # %% ../../nbs/apps/serve.ipynb #f67bc5ce
@@ -154,8 +156,9 @@ def _loop_of(file):
     return dict(loop=True, mask=[(0., min(.02, seconds / 8)),
                                  (seconds - min(1., seconds / 4), seconds)])
 
-# %% ../../nbs/apps/serve.ipynb #ace4914c
-def _work(self):
+# %% ../../nbs/apps/serve.ipynb #ba625919
+@patch
+def _work(self:Studio):
     "One job after the other, until the studio is closed"
     while True:
         with self.door:
@@ -183,8 +186,6 @@ def _held(studio, made):
     free = [t for t in studio.takes if t not in studio.kept]
     for old in free[:max(0, len(studio.takes) - MOST_HELD)]: studio.takes.pop(old)
     return told
-
-Studio._work = _work
 
 # %% ../../nbs/apps/serve.ipynb #19076089
 def _wav(take):
