@@ -88,7 +88,7 @@ def test_a_table_is_the_sampler(sampler):
     states = [ItemNoise([0]).randn(7)]
     for row, t in zip(table.mix, table.times):
         states.append(net(sum(a * s for a, s in zip(row, states)), t.view(1)))
-    assert torch.allclose(sum(a * s for a, s in zip(table.mix[-1], states)), wanted, atol=2e-4)
+    assert torch.allclose(sum(a * s for a, s in zip(table.mix[-1], states)), wanted, atol=1e-3)
 
 
 @pytest.mark.parametrize("n", [256, 600, 2048])

@@ -1614,7 +1614,7 @@ def serve(
     browser: bool = True,  # open the page where there is a screen
     quiet: bool = False,  # print only the address and errors
 ):
-    "Make, vary, fill, continue and loop sounds on a page on this machine, or by its JSON API"
+    "Make, vary, fill, continue and loop sounds on a page, or by its JSON API"
     from foleybook.apps.serve import Desk, Studio
 
     generator = load_generator(model, device=device)
@@ -1632,7 +1632,8 @@ def serve(
 VERBS = dict(prepare=prepare, train=train, sample=sample, edit=edit, morph=morph,
              restyle=restyle, gallery=gallery,
              vocode=vocode,
-             codec=codec, export=export, publish=publish, evaluate=evaluate, leaderboard=leaderboard,
+             codec=codec, export=export, publish=publish, evaluate=evaluate,
+             leaderboard=leaderboard,
              roundtrip=roundtrip, play=play, serve=serve, demo=demo, bench=bench, doctor=doctor)
 
 # %% ../../nbs/apps/cli.ipynb #9e0b9ccc

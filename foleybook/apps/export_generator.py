@@ -154,7 +154,7 @@ class Paint(nn.Module):
         c, mel = model.vae.config, model.mel
         self.vae, self.vocoder, self.mel = model.vae, model.vocoder, mel
         self.frames, self.shape = frames, (1, c.channels, c.rows, columns)
-        self.fft, (mean, std) = SmallFFT(mel.n_fft), white_texture(mel)
+        self.fft, (mean, std) = SmallFFT(mel.n_fft), _white_texture(mel)
         parts = dict(last=table.mix[-1:], mean=mean, std=std,
                      hann=torch.hann_window(mel.win_length))
         for name, value in parts.items(): self.register_buffer(name, value)
@@ -181,7 +181,7 @@ class Paint(nn.Module):
             mel = mel + spread * self.texture(white)
         return self.vocoder.spectrum(mel)
 
-# %% ../../nbs/apps/export_generator.ipynb #ae920893
+# %% ../../nbs/apps/export_generator.ipynb #fbdbb66f
 def framed(
     x:Tensor, # waveform, (b, t)
     n:int, # length of a frame, samples
@@ -192,8 +192,7 @@ def framed(
     blocks = x[:, :(frames - 1) * hop + n].unflatten(1, (-1, hop))
     return torch.cat([blocks[:, i:i + frames] for i in range(n // hop)], -1)
 
-# %% ../../nbs/apps/export_generator.ipynb #0f733fb0
-def white_texture(mel):
+def _white_texture(mel):
     "Mean and deviation of each band of the log-mel of white noise, (m, 1)"
     from foleybook.codebooks import _white
     return tuple(torch.as_tensor(v).float().reshape(-1, 1) for v in _white(mel))
@@ -398,33 +397,6 @@ def _pieces(model, table, shapes, frames, samples, rounds):
         _traced(Sound(agree, samples), tuple(spectra(3)),
                 ['mag', 'real_last', 'imag_last'], ['audio'], 'e/')]
 
-# %% ../../nbs/apps/export_generator.ipynb #53216f3e
-def generator_graph(
-    model:LatentDiffusion, # on the processor, in eval mode; is not changed
-    seconds:float|None=None, # length of a sound; None: the model's own
-    steps:int|None=None, # of the sampler; None: the model's own
-    guidance:float|None=None, # None: the model's own
-    sampler:str|None=None, # None: the model's own
-    rounds:int|None=None, # of the vocoder's Griffin-Lim; None: its own
-    bits:int=8, # of weights; 32: as they are
-): # `onnx.ModelProto`
-    "A whole generator as an ONNX graph; needs the extra `[export]`"
-    seconds = seconds or model.default_seconds
-    frames, columns = _checked(model, seconds)
-    samples = round(seconds * model.sample_rate)
-    model, table = copy.deepcopy(model), sampler_table(model, steps, guidance, sampler)
-    v = model.vocoder
-    v.noise, v.noise_level = (x[..., :frames, :] for x in (v.noise, v.noise_level))
-    rounds = v.config.rounds if rounds is None else rounds
-    c, n, calls = model.vae.config, len(model.labels), len(table.times)
-    shapes = dict(noise=(1, c.channels, c.rows, columns), classes=(1, n),
-                  white=(1, model.mel.samples(frames)),
-                  level=(1, columns * c.time_stride))
-    if not model.optional_tracks: shapes.pop('level')
-    traced = _pieces(model, table, shapes, frames, samples, rounds)
-    notes = generator_notes(model, samples, shapes, calls)
-    return _joined_graph(traced, shapes, samples, calls, rounds, bits, notes)
-
 # %% ../../nbs/apps/export_generator.ipynb #6746aa9a
 def _joined_graph(traced, shapes, samples, calls, rounds, bits, notes):
     "Loops around the traced pieces, tensors in few bits, what the file says of itself"
@@ -457,6 +429,33 @@ def _joined_graph(traced, shapes, samples, calls, rounds, bits, notes):
     helper.set_model_props(proto, notes)
     checker.check_model(proto)
     return proto
+
+# %% ../../nbs/apps/export_generator.ipynb #53216f3e
+def generator_graph(
+    model:LatentDiffusion, # on the processor, in eval mode; is not changed
+    seconds:float|None=None, # length of a sound; None: the model's own
+    steps:int|None=None, # of the sampler; None: the model's own
+    guidance:float|None=None, # None: the model's own
+    sampler:str|None=None, # None: the model's own
+    rounds:int|None=None, # of the vocoder's Griffin-Lim; None: its own
+    bits:int=8, # of weights; 32: as they are
+): # `onnx.ModelProto`
+    "A whole generator as an ONNX graph; needs the extra `[export]`"
+    seconds = seconds or model.default_seconds
+    frames, columns = _checked(model, seconds)
+    samples = round(seconds * model.sample_rate)
+    model, table = copy.deepcopy(model), sampler_table(model, steps, guidance, sampler)
+    v = model.vocoder
+    v.noise, v.noise_level = (x[..., :frames, :] for x in (v.noise, v.noise_level))
+    rounds = v.config.rounds if rounds is None else rounds
+    c, n, calls = model.vae.config, len(model.labels), len(table.times)
+    shapes = dict(noise=(1, c.channels, c.rows, columns), classes=(1, n),
+                  white=(1, model.mel.samples(frames)),
+                  level=(1, columns * c.time_stride))
+    if not model.optional_tracks: shapes.pop('level')
+    traced = _pieces(model, table, shapes, frames, samples, rounds)
+    notes = generator_notes(model, samples, shapes, calls)
+    return _joined_graph(traced, shapes, samples, calls, rounds, bits, notes)
 
 # %% ../../nbs/apps/export_generator.ipynb #b63ed76c
 def export_generator(
