@@ -97,7 +97,11 @@ ABOVE = {  # module: the modules right below it
     "apps.export": ["vocoders"],
     "apps.codec": ["spectrogram_vqgan"],
     "apps.dub": ["transformer"],
+    "apps.export_generator": ["spectrogram_diffusion"],
+    "apps.handoff": ["core.sounds"],
     "apps.live": ["multitier_rnn"],
+    "apps.publish": ["core.generator"],
+    "apps.serve": ["apps.live"],
 }
 LAZY = ["__init__", "apps.cli"]  # may import every module, but only inside functions
 READERS = "published"  # `core.generator` names its modules by text and imports one when asked to read what it reads
