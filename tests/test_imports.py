@@ -42,6 +42,7 @@ ABOVE = {  # module: the modules right below it
     "core.cached_transformer": ["core.code_maps", "kernels.cached_attention"],
     "core.control_tracks": ["core.clip_tables", "core.generator"],
     "core.unet": ["core.generator"],
+    "core.painting": ["core.code_maps", "diffwave"],
     # the book: one family a chapter
     "vocoders": ["core.rendering", "train.recipes"],
     "codebooks": ["core.code_maps"],
@@ -51,7 +52,7 @@ ABOVE = {  # module: the modules right below it
     "spectrogram_vqgan": ["codebooks", "judge.embedders"],
     "transformer": ["core.cached_transformer"],
     "sashimi": ["diffwave", "kernels.cauchy", "kernels.long_convolution"],
-    "spectrogram_diffusion": ["codebooks", "vocoders", "diffwave", "core.unet"],
+    "spectrogram_diffusion": ["codebooks", "vocoders", "core.painting", "core.unet"],
     # how each family is trained
     "train.vocoders": ["vocoders", "train.recipes"],
     "train.codebooks": ["codebooks", "train.recipes"],
