@@ -4,13 +4,15 @@
     model = fb.load("foley")                       # a model that comes with the book, or a folder
     model.sample("rain", seconds=4, seed=1)        # `Sounds`: plays, plots, saves
     fb.train("quick-cascade", "sounds/", "runs/mine", hold_out="fold=5")
+    fb.adapt("foley", "my_sounds/", "runs/kind")   # a new kind of sound, beside a model that stays as it is
+    fb.load("foley", adapters=["runs/kind"])
 
 Everything else is in the modules. Nothing is imported before it is used.
 """
 from . import train as _shelf  # now: whoever imports the shelf later would put it in the place of the function `train`
 
 __version__ = "0.1.0"
-__all__ = ["load", "train", "evaluate", "recipes", "playground", "Sounds", "Conditions", "MelConfig", "Generator", "__version__"]
+__all__ = ["load", "train", "adapt", "evaluate", "recipes", "playground", "Sounds", "Conditions", "MelConfig", "Generator", "__version__"]
 
 TYPE_CHECKING = False  # editors and type checkers take it as True
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
     from .core.sounds import Sounds
     from .core.generator import Conditions, Generator, playground
     from .judge.evaluator import evaluate
+    from .train.adapters import adapt
 
-_HOMES = dict(evaluate="judge.evaluator", playground="core.generator", Conditions="core.generator", Generator="core.generator",
+_HOMES = dict(adapt="train.adapters", evaluate="judge.evaluator", playground="core.generator", Conditions="core.generator", Generator="core.generator",
               MelConfig="audio_features", Sounds="core.sounds")
 
 
@@ -28,11 +31,15 @@ def load(
     vocoder=None,  # folder of a vocoder to use instead of the model's own, or 'default'
     codebook=None,  # folder of the codebook of a prior that was trained alone
     device="cpu",  # where the weights go
+    adapters=None,  # folders that `adapt` wrote, each with a strength if wanted: "runs/kind:0.5", or pairs (folder, strength)
 ):  # a generator, a vocoder or a codebook, in eval mode
-    "Open whatever model a folder holds"
+    "Open whatever model a folder holds; what was learned beside a model is put on it"
     from .core.generator import Pretrained
+    from .core.low_rank import LowRank, with_adapters
 
     model = Pretrained.from_pretrained(folder, device)
+    if adapters or isinstance(model, LowRank):
+        model = with_adapters(model, adapters or ())
     if codebook is not None:
         from .core.code_maps import Cascade, CodePrior
 

@@ -40,6 +40,7 @@ ABOVE = {  # module: the modules right below it
     "core.code_maps": ["core.rendering", "train.recipes"],
     "core.cached_pixelsnail": ["core.code_maps", "kernels.pixelsnail_position"],
     "core.cached_transformer": ["core.code_maps", "kernels.cached_attention"],
+    "core.low_rank": ["core.generator"],
     "core.control_tracks": ["core.clip_tables", "core.generator"],
     "core.unet": ["core.generator"],
     "core.painting": ["core.code_maps", "diffwave"],
@@ -83,6 +84,7 @@ ABOVE = {  # module: the modules right below it
     "judge.leaderboard": ["judge.evaluator"],
     "judge.roundtrip": ["judge.evaluator"],
     "judge.pages": ["judge.embedders"],
+    "train.adapters": ["train.spectrogram_diffusion", "core.low_rank", "judge.embedders", "judge.pages"],
     "judge.reports": ["judge.pages", "judge.leaderboard", "judge.roundtrip"],
     # apps: what people start
     "apps.export": ["vocoders"],

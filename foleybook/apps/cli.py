@@ -412,6 +412,48 @@ def _peak():
     from foleybook.core.generator import peak_memory_mb
     return peak_memory_mb()
 
+# %% ../../nbs/apps/cli.ipynb #2bfbf7fd
+def adapt(
+    model: str,  # `foley`, or the folder of another flow on latents
+    *,
+    # folder with a subfolder for each kind, a folder of clips of one kind, a clip
+    # table, or one sound file
+    data: str = "",
+    out: str = "runs/adapted",  # folder for what is learned, sounds to hear, and a page
+    # classes that the model knows already and shall do better by these clips
+    improve: list = None,
+    name: str = "",  # what the only kind is called (default: as its folder)
+    # cut long recordings at `onsets`, or in `fixed` lengths (default: fixed)
+    slice_: str = "",
+    # what shorter clips get: `pad`, their own floor around them, or `repeat`
+    fit: str = "pad",
+    method: str = "lora",  # rows, diffit, lora or full: from few numbers to all
+    steps: int = None,  # of training (default: 600)
+    set_: list = None,  # other changes to `AdaptRecipe`, as `field=value`
+    merge: bool = False,  # save the adapted generator as a whole, too, in OUT/model
+    fresh: bool = False,  # start anew although checkpoints are there
+    seed: int = 0,  # of everything drawn
+    device: str = "auto",  # auto, cpu, cuda
+    quiet: bool = False,  # print only errors
+):
+    "Teach a generator new kinds of sound from a few clips; the generator stays as it is"
+    from foleybook.core.settings import parse_overrides
+    from foleybook.train.adapters import adapt as learn
+
+    if not data:
+        raise ValueError("adapt needs --data, as in: foleybook adapt foley --data "
+                         "my_sounds/ --out runs/mine")
+    _not_in(("onsets", "fixed"), slice=slice_ or None)
+    _not_in(("pad", "repeat"), fit=fit)
+    start, more = time.time(), {} if steps is None else dict(steps=steps)
+    made = learn(model, find_data(data), out, improve=improve or [], name=name,
+                 slice_=slice_, merge=merge, resume=not fresh, progress=not quiet,
+                 **dict(shorter=fit, method=method, seed=seed, device=device, **more)
+                 | parse_overrides(set_ or []))
+    _say(quiet)(f"{time.time() - start:.0f} s. Hear it: foleybook sample {model} "
+                f"--adapter {out}")
+    return made
+
 # %% ../../nbs/apps/cli.ipynb #7a0c3e81
 def load_generator(
     folder: str,  # folder of a trained model, or hf://OWNER/NAME
@@ -419,11 +461,13 @@ def load_generator(
     vocoder: str = None,
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
     device: str = "cpu",  # auto, cpu, cuda
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
     from foleybook import load
 
-    model = load(folder, vocoder, codebook, _device(device))
+    model = load(folder, vocoder, codebook, _device(device), adapter)
     if not hasattr(model, "sample"):
         raise ValueError(f"{folder}: holds a {type(model).__name__}, which makes no "
                          "sound by itself. Give a generator; for a prior, add "
@@ -654,6 +698,8 @@ def sample(
     # folder of a vocoder to use instead of the model's own, or `default`
     vocoder: str = None,
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     video: str = None,  # a film to make sound for; --out is then a film, too (.mp4)
     eye: str = None,  # torchvision's ResNet-50 weights, for models that see by them
     device: str = "auto",  # auto, cpu, cuda
@@ -682,7 +728,7 @@ def sample(
                     **files)
     else: files = _sound_files(init, eye, **files)
     generator, per_class = load_generator(model, vocoder, codebook,
-                                          device), per_class or 4
+                                          device, adapter), per_class or 4
     classes = _classes(generator, class_, model)
     if follow or at: asked |= _course(generator, follow, at, asked)
     if video: return _dub(generator, video, out, eye, class_, asked, seed, quiet)
@@ -691,7 +737,7 @@ def sample(
         _make(generator, out, wanted, asked, files, batch or generator.best_batch,
               quiet)
         spent, rows = round(time.time() - start, 2), listed_sounds(out)
-        about = dict(model=str(model), data=_trained_on(model), seed=seed,
+        about = dict(model=str(model), adapter=adapter, data=_trained_on(model), seed=seed,
                      per_class=per_class,
                      wall_seconds=spent, arguments=rows[0]["meta"].get("arguments"))
         told = json.loads((out / "sampling.json").read_text())
@@ -777,6 +823,8 @@ def edit(
     guidance: float = None,
     # folder of a vocoder to use instead of the model's own, or `default`
     vocoder: str = None,
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     device: str = "auto",  # auto, cpu, cuda
     sample_rate: int = None,  # of the result, Hz (default: the file's)
     channels: int = None,  # of the result: 1, or as many as the file has (default)
@@ -794,7 +842,8 @@ def edit(
     info, format = _format_of(input, out, format)
     subtype = _subtype_of(info.subtype, format, bits)
     if own.channels > 1: _not_in((1, own.channels), channels=channels)
-    generator, holes = load_generator(model, vocoder, device=device), _regions(mask)
+    generator = load_generator(model, vocoder, device=device, adapter=adapter)
+    holes = _regions(mask)
     classes, out = _classes(generator, class_, model), Path(out or f"edited.{format}")
     if class_ is None and None not in classes:
         raise ValueError("what should the new part be? Give --class, one of "
@@ -1350,8 +1399,8 @@ def play(
     except KeyboardInterrupt: say("the player has ended")
 
 # %% ../../nbs/apps/cli.ipynb #d80c165f
-VERBS = dict(prepare=prepare, train=train, sample=sample, edit=edit, gallery=gallery,
-             vocode=vocode,
+VERBS = dict(prepare=prepare, train=train, adapt=adapt, sample=sample, edit=edit,
+             gallery=gallery, vocode=vocode,
              codec=codec, export=export, evaluate=evaluate, leaderboard=leaderboard,
              roundtrip=roundtrip, play=play, demo=demo, bench=bench, doctor=doctor)
 
@@ -1441,7 +1490,7 @@ def main(
         return 141
     except BaseException as err:
         if not _interrupted(err): raise
-        again = {"train", "sample", "leaderboard", "roundtrip"} & set(words[:2])
+        again = {"train", "adapt", "sample", "leaderboard", "roundtrip"} & set(words[:2])
         more = ": the same command goes on where it was stopped" if again else ""
         print(f"interrupted{more}", file=sys.stderr)
         return 130
