@@ -50,6 +50,7 @@ ABOVE = {  # module: the modules right below it
     "core.control_tracks": ["core.clip_tables", "core.generator"],
     "core.unet": ["core.generator"],
     "core.vqgan_networks": ["audio_features"],
+    "core.painting": ["core.code_maps", "diffwave"],
     # the book: one family a chapter
     "vocoders": ["core.upsampling", "core.istft", "train.recipes"],
     "codebooks": ["core.map_networks"],
@@ -59,7 +60,7 @@ ABOVE = {  # module: the modules right below it
     "spectrogram_vqgan": ["codebooks", "judge.embedders", "core.vqgan_networks"],
     "transformer": ["core.cached_transformer", "core.text_priors"],
     "sashimi": ["diffwave", "kernels.cauchy", "kernels.long_convolution"],
-    "spectrogram_diffusion": ["codebooks", "vocoders", "diffwave", "core.unet"],
+    "spectrogram_diffusion": ["codebooks", "vocoders", "core.painting", "core.unet"],
     # how each family is trained
     "train.vocoders": ["vocoders", "train.recipes"],
     "train.codebooks": ["codebooks", "train.recipes"],
