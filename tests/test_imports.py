@@ -42,6 +42,7 @@ ABOVE = {  # module: the modules right below it
     "core.cached_transformer": ["core.code_maps", "kernels.cached_attention"],
     "core.control_tracks": ["core.clip_tables", "core.generator"],
     "core.unet": ["core.generator"],
+    "core.state_spaces": ["core.generator", "kernels.cauchy", "kernels.long_convolution"],
     # the book: one family a chapter
     "vocoders": ["core.rendering", "train.recipes"],
     "codebooks": ["core.code_maps"],
@@ -50,7 +51,7 @@ ABOVE = {  # module: the modules right below it
     "pixelsnail": ["core.cached_pixelsnail"],
     "spectrogram_vqgan": ["codebooks", "judge.embedders"],
     "transformer": ["core.cached_transformer"],
-    "sashimi": ["diffwave", "kernels.cauchy", "kernels.long_convolution"],
+    "sashimi": ["diffwave", "core.state_spaces"],
     "spectrogram_diffusion": ["codebooks", "vocoders", "diffwave", "core.unet"],
     # how each family is trained
     "train.vocoders": ["vocoders", "train.recipes"],

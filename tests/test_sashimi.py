@@ -132,7 +132,7 @@ def test_blocks_of_the_kernel_have_the_gradients_of_the_whole():
     layer = StateSpace(S4Config(3, 16, length=1500)).double()
     one = torch.autograd.grad(layer.kernel(1500, dtype=torch.float64).square().sum(), layer.A_imag)[0]
     with pytest.MonkeyPatch.context() as m:
-        m.setattr("foleybook.sashimi.cauchy.__defaults__", (1200,))
+        m.setattr("foleybook.core.state_spaces.cauchy.__defaults__", (1200,))
         many = torch.autograd.grad(layer.kernel(1500, dtype=torch.float64).square().sum(), layer.A_imag)[0]
     assert torch.allclose(one, many, rtol=1e-9)
 
