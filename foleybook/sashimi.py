@@ -199,8 +199,7 @@ class SashimiBlock(nn.Module):
 
     def listen(self, x, factors=None, told=None, mel=None):
         "The first step: S4"
-        y = self.norm1(x)
-        if told is not None: y = y + self.told(told)[..., None]
+        y = self.norm1(x) + (0 if told is None else self.told(told)[..., None])
         y = self.layer(y, factors)
         return x + (y if mel is None else y + mel)
 

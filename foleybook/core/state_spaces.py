@@ -59,7 +59,7 @@ def hippo(
     n:int, # size of the state, even
 # A (n, n), B (n,), P (r, n), float64: A + P^T P only swings and decays evenly
 ) -> tuple:
-    "A memory of the past as a linear system (Gu et al. 2020, 2022), and its low-rank part"
+    "A memory of the past as a linear system (Gu et al. 2020, 2022)"
     k = torch.arange(n, dtype=torch.float64)
     if name == 'legs':
         r = (2 * k + 1).sqrt()
@@ -79,7 +79,7 @@ def hippo(
 
 # %% ../../nbs/core/state_spaces.ipynb #f491adbe
 class Swings(NamedTuple):
-    "A system in the coordinates in which it is nearly diagonal; one of each conjugate pair"
+    "A system that is nearly diagonal, one of each conjugate pair"
     A: Tensor  # diagonal part, complex128, (n,), imaginary parts 0 or less
     B: Tensor  # (n,)
     P: Tensor  # low-rank part, (r, n)
@@ -202,7 +202,7 @@ class Systems(NamedTuple):
 
 # %% ../../nbs/core/state_spaces.ipynb #a6aec733
 class StateSpace(Published, nn.Module):
-    "Linear systems side by side, diagonal (S4D) or diagonal plus low rank (S4), and their kernels"
+    "Linear systems side by side, S4D (diagonal) or S4 (plus low rank), and kernels"
     published = 'diffwave'
     def __init__(self,
         config:S4Config, # sizes and starting values
@@ -217,7 +217,8 @@ class StateSpace(Published, nn.Module):
         found = [swings(name, n, c.rank) for name in names
                  for _ in range(s // len(names))]
         A, B, P = (torch.stack(t, -2) for t in zip(*found))
-        pair = lambda x: nn.Parameter(torch.view_as_real(x.to(torch.cfloat)).contiguous())
+        real = lambda x: torch.view_as_real(x.to(torch.cfloat)).contiguous()
+        pair = lambda x: nn.Parameter(real(x))
         dt = torch.empty(h, 1 if c.dt_tied else n).uniform_(math.log(c.dt_min),
                                                             math.log(c.dt_max))
         self.dt = nn.Parameter(_stored(dt.exp(), c.dt_form))
