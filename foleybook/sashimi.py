@@ -20,7 +20,7 @@ from foleybook.core.state_spaces import (
     advance, discretize, dplr_kernel, hippo, S4Config, StateSpace, Stepper, swings,
     vandermonde)
 from .diffwave import (
-    DiffWaveConfig, MelUpsample, step_embedding, WaveDiffusion)
+    DiffusionProcess, DiffWaveConfig, MelUpsample, step_embedding, WaveDiffusion)
 from .kernels.long_convolution import (
     _precision, laid_out, long_convolution, mixed)
 

@@ -83,7 +83,7 @@ def _drawn_code(logits, uniforms, temperature=1.):
 # %% ../../nbs/core/tiers.ipynb #046c6583
 @torch.inference_mode()
 def generate_plain(
-    tier:AudioTier, # the network
+    tier, # `AudioTier`
     row:Tensor, # first row: sample and controls, (b, 1, 1 + cond_size)
     controls:Tensor, # controls in force after each sample, (b, l, cond_size)
     uniforms:Tensor, # numbers in [0, 1), (l, b); None where temperature is 0
@@ -102,7 +102,7 @@ def generate_plain(
 
 # %% ../../nbs/core/tiers.ipynb #203116be
 def gru_weights(
-    tier:AudioTier, # any but a phased one; stays where it is
+    tier, # `AudioTier`, any but a phased one; stays where it is
 )->GRUWeights: # float32 or int8, as the tier's precision says
     "The weights as the compiled loop takes them"
     c, state = tier.config, tier.state_dict()
@@ -133,7 +133,7 @@ def _kept_weights(tier):
 
 # %% ../../nbs/core/tiers.ipynb #8a388aba
 def generate(
-    tier:AudioTier, # the network, anywhere
+    tier, # `AudioTier`, anywhere
     row:Tensor, # first row: sample and controls, (b, 1, 1 + cond_size)
     controls:Tensor, # controls in force after each sample, (b, l, cond_size)
     uniforms:Tensor, # numbers in [0, 1), (l, b); None where temperature is 0
