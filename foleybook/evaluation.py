@@ -6,18 +6,21 @@
 #| code-fold: true
 from __future__ import annotations
 import math
-from typing import Callable, NamedTuple
+from typing import Callable
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from .audio_features import log_mel, MelConfig
 from .core.sound_files import resample
 from .core.sounds import Sounds
-from .judge.embedders import Embedder, Embeddings, Gaussian
+from foleybook.judge.clouds import (
+    _frechet, _frechet_to, _inside, _mean_of_pairs, _mmd, _points, _reached, _root,
+    _spreads, _trace_root, DensityCoverage, Extrapolation, gaussian, Interval,
+    median_distance)
+from .judge.embedders import Embedder, Embeddings
 
 # %% auto #0
-__all__ = ['damaged', 'gaussian', 'frechet_distance', 'Extrapolation', 'frechet_infinity', 'median_distance', 'kernels',
-           'kernel_distance', 'DensityCoverage', 'density_coverage', 'diversity', 'spread', 'Interval', 'bootstrap',
-           'ModulationSpectrum', 'attacks']
+__all__ = ['damaged', 'frechet_distance', 'frechet_infinity', 'kernels', 'kernel_distance', 'density_coverage', 'diversity',
+           'spread', 'bootstrap', 'ModulationSpectrum', 'attacks']
 
 # %% ../nbs/12_evaluation.ipynb #ea46e6b5
 def damaged(
@@ -54,61 +57,6 @@ def damaged(
                   sounds.seeds, labels,
                   sounds.meta)
 
-# %% ../nbs/12_evaluation.ipynb #c1cee0d4
-def gaussian(
-    x, # embeddings, (n, d)
-    # round mean and covariance to float32, as the files of that challenge hold them
-    dcase2023:bool=False,
-)->Gaussian:
-    "Mean and covariance of the rows of `x`, from float64 sums"
-    if isinstance(x, Gaussian): return x
-    x = torch.as_tensor(np.asarray(x) if not torch.is_tensor(x)
-                        else x).detach().cpu().double()
-    if x.ndim != 2 or len(x) < 2:
-        raise ValueError("a covariance needs (n >= 2, d) embeddings, not "
-                         f"{tuple(x.shape)}")
-    bad = int((~torch.isfinite(x).all(1)).sum())
-    if bad: raise ValueError(f"{bad} embeddings are not finite")
-    n,mu = len(x),x.mean(0)
-    root = (x - mu).T / math.sqrt(n - 1)
-    sigma = root @ root.T
-    if dcase2023: return Gaussian(mu.float().double(), sigma.float().double(), n)
-    return Gaussian(mu, sigma, n, root if n <= x.shape[1] else None)
-
-# %% ../nbs/12_evaluation.ipynb #47651bd8
-#| code-fold: true
-def _root(g):
-    "A matrix whose product with its own transpose is the covariance, (d, r)"
-    if g.root is not None: return g.root
-    lower,info = torch.linalg.cholesky_ex(g.sigma)
-    if not info: return lower
-    values,vectors = torch.linalg.eigh(g.sigma)
-    keep = values > values[-1].clamp_min(0) * 1e-15 * len(values)
-    return vectors[:, keep] * values[keep].sqrt()
-
-def _trace_root(cross, quick=False):
-    "Trace of the root of two covariances' product, from that of their roots (r1, r2)"
-    if min(cross.shape) <= 512 and not quick: return torch.linalg.svdvals(cross).sum()
-    gram = cross @ cross.T if cross.shape[0] <= cross.shape[1] else cross.T @ cross
-    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum()
-
-def _frechet(mu1, trace1, mu2, trace2, trace_root):
-    "The formula above, never below 0"
-    return max(float((mu1 - mu2).square().sum() + trace1 + trace2 - 2 * trace_root), 0.)
-
-def _frechet_to(emb, reference):
-    "Clip indices -> Fréchet distance to the reference, whose root is taken once"
-    x,ref = emb.frames.double(),gaussian(reference)
-    z = x @ _root(ref)
-    def measure(index):
-        rows = emb.rows_of(index)
-        a,b,n = x[rows],z[rows],len(rows)
-        mu,cross = a.mean(0),(b - b.mean(0)) / math.sqrt(n - 1)
-        trace = (a - mu).square().sum() / (n - 1)
-        return _frechet(mu, trace, ref.mu, ref.sigma.trace(),
-                        _trace_root(cross, quick=True))
-    return measure
-
 # %% ../nbs/12_evaluation.ipynb #39436c40
 def frechet_distance(
     x, # generated: embeddings (n, d) or a `Gaussian`
@@ -120,16 +68,6 @@ def frechet_distance(
         raise ValueError(f"embeddings of {len(a.mu)} and of {len(b.mu)} dimensions")
     return _frechet(a.mu, a.sigma.trace(), b.mu, b.sigma.trace(),
                     _trace_root(_root(a).T @ _root(b)))
-
-# %% ../nbs/12_evaluation.ipynb #847fd1fd
-class Extrapolation(NamedTuple):
-    "A straight line over 1 / n"
-    value:float # the distance at n = infinity; may fall below 0 for few embeddings
-    low:float # 95 % of the draws lie between these two
-    high:float
-    slope:float # distance times embeddings
-    sizes:list # the n that were measured
-    values:list # the mean distances there
 
 # %% ../nbs/12_evaluation.ipynb #42882132
 def frechet_infinity(
@@ -157,43 +95,6 @@ def frechet_infinity(
                          slope=float(slopes.mean()),
                          sizes=sizes.tolist(), values=values.mean(0).tolist())
 
-# %% ../nbs/12_evaluation.ipynb #1209784b
-#| code-fold: true
-def _points(x):
-    "float64 rows on the CPU, (n >= 2, d)"
-    x = torch.as_tensor(np.asarray(x) if not torch.is_tensor(x)
-                        else x).detach().cpu().double()
-    if x.ndim != 2 or len(x) < 2:
-        raise ValueError(f"needs (n >= 2, d) embeddings, not {tuple(x.shape)}")
-    return x
-
-def _mean_of_pairs(matrix, w=None):
-    "Mean over pairs of different points, drawn `w` times each; none pairs with itself"
-    w = torch.ones(len(matrix), dtype=matrix.dtype) if w is None else w
-    return (w @ matrix @ w - (w * w * matrix.diagonal()).sum()) / (w.sum()**2
-                                                                   - (w * w).sum())
-
-def _mmd(kxx, kyy, kxy, w=None):
-    "Unbiased squared maximum mean discrepancy; `w`: how often each of the first counts"
-    w = torch.ones(len(kxx), dtype=kxx.dtype) if w is None else w
-    return _mean_of_pairs(kxx, w) + _mean_of_pairs(kyy) - 2 * w @ kxy.mean(1) / w.sum()
-
-MOST = 10_000 # resamplings; an interval does not change any more
-
-def _check_times(times):
-    "Raise unless so many resamplings can be done"
-    whole = isinstance(times, (int, np.integer)) and not isinstance(times, bool)
-    if not whole or not 0 <= times <= MOST:
-        raise ValueError(f"times={times!r}: give a whole number from 0 to {MOST}")
-
-# %% ../nbs/12_evaluation.ipynb #d4430b45
-def median_distance(
-    x, # embeddings, (n, d)
-)->float: # in embedding units
-    "Median distance of two different points"
-    d = torch.pdist(_points(x))
-    return float(d.median()) or 1.
-
 # %% ../nbs/12_evaluation.ipynb #18f08aa5
 def kernels(
     x, # generated embeddings, (m, d)
@@ -216,12 +117,6 @@ def kernel_distance(
     "Kernel audio distance: unbiased squared maximum mean discrepancy, Gaussian kernel"
     return scale * float(_mmd(*kernels(x, y, bandwidth)))
 
-# %% ../nbs/12_evaluation.ipynb #552f09ec
-class DensityCoverage(NamedTuple):
-    "Fidelity and variety by nearest neighbours"
-    density:float # about 1 for real against real; can exceed 1
-    coverage:float # share of the real points with a generated one near, 0..1
-
 # %% ../nbs/12_evaluation.ipynb #f57e6549
 def density_coverage(
     x, # generated embeddings, (m, d)
@@ -230,18 +125,6 @@ def density_coverage(
 )->DensityCoverage:
     "Density and coverage of the reference by the generated points"
     return _reached(_inside(_points(x), _points(y), k), k)
-
-def _inside(x, y, k):
-    "Which generated point lies in the ball around which real one, (n, m)"
-    if len(y) <= k:
-        raise ValueError(f"{len(y)} reference clips are too few for {k} neighbours; "
-                         "give a smaller k")
-    return torch.cdist(y, x) < torch.cdist(y, y).kthvalue(k + 1, dim=1).values[:, None]
-
-def _reached(inside, k):
-    "Density and coverage, once it is known what lies where"
-    return DensityCoverage(float(inside.sum() / (k * inside.shape[1])),
-                           float(inside.any(1).double().mean()))
 
 # %% ../nbs/12_evaluation.ipynb #4a29e84f
 def diversity(
@@ -262,36 +145,6 @@ def spread(
     "How different sounds of one kind are, against recordings"
     return {kind: float(_mean_of_pairs(far)) for kind,(_,far)
             in _spreads(x, y, labels_x, labels_y, sources_y).items()}
-
-def _spreads(x, y, labels_x, labels_y, sources_y=None):
-    "kind -> its clips, and their distances over the mean distance of recordings"
-    x,y = _in_deviations(x, y)
-    labels_x,labels_y = np.asarray(labels_x),np.asarray(labels_y)
-    sources = np.arange(len(y)) if sources_y is None else np.asarray(sources_y)
-    found = {}
-    for kind in sorted(set(labels_x) & set(labels_y)):
-        own,there = np.flatnonzero(labels_x == kind),np.flatnonzero(labels_y == kind)
-        other = torch.from_numpy(sources[there][:, None] != sources[there])
-        if len(own) < 2 or not other.any(): continue
-        real = float(torch.cdist(y[there], y[there])[other].mean())
-        far = torch.cdist(x[own], x[own]) / max(real, 1e-9)
-        found[str(kind)] = torch.from_numpy(own),far
-    return found
-
-def _in_deviations(x, y):
-    "Features in deviations of recordings, five at most; constant ones are left out"
-    x,y = _points(x),_points(y)
-    mean,std = y.mean(0),y.std(0)
-    keep = std > 1e-6 * std.max()
-    return [((v - mean)[:, keep] / std[keep]).clamp(-5, 5) for v in (x, y)]
-
-# %% ../nbs/12_evaluation.ipynb #2fd2c209
-class Interval(NamedTuple):
-    "A value and where another sample of clips would probably put it"
-    value:float
-    low:float
-    high:float
-    def __str__(self): return f'{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]'
 
 # %% ../nbs/12_evaluation.ipynb #af89cd97
 def bootstrap(

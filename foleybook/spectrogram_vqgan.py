@@ -5,25 +5,23 @@
 # %% ../nbs/06_spectrogram_vqgan.ipynb #57722524
 #| code-fold: true
 from __future__ import annotations
-import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 import torch, torch.nn.functional as F
-from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .audio_features import MelConfig
 from .codebooks import (
     _check_codebook, CodebookConfig, find_quantizer, mel_distance, VQVAE)
 from .core.files import CheckpointError
-from .core.generator import Pretrained, Published
+from .core.generator import Published
 from .core.settings import near
+from .core.vqgan_networks import (
+    check_sizes, VQGAN_PRESETS, VQGANDecoder, VQGANEncoder)
 
 # %% auto #0
-__all__ = ['VQGAN_PRESETS', 'unit_length', 'LPAPS', 'ClassifierMaps', 'find_perceptual', 'PatchDiscriminator', 'critic_loss',
-           'adaptive_weight', 'FrameNorm', 'VQGANBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANConfig',
-           'VQGANEncoder', 'VQGANDecoder', 'VQGANOutput', 'SpectrogramVQGAN', 'AdaptiveWeight', 'VQGANLoss']
+__all__ = ['unit_length', 'LPAPS', 'ClassifierMaps', 'PatchDiscriminator', 'critic_loss', 'adaptive_weight', 'VQGANConfig',
+           'VQGANOutput', 'SpectrogramVQGAN', 'VQGANLoss']
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #4dd02642
 def unit_length(
@@ -73,34 +71,16 @@ class ClassifierMaps(nn.Module):
             raise CheckpointError(
             f"a {type(model).__name__} cannot be listened in on. Give the folder of a "
             "trained MelClassifier.")
-        self.model, self.mel = model, model.mel
-        self.found = []
+        self.model, self.mel, self.found = model, model.mel, []
         for layer in [m for m in model.body if isinstance(m, nn.ReLU)][1::2]:
-            layer.register_forward_hook(lambda module, given,
-                                        answer: self.found.append(answer))
+            layer.register_forward_hook(lambda net, x, y: self.found.append(y))
 
     def forward(self, log_mel:Tensor)->list: # four maps, (b, c, h, w)
         "Log-mel (b, m, f) -> one map for each block"
         self.found.clear()
         self.model.features(log_mel)
-        maps = list(self.found)
-        self.found.clear()
+        maps, self.found = self.found, []
         return maps
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #dffc892d
-def find_perceptual(
-    source, # folder of a trained `MelClassifier`, or the model
-    mel:MelConfig, # of the spectrograms to be compared
-    device='cpu', # where it goes
-)->LPAPS:
-    "A perceptual distance; a file that is missing or does not fit raises an error"
-    model = source
-    if isinstance(source, (str, Path)):
-        model = Pretrained.from_pretrained(source, device)
-    net = ClassifierMaps(model)
-    name = source if model is not source else 'given'
-    mel.require(net.mel, f'the perceptual network ({name})')
-    return LPAPS(net).to(device)
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #15c0d3de
 class PatchDiscriminator(Published, nn.Module):
@@ -154,137 +134,6 @@ def adaptive_weight(
                                          retain_graph=True)[0].norm()
     return (norm(loss) / (norm(adversarial) + 1e-4 * scale)).clamp(low, high).detach()
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #0ff358ca
-class FrameNorm(nn.Module):
-    "Group normalisation of each frame by itself, whatever comes before or after"
-    def __init__(self,
-        groups:int, # must divide the channels
-        channels:int, # c
-        eps:float=1e-6, # added to the variance
-    ):
-        super().__init__()
-        self.groups, self.eps = groups, eps
-        self.weight, self.bias = (nn.Parameter(torch.ones(channels)),
-                                  nn.Parameter(torch.zeros(channels)))
-
-    def forward(self, x:Tensor)->Tensor:
-        "(b, c, H, W) -> the same shape, normalised over H and the channels of a group"
-        b, c, h, w = x.shape
-        flat = rearrange(x, 'b (g c) h w -> b g (c h) w', g=self.groups).float()
-        var, mean = torch.var_mean(flat, 2, unbiased=False, keepdim=True)
-        y = ((flat - mean) * (var + self.eps).rsqrt()).reshape(b, c, h, w).to(x.dtype)
-        return y * self.weight[:, None, None] + self.bias[:, None, None]
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #1257082b
-def _norm(kind, groups, channels):
-    "'group': over the whole map, as published; 'frame': over one frame"
-    groups = math.gcd(groups, channels)
-    return (nn.GroupNorm(groups, channels, 1e-6) if kind == 'group'
-            else FrameNorm(groups, channels))
-
-class VQGANBlock(nn.Module):
-    "Two 3x3 convolutions with a skip around them"
-    def __init__(self,
-        c_in:int, # input channels
-        c_out:int, # output channels
-        norm:str='group', # or 'frame'
-        groups:int=32, # of channels that are normalised together
-        dropout:float=0., # before the second convolution
-    ):
-        super().__init__()
-        self.norm1, self.norm2 = _norm(norm, groups, c_in), _norm(norm, groups, c_out)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
-        if c_in != c_out: self.nin_shortcut = nn.Conv2d(c_in, c_out, 1)
-
-    def forward(self, x:Tensor)->Tensor:
-        "(b, c_in, H, W) -> (b, c_out, H, W)"
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return h + (self.nin_shortcut(x) if hasattr(self, 'nin_shortcut') else x)
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #f92acd80
-class AttnBlock(nn.Module):
-    "Self-attention with one head over a map, in float32 whatever autocast says"
-    block = 64  # columns of queries at a time where there is a window
-
-    def __init__(self,
-        channels:int, # c
-        norm:str='group', # or 'frame'
-        groups:int=32, # of channels that are normalised together
-        window:int|None=None, # columns to either side that are seen; None: all
-    ):
-        super().__init__()
-        self.norm, self.window = _norm(norm, groups, channels), window
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1)
-                                                 for _ in range(4))
-
-    def spans(self, w):
-        "(first query, last query, first key, last key) in columns"
-        if self.window is None: return [(0, w, 0, w)]
-        return [(i, min(i + self.block, w), max(0, i - self.window),
-                 min(w, i + self.block + self.window)) for i in range(0, w, self.block)]
-
-    def seen(self, h, a, b, c, d, device):
-        "bool (queries, keys): which keys lie within the window"
-        if self.window is None: return None
-        query, key = (torch.arange(i, j, device=device).repeat_interleave(h)
-                      for i, j in ((a, b), (c, d)))
-        return (query[:, None] - key).abs() <= self.window
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #54269147
-@patch
-def forward(self:AttnBlock,
-    x:Tensor, # (b, c, H, W)
-)->Tensor: # (b, c, H, W)
-    "What each position takes from those it sees"
-    h, w = x.shape[-2:]
-    y = self.norm(x)
-    flat = lambda t: rearrange(t, 'b c h w -> b 1 w h c').float()
-    q, k, v = flat(self.q(y)), flat(self.k(y)), flat(self.v(y))
-    out = []
-    with torch.autocast(x.device.type, enabled=False):
-        for a, b, c, d in self.spans(w):
-            pieces = (t.flatten(2, 3).contiguous() for t in (q[:, :, a:b], k[:, :, c:d],
-                                                             v[:, :, c:d]))
-            mask = self.seen(h, a, b, c, d, x.device)
-            out.append(F.scaled_dot_product_attention(*pieces, attn_mask=mask))
-    y = rearrange(torch.cat(out, 2), 'b 1 (w h) c -> b c h w', h=h).to(x.dtype)
-    return x + self.proj_out(y)
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #69c205f5
-class Downsample(nn.Module):
-    "A 3x3 convolution with a stride along one axis or both"
-    def __init__(self,
-        channels:int, # c
-        strides:tuple=(2, 2), # of bands and frames, 1 or 2
-    ):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, strides)
-        (top, low), (left, right) = ((1, 1) if s == 1 else (0, 1) for s in strides)
-        self.pads = left, right, top, low
-
-    def forward(self, x:Tensor)->Tensor:
-        "(b, c, H, W) -> (b, c, H // stride, W // stride)"
-        return self.conv(F.pad(x, self.pads))
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #fc226571
-class Upsample(nn.Module):
-    "Repetition along one axis or both, then a 3x3 convolution"
-    def __init__(self,
-        channels:int, # c
-        strides:tuple=(2, 2), # of bands and frames, 1 or 2
-    ):
-        super().__init__()
-        self.strides, self.conv = tuple(map(float, strides)), nn.Conv2d(channels,
-                                                                        channels, 3,
-                                                                        padding=1)
-
-    def forward(self, x:Tensor)->Tensor:
-        "(b, c, H, W) -> (b, c, H * stride, W * stride)"
-        return self.conv(F.interpolate(x, scale_factor=self.strides, mode='nearest'))
-
 # %% ../nbs/06_spectrogram_vqgan.ipynb #08599482
 @dataclass
 class VQGANConfig(CodebookConfig):
@@ -310,112 +159,25 @@ class VQGANConfig(CodebookConfig):
     # window for long sounds where a code depends on the whole clip
     frames:int|None = None
 
-    def __post_init__(self): _check_sizes(self)
+    def __post_init__(self):
+        check_sizes(self)
+        _check_codebook(self)
 
     @property
     def steps(self)->list: # of (bands, frames)
         "Strides in pairs: those of the patch, then of each step between levels"
         return list(zip(self.freq_strides, self.time_strides))
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #c4d177fa
-#| code-fold: true
-def _check_sizes(c):
-    "Raise ValueError for sizes that do not go together"
-    if c.norm not in ('group', 'frame'):
-        raise ValueError(f"norm is {c.norm!r}; use group or frame")
-    _check_codebook(c)
-    if len(c.widths) != len(c.freq_strides):
-        raise ValueError(f"widths {c.widths} and freq_strides {c.freq_strides} differ "
-                         "in length")
-    if {*c.freq_strides[1:], *c.time_strides[1:]} - {1, 2}:
-        raise ValueError(f"strides between levels are {c.freq_strides[1:]} and "
-                         f"{c.time_strides[1:]}; use 1 or 2")
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #20deb1f0
-#| code-fold: true
-def _stage(c, widths, levels_of_attention, level):
-    "Blocks of one level, each with its attention where there is any"
-    how = (c.norm, c.groups)
-    part = nn.Module()
-    part.block = nn.ModuleList(VQGANBlock(a, b, *how, c.dropout)
-                               for a, b in zip(widths, widths[1:]))
-    part.attn = nn.ModuleList(AttnBlock(b, *how, c.window)
-                              for b in widths[1:] * (level in levels_of_attention))
-    return part
-
-def _middle(c, width):
-    "Two blocks around an attention"
-    part, how = nn.Module(), (c.norm, c.groups)
-    part.block_1, part.block_2 = (VQGANBlock(width, width, *how, c.dropout)
-                                  for _ in range(2))
-    part.attn_1 = AttnBlock(width, *how, c.window)
-    return part
-
-def _through(part, x):
-    "Blocks and attentions of a level, one after the other"
-    for i, block in enumerate(part.block):
-        x = block(x)
-        if len(part.attn): x = part.attn[i](x)
-    return x
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #06529482
-class VQGANEncoder(nn.Module):
-    "Spectrogram to latent map: levels of residual blocks, each a smaller map"
-    def __init__(self,
-        config:VQGANConfig, # sizes
-    ):
-        super().__init__()
-        c, w = config, config.widths
-        self.patch = c.steps[0]
-        first = c.first_width or w[0]
-        self.conv_in = nn.Conv2d(c.channels * math.prod(self.patch), first, 3,
-                                 padding=1)
-        self.down = nn.ModuleList()
-        for i, (a, b) in enumerate(zip((first, *w), w)):
-            self.down.append(_stage(c, (a, *[b] * c.blocks), c.attention, i))
-            if i + 1 < len(w): self.down[i].downsample = Downsample(b, c.steps[i + 1])
-        self.mid, self.norm_out = _middle(c, w[-1]), _norm(c.norm, c.groups, w[-1])
-        self.conv_out = nn.Conv2d(w[-1], c.z_channels, 3, padding=1)
-        self.project = nn.Conv2d(c.z_channels, c.dim, 1)
-
-    def forward(self, x:Tensor)->Tensor:
-        "(b, 1, m, f) -> (b, d, H, W)"
-        p, q = self.patch
-        x = self.conv_in(rearrange(x, 'b c (h p) (w q) -> b (c p q) h w', p=p, q=q))
-        for part in self.down:
-            x = _through(part, x)
-            if hasattr(part, 'downsample'): x = part.downsample(x)
-        x = self.mid.block_2(self.mid.attn_1(self.mid.block_1(x)))
-        return self.project(self.conv_out(F.silu(self.norm_out(x))))
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #7a2c7125
-class VQGANDecoder(nn.Module):
-    "Quantised map to spectrogram: the mirror image of `VQGANEncoder`"
-    def __init__(self,
-        config:VQGANConfig, # sizes
-    ):
-        super().__init__()
-        c, w = config, config.widths
-        self.patch = c.steps[0]
-        self.conv = nn.Conv2d(c.dim, c.z_channels, 1)
-        self.conv_in = nn.Conv2d(c.z_channels, w[-1], 3, padding=1)
-        self.mid, self.up = _middle(c, w[-1]), nn.ModuleList()
-        for i, (a, b) in enumerate(zip((*w[1:], w[-1]), w)):
-            self.up.append(_stage(c, (a, *[b] * (c.blocks + 1)), c.attention, i))
-            if i: self.up[i].upsample = Upsample(b, c.steps[i])
-        self.norm_out = _norm(c.norm, c.groups, w[0])
-        self.conv_out = nn.Conv2d(w[0], c.channels * math.prod(self.patch), 3,
-                                  padding=1)
-
-    def forward(self, z_q:Tensor)->Tensor:
-        "(b, d, H, W) -> (b, 1, m, f)"
-        x = self.conv_in(self.conv(z_q))
-        x = self.mid.block_2(self.mid.attn_1(self.mid.block_1(x)))
-        for part in reversed(self.up):
-            x = _through(part, x)
-            if hasattr(part, 'upsample'): x = part.upsample(x)
-        x, (p, q) = self.conv_out(F.silu(self.norm_out(x))), self.patch
-        return rearrange(x, 'b (c p q) h w -> b c (h p) (w q)', p=p, q=q)
+# %% ../nbs/06_spectrogram_vqgan.ipynb #87edf773
+@patch(cls_method=True)
+def preset(cls:VQGANConfig,
+    name:str, # 'vas' or 'vggsound'
+    **changes, # fields
+)->VQGANConfig:
+    "The sizes of a published codebook: 5 x 53 codes for a mel of 80 x 848"
+    if name not in VQGAN_PRESETS:
+        raise ValueError(f"no sizes {name!r}. {near(name, VQGAN_PRESETS)}")
+    return cls(**VQGAN_PRESETS[name] | changes)
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #d558540d
 class VQGANOutput(NamedTuple):
@@ -469,30 +231,6 @@ class SpectrogramVQGAN(VQVAE):
         return VQGANOutput(recon, error + loss, error, distance, quantized.codes,
                            quantized.perplexity, loss, log_mel)
 
-# %% ../nbs/06_spectrogram_vqgan.ipynb #c82b5e92
-class AdaptiveWeight:
-    "The critic's weight in a `Learner`, for `AdversarialTraining`"
-    def __init__(self,
-        weight:float=.8, # factor
-        low:float=0., # lower end of the clip
-        high:float=1e4, # upper end
-    ): self.weight, self.low, self.high = weight, low, high
-
-    def __call__(self,
-        learn, # `Learner` whose loss function is a `VQGANLoss`
-        term:Tensor, # what the critic says, scalar
-    )->Tensor: # scalar
-        "Compare the gradients; the weight is written to `history.csv`"
-        from foleybook.training import unwrap
-
-        scaler, last = getattr(learn, 'scaler', None), unwrap(learn.model).last_layer
-        w = self.weight * adaptive_weight(learn.loss_func.reconstruction, term, last,
-                                          self.low,
-                                          self.high,
-                                          scaler.get_scale() if scaler else 1.)
-        learn.parts['critic_weight'] = w
-        return w
-
 # %% ../nbs/06_spectrogram_vqgan.ipynb #d71b850c
 class VQGANLoss:
     "Mean absolute error + weight x perceptual distance + the quantiser's loss"
@@ -508,33 +246,11 @@ class VQGANLoss:
         *targets, # labels of the clips, not needed
     )->Tensor: # scalar
         "The loss without the critic's term; its parts are kept for `history.csv`"
-        self.reconstruction, self.parts = out.error, dict(error=out.error.detach(),
-            distance_db=out.distance, perplexity=out.perplexity)
+        self.reconstruction = out.error
+        self.parts = dict(error=out.error.detach(), distance_db=out.distance,
+                          perplexity=out.perplexity)
         if self.perceptual is not None:
             far = self.perceptual.to(out.log_mel.device)(out.target, out.log_mel).mean()
             self.parts['perceptual'] = far.detach()
             self.reconstruction = out.error + self.weight * far
         return self.reconstruction + out.quantizer_loss
-
-# %% ../nbs/06_spectrogram_vqgan.ipynb #a274ce31
-#| code-fold: true
-VQGAN_PRESETS = {
-    name: dict(mel=MelConfig.preset('specvqgan'), mel_mean=.5, mel_std=.5,
-               widths=(128, 128, 256, 256, 512), freq_strides=(1, 2, 2, 2, 2),
-               time_strides=(1, 2, 2, 2, 2), blocks=2, attention=(4,), window=None,
-               norm='group',
-               groups=32, z_channels=256, dim=256, n_codes=n_codes,
-               quantizer='gradient',
-               commitment=4., quantizer_weight=.25, kmeans_iters=0, restart_below=0.,
-               frames=848)
-    for name, n_codes in dict(vas=128, vggsound=1024).items()}
-
-@patch(cls_method=True)
-def preset(cls:VQGANConfig,
-    name:str, # 'vas' or 'vggsound'
-    **changes, # fields
-)->VQGANConfig:
-    "The sizes of a published codebook: 5 x 53 codes for a mel of 80 x 848"
-    if name not in VQGAN_PRESETS:
-        raise ValueError(f"no sizes {name!r}. {near(name, VQGAN_PRESETS)}")
-    return cls(**VQGAN_PRESETS[name] | changes)

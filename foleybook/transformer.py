@@ -6,108 +6,22 @@
 #| code-fold: true
 from __future__ import annotations
 import math
-from dataclasses import dataclass, replace
-from typing import NamedTuple
-import numpy as np, torch, torch.nn.functional as F
+from dataclasses import dataclass
+import torch, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from .core.cached_transformer import (
     CachedGPT, CHUNK, COMPILED_ROWS_MB, CompiledGPT)
-from .core.code_maps import CodeError, CodePrior, draw_code, prior_arguments
-from .core.generator import Conditions, ItemNoise
+from .core.code_maps import draw_code
+from .core.code_texts import code_steps, ORDERS, Steps
+from .core.generator import Conditions
+from .core.map_networks import as_conditions, MapPrior, shown_rows
 
 # %% auto #0
-__all__ = ['ORDERS', 'AROUND', 'code_order', 'Steps', 'TransformerConfig', 'code_steps', 'SelfAttention', 'TransformerBlock',
-           'frame_indices', 'crop_middle', 'Prefix', 'as_conditions', 'shown_rows', 'TokenVectors', 'Places',
-           'CodeTransformer', 'CodeGPT', 'hidden_share', 'ParallelTransformer']
-
-# %% ../nbs/07_transformer.ipynb #c644d42d
-def code_order(
-    shape:tuple, # (rows, columns) of the map
-    name:str='columns', # one of `ORDERS`
-    seed:int=1, # of the order 'random'
-)->Tensor: # int64, (rows x columns,): the place (row by row) that is read at each step
-    "In which order the codes of a map are read"
-    h, w = shape
-    if name not in ORDERS:
-        raise ValueError(f"order={name!r} is not known. Use one of "
-                         f"{', '.join(ORDERS)}.")
-    return torch.as_tensor(np.ascontiguousarray(ORDERS[name](h, w, seed))).long()
-
-# %% ../nbs/07_transformer.ipynb #ea139e12
-#| code-fold: true
-def _grid(h, w): return np.arange(h * w).reshape(h, w)
-
-def _z_curve(h, w, seed):
-    "By the bits of row and column, interleaved"
-    row, column = np.divmod(np.arange(h * w), w)
-    key = sum(((column >> b & 1) << 2 * b) + ((row >> b & 1) << 2 * b + 1)
-              for b in range(16))
-    return key.argsort(kind='stable')
-
-def _subsample(h, w, seed):
-    "Every second of every second ...: quarters of the map, coarse before fine"
-    grid = _grid(h, w)[None]
-    if h != w or h & (h - 1):
-        raise ValueError("order='subsample' needs as many rows as columns, 2, 4, 8 "
-                         f"..., not {h} x {w}.")
-    while grid.shape[1] > 1:
-        grid = rearrange(grid, 'c (h a) (w b) -> (c a b) h w', a=2, b=2)
-    return grid.ravel()
-
-def _spiral(h, w, seed):
-    "From the middle outwards: up, right, down, left, further each second turn"
-    i, j, found, side = h // 2, max(w // 2 - 1, 0), [], 0
-    while len(found) < h * w:
-        di, dj = [(-1, 0), (0, 1), (1, 0), (0, -1)][side % 4]
-        for _ in range(side // 2 + 1):
-            if 0 <= i < h and 0 <= j < w: found.append(i * w + j)
-            i, j = i + di, j + dj
-        side += 1
-    return np.array(found)
-
-ORDERS = {  # name -> function of (rows, columns, seed)
-    'columns': lambda h, w, seed: _grid(h, w).T.ravel(),
-    'rows': lambda h, w, seed: _grid(h, w).ravel(),
-    'there and back': lambda h, w, seed: np.concatenate(
-        [row[::-1 if i % 2 else 1] for i, row in enumerate(_grid(h, w))]),
-    'z': _z_curve, 'subsample': _subsample,
-    'spiral out': _spiral, 'spiral in': lambda *a: _spiral(*a)[::-1],
-    'random': lambda h, w, seed: np.random.RandomState(seed).permutation(h * w)}
-
-# %% ../nbs/07_transformer.ipynb #c68d34cb
-class Steps(NamedTuple):
-    "How the codes of a map become a sequence"
-    shape:tuple # (k, h, w)
-    order:Tensor # places in the order of reading, (h w,)
-    streams:int # codes written in a step: 1, or k along the slope
-    # int64, (t,): the place (in order of reading) that the first stream writes
-    first:Tensor
-    # int64, (t, n): steps that write around it, all before it; -1: there is none
-    near:Tensor
-    slope:int # steps between two streams
-
-    def to_steps(self,
-        x:Tensor, # (b, k, h, w)
-        blank:int|bool, # where a stream has nothing to write
-    )->Tensor: # (b, t, streams)
-        "The text of a map"
-        x = x.flatten(2)[..., self.order.to(x.device)]
-        if self.streams == 1: return rearrange(x, 'b k p -> b (p k) 1')
-        k, d = self.shape[0], self.slope
-        return torch.stack([F.pad(x[:, s], (d * s, d * (k - 1 - s)), value=blank)
-                            for s in range(k)], -1)
-
-    def to_map(self,
-        x:Tensor, # (b, t, streams, ...)
-    )->Tensor: # (b, k, h, w, ...)
-        "The map of a text"
-        k, h, w = self.shape
-        x = (rearrange(x, 'b (p k) 1 ... -> b k p ...', k=k) if self.streams == 1 else
-             torch.stack([x[:, self.slope * s:][:, :h * w, s] for s in range(k)], 1))
-        return x[:, :, self.order.argsort().to(x.device)].unflatten(2, (h, w))
+__all__ = ['TransformerConfig', 'SelfAttention', 'TransformerBlock', 'Prefix', 'Places', 'CodeTransformer', 'CodeGPT',
+           'hidden_share', 'ParallelTransformer']
 
 # %% ../nbs/07_transformer.ipynb #fbb050b1
 @dataclass
@@ -148,30 +62,6 @@ class TransformerConfig:
     def n_quantizers(self)->int:
         "Stages of a residual codebook"
         return self.code_shape[0] if len(self.code_shape) == 3 else 1
-
-# %% ../nbs/07_transformer.ipynb #6a6ddb64
-AROUND = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if r or c] + [(0, -2), (0, 2)]
-
-def code_steps(
-    config:TransformerConfig, # order and pattern
-    # False: all streams of a place in one step, neighbours on all sides
-    causal:bool=True,
-)->Steps:
-    "Places, streams and neighbours of every step"
-    k, (h, w) = config.n_quantizers, config.code_shape[-2:]
-    order = code_order((h, w), config.order)
-    slope = int(causal and config.stages == 'delay')
-    flat = causal and not slope
-    # outside: not read
-    rank = F.pad(order.argsort().view(h, w), (2, 2, 1, 1), value=k * h * w)
-    first = torch.arange(h * w + slope * (k - 1)).clamp(max=h * w - 1)
-    if flat: first = first.repeat_interleave(k)
-    row, column, step = order[first] // w, order[first] % w, torch.arange(len(first))
-    near = torch.stack([rank[row + 1 + r, column + 2 + c] for r, c in AROUND], -1)
-    if flat: near = near * k + (step % k)[:, None]  # the same stage
-    near = near.masked_fill(near >= (step[:, None] if causal else len(first)), -1)
-    return Steps((k, h, w), order, 1 if flat else k, first, near[:, (near >= 0).any(0)],
-                 slope)
 
 # %% ../nbs/07_transformer.ipynb #736bc570
 class SelfAttention(nn.Module):
@@ -221,29 +111,6 @@ class TransformerBlock(nn.Module):
         x = x + self.dropout(self.attn(self.ln1(x), causal))
         return x + self.dropout(self.mlp(self.ln2(x)))
 
-# %% ../nbs/07_transformer.ipynb #5a3b5d5e
-def frame_indices(
-    length:int, # rows there are
-    n:int, # rows wanted
-    repeat:int|None=None, # times each
-)->Tensor: # int64, (n x repeat,)
-    "Which rows of a feature sequence the published models look at"
-    if not 1 <= n <= length:
-        raise ValueError(f"{n} of {length} feature rows cannot be picked. Give 1 to "
-                         f"{length}, or make the sequence longer by `tile_features`.")
-    index = np.linspace(0, length, n,
-                        endpoint=False).astype(np.int32) + length // (n + 1)
-    return torch.from_numpy(index if repeat is None
-                            else np.repeat(index, repeat)).long()
-
-# %% ../nbs/07_transformer.ipynb #7ae9dc0b
-def crop_middle(
-    x:Tensor, # (l, ...)
-    n:int, # rows wanted
-)->Tensor: # (n, ...)
-    "The middle rows: the published features of 215 pictures become 212"
-    return x[(len(x) - n) // 2:][:n]
-
 # %% ../nbs/07_transformer.ipynb #8a536908
 class Prefix(nn.Module):
     "What stands before the codes, by `config`: vectors of features, then of the class"
@@ -285,86 +152,6 @@ class Prefix(nn.Module):
         told = self.config.reminded and self.label is not None
         return prefix[:, -1:] if told else torch.zeros_like(prefix[:, -1:])
 
-# %% ../nbs/07_transformer.ipynb #0729cc4b
-#| code-fold: true
-def as_conditions(
-    # `Conditions`, class numbers (n,) or (n, 1), shares of classes (n, classes), or
-    # None
-    cond,
-    n:int, # number of maps
-    config:TransformerConfig, # what is known
-)->Conditions: # of n maps
-    "What maps are conditioned on; what cannot be meant is a `CodeError`"
-    if cond is None: return Conditions(n)
-    if not isinstance(cond, Conditions):
-        cond = torch.as_tensor(cond)
-        cond = (Conditions(shares=cond) if cond.is_floating_point()
-                else Conditions(label=cond.flatten()))
-    if len(cond) != n: raise CodeError(f"{len(cond)} conditions for {n} maps")
-    known, label, shares = config.n_classes, cond.label, cond.shares
-    # classes are not looked at
-    if config.condition in ('features', 'none'): return cond
-    if label is not None and len(label):
-        low, high = int(label.min()), int(label.max())
-        if not -1 <= low <= high < known:
-            raise CodeError(f"class {high if high >= known else low} is not allowed: "
-                            f"this prior knows 0 to {known - 1}.")
-    if shares is not None and shares.shape[1] != known:
-        raise CodeError(f"shares of {shares.shape[1]} classes: this prior knows "
-                        f"{known}.")
-    return cond
-
-# %% ../nbs/07_transformer.ipynb #f4d72fdd
-#| code-fold: true
-def shown_rows(
-    features:Tensor, # (n, l, d)
-    config:TransformerConfig, # rows and width wanted
-)->Tensor: # (n, feature_rows, d)
-    "The rows of a feature sequence that are shown; a `CodeError` where they do not fit"
-    n, length, d = features.shape
-    if d != config.feature_dim:
-        raise CodeError(f"features have {d} numbers a row, this prior reads "
-                        f"{config.feature_dim}. Extract them by the network it was "
-                        "trained with.")
-    if length == config.feature_rows: return features
-    if length < config.feature_rows:
-        raise CodeError(f"{length} feature rows, this prior looks at "
-                        f"{config.feature_rows}. Make the sequence longer by "
-                        "`tile_features`.")
-    return features[:, frame_indices(length, config.feature_rows).to(features.device)]
-
-# %% ../nbs/07_transformer.ipynb #6326d4f5
-class TokenVectors(CodePrior):
-    "Codes in steps as vectors, (b, t, width)"
-    def rows_of(self, x:Tensor, steps:Steps)->Tensor: # codes in steps, (b, t, streams)
-        "Rows of the tables: every stage has its own codes; `n_codes` or more is blank"
-        n, (k, *_) = self.config.n_codes, steps.shape
-        t = torch.arange(x.shape[1], device=x.device)[:, None]
-        stage = torch.arange(k, device=x.device) if steps.streams > 1 else t % k
-        return torch.where(x < n, x + n * stage, self.blank)
-
-    def embed(self,
-        x:Tensor, # rows of all steps, (b, t, streams)
-        steps:Steps, # their places
-        first:int=1, # the first step that is to be written next
-        last:int|None=None, # the last one; None: that of the map
-    )->Tensor: # (b, last - first + 1, width)
-        "What some steps are written from: the token before, the codes around"
-        last = len(steps.first) - 1 if last is None else last
-        y = self.tokens(x[:, first - 1:last]).sum(2)
-        return y if self.around is None else y + self.neighbours(x, steps, first, last)
-
-    def neighbours(self,
-        x:Tensor, steps:Steps, first:int, last:int, # as in `embed`
-    )->Tensor: # (b, last - first + 1, width)
-        "What is known around the places of some steps"
-        near = steps.near[first:last + 1].to(x.device)
-        found = x[:, near.clamp(min=0)]  # (b, t, near, streams)
-        found = torch.where((near >= 0)[..., None], found, self.blank)
-        each = torch.arange(near.shape[1], device=x.device)[:, None]
-        rows = found + (self.blank + 1) * each
-        return F.embedding(rows, self.around.weight).sum((2, 3))
-
 # %% ../nbs/07_transformer.ipynb #1f4cb933
 class Places(nn.Module):
     "A vector for every position of prefix and text"
@@ -396,7 +183,7 @@ class Places(nn.Module):
         return torch.cat([self.before_[:-1], self.before_[-1:] + x[:1], x[1:]])
 
 # %% ../nbs/07_transformer.ipynb #7d095f7f
-class CodeTransformer(TokenVectors):
+class CodeTransformer(MapPrior):
     "What both priors share: tables of vectors, blocks, heads, sized by `config`"
     causal = True
     def __init__(self, config:TransformerConfig):
@@ -422,18 +209,9 @@ class CodeTransformer(TokenVectors):
         _first_weights(self)
 
     @property
-    def map_shape(self)->tuple: # (H, W)
-        "Rows and columns of the map"
-        return self.config.code_shape[-2:]
-
-    @property
     def best_batch(self)->int:
         "Maps to ask `sample_codes` for at a time"
         return 64 if self.device.type != 'cpu' else 8
-
-    def squeezed(self, codes:Tensor)->Tensor: # (b, k, h, w) -> (b, h, w) or as it is
-        "A map in the shape of the config"
-        return codes if len(self.config.code_shape) == 3 else codes[:, 0]
 
 # %% ../nbs/07_transformer.ipynb #888bf010
 def _first_weights(model):
@@ -447,26 +225,6 @@ def _first_weights(model):
         nn.init.normal_(model.prefix.label.weight, 0, .5)
         for table in filter(None, (model.tokens, model.around)):
             nn.init.normal_(table.weight, 0, .15)
-
-# %% ../nbs/07_transformer.ipynb #a873daff
-#| code-fold: true
-@patch
-def check_map(self:CodeTransformer,
-    codes:Tensor, # should be int64, (b, h, w) or (b, k, h, w)
-    most:int|None=None, # codes up to here; None: those of the codebook
-)->Tensor: # (b, k, h, w)
-    "Raise `CodeError` for codes that this prior cannot have been made for"
-    k, n = self.config, self.config.n_codes
-    if codes.ndim != 1 + len(k.code_shape) or tuple(codes.shape[1:]) != k.code_shape:
-        raise CodeError(f"code map has shape {tuple(codes.shape)}: expected (batch, "
-                        f"{', '.join(map(str, k.code_shape))}).")
-    if codes.is_floating_point():
-        raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0..{n - 1}.")
-    low, high = codes.aminmax() if codes.numel() else (0, 0)
-    if low < 0 or high >= (most or n):
-        raise CodeError(f"codes run from {int(low)} to {int(high)}, the codebook has "
-                        f"rows 0..{n - 1}. Use the codebook that made them.")
-    return codes if codes.ndim == 4 else codes[:, None]
 
 # %% ../nbs/07_transformer.ipynb #329d5540
 class CodeGPT(CodeTransformer):
@@ -502,75 +260,6 @@ class CodeGPT(CodeTransformer):
         size = sum(p.numel() for p in self.blocks.parameters())
         return self.device.type == 'cpu' and 4e-6 * size * rows <= COMPILED_ROWS_MB
 
-# %% ../nbs/07_transformer.ipynb #faf8b7d3
-#| code-fold: true
-@patch
-def _start(self:CodeTransformer, cond, n, init, mask, shape, guidance):
-    "Check the arguments of `sample_codes`; codes and what stays of them, (n, k, h, w)"
-    k, (h, w) = self.config, tuple(shape or self.map_shape)
-    if h != self.map_shape[0] or w < 1:
-        raise CodeError(f"shape={(h, w)}: this prior draws maps of {self.map_shape[0]} "
-                        "rows, and of any number of columns.")
-    if guidance is not None and not k.class_dropout:
-        raise CodeError(f"guidance={guidance}: this prior was trained without "
-                        "class_dropout, it knows no maps without a condition.")
-    config = replace(k, code_shape=(*k.code_shape[:-2], h, w))
-    _, init, mask = prior_arguments(config, None, n, init, mask)
-    asked = as_conditions(cond, n, k)
-    size, known = (n, k.n_quantizers, h, w), bool(asked.kinds & self.asks)
-    codes = torch.zeros(size, dtype=torch.long)
-    if init is not None: codes = init.reshape(size).clone()
-    still = torch.zeros(size, dtype=torch.bool) if mask is None else ~mask.reshape(size)
-    guidance = guidance if known else None
-    return asked, codes.to(self.device), still.to(self.device), guidance
-
-# %% ../nbs/07_transformer.ipynb #4fc6dfe5
-@patch
-def windows(self:CodeTransformer,
-    columns:int, # of the whole map
-# (first column of the window, first column to draw, column after the last one to draw)
-)->list:
-    "The windows through which a map is drawn"
-    w = self.map_shape[1]
-    if columns <= w: return [(0, 0, columns)]
-    if self.config.slide == 'column':
-        begins = [min(max(j - w // 2, 0), columns - w) for j in range(columns)]
-        found = [(b, begins.index(b)) for b in sorted(set(begins))]
-        return [(b, j, nxt) for (b, j),
-                nxt in zip(found, [j for _, j in found[1:]] + [columns])]
-    found = [(0, 0, w)]
-    while found[-1][2] < columns:
-        start = min(found[-1][0] + w - w // 2, columns - w)
-        found.append((start, found[-1][2], start + w))
-    return found
-
-# %% ../nbs/07_transformer.ipynb #97baeee9
-@patch
-@torch.inference_mode()
-def _sample_codes(self:CodeTransformer, cond, seeds, init, mask, progress, guidance,
-                  shape, how):
-    "Window after window"
-    training, n, w = self.training, len(seeds), self.map_shape[1]
-    noise = ItemNoise(seeds, self.device)
-    try:
-        with torch.autocast(self.device.type, enabled=False):
-            asked, codes, still, guidance = self.eval()._start(
-                cond, n, init, mask, shape, guidance)
-            prefix = self.prefix(asked, n)
-            if guidance is not None: prefix = torch.cat([prefix, self.prefix(None, n)])
-            columns = codes.shape[-1]
-            codes, still = (F.pad(x, (0, max(0, w - columns)), value=v)
-                            for x, v in ((codes, 0), (still, True)))
-            for at, first, last in tqdm(self.windows(columns), 'windows', leave=False,
-                                        disable=not progress or columns <= w):
-                fixed, part = still[..., at:at + w].clone(), codes[..., at:at + w]
-                fixed[..., :first - at] = True
-                fixed[..., last - at:] = True
-                part[:] = self._draw(prefix, part.clone(), fixed, noise, guidance,
-                                     progress, **how)
-    finally: self.train(training)
-    return self.squeezed(codes[..., :columns]).clone()
-
 # %% ../nbs/07_transformer.ipynb #007fc31c
 @patch
 def _draw(self:CodeGPT, prefix, codes, fixed, noise, guidance, progress, **how):
@@ -591,7 +280,7 @@ def _draw(self:CodeGPT, prefix, codes, fixed, noise, guidance, progress, **how):
 
 # %% ../nbs/07_transformer.ipynb #73b3fb20
 @patch
-def sample_codes(self:CodeTransformer,
+def sample_codes(self:CodeGPT,
     # `Conditions`, class numbers (n,), or shares (n, n_classes)
     cond:Conditions|Tensor|None,
     seeds:list, # n numbers, one per map: item k is the same in any batch

@@ -15,6 +15,7 @@ import soundfile as sf
 from foleybook.apps import cli
 from foleybook.apps.cli import VERBS, explain, main, matched
 from foleybook.train.recipes import all_recipes, find_recipe
+from foleybook.core.generator import Pretrained
 from foleybook.core.settings import parse_overrides
 
 ROOT = Path(__file__).parent.parent
@@ -379,3 +380,16 @@ def test_verbs_with_a_network_take_a_device(capsys):
     import inspect
 
     assert {v for v, f in VERBS.items() if "device" not in inspect.signature(f).parameters} == {"bench", "doctor"}
+
+
+def test_a_student_is_trained_from_a_model(tmp_path, capsys):
+    "`--data` names the teacher; clips, or what belongs to clips, are refused"
+    few = ["--set", "pairs=8", "--set", "steps=2", "--set", "epoch_steps=2", "--set", "teacher_steps=4", "--set", "batch_size=2",
+           "--set", f"cache_dir={tmp_path / 'cache'}"]
+    assert not main(["train", "foley-student", "--data", "foley", "--out", str(tmp_path / "fast"), "--quiet", *few])
+    made = Pretrained.from_pretrained(tmp_path / "fast")
+    assert made.config.steps == 4 and made.config.guidance == 1
+    assert main(["train", "foley-student", "--data", str(tmp_path), *few]) == 1
+    assert "config.json" in (told := capsys.readouterr().err) or "student learns from" in told
+    assert main(["train", "foley-student", "--data", "foley", "--hold-out", "fold=5", *few]) == 1
+    assert "--data names a model" in capsys.readouterr().err

@@ -260,3 +260,20 @@ def test_every_shipped_model_opens():
     for name in shipped_models():
         model = fb.load(name)
         assert model.licence != "unknown" and (not isinstance(model, Generator) or model.card)
+
+
+def test_foley_fast_is_foley_in_four_calls(capsys, tmp_path):
+    "A student kept as low-rank differences opens as a generator wherever a model may be named"
+
+    base, fast = fb.load("foley"), fb.load("foley-fast")
+    assert fast.labels == base.labels and (fast.config.steps, fast.config.guidance) == (4, 1) and base.config.steps == 20
+    calls = []
+    fast.backbone.register_forward_hook(lambda *_: calls.append(1))
+    made = fast.sample("rain", seconds=1, seed=3, progress=False)
+    assert len(calls) == 4 and "licence" in made.meta
+    again = Generator.from_pretrained("foley-fast").sample("rain", seconds=1, seed=3, progress=False)
+    assert torch.equal(made.audio, again.audio)
+    with pytest.raises(CheckpointError, match="LowRank"):
+        type(base.vae).from_pretrained("foley-fast")
+    size = sum(f.stat().st_size for f in (shipped_models()["foley-fast"]).rglob("*"))
+    assert size < 2e6

@@ -28,9 +28,10 @@ from foleybook.core.settings import SettingsError
 from foleybook.apps.codec import (
     CodecError, Encoded, NeuralCodec, bitrate, decode_long, encode_long, lossy, pack_codes,
     unpack_codes)
+from foleybook.core.vqgan_networks import AttnBlock
 from foleybook.spectrogram_vqgan import (
-    LPAPS, AttnBlock, SpectrogramVQGAN, VQGANConfig, VQGANLoss, adaptive_weight, find_perceptual,
-    unit_length)
+    LPAPS, SpectrogramVQGAN, VQGANConfig, VQGANLoss, adaptive_weight, unit_length)
+from foleybook.train.spectrogram_vqgan import find_perceptual
 
 MEL = MelConfig.preset("fullband")
 TINY = dict(widths=(8, 8), groups=4, z_channels=8, dim=4, n_codes=16, kmeans_iters=0)

@@ -351,6 +351,20 @@ def _recipe_help(help_):
     return "\n".join([_recipe_cost(help_), "",
                       "fields that --set changes, as in --set seed=1:", *lines])
 
+# %% ../../nbs/apps/cli.ipynb #f736f249
+def _model_to_learn_from(data):
+    "The folder of a generator whose student is to be trained"
+    from foleybook.core.files import CheckpointError
+    from foleybook.core.generator import model_folder
+
+    folder = model_folder(data)
+    if not (folder / "pipeline.json").is_file():
+        raise CheckpointError(f"{data}: a student learns from a generator, and this is "
+                              "none. Give the name or folder of one, as in --data "
+                              "foley.")
+    return folder
+
+
 # %% ../../nbs/apps/cli.ipynb #ef547a8a
 def train(
     recipe: str = "",  # name of a recipe (`--list` shows them)
@@ -389,15 +403,18 @@ def train(
             from_=(from_ and "start" in changes, "--set names a start, too."))
     told = {"seed": seed, "device": device} | ({"start": from_} if from_ else {})
     chosen = find_recipe(recipe).override({**told, **changes})
-    path, start, out = find_data(data), time.time(), Path(out)
+    start, out = time.time(), Path(out)
+    path = _model_to_learn_from(data) if chosen.from_model else find_data(data)
     coded = (path / "codes.json").exists()
     if coded and hold_out:
         raise ValueError("--hold-out: these are codes already. Hold the clips out when "
                          "you prepare them.")
-    _no_use(strict=(coded and strict, "these are codes already. Leave it out."),
-            plain=(coded and plain, "these are codes already. Leave it out."))
-    table = path if coded else _open_table(data, plain, hold_out)
-    if not coded:
+    ready = coded or chosen.from_model
+    why = f"--data names {'codes' if coded else 'a model'}. Leave it out."
+    _no_use(hold_out=(ready and hold_out, why), strict=(ready and strict, why),
+            plain=(ready and plain, why))
+    table = path if ready else _open_table(data, plain, hold_out)
+    if not ready:
         if table.note: _say(quiet)(f"{data}: {table.note}")
         table = table.check(strict=strict, progress=not quiet)
     model = chosen.train(table, out, resume=not fresh, progress=not quiet)

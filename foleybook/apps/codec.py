@@ -13,18 +13,20 @@ from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
-from ..audio_features import GriffinLim, log_mel
-from ..codebooks import VQVAE
+from ..audio_features import GriffinLim, log_mel, MelConfig
+from ..codebooks import mel_distance, VQVAE
 from ..core.code_maps import check_codes
 from ..core.files import atomic_file
 from ..core.generator import Pretrained
+from ..core.players import play_table
 from ..core.rendering import find_vocoder
 from ..core.sound_files import fit_length, LONGEST, RATES, resample, unclipped
+from ..core.sounds import Sounds
 from ..spectrogram_vqgan import SpectrogramVQGAN
 
 # %% auto #0
 __all__ = ['LOSSY', 'bitrate', 'Reach', 'encode_long', 'decode_long', 'CodecError', 'pack_codes', 'unpack_codes', 'Encoded',
-           'NeuralCodec', 'lossy']
+           'NeuralCodec', 'lossy', 'embedding_distance', 'rate_distortion', 'explorer']
 
 # %% ../../nbs/apps/codec.ipynb #6842aa62
 def bitrate(
@@ -386,3 +388,86 @@ def lossy(
     y = torch.from_numpy(sf.read(file, dtype='float32', always_2d=True)[0].T.copy())
     y = fit_length(resample(y, rate, sample_rate), x.shape[-1]).reshape(audio.shape)
     return y, size * 8 / (x.shape[-1] / sample_rate) / 1000
+
+# %% ../../nbs/apps/codec.ipynb #377699da
+def embedding_distance(
+    x:Tensor, # waveform, (t,)
+    y:Tensor, # waveform, (t,)
+    sample_rate:int, # Hz, of both
+    embedder, # see `embedders.find_embedder`
+)->float: # 0: the same to it, 1: nothing in common
+    "One minus the cosine of the mean embeddings of two sounds"
+    a, b = (embedder.embed(v[None], sample_rate).mean(0) for v in (x, y))
+    return 1 - F.cosine_similarity(a, b, 0).item()
+
+# %% ../../nbs/apps/codec.ipynb #8e97f207
+def _renderings(x, rate, codecs, levels):
+    "(codec, setting, kbit/s, waveforms (n, t)) of all that is compared"
+    for name, codec in codecs.items():
+        for depth in range(1, codec.stages + 1):
+            made = [codec.encode(v, rate, depth) for v in x]
+            kbps = sum(m.kbps for m in made) / len(made)
+            setting = f'{depth} of {codec.stages} stages' if codec.stages > 1 else ''
+            yield name, setting, kbps, torch.cat([codec.decode(m) for m in made])
+    for name in LOSSY if levels else ():
+        for level in levels:
+            y, kbps = lossy(x, rate, name, level)
+            yield name, f'level {level:g}', kbps, y
+
+# %% ../../nbs/apps/codec.ipynb #eda26a15
+def rate_distortion(
+    sounds:Sounds, # recordings, one channel
+    codecs:dict, # name -> `NeuralCodec`, residual ones are measured at each depth
+    # of the codecs that everybody has; (): leave them out
+    levels:tuple=(.2, .6, .9, .99),
+    # see `embedders.find_embedder`; left out where aisfx is not installed
+    embedder='aisfx',
+    mel:MelConfig|None=None, # in which the mel distance is measured; None: 'fullband'
+): # pandas table: codec, setting, kbit/s, mel distance in dB, embedding distance
+    "What a kilobit buys, codec by codec"
+    import pandas as pd
+    from foleybook.judge.embedders import find_embedder
+
+    x, rate = sounds.audio[:, 0], sounds.sample_rate
+    mel = mel or MelConfig.preset('fullband')
+    try: embedder = embedder and find_embedder(embedder)
+    except FileNotFoundError: embedder = None
+    seen, rows = log_mel(resample(x, rate, mel.sample_rate), mel), []
+    for name, setting, kbps, y in _renderings(x, rate, codecs, levels):
+        far = mel_distance(log_mel(resample(y, rate, mel.sample_rate), mel), seen,
+                           mel).item()
+        row = {'codec': name, 'setting': setting, 'kbit/s': kbps,
+               'mel distance, dB': far}
+        if embedder is not None:
+            each = [embedding_distance(a, b, rate, embedder) for a, b in zip(x, y)]
+            row['embedding distance'] = sum(each) / len(each)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/apps/codec.ipynb #bcdfa6fc
+def explorer(
+    sounds:Sounds, # recordings to choose from, one channel
+    codecs:dict, # name -> `NeuralCodec`
+    make:bool=True, # show a first one at once
+): # a widget
+    "Choose a recording and a depth; hear it as it was and through each codec"
+    import ipywidgets as w
+    from IPython.display import display
+
+    names = [(f'{k}: {l}', k) for k, l in enumerate(sounds.labels)]
+    clip, out = w.Dropdown(options=names, description='recording'), w.Output()
+    deep = max(codec.stages for codec in codecs.values())
+    depth = w.IntSlider(deep, 1, deep, description='stages')
+
+    def show(_=None):
+        x, rate = sounds.audio[clip.value, 0], sounds.sample_rate
+        heard = {'recording': x}
+        for name, codec in codecs.items():
+            made = codec.encode(x, rate, min(depth.value, codec.stages))
+            heard[f'{name}, {made.kbps:.2f} kbit/s'] = codec.decode(made)[0]
+        with out:
+            out.clear_output(wait=True)
+            display(play_table(heard, rate, columns=2, match=True))
+    for knob in (clip, depth): knob.observe(show, 'value')
+    if make: show()
+    return w.VBox([w.Box([clip, depth]), out])

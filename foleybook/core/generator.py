@@ -592,7 +592,9 @@ def _opened(cls, folder, device):
     where = folder/('pipeline.json' if pipeline else 'config.json')
     about = _read_about(where)
     found = model_class(about, where)
-    if not issubclass(found, cls):
+    # what was learned beside a generator opens as that generator with it on
+    beside = issubclass(cls, Generator) and hasattr(found, 'as_generator')
+    if not (issubclass(found, cls) or beside):
         raise CheckpointError(f"{folder}: holds a {found.__name__}, not a "
                               f"{cls.__name__}. Load it by {found.__name__}.")
     if hasattr(found, 'part_names') != pipeline: raise CheckpointError(
@@ -609,7 +611,8 @@ def _opened(cls, folder, device):
     if twice := sorted({str(l) for l in labels if labels.count(l) > 1}):
         raise CheckpointError(f"{where}: two classes are called {twice[0]!r}. Name "
                               "each once.")
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    return model.as_generator(device) if beside else model
 
 # %% ../../nbs/core/generator.ipynb #20b7a416
 class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foleybook',

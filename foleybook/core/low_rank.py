@@ -324,6 +324,15 @@ def open_base(self:LowRank,
                               "here. Give that model and these as its adapters.")
     return Pretrained.from_pretrained(base, device)
 
+# %% ../../nbs/core/low_rank.ipynb #837a2aee
+@patch
+def as_generator(self:LowRank,
+    device='cpu', # where its weights go
+)->Generator: # the base with these differences on
+    "What `Generator.from_pretrained` opens where a folder holds differences"
+    return put_on(self.open_base(device), (self, 1.))
+
+
 # %% ../../nbs/core/low_rank.ipynb #2b5ac1ec
 class _Beside:
     "Adds what factors say to what a frozen layer says"
@@ -349,7 +358,9 @@ class _Rows(nn.Module):
         rows = own.start(self.name) + own.rows[_key(self.name)]
         return self.table.index_add(0, self.at.to(self.table.device), rows)
 
-    def forward(self, label): return F.embedding(label, self.weight)
+    def forward(self, label):
+        "Rows of these classes"
+        return F.embedding(label, self.weight)
 
 # %% ../../nbs/core/low_rank.ipynb #8c135942
 @patch

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
-from ..evaluation import _mmd, _points
+from .clouds import _mmd, _points
 
 # %% auto #0
 __all__ = ['SplitScore', 'kernel_inception_distance', 'inception_score', 'modified_inception_score', 'am_score', 'clip_key',

@@ -12,7 +12,8 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 from ..audio_features import log_mel, MelConfig
 from ..core.sound_files import resample
-from ..evaluation import _points, attacks, ModulationSpectrum
+from ..evaluation import attacks, ModulationSpectrum
+from .clouds import _points
 from .embedders import (
     autocorrelation, band_levels, Embedder, onset_strength)
 from ..vocoders import stft_magnitude

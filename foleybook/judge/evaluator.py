@@ -19,14 +19,16 @@ from ..core.data_sets import open_dataset
 from ..core.files import atomic_folder, CheckpointError, read_json
 from ..core.generator import shipped_models
 from ..core.sound_files import audio_info, AudioError, resample
-from ..evaluation import (
-    _check_times, _frechet_to, _inside, _mean_of_pairs, _mmd, _reached, _spreads,
-    bootstrap, diversity, frechet_distance, frechet_infinity, gaussian, Interval,
-    kernels, ModulationSpectrum)
+from foleybook.evaluation import (
+    bootstrap, diversity, frechet_distance, frechet_infinity, kernels,
+    ModulationSpectrum)
 from .challenge_scores import (
     am_score, inception_score, mean_kl, modified_inception_score, pair_clips)
 from .clip_measures import (
     BandLevels, clip_facts, nearest_clips, Reconstruction, reconstruction_distances)
+from foleybook.judge.clouds import (
+    _check_times, _frechet_to, _inside, _mean_of_pairs, _mmd, _reached, _spreads,
+    gaussian, Interval)
 from .embedders import (
     Aisfx, Clips, embed_clips, Embedder, Embeddings, find_embedder, HandMade,
     read_gt_embedding, SecondListener)

@@ -20,7 +20,8 @@ from ..core.generator import Generator, ItemNoise, model_folder
 from ..core.settings import near, SettingsError
 from ..core.sound_files import fit_length, read_audio, write_audio
 from ..core.sounds import SamplingError
-from ..evaluation import _check_times, bootstrap
+from ..evaluation import bootstrap
+from .clouds import _check_times
 from .embedders import Clips, embed_clips, find_embedder
 from .evaluator import (
     _apart_measures, _home, _told, _with_shapes, evaluate, MEASURES, training_clips)

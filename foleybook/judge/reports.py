@@ -9,7 +9,8 @@ import base64, io, json, math
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from ..core.files import atomic_folder, write_text
-from ..evaluation import bootstrap, Interval
+from ..evaluation import bootstrap
+from .clouds import Interval
 from .embedders import Clips
 from .evaluator import Evaluation, MEASURES, SUMMARY
 from .leaderboard import (

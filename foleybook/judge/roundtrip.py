@@ -19,9 +19,9 @@ from ..core.rendering import find_vocoder
 from ..core.sound_files import (
     AudioError, fit_length, read_audio, resample, write_audio)
 from ..core.sounds import safe_name
-from ..evaluation import (
-    _check_times, bootstrap, frechet_distance, kernel_distance)
+from ..evaluation import bootstrap, frechet_distance, kernel_distance
 from .clip_measures import Reconstruction, reconstruction_distances
+from .clouds import _check_times
 from .embedders import Clips, embed_clips, find_embedder, with_progress
 from .evaluator import (
     _second_listener, _with_shapes, fit_probe, MADE, told_apart)

@@ -12,9 +12,11 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from ..audio_features import MelConfig
 from ..core.files import CheckpointError, load_strict, published_weights
+from ..core.code_texts import code_order, ORDERS
+from ..core.vqgan_networks import VQGAN_PRESETS
 from ..spectrogram_vqgan import (
-    LPAPS, PatchDiscriminator, SpectrogramVQGAN, VQGAN_PRESETS, VQGANConfig)
-from ..transformer import code_order, CodeGPT, ORDERS, TransformerConfig
+    LPAPS, PatchDiscriminator, SpectrogramVQGAN, VQGANConfig)
+from ..transformer import CodeGPT, TransformerConfig
 
 # %% auto #0
 __all__ = ['VGGMaps', 'first_stage']

@@ -33,6 +33,7 @@ class ReflowRecipe(LoopRecipe):
     student_steps:int = 2 # what `sample` will use
     schedule:str = 'warmup_cosine'
     clip_norm:float = 1.
+    from_model:ClassVar[bool] = True
 
     def loss_func(self): return flow_loss
     def check_listen(self, learn): pass

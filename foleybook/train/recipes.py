@@ -43,6 +43,7 @@ class Recipe:
     renamed:ClassVar[dict] = {}
     free:ClassVar[tuple] = ('device',)  # fields that may change when a run is resumed
     warm:ClassVar[bool] = False # can it begin with the weights of another model?
+    from_model:ClassVar[bool] = False # is a trained model what it learns from?
 
     # field, or stage.field -> what would have to be set for it to matter
     def unused(self) -> dict:

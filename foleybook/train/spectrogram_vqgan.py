@@ -9,17 +9,59 @@ import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
+import torch
 from fastcore.basics import patch
+from torch import Tensor
+from ..audio_features import MelConfig
 from ..core.code_maps import mel_cache
+from ..core.generator import Pretrained
 from ..core.settings import SettingsError
-from foleybook.spectrogram_vqgan import (
-    AdaptiveWeight, critic_loss, find_perceptual, PatchDiscriminator, SpectrogramVQGAN,
-    VQGANConfig, VQGANLoss)
+from ..spectrogram_vqgan import (
+    adaptive_weight, ClassifierMaps, critic_loss, LPAPS, PatchDiscriminator,
+    SpectrogramVQGAN, VQGANConfig, VQGANLoss)
 from .codebooks import CascadeRecipe, VQVAERecipe
 from .recipes import by_preset, LoopRecipe, Recipe, teller, train_stage
 
 # %% auto #0
-__all__ = ['VQGANRecipe', 'VQGANCascadeRecipe']
+__all__ = ['find_perceptual', 'AdaptiveWeight', 'VQGANRecipe', 'VQGANCascadeRecipe']
+
+# %% ../../nbs/train/spectrogram_vqgan.ipynb #5b398704
+def find_perceptual(
+    source, # folder of a trained `MelClassifier`, or the model
+    mel:MelConfig, # of the spectrograms to be compared
+    device='cpu', # where it goes
+)->LPAPS:
+    "A perceptual distance; a file that is missing or does not fit raises an error"
+    model = source
+    if isinstance(source, (str, Path)):
+        model = Pretrained.from_pretrained(source, device)
+    net = ClassifierMaps(model)
+    name = source if model is not source else 'given'
+    mel.require(net.mel, f'the perceptual network ({name})')
+    return LPAPS(net).to(device)
+
+# %% ../../nbs/train/spectrogram_vqgan.ipynb #4ab47c74
+class AdaptiveWeight:
+    "The critic's weight in a `Learner`, for `AdversarialTraining`"
+    def __init__(self,
+        weight:float=.8, # factor
+        low:float=0., # lower end of the clip
+        high:float=1e4, # upper end
+    ): self.weight, self.low, self.high = weight, low, high
+
+    def __call__(self,
+        learn, # `Learner` whose loss function is a `VQGANLoss`
+        term:Tensor, # what the critic says, scalar
+    )->Tensor: # scalar
+        "Compare the gradients; the weight is written to `history.csv`"
+        from foleybook.training import unwrap
+
+        scaler, last = getattr(learn, 'scaler', None), unwrap(learn.model).last_layer
+        scale = scaler.get_scale() if scaler else 1.
+        w = self.weight * adaptive_weight(learn.loss_func.reconstruction, term, last,
+                                          self.low, self.high, scale)
+        learn.parts['critic_weight'] = w
+        return w
 
 # %% ../../nbs/train/spectrogram_vqgan.ipynb #27078261
 #| code-fold: true

@@ -5,8 +5,8 @@ from _measure import OWN_LENGTH, difference, flops_of, interleaved, row, share
 
 from foleybook.judge.embedders import MelClassifier, MelClassifierConfig
 from foleybook.apps.codec import decode_long, encode_long
-from foleybook.spectrogram_vqgan import PatchDiscriminator, SpectrogramVQGAN, VQGANConfig, VQGANLoss, find_perceptual
-from foleybook.train.spectrogram_vqgan import VQGANRecipe
+from foleybook.spectrogram_vqgan import PatchDiscriminator, SpectrogramVQGAN, VQGANConfig, VQGANLoss
+from foleybook.train.spectrogram_vqgan import VQGANRecipe, find_perceptual
 
 
 def _codebook(config, **changes):

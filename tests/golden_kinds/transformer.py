@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from foleybook.core.code_maps import filter_logits
 from foleybook.core.generator import Conditions
 from foleybook.train.transformer import decayed
-from foleybook.transformer import CodeGPT, TransformerConfig, code_order, crop_middle, frame_indices
+from foleybook.core.code_texts import code_order
+from foleybook.core.map_networks import crop_middle, frame_indices
+from foleybook.transformer import CodeGPT, TransformerConfig
 
 from . import assert_close, check
 
