@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
+from .mel_config import MelConfig
 from ..kernels.compiling import shared_code
 
 # %% auto #0
@@ -34,7 +35,7 @@ def _window(mel):
 
 # %% ../../nbs/core/mel_transforms.ipynb #45c72e13
 def front_end(
-    mel, # `MelConfig`
+    mel:MelConfig, # front end
     basis:Tensor, # filterbank, (m, bins), float64
     device:torch.device, # where it is used
     dtype:torch.dtype, # of the waveforms
@@ -106,7 +107,7 @@ def _mel_of(x, mel, fe):
 # %% ../../nbs/core/mel_transforms.ipynb #69f6ae70
 def log_mel_by_torch(
     x:Tensor, # waveforms, (b, t)
-    mel, # `MelConfig`
+    mel:MelConfig, # front end
     fe:FrontEnd, # made for `mel` and the device and type of `x`
 )->Tensor: # log-mel, (b, m, f)
     "On any device, with gradients where they are wanted; a span of frames at a time"
@@ -139,7 +140,7 @@ def _kernel():
 
 # %% ../../nbs/core/mel_transforms.ipynb #89505e51
 def kernel_tables(
-    mel, # `MelConfig`
+    mel:MelConfig, # front end
     basis:np.ndarray, # filterbank, (m, bins)
 )->tuple: # arguments of the compiled loop behind the samples and the hop
     "All that the compiled loop needs besides the samples"
@@ -158,7 +159,7 @@ def kernel_tables(
 # %% ../../nbs/core/mel_transforms.ipynb #5226b6ca
 def log_mel_by_kernel(
     x:Tensor, # waveforms, (b, t), float32 on the processor
-    mel, # `MelConfig`
+    mel:MelConfig, # front end
     tables:tuple, # of `kernel_tables`
 )->Tensor: # log-mel, (b, m, f)
     "Sixteen frames side by side, from samples to mel values in one compiled loop"
