@@ -42,10 +42,12 @@ ABOVE = {  # module: the modules right below it
     "core.cached_transformer": ["core.code_maps", "kernels.cached_attention"],
     "core.control_tracks": ["core.clip_tables", "core.generator"],
     "core.unet": ["core.generator"],
+    "core.diffusion_process": ["core.settings"],
+    "core.wave_diffusion": ["core.generator", "core.diffusion_process"],
     # the book: one family a chapter
     "vocoders": ["core.rendering", "train.recipes"],
     "codebooks": ["core.code_maps"],
-    "diffwave": ["train.recipes"],
+    "diffwave": ["core.wave_diffusion"],
     "multitier_rnn": ["core.control_tracks", "train.recipes", "kernels.gated_cells"],
     "pixelsnail": ["core.cached_pixelsnail"],
     "spectrogram_vqgan": ["codebooks", "judge.embedders"],
