@@ -94,12 +94,11 @@ class WaveDiffusionRecipe(DiffusionRecipe):
         from foleybook.core.data_sets import open_dataset
         from foleybook.core.clip_tables import ClipTable
         from foleybook.core.feature_cache import WaveCache, wave_dls
-
         rate = self.model.sample_rate
         if not isinstance(data, (ClipTable, WaveCache)): data = open_dataset(data)
         seconds = self.segment / rate if self.segment else self.seconds
-        build = dict(trim=self.trim, fit='pad', progress=False)
-        more = {} if isinstance(data, WaveCache) else build
+        more = dict(trim=self.trim, fit='pad', progress=False)
+        if isinstance(data, WaveCache): more = {}
         return wave_dls(data, rate, seconds, self.batch_size, cache_dir=self.cache_dir,
                         clip_seconds=self.seconds, seed=self.seed, target='label',
                         balance=self.balance, **more)
