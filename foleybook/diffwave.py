@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
+from .audio_features import MelConfig
 from foleybook.core.diffusion_process import (
     align_steps, Denoised, Denoiser, diffusion_loss, DiffusionProcess, FAST_BETAS,
     invert_ddim, join_prediction, PREDICTIONS, split_prediction, spread_times,
