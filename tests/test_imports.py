@@ -54,6 +54,8 @@ ABOVE = {  # module: the modules right below it
     "core.low_rank": ["core.generator"],
     "core.control_tracks": ["core.clip_tables", "core.generator"],
     "core.unet": ["core.generator"],
+    "core.diffusion_process": ["core.settings"],
+    "core.wave_diffusion": ["core.generator", "core.diffusion_process"],
     "core.vqgan_networks": ["audio_features"],
     "core.painting": ["core.code_maps", "diffwave"],
     "core.tiers": ["core.control_tracks", "kernels.gated_cells"],
@@ -61,7 +63,7 @@ ABOVE = {  # module: the modules right below it
     # the book: one family a chapter
     "vocoders": ["core.upsampling", "core.istft", "train.recipes"],
     "codebooks": ["core.map_networks"],
-    "diffwave": ["train.recipes"],
+    "diffwave": ["core.wave_diffusion"],
     "multitier_rnn": ["core.tiers", "train.recipes"],
     "pixelsnail": ["core.cached_pixelsnail"],
     "spectrogram_vqgan": ["codebooks", "judge.embedders", "core.vqgan_networks"],
