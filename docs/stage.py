@@ -153,8 +153,11 @@ def hovering(text, terms, seen):
                 part = f"{part[:found.start()]}\0{len(held) - 1}\0{part[found.end():]}"
         return part
 
-    held = []
-    lines = [line if re.match(r"\s*(#|\||:::|\(|---)", line) else outside(line, change) for line in text.split("\n")]
+    held, lines, fenced = [], [], False
+    for line in text.split("\n"):
+        fenced ^= line.lstrip().startswith("```")  # a block of code goes over many lines
+        kept = fenced or re.match(r"\s*(#|\||:::|\(|---|```)", line)
+        lines.append(line if kept else outside(line, change))
     return re.sub(r"\0(\d+)\0", lambda m: held[int(m[1])], "\n".join(lines))
 
 

@@ -95,6 +95,7 @@ ABOVE = {  # module: the modules right below it
     "apps.codec": ["spectrogram_vqgan"],
     "apps.dub": ["transformer"],
     "apps.live": ["multitier_rnn"],
+    "apps.in_page": ["multitier_rnn"],
 }
 LAZY = ["__init__", "apps.cli"]  # may import every module, but only inside functions
 READERS = "published"  # `core.generator` names its modules by text and imports one when asked to read what it reads
