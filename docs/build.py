@@ -1,7 +1,8 @@
 """Build the site: `make docs`, then open docs/_site/index.html.
 
-Nothing is fetched: MathJax comes out of the sphinx-mathjax-offline wheel and the widgets out of widgetsnbextension,
-both of which pip has installed. The pages work from the disk, without a network.
+MathJax comes out of the sphinx-mathjax-offline wheel and the widgets out of widgetsnbextension, both of which pip has
+installed; onnxruntime-web comes from the npm registry, and without it the site is built without one page's buttons (see
+new_sound.py). The pages work from the disk, without a network.
 """
 import os
 import shutil
@@ -30,6 +31,7 @@ def vendor(folder):
 def build():
     "Stage the notebooks and run Sphinx, warnings being errors; returns its exit code"
     from sphinx.cmd.build import main as sphinx
+    from new_sound import write as write_program
     from stage import stage
     work, site = DOCS / "_src", DOCS / "_site"
     for old in (work, site):
@@ -38,6 +40,7 @@ def build():
     stage(work / "processed", pages)
     shutil.copytree(DOCS / "_static", pages / "_static")
     vendor(pages / "_static" / "vendor")
+    write_program(pages / "_static" / "vendor" / "new_sound")
     shutil.copy(DOCS / "conf.py", pages)
     code = sphinx(["-W", "--keep-going", "-q", "-d", str(work / "doctrees"), "-b", "html", str(pages), str(html)])
     if code == 0:

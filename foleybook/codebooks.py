@@ -6,7 +6,7 @@
 #| code-fold: true
 from __future__ import annotations
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 import torch, torch.distributed as dist, torch.nn.functional as F
@@ -14,12 +14,14 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .audio_features import log_mel, MelConfig
-from .core.code_maps import check_codes, CodeError, map_hash, MelAutoencoder
+from .core.code_maps import check_codes, CodeError
 from .core.generator import ItemNoise
+from .core.map_networks import (
+    _check_codebook, _depth, _gather, _world, CodebookConfig, MapCodec, MapDecoder,
+    MapEncoder, mel_distance, ResBlock2d, VQVAEOutput)
 
 # %% auto #0
-__all__ = ['nearest_code', 'kmeans', 'Quantized', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'ResBlock2d', 'EncoderBranch',
-           'MapEncoder', 'MapDecoder', 'CodebookConfig', 'find_quantizer', 'VQVAEConfig', 'mel_distance', 'VQVAEOutput',
+__all__ = ['nearest_code', 'kmeans', 'Quantized', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'find_quantizer', 'VQVAEConfig',
            'VQVAE', 'noise_texture', 'Grain']
 
 # %% ../nbs/04_codebooks.ipynb #895397c4
@@ -120,19 +122,6 @@ def forward(self:VectorQuantizer,
         z_q = rearrange(flat + (q - flat).detach(), 'b ... d -> b d ...').to(z.dtype)
     return Quantized(z_q, codes.view(shape), loss, commitment.detach(), perplexity)
 
-# %% ../nbs/04_codebooks.ipynb #8f27a9c2
-#| code-fold: true
-def _world()->int:
-    "Number of processes that train together"
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-def _gather(x:Tensor)->Tensor:
-    "Rows of all processes, in rank order; every process must bring the same number"
-    if _world() == 1: return x
-    parts = [torch.empty_like(x) for _ in range(_world())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
-
 # %% ../nbs/04_codebooks.ipynb #0a293eca
 @patch
 def smoothed(self:VectorQuantizer,
@@ -223,14 +212,6 @@ class ResidualVQ(nn.Module):
                             f"{self.n_quantizers}")
         return sum(stage.lookup(c) for stage, c in zip(self.stages, codes.unbind(1)))
 
-    def _depth(self, device)->int:
-        "How many stages run in this training batch: the same number in every process"
-        draw = torch.rand(2, device=device)
-        if _world() > 1: dist.broadcast(draw, 0)
-        chance, where = draw.tolist()
-        if chance >= self.dropout: return self.n_quantizers
-        return 1 + int(where * self.n_quantizers)
-
 # %% ../nbs/04_codebooks.ipynb #5bd0f8c5
 @patch
 def forward(self:ResidualVQ,
@@ -239,8 +220,8 @@ def forward(self:ResidualVQ,
 )->Quantized: # codes (b, k', ...); loss and perplexity are means over stages
     "Quantise stage by stage; each stage sees the residual of those before it"
     depth = (n_quantizers
-             or (self._depth(z.device) if self.training and self.dropout
-                 else self.n_quantizers))
+             or (_depth(self.n_quantizers, self.dropout, z.device)
+                 if self.training and self.dropout else self.n_quantizers))
     with torch.autocast(z.device.type, enabled=False):
         residual, total, outs = z.float(), 0., []
         for stage in self.stages[:depth]:
@@ -310,160 +291,7 @@ def forward(self:FSQ,
     return Quantized(z_q, codes, zero, F.mse_loss(bounded, rounded).detach(),
                      perplexity)
 
-# %% ../nbs/04_codebooks.ipynb #e697edd9
-class ResBlock2d(nn.Module):
-    "x + conv1x1(ReLU(conv3x3(ReLU x)))"
-    def __init__(self,
-        width:int, # channels in and out
-        hidden:int, # channels between the two convolutions
-    ):
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, hidden, 3, padding=1)
-        self.conv2 = nn.Conv2d(hidden, width, 1)
-
-    def forward(self, x:Tensor)->Tensor:
-        "(b, c, m, f) -> the same shape"
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
-
-# %% ../nbs/04_codebooks.ipynb #4e0f7f19
-def _window(
-    kernel:int, # convolution width along an axis that shrinks
-    strides:tuple, # strides of the two axes
-# kernel_size, stride and padding of a convolution; an axis that keeps its size has
-# width 3
-)->dict:
-    "Kernel and padding so that every output axis is exactly input / stride"
-    size = tuple(kernel if s > 1 else 3 for s in strides)
-    if any(k < s or (k - s) % 2 for k, s in zip(size, strides)):
-        raise ValueError(f"a kernel of {kernel} does not fit stride {max(strides)}: it "
-                         "must be as wide, and both even or both odd")
-    return dict(kernel_size=size, stride=tuple(strides),
-                padding=tuple((k - s) // 2 for k, s in zip(size, strides)))
-
-# %% ../nbs/04_codebooks.ipynb #00e4c48d
-class EncoderBranch(nn.Module):
-    "Strided convolutions, one 3x3 convolution, residual blocks"
-    def __init__(self,
-        in_channels:int, # channels of the spectrogram, 1
-        width:int, # channels of the map
-        kernel:int, # width of the strided convolutions
-        strides:tuple, # one pair (along frequency, along time) for each level
-        res_blocks:int, # number of residual blocks
-        res_width:int, # their inner channels
-    ):
-        super().__init__()
-        widths = ([in_channels] + [width // 2] * (len(strides) > 1)
-                  + [width] * max(1, len(strides) - 1))
-        self.down = nn.ModuleList(nn.Conv2d(a, b, **_window(kernel, s))
-                                  for a, b, s in zip(widths, widths[1:], strides))
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-        self.res = nn.ModuleList(ResBlock2d(width, res_width)
-                                 for _ in range(res_blocks))
-
-    def forward(self, x:Tensor)->Tensor:
-        "(b, 1, m, f) -> (b, width, m / stride, f / stride)"
-        for conv in self.down: x = F.relu(conv(x))
-        x = self.conv(x)
-        for block in self.res: x = block(x)
-        return F.relu(x)
-
-# %% ../nbs/04_codebooks.ipynb #6137d8e9
-class MapEncoder(nn.Module):
-    "Parallel branches of different kernel width, added up and projected"
-    def __init__(self,
-        dim:int, # width of a code, d
-        kernels:tuple=(4, 2, 6, 8), # one branch each
-        in_channels:int=1, # spectrogram channels
-        width:int=128, # channels of the maps
-        strides:tuple=((2, 2), (2, 2)), # (bands, frames) of each level
-        res_blocks:int=2, # after the last level
-        res_width:int=32, # channels inside a residual block
-    ):
-        super().__init__()
-        self.branches = nn.ModuleList(EncoderBranch(in_channels, width, k, strides,
-                                                    res_blocks, res_width)
-                                      for k in kernels)
-        self.project = nn.Conv2d(width, dim, 1)
-
-    def forward(self, x:Tensor)->Tensor:
-        "(b, 1, m, f) -> (b, d, H, W)"
-        return self.project(sum(branch(x) for branch in self.branches))
-
-# %% ../nbs/04_codebooks.ipynb #e45763d8
-class MapDecoder(nn.Module):
-    "A convolution, residual blocks, transposed convolutions back to full size"
-    def __init__(self,
-        dim:int, # width of a code, d
-        out_channels:int=1, # spectrogram channels
-        width:int=128, # channels of the maps
-        strides:tuple=((2, 2), (2, 2)), # (bands, frames) of each level
-        res_blocks:int=2, # before the first level
-        res_width:int=32, # channels inside a residual block
-    ):
-        super().__init__()
-        widths = ([width] * max(1, len(strides) - 1) + [width // 2] * (len(strides) > 1)
-                  + [out_channels])
-        self.conv = nn.Conv2d(dim, width, 3, padding=1)
-        self.res = nn.ModuleList(ResBlock2d(width, res_width)
-                                 for _ in range(res_blocks))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, **_window(2 * max(s), s))
-                                for a, b,
-                                s in zip(widths, widths[1:], reversed(strides)))
-
-    def forward(self, z_q:Tensor)->Tensor:
-        "(b, d, H, W) -> (b, 1, m, f)"
-        x = self.conv(z_q)
-        for block in self.res: x = block(x)
-        for conv in self.up: x = conv(F.relu(x))
-        return x
-
-# %% ../nbs/04_codebooks.ipynb #e13cb962
-@dataclass
-class CodebookConfig:
-    "What every codebook over log-mels has: front end, strides, quantiser"
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
-    # subtracted from the log-mel before the encoder, added after the decoder
-    mel_mean:float = 0.
-    mel_std:float = 1.  # divided by, multiplied with
-    # one level each; code rows = mel bands / product
-    freq_strides:tuple[int, ...] = (2, 2)
-    time_strides:tuple[int, ...] = (2, 2)  # code columns = frames / product
-    quantizer:str = 'ema'  # 'ema', 'gradient' or 'fsq'
-    n_codes:int = 512  # rows of a codebook ('fsq': product of the levels)
-    dim:int = 64  # width of a code
-    n_quantizers:int = 1  # more than one: residual quantisation, codes (b, k, H, W)
-    quantizer_dropout:float = 0.  # see `ResidualVQ`
-    levels:tuple[int, ...] = (8, 8, 8)  # of 'fsq'
-    commitment:float = .25
-    decay:float = .99
-    kmeans_iters:int = 10
-    restart_below:float = .03
-    channels:int = 1  # of the spectrogram
-
-    def __post_init__(self): _check_codebook(self)
-
-    @property
-    def time_stride(self)->int:
-        "Frames of one code column"
-        return math.prod(self.time_strides)
-
 # %% ../nbs/04_codebooks.ipynb #312f3cdc
-def _check_codebook(c):
-    "Raise ValueError for sizes that do not go together"
-    if isinstance(c.mel, dict): c.mel = MelConfig.from_dict(c.mel)
-    for name in (f.name for f in fields(c)):
-        if isinstance(value := getattr(c, name), list): setattr(c, name, tuple(value))
-    if c.quantizer not in ('ema', 'gradient', 'fsq'):
-        raise ValueError(f"quantizer is {c.quantizer!r}; use 'ema', 'gradient' "
-                         "or 'fsq'")
-    if len(c.freq_strides) != len(c.time_strides):
-        raise ValueError(f"freq_strides {c.freq_strides} and time_strides "
-                         f"{c.time_strides} differ in length")
-    if c.mel.n_mels % math.prod(c.freq_strides):
-        raise ValueError(f"{c.mel.n_mels} mel bands cannot be divided by "
-                         f"freq_strides {c.freq_strides}")
-    if c.quantizer == 'fsq': c.n_codes = math.prod(c.levels)
-
 def find_quantizer(
     c:CodebookConfig, # kind and sizes
 )->nn.Module:
@@ -486,32 +314,10 @@ class VQVAEConfig(CodebookConfig):
     kernels:tuple[int, ...] = (4, 2, 6, 8)  # one encoder branch for each
     grain:int = 0  # width of the network that tells what the codes leave out; 0: none
 
-# %% ../nbs/04_codebooks.ipynb #073ff409
-def mel_distance(
-    a:Tensor, # log-mel, (..., m, f)
-    b:Tensor, # log-mel, (..., m, f)
-    mel:MelConfig, # of both
-)->Tensor: # scalar, dB
-    "Mean absolute difference of two log-mels in decibels"
-    unit = dict(ln=20 / math.log(10), log10=20., db=mel.power)[mel.log] / mel.power
-    if mel.low is not None: unit = unit * (mel.high - mel.low)
-    return (a.float() - b.float()).abs().mean() * unit
-
-# %% ../nbs/04_codebooks.ipynb #c1f71793
-class VQVAEOutput(NamedTuple):
-    "What `VQVAE.forward` returns"
-    log_mel: Tensor     # reconstruction, (b, m, f)
-    loss: Tensor        # scalar, error + the quantiser's loss + that of the grain
-    error: Tensor       # scalar, mean squared error in units of `mel_std`
-    distance: Tensor    # scalar, mean absolute error, dB
-    codes: Tensor       # (b, H, W) or (b, k, H, W)
-    perplexity: Tensor  # scalar, of this batch
-
 # %% ../nbs/04_codebooks.ipynb #429638af
-class VQVAE(MelAutoencoder):
+class VQVAE(MapCodec):
     "Encoder, quantiser, decoder over a log-mel spectrogram"
     published = 'dcase2023'
-    rounds = False # codes belong to exact weights: see `codebook_hash`
 
     def __init__(self,
         # sizes; `VQVAEConfig()` has those of the DCASE 2023 baseline
@@ -525,44 +331,6 @@ class VQVAE(MelAutoencoder):
         self.decoder = MapDecoder(c.dim, c.channels, **shared)
         self.quantizer = find_quantizer(c)
         self.grain = Grain(c.mel, c.grain) if c.grain else None
-
-    @property
-    def n_codes(self)->int:
-        "Rows of (each) codebook"
-        return self.config.n_codes
-
-    def code_shape(self, frames:int)->tuple:
-        "Shape of the code map of so many frames: (H, W), residual (k, H, W)"
-        rows = self.mel.n_mels // math.prod(self.config.freq_strides)
-        shape, k = (rows, -(-frames // self.time_stride)), self.config.n_quantizers
-        return (k, *shape) if k > 1 else shape
-
-    @property
-    def tokens_per_second(self)->float:
-        "Codes for one second of sound"
-        columns = self.mel.sample_rate / self.mel.hop_length / self.time_stride
-        return math.prod(self.code_shape(1)) * columns
-
-    @property
-    def bits_per_second(self)->float:
-        "Bits for one second of sound, all codes taken as equally likely"
-        return self.tokens_per_second * math.log2(self.n_codes)
-
-# %% ../nbs/04_codebooks.ipynb #68ac19ce
-@patch
-def latent(self:VQVAE,
-    log_mel:Tensor, # (b, m, f)
-)->Tensor: # (b, d, H, W)
-    "Encoder output before quantisation; the last frame fills the last stride"
-    if log_mel.ndim == 3: log_mel = log_mel.unsqueeze(1)
-    if log_mel.ndim != 4 or log_mel.shape[1:3] != (self.config.channels,
-                                                   self.mel.n_mels):
-        raise CodeError(f"log-mel has shape {tuple(log_mel.shape)}, expected (batch, "
-                        f"{self.mel.n_mels}, frames). Compute it with this codebook's "
-                        f"own MelConfig ({self.mel.hash}).")
-    x = F.pad(log_mel, (0, -log_mel.shape[-1] % self.time_stride, 0, 0),
-              mode='replicate')
-    return self.encoder((x - self.config.mel_mean) / self.config.mel_std)
 
 # %% ../nbs/04_codebooks.ipynb #d822626e
 @patch
@@ -581,47 +349,6 @@ def forward(self:VQVAE,
     distance = mel_distance(recon.detach(), log_mel, self.mel)
     return VQVAEOutput(recon, loss, error, distance, quantized.codes,
                        quantized.perplexity)
-
-# %% ../nbs/04_codebooks.ipynb #2df9b0e7
-@patch
-@torch.no_grad()
-def encode(self:VQVAE,
-    log_mel:Tensor, # (b, m, f)
-)->Tensor: # int64, (b, H, W) or (b, k, H, W)
-    "Codes of a spectrogram; never moves the codebook"
-    if not log_mel.isfinite().all():
-        raise CodeError("log-mel holds NaN or infinity. Check the recording.")
-    training = self.quantizer.training
-    try: return self.quantizer.eval()(self.latent(log_mel.as_subclass(Tensor))).codes
-    finally: self.quantizer.train(training)
-
-# %% ../nbs/04_codebooks.ipynb #ee0933dd
-@patch
-def decode(self:VQVAE,
-    codes:Tensor, # (b, H, W), or (b, k', H, W) with k' <= k
-    frames:int|None=None, # crop to this length
-)->Tensor: # log-mel, (b, m, f)
-    "Spectrogram of a code map"
-    shape = self.code_shape(1)
-    if codes.ndim != 1 + len(shape) or codes.shape[-2] != shape[-2]:
-        raise CodeError(f"code map has shape {tuple(codes.shape)}, expected (batch, "
-                        f"{', '.join(map(str, shape[:-1]))}, columns). Use the "
-                        "codebook that made it.")
-    z_q = self.quantizer.lookup(codes).to(self.decoder.conv.weight.dtype)
-    log_mel = self.decoder(z_q)[..., :frames].float()
-    log_mel = log_mel * self.config.mel_std + self.config.mel_mean
-    return log_mel.squeeze(1) if self.config.channels == 1 else log_mel
-
-# %% ../nbs/04_codebooks.ipynb #56f68806
-@patch(as_prop=True)
-def codebook_hash(self:VQVAE)->str:
-    "Twelve hex digits that change when codes would mean something else"
-    c, running = self.config, ('count', 'total', 'started')
-    tensors = [(f'{name}.{key}', value)
-               for name, part in (('q', self.quantizer), ('d', self.decoder))
-               for key, value in sorted(part.state_dict().items())
-               if key.split('.')[-1] not in running]
-    return map_hash(tensors, repr((c.freq_strides, c.time_strides, self.n_codes)))
 
 # %% ../nbs/04_codebooks.ipynb #a31c3881
 @lru_cache(16)

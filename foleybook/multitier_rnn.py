@@ -7,21 +7,20 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
-import numpy as np, torch
+import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .audio_features import mu_law_decode, mu_law_encode
-from .core.control_tracks import _at, _shares, _spans, _with_classes, Steerable
+from .core.control_tracks import _with_classes
 from .core.generator import Conditions, mix_seed, Pipeline
-from .kernels.gated_cells import (
-    gru_codes, GRUOverTime, GRUWeights, Matrices, rounded)
+from .core.tiers import (
+    _known, _made_above, _next_rows, _own_code, _own_rows, generate, generate_plain,
+    gru_over_time, gru_weights, param_loss, ParamOut, ParamTier, ParamTierConfig,
+    phase_gate, PhasedLSTMCell, Tier)
 
 # %% auto #0
-__all__ = ['AudioTierConfig', 'Tier', 'AudioTier', 'gru_over_time', 'generate_plain', 'gru_weights', 'generate',
-           'ParamTierConfig', 'ParamOut', 'ParamTier', 'param_loss', 'phase_gate', 'PhasedLSTMCell', 'TierStackConfig',
-           'TierStack']
+__all__ = ['AudioTierConfig', 'AudioTier', 'TierStackConfig', 'TierStack']
 
 # %% ../nbs/11_multitier_rnn.ipynb #73594fb4
 @dataclass
@@ -50,45 +49,10 @@ class AudioTierConfig:
         if self.controls or self.labels:
             self.cond_size = len(self.controls) + len(self.labels)
 
-# %% ../nbs/11_multitier_rnn.ipynb #4a542f20
-class Tier(Steerable):
-    "What all tiers share: cells, and a row after a row"
-    published = 'mtcrnn'
-    honours, default_seconds = frozenset(('seconds', 'temperature')), 1.
-
-    def add_cells(self,
-        config, # with hidden_size, n_layers, phased, signed_phase
-    ):
-        "Layers of GRU, or of phased LSTM cells"
-        c, d = config, config.hidden_size
-        if c.phased:
-            cells = (PhasedLSTMCell(d, d, c.signed_phase) for _ in range(c.n_layers))
-            self.cells = nn.ModuleList(cells)
-        else: self.gru = nn.GRU(d, d, c.n_layers, batch_first=True)
-
-    def recur(self,
-        gru:nn.GRU, # batch first
-        x:Tensor, # (b, l, d)
-        state:Tensor, # before
-    )->tuple: # (b, l, d), and the state after
-        "A GRU over rows, the fastest way"
-        learns = torch.is_grad_enabled() and x.requires_grad and x.shape[1] > 1
-        half = torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
-        slow = half or not learns or x.device.type != 'cpu'
-        return gru(x, state) if slow else gru_over_time(gru, x, state)
-
-    def begin(self,
-        seeds:list, # one per sound
-    )->dict: # what is carried from row to row
-        "Silence, no state, and a generator of numbers for each sound"
-        noise = [torch.Generator().manual_seed(s) for s in seeds]
-        return dict(last=self.silence(len(seeds)), controls=None, state=None, at=0,
-                    noise=noise)
-
 # %% ../nbs/11_multitier_rnn.ipynb #f2180691
 class AudioTier(Tier):
     "A recurrent network over mu-law samples with control values (MTCRNN, tier 1)"
-    published, asks = 'mtcrnn', frozenset(('controls',))
+    published, asks, draws_codes = 'mtcrnn', frozenset(('controls',)), True
     honours, endless = frozenset(('seconds', 'temperature', 'init', 'mask')), True
     precision = 'float32' # of the weights in the compiled loop, see `set_precision`
 
@@ -124,22 +88,7 @@ class AudioTier(Tier):
         "Numbers that decide what is drawn in `l` rows of `n` sounds, (l, n)"
         return torch.rand(l, n, dtype=torch.float64)
 
-# %% ../nbs/11_multitier_rnn.ipynb #9e5567d6
-#| code-fold: true
-def gru_over_time(
-    gru:nn.GRU, # any number of layers, batch first
-    x:Tensor, # what enters, (b, l, d_in), on the processor
-    state:Tensor=None, # (n_layers, b, d)
-)->tuple: # what leaves (b, l, d), and the state after
-    "What `gru(x, state)` gives; with gradients, small layers take half the time"
-    h, after = x.transpose(0, 1), []
-    if state is None: state = x.new_zeros(gru.num_layers, len(x), gru.hidden_size)
-    for k in range(gru.num_layers):
-        w_ih, w_hh, b_ih, b_hh = (getattr(gru, f'{name}_l{k}') for name in
-                                  ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh'))
-        h = GRUOverTime.apply(F.linear(h, w_ih, b_ih), w_hh, b_hh, state[k])
-        after.append(h[-1])
-    return h.transpose(0, 1), torch.stack(after)
+    own = _own_code # what the next row holds of a draw
 
 # %% ../nbs/11_multitier_rnn.ipynb #cceefd66
 @patch
@@ -174,109 +123,6 @@ def forward(self:AudioTier,
     else: h, state = self.recur(self.gru, h, state)
     return self.output(h), state
 
-# %% ../nbs/11_multitier_rnn.ipynb #046c6583
-def _drawn_code(logits, uniforms, temperature=1.):
-    "The first code whose cumulative probability exceeds the uniform number, (b,)"
-    if not temperature: return logits.argmax(-1)
-    p = (logits / temperature).softmax(-1).double().cumsum(-1) # (b, channels)
-    return (p / p[:, -1:] <= uniforms[:, None]).sum(-1).clamp_max(logits.shape[-1] - 1)
-
-@torch.inference_mode()
-def generate_plain(
-    tier:AudioTier, # the network
-    row:Tensor, # first row: sample and controls, (b, 1, 1 + cond_size)
-    controls:Tensor, # controls in force after each sample, (b, l, cond_size)
-    uniforms:Tensor, # numbers in [0, 1), (l, b); None where temperature is 0
-    temperature:float=1., # divides the logits; 0: always the likeliest code
-    state=None, # state before the first row
-    start:int=0, # sample index of the first row
-)->tuple: # codes (b, l) int64, and the state after the last sample
-    "Draw codes one by one with torch, for any kind of cell"
-    codes = []
-    for t in range(controls.shape[1]):
-        logits, state = tier(row, state, start + t)
-        u = None if uniforms is None else uniforms[t]
-        codes.append(_drawn_code(logits[:, 0], u, temperature))
-        row = tier.rows(codes[-1][:, None], controls[:, t:t + 1]).to(row)
-    return torch.stack(codes, 1), state
-
-# %% ../nbs/11_multitier_rnn.ipynb #203116be
-#| code-fold: true
-def gru_weights(
-    tier:AudioTier, # any but a phased one; stays where it is
-)->GRUWeights: # float32 or int8, as the tier's precision says
-    "The weights as the compiled loop takes them"
-    c, state = tier.config, tier.state_dict()
-    w = {k: v.detach().float().cpu().contiguous().numpy() for k, v in state.items()}
-    def matrices(weights, biases):
-        m = np.ascontiguousarray(np.stack(weights).swapaxes(1, 2))
-        pair = rounded(m) if tier.precision == 'int8' else (m, np.ones_like(m[:, 0]))
-        return Matrices(*pair, np.stack(biases))
-    gru = lambda name: [w[f'gru.{name}_l{k}'] for k in range(c.n_layers)]
-    none = Matrices(np.zeros((0, 1, 1), np.float32), *np.zeros((2, 0, 1), np.float32))
-    w_in, codes = w['input.weight'], np.arange(c.channels)[:, None] / c.channels
-    seen = w_in[:, :c.channels].T if c.input_size > 1 else codes * w_in[:, 0]
-    return GRUWeights(
-        np.ascontiguousarray(seen + w['input.bias'], dtype=np.float32),
-        np.ascontiguousarray(w_in[:, c.input_size:].T),
-        matrices([w['widen.weight']], [w['widen.bias']]) if c.wide_input else none,
-        matrices(gru('weight_ih'), gru('bias_ih')),
-        matrices(gru('weight_hh'), gru('bias_hh')),
-        matrices([w['output.weight']], [w['output.bias']]))
-
-def _kept_weights(tier):
-    "As `gru_weights`, made again only where a weight has changed"
-    # these do not tell when they change
-    if any(p.is_inference() for p in tier.parameters()): return gru_weights(tier)
-    key = (tier.precision, *((p.data_ptr(), p._version) for p in tier.parameters()))
-    if getattr(tier, '_kept', (None,))[0] != key: tier._kept = key, gru_weights(tier)
-    return tier._kept[1]
-
-# %% ../nbs/11_multitier_rnn.ipynb #8a388aba
-def generate(
-    tier:AudioTier, # the network, anywhere
-    row:Tensor, # first row: sample and controls, (b, 1, 1 + cond_size)
-    controls:Tensor, # controls in force after each sample, (b, l, cond_size)
-    uniforms:Tensor, # numbers in [0, 1), (l, b); None where temperature is 0
-    temperature:float=1., # divides the logits; 0: always the likeliest code
-    state=None, # state before the first row, (n_layers, b, hidden_size)
-    start:int=0, # sample index of the first row
-)->tuple: # codes (b, l) int64, and the state after the last sample, where `row` is
-    "Draw codes one by one: compiled for GRU tiers, else as `generate_plain`"
-    c, l, b = tier.config, controls.shape[1], len(row)
-    if c.phased:
-        return generate_plain(tier, row, controls, uniforms, temperature, state, start)
-    def plain(x, kind=torch.float32):
-        return np.ascontiguousarray(x.detach().cpu().to(kind).numpy())
-    if uniforms is None: uniforms = torch.zeros(l, b)
-    if state is None: state = torch.zeros(c.n_layers, b, c.hidden_size)
-    h = plain(state).copy()
-    with torch.no_grad(): first = plain(tier.input(row[:, 0].float())).copy()
-    codes = gru_codes(_kept_weights(tier), first, plain(controls),
-                      plain(uniforms[:l].T, torch.float64), float(temperature), h)
-    return torch.from_numpy(codes).to(row.device), torch.from_numpy(h).to(row.device)
-
-# %% ../nbs/11_multitier_rnn.ipynb #3a7c55b3
-def _own_rows(tier, x, state, start, forced, noise):
-    "`forward`, row after row; rows that are not `forced` hold what was drawn before"
-    out, own = [], None
-    for t in range(x.shape[1]):
-        row = x[:, t:t + 1]
-        if own is not None and not forced[t]:
-            row = torch.cat([own, row[..., own.shape[-1]:]], -1)
-        one, state = tier(row, state, start + t)
-        own = tier.own(one, noise[t])
-        out.append(one)
-    if torch.is_tensor(out[0]): return torch.cat(out, 1), state
-    joined = (None if p[0] is None else torch.cat(p, 1) for p in zip(*out))
-    return type(out[0])(*joined), state
-
-@patch
-def own(self:AudioTier, logits, noise):
-    "What the next row holds of a draw from `logits` by `noise`, (b, 1, input_size)"
-    codes = _drawn_code(logits[:, 0].detach(), noise)[:, None]
-    return self.rows(codes, logits[..., :0])
-
 # %% ../nbs/11_multitier_rnn.ipynb #e4e0ae9b
 @patch
 def advance(self:AudioTier,
@@ -305,25 +151,6 @@ def advance(self:AudioTier,
     return self.decode(codes.cpu())[..., None]
 
 # %% ../nbs/11_multitier_rnn.ipynb #e898f705
-def _pieces(mask, start, stop):
-    "(start, stop, is it made?) of the parts of a stretch of a mask"
-    if mask is None: return [(start, stop, True)]
-    here = mask[start:stop]
-    cuts = (1 + torch.where(here[1:] != here[:-1])[0]).tolist()
-    edges = [0, *cuts, stop - start]
-    return [(start + a, start + b, bool(here[a])) for a, b in zip(edges, edges[1:])]
-
-def _next_rows(tier, carried, controls, temperature, heard=None, fresh=None):
-    "The next rows of a tier, (n, l, outputs): drawn where `fresh`, else heard"
-    start, values = carried['at'], []
-    for a, b, new in _pieces(fresh, start, start + controls.shape[1]):
-        known, is_audio = None if new else heard[:, a:b], tier.outputs == ('audio',)
-        row = known[..., 0] if not new and isinstance(tier, AudioTier) else known
-        here = controls[:, a - start:b - start]
-        made = tier.advance(carried, here, temperature, row)
-        values.append(known if is_audio and not new else made)
-    return torch.cat(values, 1)
-
 @patch
 def _stream(self:AudioTier, cond, n, seeds, block, seconds=1., temperature=1.,
             init=None, mask=None):
@@ -353,288 +180,6 @@ def training_rows(self:AudioTier,
     codes = self.codes(x[:, 0] if made == 'audio' else cond.controls[made])
     beside = self.columns_beside(cond, codes)
     return self.rows(codes[:, :-1], beside[:, :-1]), codes[:, 1:]
-
-# %% ../nbs/11_multitier_rnn.ipynb #f7cf63a2
-@patch
-def tracks(self:Tier,
-    cond=None, # as for `sample`
-    n:int=1, # how many
-    seconds:float=1., # length
-    seed:int=0, # item k has seed + k
-    controls:dict=None, # as for `sample`
-    known:Tensor=None, # tracks that it continues, (n, l, outputs)
-)->Conditions: # controls of a tier below, with their rate
-    "Tracks that a tier makes, to look at, or to give to a tier below"
-    asked = self.conditions(cond, n, controls=controls)
-    n = n if asked is None else len(asked)
-    seeds = [seed + k for k in range(n)]
-    if asked is None: asked = self.default_cond(seeds)
-    asked = _with_classes(self, asked, seeds)
-    rows, walk = math.ceil(seconds * self.rate), self.begin(seeds)
-    beside = self.control_tracks(asked, rows)
-    first = 0 if known is None else known.shape[1]
-    if known is not None and known.shape[::2] != (n, len(self.outputs)):
-        raise ValueError(f"known of shape {tuple(known.shape)} is not allowed. Give "
-                         f"{n} tracks as ({n}, rows, {len(self.outputs)}), for "
-                         f"{', '.join(self.outputs)}.")
-    if first >= rows:
-        raise ValueError(f"{first} rows are known, as many as asked for. Give a longer "
-                         "seconds.")
-    with torch.inference_mode():
-        if known is not None:
-            heard = known if self.outputs[1:] else known[..., 0]
-            self.advance(walk, beside[:, :first], known=heard)
-        made = self.advance(walk, beside[:, first:])
-        if known is not None: made = torch.cat([known, made], 1)
-    columns = dict(zip(self.outputs, made.unbind(-1)))
-    return Conditions(n, controls=columns, control_rate=self.rate, names=asked.names)
-
-# %% ../nbs/11_multitier_rnn.ipynb #6b73a970
-@dataclass
-class ParamTierConfig:
-    "A tier that makes control tracks; the defaults are those of MTCRNN's third tier"
-    outputs:tuple[str, ...] = ('rms', 'centroid', 'pitch') # tracks it makes, in 0..1
-    controls:tuple[str, ...] = () # tracks it is conditioned on
-    labels:tuple[str, ...] = () # classes it is conditioned on
-    cond_size:int = 0 # columns beside the tracks; where these are named, their number
-    hidden_size:int = 300 # width d of every recurrent layer
-    n_layers:int = 3 # recurrent layers
-    mixtures:int = 0 # Gaussians that a row is drawn from; 0: one, without a choice
-    row_rate:float = 125. # rows per second
-    phased:bool = False # phased LSTM in place of the GRU
-    signed_phase:bool = False # as published, see `phase_gate`
-    # what 0 and 1 of each control mean, in its unit
-    ranges:tuple[tuple[float, float], ...] = ()
-    outside:str = 'clip' # of a control beyond 0..1: 'clip' and warn, or 'refuse'
-
-    def __post_init__(self):
-        if self.controls or self.labels:
-            self.cond_size = len(self.controls) + len(self.labels)
-
-# %% ../nbs/11_multitier_rnn.ipynb #02c88719
-class ParamOut(NamedTuple):
-    "What a parameter tier says of its next row"
-    mu:Tensor # means, (b, l, tracks), or (b, l, mixtures, tracks)
-    sigma:Tensor # spreads before the softplus, of the same shape
-    pi:Tensor = None # logits of the mixture, of the same shape; None: no mixture
-
-# %% ../nbs/11_multitier_rnn.ipynb #ef85e65d
-class ParamTier(Tier):
-    "A recurrent network over control tracks (MTCRNN, tiers 2 and 3)"
-    published = 'mtcrnn'
-
-    def __init__(self,
-        config:ParamTierConfig=None, # sizes and kind
-    ):
-        super().__init__()
-        c = self.config = config or ParamTierConfig()
-        self.name_inputs(c)
-        self.outputs = c.outputs # names of the tracks it makes
-        d, k = c.hidden_size, len(c.outputs) * (c.mixtures or 1)
-        self.input = nn.Linear(len(c.outputs) + c.cond_size, d)
-        self.add_cells(c)
-        self.mu, self.sigma = nn.Linear(d, k), nn.Linear(d, k)
-        if c.mixtures: self.pi = nn.Linear(d, k)
-
-    @property
-    def rate(self): return self.config.row_rate # rows per second
-
-    def silence(self, n):
-        "The middle of every track, (n, tracks)"
-        return torch.full((n, len(self.outputs)), .5, device=self.device)
-
-    def draws(self, l, n):
-        "What decides draws: normal numbers and ones in [0, 1), (l, n, 2, tracks)"
-        o = len(self.outputs)
-        return torch.stack([torch.randn(l, n, o), torch.rand(l, n, o)], 2)
-
-    def spread(self, sigma, temperature=1.):
-        "Standard deviations: a softplus of what the network says, `sigma`"
-        return F.softplus(sigma) * temperature
-
-    def through(self, gru, h, state, k):
-        "The states of `gru` over `h`, (b, l, d), from `state` number `k` on"
-        out, state[k] = self.recur(gru, h, state[k])
-        return out
-
-# %% ../nbs/11_multitier_rnn.ipynb #fad0cf79
-@patch
-def heads(self:ParamTier,
-    h:Tensor, # what enters the recurrence, (b, l, d)
-    state:list, # of each recurrence; is changed
-    start:int, # number of the first row
-)->ParamOut:
-    "Means and spreads of the next rows"
-    c = self.config
-    if c.phased: h, state[0] = self.phased_steps(h, state[0], start)
-    else: h = self.through(self.gru, h, state, 0)
-    if not c.mixtures: return ParamOut(self.mu(h), self.sigma(h))
-    shape = (*h.shape[:2], c.mixtures, len(c.outputs))
-    return ParamOut(*(f(h.tanh()).view(shape) for f in (self.mu, self.sigma, self.pi)))
-
-# %% ../nbs/11_multitier_rnn.ipynb #b46c4f7f
-@patch
-def forward(self:ParamTier,
-    x:Tensor, # rows of tracks and of what is beside them, (b, l, tracks + cond_size)
-    state:list=None, # of each recurrence after the row before; None: zero
-    start:int=0, # number of the first row
-    forced:Tensor=None, # does a row hold the true tracks?, bool (l,); None: all do
-    noise:Tensor=None, # numbers for the others, see `draws`
-)->tuple: # `ParamOut`, and the state
-    "What the next row of tracks may be, for every row"
-    if x.shape[-1] != self.input.in_features:
-        raise ValueError(f"rows of {x.shape[-1]} values, but this tier reads "
-                         f"{len(self.outputs)} tracks and {self.config.cond_size} "
-                         "beside them.")
-    if forced is not None and not forced.all():
-        return _own_rows(self, x, state, start, forced, noise)
-    state = [*(state or [None] * (2 + len(self.outputs)))]
-    return self.heads(F.relu(self.input(x)), state, start), state
-
-# %% ../nbs/11_multitier_rnn.ipynb #d2698e2a
-@patch
-def draw_row(self:ParamTier,
-    out:ParamOut, # of one row, (b, 1, ...)
-    eps:Tensor, # normal numbers, (b, tracks)
-    uniforms:Tensor=None, # in [0, 1), choose the Gaussian of a mixture, (tracks, b)
-    temperature:float=1., # multiplies the spread
-)->Tensor: # (b, tracks)
-    "The next row of tracks"
-    mu, std = out.mu[:, 0], self.spread(out.sigma[:, 0], temperature)
-    if out.pi is not None:
-        p = out.pi[:, 0].softmax(1).double().cumsum(1) # (b, mixtures, tracks)
-        u = uniforms.mT[:, None].to(p)
-        k = (p / p[:, -1:] <= u).sum(1, keepdim=True).clamp_max(p.shape[1] - 1)
-        mu, std = mu.gather(1, k)[:, 0], std.gather(1, k)[:, 0]
-    return mu + eps.to(mu) * std
-
-# %% ../nbs/11_multitier_rnn.ipynb #b621b85f
-def param_loss(
-    out:ParamOut, # for rows, (b, l, ...)
-    targets:Tensor, # the tracks that came, (b, l, tracks)
-    std:Tensor=None, # standard deviations; None: the softplus of `out.sigma`
-)->Tensor: # of each row, (l,)
-    "Minus the logarithm of the likelihood"
-    std = F.softplus(out.sigma) if std is None else std
-    x = targets if out.pi is None else targets[..., None, :]
-    log_p = -.5 * ((x - out.mu) / std).square() - std.log() - .5 * math.log(2 * math.pi)
-    if out.pi is not None: log_p = (out.pi.log_softmax(-2) + log_p).logsumexp(-2)
-    return -log_p.mean((0, 2))
-
-# %% ../nbs/11_multitier_rnn.ipynb #1550af9d
-@patch
-def advance(self:ParamTier,
-    carried:dict, # from `begin`; is changed
-    controls:Tensor, # what the next rows are conditioned on, (n, l, cond_size)
-    temperature:float=1., # multiplies the spread
-    known:Tensor=None, # tracks that are there already and only heard, (n, l, tracks)
-)->Tensor: # tracks, (n, l, tracks)
-    "Continue by some rows: draw them, or follow what is there"
-    made, o, controls = [], len(self.outputs), controls.to(self.device)
-    before = controls[:, 0] if carried['controls'] is None else carried['controls']
-    if known is not None:
-        own = torch.cat([carried['last'][:, None], known.to(carried['last'])], 1)
-        beside = torch.cat([before[:, None], controls], 1)
-        rows = torch.cat([own, beside], -1)[:, :-1]
-        _, carried['state'] = self(rows, carried['state'], carried['at'])
-        carried.update(last=own[:, -1], controls=controls[:, -1],
-                       at=carried['at'] + len(rows[0]))
-        return known
-    for k in range(controls.shape[1]):
-        row = torch.cat([carried['last'], before], -1)[:, None]
-        out, carried['state'] = self(row, carried['state'], carried['at'])
-        numbers = torch.stack([torch.randn(o, generator=g) for g in carried['noise']])
-        chance = torch.stack([torch.rand(o, generator=g) for g in carried['noise']], 1)
-        carried['last'] = self.draw_row(out, numbers, chance, temperature)
-        made.append(carried['last'].cpu())
-        before, carried['at'] = controls[:, k], carried['at'] + 1
-    carried['controls'] = before
-    return torch.stack(made, 1)
-
-# %% ../nbs/11_multitier_rnn.ipynb #897f0344
-@patch
-def training_rows(self:ParamTier,
-    x:Tensor, # sounds; not looked at
-    cond:Conditions, # tracks and controls at the rate of the rows, and classes
-)->tuple: # rows (b, l, tracks + cond_size), next rows of tracks (b, l, tracks)
-    "What the network reads in training, and what it is to say"
-    tracks = torch.stack([cond.controls[k] for k in self.outputs], -1)
-    rows = torch.cat([tracks, self.columns_beside(cond, tracks[..., 0])], -1)
-    return rows[:, :-1], tracks[:, 1:]
-
-# %% ../nbs/11_multitier_rnn.ipynb #ff49b0ed
-@patch
-def own(self:ParamTier,
-    out:ParamOut, # of one row
-    noise:Tensor, # (b, 2, tracks) of `draws`, or normal numbers alone (b, tracks)
-)->Tensor: # (b, 1, tracks), without gradient
-    "What the next row holds of what was drawn"
-    eps, chance = noise.unbind(1) if noise.ndim == 3 else (noise, None)
-    chance = None if chance is None else chance.mT
-    return self.draw_row(out, eps, chance).detach()[:, None]
-
-# %% ../nbs/11_multitier_rnn.ipynb #32d1db21
-def phase_gate(
-    t:Tensor, # time as a sample index, (b, 1)
-    period:Tensor, # tau of every cell, samples, (d,)
-    shift:Tensor, # s of every cell, samples, (d,)
-    ratio_on:Tensor, # share r of the period in which a cell is open, (d,)
-    leak:float=.001, # alpha, opening outside that share
-    signed:bool=False, # remainder with the sign of its argument, as published
-)->Tensor: # opening k of every cell, (b, d)
-    "How far phased cells are open at time `t` (Neil et al. 2016, equation 7)"
-    # the published gradient does not see that the remainder depends on the period
-    if signed: phi = torch.fmod(t - shift, period.detach()) / period # (b, d)
-    else: phi = torch.remainder(t - shift, period) / period
-    rising, falling = 2 * phi / ratio_on, 2 - 2 * phi / ratio_on
-    closing = torch.where(phi < ratio_on, falling, leak * phi)
-    return torch.where(phi < .5 * ratio_on, rising, closing)
-
-# %% ../nbs/11_multitier_rnn.ipynb #fc3f0c0e
-class PhasedLSTMCell(nn.Module):
-    "One layer of phased LSTM cells"
-    def __init__(self,
-        d_in:int, # width of the input
-        d:int, # number of cells
-        signed_phase:bool=False, # negative openings before a first period, as published
-    ):
-        super().__init__()
-        self.linear_ih = nn.Linear(d_in, 4 * d, bias=False)
-        self.linear_hh = nn.Linear(d, 4 * d, bias=False)
-        self.bias = nn.Parameter(torch.zeros(4 * d))
-        period = torch.empty(d).uniform_(1, 3).exp()
-        self.period = nn.Parameter(period)
-        self.phase = nn.Parameter(torch.rand(d) * period)
-        self.ratio_on = nn.Parameter(torch.full((d,), .2))
-        self.signed_phase = signed_phase
-
-    def forward(self,
-        x:Tensor, # input of one step, (b, d_in)
-        t:Tensor, # sample index of the step, (b, 1)
-        state:tuple=None, # (h, c) of the step before, (b, d) each; zero at the start
-    )->tuple: # (h, c), (b, d) each
-        "One step"
-        if state is None: state = (x.new_zeros(len(x), self.period.numel()),) * 2
-        h, c = state
-        i, f, o, g = (self.linear_ih(x) + self.linear_hh(h) + self.bias).chunk(4, -1)
-        c_new = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h_new = o.sigmoid() * c_new.tanh()
-        k = phase_gate(t, self.period, self.phase, self.ratio_on,
-                       signed=self.signed_phase)
-        return k * h_new + (1 - k) * h, k * c_new + (1 - k) * c
-
-# %% ../nbs/11_multitier_rnn.ipynb #799014b1
-@patch
-def phased_steps(self:Tier, h, state, start):
-    "Phased cells, row after row, over h (b, l, d); `state` has (h, c) of each layer"
-    state, rows = list(state) if state is not None else [None] * len(self.cells), []
-    for i in range(h.shape[1]):
-        row, t = h[:, i], torch.full((len(h), 1), float(start + i), device=h.device)
-        for k, cell in enumerate(self.cells):
-            state[k] = cell(row, t, state[k])
-            row = state[k][0]
-        rows.append(row)
-    return torch.stack(rows, 1), state
 
 # %% ../nbs/11_multitier_rnn.ipynb #9f8f7aee
 @dataclass
@@ -673,30 +218,6 @@ class TierStack(Pipeline, Tier):
 
     @property
     def tiers(self): return [getattr(self, name) for name in self.part_names] # top down
-
-# %% ../nbs/11_multitier_rnn.ipynb #b1ec3393
-def _known(stack, init, mask):
-    "What a sound says to each tier, (n, rows, outputs), and which rows are new"
-    found, spans = {stack.tiers[-1]: (init[:, 0, :, None], mask)}, _spans(stack)
-    for tier in stack.tiers[:-1]:
-        ends = [spans.get(k, (0., 1.)) for k in tier.outputs]
-        each = [_shares(x[0], round(stack.rate), tier.outputs, tier.rate, ends)
-                for x in init]
-        values = torch.from_numpy(np.stack(each)).float().clamp(0, 1)
-        places = (torch.arange(values.shape[1]) * stack.rate / tier.rate).long()
-        new = mask[places.clamp_max(len(mask) - 1)]
-        found[tier] = values, F.pad(new, (0, 16), value=True)
-    return found
-
-def _made_above(made, tier, start, stop):
-    "Tracks that the tiers above have made, at rows of a tier: name -> (n, l)"
-    times, found = torch.arange(start, stop, dtype=torch.float64) / tier.rate, {}
-    for above, (offset, values) in made.items():
-        for k, name in enumerate(above.outputs):
-            if name not in tier.control_names: continue
-            places = (times * above.rate - offset).expand(len(values), -1)
-            found[name] = _at(values[..., k], places, name == 'onset').clamp(0, 1)
-    return found
 
 # %% ../nbs/11_multitier_rnn.ipynb #9fb4d4e4
 @patch

@@ -12,14 +12,13 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .core.cached_pixelsnail import (
-    CachedPixelSNAIL, COMPILED_MB, CompiledPixelSNAIL, draw_map, map_start)
-from .core.code_maps import CodeError, CodePrior, map_background
+    _check_config, CachedPixelSNAIL, CompiledPixelSNAIL, draw_map, map_start, MapPrior)
+from .core.code_maps import map_background
 from .core.generator import Conditions, ItemNoise
 
 # %% auto #0
 __all__ = ['causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock', 'CausalAttention2d',
-           'PlaceCondition', 'LinearCondition', 'EmbeddingCondition', 'PixelSNAILConfig', 'PixelBlock', 'CodeStage',
-           'PixelSNAIL']
+           'PlaceCondition', 'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL']
 
 # %% ../nbs/05_pixelsnail.ipynb #8d99104e
 def causal_taps(
@@ -32,11 +31,9 @@ def causal_taps(
 # %% ../nbs/05_pixelsnail.ipynb #3012410f
 def above_taps(
     k:int=5, # kernel size, odd
-    shift:int=1, # rows between the position and the nearest row read
 )->list: # (row, column) offsets
     "What the first layer's vertical branch reads: k//2 rows above, k columns wide"
-    return [(r, c) for r in range(1 - shift - k // 2, 1 - shift)
-            for c in range(-(k // 2), k // 2 + 1)]
+    return [(r, c) for r in range(-(k // 2), 0) for c in range(-(k // 2), k // 2 + 1)]
 
 # %% ../nbs/05_pixelsnail.ipynb #a8100048
 def left_taps(
@@ -147,13 +144,11 @@ class CausalAttention2d(nn.Module):
         c_key:int, # channels keys and values are made from
         width:int=128, # of the attention, all heads together
         n_heads:int=8, # must divide the width
-        # False: strictly earlier ones (DCASE baseline); the first gets zeros
-        attend_self:bool=True,
         dropout:float=0., # share of numbers set to zero in training
         weight_norm:bool=True, # w = g v / |v|
     ):
         super().__init__()
-        self.n_heads, self.attend_self, self.dropout = n_heads, attend_self, dropout
+        self.n_heads, self.dropout = n_heads, dropout
         self.query = TapConv2d(c_query, width, weight_norm=weight_norm)
         self.key = TapConv2d(c_key, width, weight_norm=weight_norm)
         self.value = TapConv2d(c_key, width, weight_norm=weight_norm)
@@ -168,16 +163,15 @@ class CausalAttention2d(nn.Module):
         key:Tensor, # (b, c_key, h, w)
     )->Tensor: # (b, width, h, w), float32
         "softmax(q' k / sqrt(d)) v with q scaled first, so that no score leaves float32"
-        q, k, v = map(self.heads, (self.query(query), self.key(key), self.value(key)))
-        if not self.attend_self:
-            q, k, v = q[:, :, 1:], k[:, :, :-1], v[:, :, :-1]
-        dropout = self.dropout * self.training
-        with torch.autocast(q.device.type, enabled=False):
-            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout,
-                                                 is_causal=True)
-        if not self.attend_self:
-            out = F.pad(out, (0, 0, 1, 0))
+        parts = self.query(query), self.key(key), self.value(key)
+        out = self.look_back(*map(self.heads, parts))
         return rearrange(out, 'b n (h w) d -> b (n d) h w', h=query.shape[-2])
+
+    def look_back(self, q:Tensor, k:Tensor, v:Tensor)->Tensor:
+        "Of all heads at once: (b, heads, h w, d) -> the same shape"
+        with torch.autocast(q.device.type, enabled=False):
+            return F.scaled_dot_product_attention(
+                q, k, v, dropout_p=self.dropout * self.training, is_causal=True)
 
 # %% ../nbs/05_pixelsnail.ipynb #e57bc001
 class PlaceCondition(nn.Module):
@@ -204,73 +198,11 @@ class PlaceCondition(nn.Module):
         kind = (weights @ self.embedding.weight)[..., None, None]
         return self.mix(F.silu(place + kind))
 
-# %% ../nbs/05_pixelsnail.ipynb #80b26b7a
-#| code-fold: true
-class LinearCondition(nn.Module):
-    "DCASE baseline: four linear layers, class -> a number for each place"
-    def __init__(self,
-        n_classes:int, # classes to tell apart
-        shape:tuple, # (h, w)
-        width:int=2048, # of the layers between
-        depth:int=4, # layers
-    ):
-        super().__init__()
-        sizes = [n_classes] + [width] * (depth - 1) + [math.prod(shape)]
-        self.shape = tuple(shape)
-        self.layers = nn.Sequential(*map(nn.Linear, sizes, sizes[1:]))
-
-    def forward(self,
-        weights:Tensor, # share of each class, (b, n_classes)
-        shape:tuple, # must be the map's own
-    )->Tensor: # (b, 1, h, w)
-        "One number a position"
-        return self.layers(weights).unflatten(1, (1, *self.shape))
-
-# %% ../nbs/05_pixelsnail.ipynb #120b47d9
-#| code-fold: true
-class EmbeddingCondition(nn.Module):
-    "Audyn: one embedding row per class; class 0 is unknown and adds nothing"
-    def __init__(self,
-        n_classes:int, # classes to tell apart
-        shape:tuple, # (h, w)
-    ):
-        super().__init__()
-        self.shape = tuple(shape)
-        self.embedding = nn.Embedding(n_classes, math.prod(shape), padding_idx=0)
-
-    def forward(self,
-        weights:Tensor, # share of each class, (b, n_classes)
-        shape:tuple, # must be the map's own
-    )->Tensor: # (b, 1, h, w)
-        "One number a position"
-        return (weights @ self.embedding.weight).unflatten(1, (1, *self.shape))
-
-# %% ../nbs/05_pixelsnail.ipynb #5d72e032
-#| code-fold: true
-def _check_config(k):
-    "Raise `ValueError` for settings that no network can have"
-    k.code_shape = tuple(int(v) for v in k.code_shape)
-    if len(k.code_shape) not in (2, 3) or min(k.code_shape) < 1:
-        raise ValueError(f"code_shape is {k.code_shape}; give (rows, columns), or "
-                         "stages before them")
-    for name, allowed in dict(condition=('place', 'linear map', 'embedding map'),
-                              key_order=('first', 'last'),
-                              order=('rows', 'columns')).items():
-        if getattr(k, name) not in allowed:
-            raise ValueError(f"{name} is {getattr(k, name)!r}; use one of {allowed}")
-    if k.kernel_size < 3 or k.kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size is {k.kernel_size}; use 3, 5, 7 ...")
-    if k.attention and k.attention_width % k.n_heads:
-        raise ValueError(f"attention_width {k.attention_width}: cannot be divided by "
-                         f"n_heads {k.n_heads}")
-    if k.condition != 'place':
-        k.cond_channels = 1
-
 # %% ../nbs/05_pixelsnail.ipynb #06ad8fbc
 @dataclass
 class PixelSNAILConfig:
-    "A PixelSNAIL over code maps; what follows `weight_norm` is for the published ones"
-    code_shape:tuple[int, ...] = (20, 86)  # (H, W), residual (k, H, W); see `condition`
+    "Sizes of a PixelSNAIL over code maps; the defaults are those of the DCASE baseline"
+    code_shape:tuple[int, ...] = (20, 86)  # (H, W), residual (k, H, W)
     n_codes:int = 512  # rows of (each) codebook
     n_classes:int = 7
     codebook_hash:str = ''  # of the codebook whose codes it models; '' when not known
@@ -289,12 +221,7 @@ class PixelSNAILConfig:
     class_dropout:float = 0.  # share of items shown no class: what guidance needs
     order:str = 'rows'  # 'rows', from low to high; 'columns', from early to late
     weight_norm:bool = True
-    condition:str = 'place'  # of one size: 'linear map' (DCASE), 'embedding map'
-    cond_width:int = 2048  # of 'linear map'
-    attend_self:bool = True  # DCASE baseline: False
-    key_order:str = 'first'  # keys of [block input, output, place]; Audyn: output first
-    vertical_shift:int = 1  # Audyn: 2, its first layer never sees the row above
-    edge_bias:bool = True  # both: False, no bias in row 0 (vertical), column 0
+
     def __post_init__(self): _check_config(self)
 
     @property
@@ -307,11 +234,10 @@ class PixelSNAILConfig:
         "Rows and columns of the map"
         return self.code_shape[-2:]
 
-# %% ../nbs/05_pixelsnail.ipynb #47081920
-@patch(as_prop=True)
-def grid(self:PixelSNAILConfig)->tuple: # (H, W), or (W, H) drawn by columns
-    "The map as the network sees it: drawn from the top, row by row"
-    return self.map_shape[::1 if self.order == 'rows' else -1]
+    @property
+    def grid(self)->tuple: # (H, W), or (W, H) drawn by columns
+        "The map as the network sees it: drawn from the top, row by row"
+        return self.map_shape[::1 if self.order == 'rows' else -1]
 
 # %% ../nbs/05_pixelsnail.ipynb #eb64edfd
 class PixelBlock(nn.Module):
@@ -324,7 +250,7 @@ class PixelBlock(nn.Module):
         norm = dict(weight_norm=k.weight_norm)
         shared = dict(dropout=k.dropout, **norm)
         taps, cond = causal_taps(k.kernel_size), k.cond_channels
-        self.order, self.attention = k.key_order, None
+        self.attention = None
         self.resblocks = nn.ModuleList(GatedResBlock(ch, k.res_channels, taps,
                                                      cond=cond, **shared)
                                        for _ in range(k.n_res_blocks))
@@ -334,8 +260,7 @@ class PixelBlock(nn.Module):
         self.key_resblock = GatedResBlock(2 * ch + 2, ch, **shared)
         self.query_resblock = GatedResBlock(ch + 2, ch, **shared)
         self.attention = CausalAttention2d(ch + 2, 2 * ch + 2, k.attention_width,
-                                           k.n_heads,
-                                           k.attend_self, k.attention_dropout, **norm)
+                                           k.n_heads, k.attention_dropout, **norm)
         self.out_resblock = GatedResBlock(ch, ch, aux=k.attention_width, **shared)
 
     def forward(self,
@@ -349,8 +274,7 @@ class PixelBlock(nn.Module):
             x = block(x, cond=cond)
         if self.attention is None:
             return self.out(torch.cat([x, place], 1))
-        pair = [first, x] if self.order == 'first' else [x, first]
-        key = self.key_resblock(torch.cat([*pair, place], 1))
+        key = self.key_resblock(torch.cat([first, x, place], 1))
         query = self.query_resblock(torch.cat([x, place], 1))
         return self.out_resblock(x, aux=self.attention(query, key))
 
@@ -377,26 +301,19 @@ class CodeStage(nn.Module):
         return self.block(x + self.code(code).movedim(-1, 1))
 
 # %% ../nbs/05_pixelsnail.ipynb #05f4079b
-class PixelSNAIL(CodePrior):
+class PixelSNAIL(MapPrior):
     "p(code map | class) = product of p(code | all codes before it, class)"
     published = 'dcase2023'
-    asks = frozenset({'label', 'shares'})
 
     def __init__(self,
-        config:PixelSNAILConfig, # sizes; the defaults are those of the DCASE baseline
+        config:PixelSNAILConfig, # sizes
     ):
         super().__init__()
         self.config = k = config
         norm, n = dict(weight_norm=k.weight_norm), k.n_codes * k.n_quantizers
-        above = above_taps(k.kernel_size, k.vertical_shift)
-        self.vertical = CodeConv2d(n, k.channels, above, **norm)
+        self.vertical = CodeConv2d(n, k.channels, above_taps(k.kernel_size), **norm)
         self.horizontal = CodeConv2d(n, k.channels, left_taps(k.kernel_size), **norm)
-        if k.condition == 'linear map':
-            self.condition = LinearCondition(k.n_classes, k.grid, k.cond_width)
-        elif k.condition == 'embedding map':
-            self.condition = EmbeddingCondition(k.n_classes, k.grid)
-        else:
-            self.condition = PlaceCondition(k.n_classes, k.cond_channels)
+        self.condition = PlaceCondition(k.n_classes, k.cond_channels)
         self.blocks = nn.ModuleList(PixelBlock(k) for _ in range(k.n_blocks))
         self.out_resblocks = nn.ModuleList(
             GatedResBlock(k.channels, k.res_channels, dropout=k.dropout, **norm)
@@ -410,66 +327,11 @@ class PixelSNAIL(CodePrior):
         "A map as the network sees it, and back"
         return x.mT if self.config.order == 'columns' and x.ndim > 2 else x
 
-# %% ../nbs/05_pixelsnail.ipynb #83a9d066
-#| code-fold: true
-@patch
-def class_weights(self:PixelSNAIL,
-    # Conditions, class numbers (b,) or (b, 1), shares (b, n_classes) as floats, or None
-    cond,
-)->Tensor|None: # float, (b, n_classes)
-    "What the condition is computed from; anything that is no class is a `CodeError`"
-    if isinstance(cond, Conditions):
-        n = self.config.n_classes
-        cond = cond.class_shares(n) if cond.kinds & self.asks else None
-    if cond is None:
-        return None
-    cond, n = torch.as_tensor(cond, device=self.device), self.config.n_classes
-    if cond.is_floating_point():
-        if cond.ndim == 2 and cond.shape[1] == n and cond.isfinite().all():
-            return cond
-        raise CodeError(f"shares of classes have shape {tuple(cond.shape)}: "
-                        f"give finite numbers, (batch, {n}).")
-    cond = cond.flatten()
-    if len(cond) and not 0 <= int(cond.min()) <= int(cond.max()) < n:
-        wrong = int(cond.max() if cond.max() >= n else cond.min())
-        raise CodeError(f"class {wrong} is not allowed: this prior knows 0 to {n - 1}.")
-    return F.one_hot(cond, n).float()
-
-# %% ../nbs/05_pixelsnail.ipynb #5746b859
-#| code-fold: true
-@patch
-def map_shape(self:PixelSNAIL,
-    h:int, # rows of a map, as it is drawn
-    w:int, # columns
-)->tuple: # (rows, columns) of the whole map
-    "The map that codes belong to: that of the training, or one of their own size"
-    own = self.config.grid
-    if w == own[1] and h <= own[0]:
-        return own
-    if self.config.condition == 'place':
-        return h, w
-    raise CodeError(f"map of {h} x {w} codes: this prior's class condition is a map of "
-                    f"{own[0]} x {own[1]}. Use that size (fewer rows are allowed), "
-                    "or a prior with condition='place'.")
-
-# %% ../nbs/05_pixelsnail.ipynb #bf9e9943
-#| code-fold: true
-@patch
-def check_map(self:PixelSNAIL,
-    codes:Tensor, # should be int64, (b, h, w) or (b, k, h, w)
-):
-    "Raise `CodeError` for codes that this prior cannot have been made for"
-    stages, n = self.config.code_shape[:-2], self.config.n_codes
-    if codes.ndim != 3 + len(stages) or codes.shape[1:-2] != stages:
-        wanted = ', '.join(['batch', *map(str, stages), 'rows, columns'])
-        raise CodeError(f"code map has shape {tuple(codes.shape)}: "
-                        f"expected ({wanted}).")
-    if codes.is_floating_point():
-        raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0..{n - 1}.")
-    low, high = codes.aminmax() if codes.numel() else (0, 0)
-    if low < 0 or high >= n:
-        raise CodeError(f"codes run from {int(low)} to {int(high)}, the codebook has "
-                        f"rows 0..{n - 1}. Use the codebook that made them.")
+    def read(self,
+        codes:Tensor, # (b, h, w) or (b, k, h, w), as they are drawn
+    )->Tensor: # (b, c, h, w)
+        "The first layer: what stands above and what stands to the left"
+        return self.vertical(codes) + self.horizontal(codes)
 
 # %% ../nbs/05_pixelsnail.ipynb #afec736e
 @patch
@@ -484,17 +346,13 @@ def features(self:PixelSNAIL,
     if k.n_quantizers > 1:
         codes = codes + k.n_codes * torch.arange(k.n_quantizers,
                                                  device=codes.device)[:, None, None]
-    above, left = self.vertical(codes), self.horizontal(codes)
-    if not k.edge_bias:
-        above, left = F.pad(above[:, :, 1:], (0, 0, 1, 0)), F.pad(left[..., 1:], (1, 0))
-    x = above + left
+    x = self.read(codes)
     place = map_background(*shape)[None, :, :h].to(x).expand(len(x), -1, -1, -1)
     if self.training and weights is not None and k.class_dropout:
         weights = weights * (torch.rand(len(weights), 1,
                                         device=x.device) >= k.class_dropout)
-    if weights is None and k.condition == 'place':
-        weights = x.new_zeros(len(x), k.n_classes)
-    cond = None if weights is None else self.condition(weights, shape)[:, :, :h]
+    cond = self.told(weights, shape, len(x))
+    cond = None if cond is None else cond[:, :, :h]
     for block in self.blocks:
         x = block(x, place, cond)
     for block in self.out_resblocks:
@@ -515,27 +373,6 @@ def forward(self:PixelSNAIL,
         x = stage(x, codes[:, i])
         logits.append(stage.out(F.elu(x)).float())
     return self.turned(torch.stack(logits, 2) if self.stages else logits[0])
-
-# %% ../nbs/05_pixelsnail.ipynb #71a25a4d
-@patch
-def compiled(self:PixelSNAIL,
-    batch:int=1, # maps at once, with guidance twice as many
-)->bool: # is `CompiledPixelSNAIL` what `sample_codes` draws with?
-    "On a CPU, while weights read times maps stay below `COMPILED_MB`: loops win there"
-    k = self.config
-    layers = k.n_blocks * k.n_res_blocks
-    own = k.kernel_size // 2 * layers * 3 * k.channels * k.res_channels
-    points = sum(p.numel() for p in self.parameters() if p.ndim == 3
-                 and p.shape[2] == 1)
-    return self.device.type == 'cpu' and 4e-6 * (own + points) * batch <= COMPILED_MB
-
-# %% ../nbs/05_pixelsnail.ipynb #bf66dec0
-@patch(as_prop=True)
-def best_batch(self:PixelSNAIL)->int:
-    "Maps to draw at a time: the fewest with which a map costs least, as measured"
-    if self.device.type != 'cpu':
-        return 64
-    return 8 if self.compiled(16) else 16
 
 # %% ../nbs/05_pixelsnail.ipynb #7ea6b614
 @patch

@@ -6,28 +6,25 @@
 #| code-fold: true
 from __future__ import annotations
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
-from tqdm.auto import tqdm
-from .audio_features import GriffinLim, log_mel, mel_centres, MelConfig
+from .audio_features import MelConfig
 from .codebooks import Grain, mel_distance
 from .core.code_maps import map_hash, MelAutoencoder
-from .core.generator import Conditions, ItemNoise, Pretrained
-from .core.rendering import find_vocoder, MelGenerator
-from .core.sound_files import unclipped
-from .core.sounds import Sounds
+from .core.generator import Conditions, Pretrained
+from .core.painting import (
+    attention, LatentDiffusion, LatentDiffusionConfig, mel_level, slerp, windows)
 from .core.unet import (
     asked_label, class_vector, LatentUNet, step_features, UNet, UNetConfig)
-from .diffwave import diffuse, DiffusionProcess, invert_ddim
 from .vocoders import ConvNeXtBlock
 
 # %% auto #0
-__all__ = ['MelVAEConfig', 'MelVAE', 'MelVAEOutput', 'rotary', 'turned', 'attention', 'FlowBlock', 'FlowConfig',
-           'FlowTransformer', 'flow_loss', 'LatentDiffusionConfig', 'LatentDiffusion', 'windows', 'slerp', 'mel_level']
+__all__ = ['MelVAEConfig', 'MelVAE', 'MelVAEOutput', 'rotary', 'turned', 'FlowBlock', 'FlowConfig', 'FlowTransformer',
+           'flow_loss']
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #6f01c54a
 @dataclass
@@ -224,17 +221,6 @@ def turned(
     c, s = angles.to(x.dtype)
     return torch.cat([a * c - b * s, b * c + a * s], -1)
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #2246d618
-def attention(
-    q:Tensor, # queries, (b, heads, l, width)
-    k:Tensor, # keys, the same shape
-    v:Tensor, # values, the same shape
-)->Tensor: # the same shape
-    "torch's own; the plain formula where bfloat16 learns on a processor: faster there"
-    if q.dtype == torch.bfloat16 and q.device.type == 'cpu' and q.requires_grad:
-        return (q @ k.mT * q.shape[-1] ** -.5).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
-
 # %% ../nbs/10_spectrogram_diffusion.ipynb #dc8d0238
 class FlowBlock(nn.Module):
     "Attention, then two layers for each column; both scaled, shifted and gated"
@@ -381,117 +367,7 @@ def flow_loss(
     error = (weight * (answer.float() - target).square()).mean()
     return error / (1 - kept).clamp_min(.05)
 
-# %% ../nbs/10_spectrogram_diffusion.ipynb #3bd5275d
-@dataclass
-class LatentDiffusionConfig:
-    "What a painter knows beside its parts"
-    labels:tuple[str, ...] = ()
-    seconds:float = 4. # usual length
-    longest:float = 60. # s
-    prediction:str = 'x0' # what the backbone answers
-    steps:int = 12 # what `sample` uses where it is not told otherwise
-    guidance:float = 2. # as above
-    sampler:str = 'dpm++2m' # as above, see `diffwave.SAMPLERS`
-    interval:tuple[float, float] = (.1, .9) # where guidance acts: 0 clean, 1 noise
-    shift:float = 1. # above 1: more of the steps at the noisy end
-    griffin_lim:int = 60 # iterations where there is no trained vocoder
-    vocoder:str = '' # 'default': the book's own, which is not saved again
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #85d65510
-class LatentDiffusion(MelGenerator):
-    "class -> latents (backbone) -> log-mel (autoencoder) -> sound (vocoder)"
-    part_names = ('vae', 'backbone', 'vocoder')
-    honours = frozenset(('seconds steps guidance sampler temperature init strength '
-                         'mask loop on_step progress').split())
-    best_batch = 8
-
-    def __init__(self,
-        config:LatentDiffusionConfig, # labels and defaults
-        vae:MelVAE, # makes the latents
-        backbone:nn.Module, # `FlowTransformer` or `LatentUNet`
-        # (b, m, f) to (b, 1, t); 'default': the book's; None: `GriffinLim`
-        vocoder:nn.Module|str|None=None,
-    ):
-        super().__init__()
-        config = replace(config, vocoder='default' if vocoder == 'default' else '')
-        if isinstance(vocoder, str): vocoder = find_vocoder(vocoder)
-        if vocoder is None: vocoder = GriffinLim(vae.mel, config.griffin_lim)
-        self.config, self.labels = config, list(config.labels)
-        self.vae, self.backbone, self.vocoder = vae, backbone, vocoder
-        backbone.check_latents(vae)
-        vae.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
-        text = getattr(backbone.config, 'text_width', 0)
-        self.optional_tracks = ('level',) * bool(getattr(backbone.config, 'level', 0))
-        self.asks = frozenset({'label', 'shares', *(['text'] if text else []),
-                               *(['controls'] if self.optional_tracks else [])})
-        self.default_seconds, self.longest_seconds = config.seconds, config.longest
-        self.defaults = dict(steps=config.steps, guidance=config.guidance,
-                             sampler=config.sampler)
-
-    @property
-    def process(self)->DiffusionProcess:
-        "The lines from noise to sound"
-        return DiffusionProcess('flow', 1000, prediction=self.config.prediction)
-
-    @property
-    def columns(self)->int:
-        "Columns that the backbone sees at once"
-        return getattr(self.backbone.config, 'columns', 0) or 10**9
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #ed63c328
-def windows(
-    length:int, # columns
-    size:int, # of a window
-    ring:bool=False, # is the first column next to the last?
-)->tuple[Tensor, Tensor]: # columns of each window (w, size), their weights (size,)
-    "Windows that overlap by half and cover all columns; heaviest in the middle"
-    at = torch.arange(size)
-    weight = torch.minimum(at, size - 1 - at) + 1.
-    if ring:
-        starts = torch.arange(0, length, size // 2)
-        return (starts[:, None] + at) % length, weight
-    n = max(1, math.ceil((length - size) / (size // 2)) + 1)
-    starts = torch.linspace(0, max(0, length - size), n).round().long()
-    return starts[:, None] + at, weight
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #3d5f2b66
-@patch
-def answer(self:LatentDiffusion,
-    x:Tensor, # noisy latents, (n, c, h, l)
-    t:Tensor, # times, (n,)
-    cond:Conditions|None, # of n sounds
-    keep:Tensor|None=None, # bool, (l,): columns that are clean already
-    ring:bool=False, # is the first column next to the last?
-)->Tensor: # (n, c, h, l)
-    "What the backbone says of latents of any length"
-    n, length, size = len(x), x.shape[-1], self.columns
-    keep = None if keep is None else keep.to(x.device)
-    if length <= size:
-        return self.backbone(x, t, cond, None if keep is None else keep.expand(n, -1))
-    where, weight = (v.to(x.device) for v in windows(length, size, ring))
-    w = len(where)
-    parts = x[..., where].permute(3, 0, 1, 2, 4).flatten(0, 1) # (w n, c, h, size)
-    kept = None if keep is None else keep[where].repeat_interleave(n, 0)
-    asked = None if cond is None else cond[torch.arange(n).repeat(w)]
-    if cond is not None and (track := cond.controls.get('level')) is not None:
-        # (n, w, size, values)
-        tracks = track.unflatten(-1, (length, -1)).to(x.device)[:, where]
-        asked.fields['controls.level'] = tracks.transpose(0, 1).flatten(2).flatten(0, 1)
-    said = self.backbone(parts, t.repeat(w), asked, kept).unflatten(0, (w, n))
-    total = torch.zeros_like(x)
-    for at, piece in zip(where, said):
-        total.index_add_(-1, at, piece * weight)
-    return total / torch.zeros(length, device=x.device).index_add_(
-        0, where.flatten(), weight.repeat(w))
-
 # %% ../nbs/10_spectrogram_diffusion.ipynb #f290eb8e
-#| code-fold: true
-@patch(cls_method=True)
-def from_parts(cls:LatentDiffusion, parts, config):
-    "Join the parts of a folder"
-    return cls(config, parts['vae'], parts['backbone'],
-               parts.get('vocoder') or config.vocoder or None)
-
 @patch
 def check_latents(self:FlowTransformer,
     vae:MelVAE, # whose latents it shall paint
@@ -505,234 +381,7 @@ def check_latents(self:FlowTransformer,
                          f"{vae.latents_hash} with ({v.channels}, {v.rows}). Join it "
                          "with the one it was trained on.")
 
-def _rolled(cond, roll, length):
-    "A ring that is rolled takes its track of level along"
-    if not roll or 'level' not in cond.controls: return cond
-    other, track = cond[torch.arange(len(cond))], cond.controls['level']
-    other.fields['controls.level'] = track.roll(roll * track.shape[-1] // length, -1)
-    return other
-
-class _Given:
-    "Noise for `diffuse`: what is given first, then fresh"
-    def __init__(self, first, fresh): self.first, self.fresh = first, fresh
-    def randn(self, *shape):
-        first, self.first = self.first, None
-        return self.fresh.randn(*shape) if first is None else first
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #72c8d63c
-@patch
-def predictor(self:LatentDiffusion,
-    cond:Conditions, # of n sounds
-    guidance:float=1., # 1: as asked; above: more so
-    known:Tensor|None=None, # clean latents, (n, c, h, l)
-    keep:Tensor|None=None, # bool, (l,): columns of `known` that stay
-    ring:bool=False, # is the first column next to the last?
-): # f(x, t), as `diffwave.diffuse` takes it
-    "The backbone with guidance, kept columns and rings"
-    n, turn = len(cond), dict(k=0)
-    low, high = self.config.interval
-    both = Conditions.cat([cond, cond.drop(torch.ones(n, dtype=torch.bool))])
-    def predict(x, t):
-        if keep is not None:
-            x = torch.where(keep.to(x.device), known.to(x), x)
-        turn['k'] += 1
-        roll = round(turn['k'] * .6180339887 % 1 * x.shape[-1]) if ring else 0
-        stay = None if keep is None else keep.roll(roll, -1)
-        y = x.roll(roll, -1)
-        if guidance == 0: # nothing is asked, inside the interval and outside
-            said = self.answer(y, t, _rolled(both[n:], roll, x.shape[-1]), stay, ring)
-        elif guidance == 1 or not low <= (t[0].item() + 1) / 1000 <= high:
-            said = self.answer(y, t, _rolled(cond, roll, x.shape[-1]), stay, ring)
-        else:
-            pair = _rolled(both, roll, x.shape[-1])
-            asked, null = self.answer(torch.cat([y, y]), torch.cat([t, t]), pair, stay,
-                                      ring).chunk(2)
-            said = null + guidance * (asked - null)
-        return said.roll(-roll, -1)
-    return predict
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #8b165443
-@patch
-def time_steps(self:LatentDiffusion,
-    steps:int, # of the sampler
-    strength:float|None=None, # share of the line to go; None: all
-    sampler:str='', # 'heun' cannot begin where there is no sound at all
-)->Tensor: # falling times, to -1
-    "Even steps; with `shift` above 1 shorter ones near the noise (Esser et al. 2024)"
-    part, s = 1. if strength is None else strength, self.config.shift
-    tau = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    tau = s * tau / (1 + (s - 1) * tau)
-    if sampler == 'heun' and part == 1:
-        tau[0] = .999
-    if part < 1:
-        inside = tau[tau < part - 1e-6]
-        tau = torch.cat([torch.tensor([part], dtype=torch.float64), inside])
-    return tau * 1000 - 1
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #f7a5ae71
-@patch
-@torch.no_grad()
-def sample_latents(self:LatentDiffusion,
-    cond:Conditions, # of n sounds
-    seeds:list, # n numbers
-    columns:int, # length
-    init:Tensor|None=None, # clean latents to start from, (n, c, h, columns)
-    keep:Tensor|None=None, # bool, (columns,): what stays of them
-    steps:int=12, guidance:float=1., sampler:str='dpm++2m', # see `Generator.sample`
-    strength:float|None=None, loop:bool=False, temperature:float=1., # the same
-    # to start from, (n, c, h, columns); None: drawn from the seeds
-    noise:Tensor|None=None,
-    on_step=None, # f(step, steps, x)
-    progress:bool=False, # show a bar
-)->Tensor: # (n, c, h, columns)
-    "From noise to latents"
-    c, draw = self.vae.config, ItemNoise(seeds)
-    shape = (len(seeds), c.channels, c.rows, columns)
-    if init is not None and strength == 0:
-        return init
-    if noise is None:
-        noise = draw.randn(*shape[1:]) * temperature
-    predict = self.predictor(cond.to(self.device), guidance, init, keep, loop)
-    bar = tqdm(total=steps, leave=False, disable=None if progress else True)
-    def told(k, n, x):
-        bar.update(1)
-        if on_step is not None:
-            on_step(k, n, x)
-    mask = None if keep is None else ~keep
-    times = self.time_steps(steps, strength, sampler)
-    made = diffuse(self.process, predict, shape, _Given(noise, draw), sampler,
-                   init=init, strength=strength, times=times, mask=mask,
-                   device=self.device, on_step=told)
-    bar.close()
-    return made
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #db07c943
-@patch
-def sample_mel(self:LatentDiffusion,
-    cond:Conditions, # of n sounds
-    n:int, # number of sounds
-    seeds:list, # n numbers
-    frames:int, # length of the spectrogram
-    init:Tensor|None=None, # log-mel to start from, (n, m, f)
-    mask:Tensor|None=None, # bool, (f,): frames to make anew
-    **asked, # steps, guidance ...: see `sample_latents`
-)->Tensor: # log-mel, (n, m, f)
-    "Paint latents, decode them item by item, so that an item is the same in any batch"
-    stride, keep = self.vae.time_stride, None
-    columns = -(-frames // stride)
-    if init is not None:
-        init = self.vae.encode(init.to(self.device))
-        if mask is not None:
-            new = F.pad(mask[None].float(), (0, columns * stride - frames))
-            keep = ~new.view(columns, stride).any(1)
-    cond = self.with_level(cond, frames, columns * stride)
-    asked = {k: v for k, v in asked.items() if v is not None}
-    z = self.sample_latents(cond, seeds, columns, init, keep, **asked)
-    made = torch.cat([self.vae.decode(item) for item in z.split(1)])[..., :frames]
-    return self.vae.with_grain(made, seeds, bool(asked.get('loop')))
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #23dd1022
-@patch
-def latents_of(self:LatentDiffusion,
-    sound, # path, `Sounds`, or waveform (n, c, t) at the model's rate
-)->Tensor: # (n, c, h, l)
-    "Latents of sounds"
-    from foleybook.core.generator import _audio_of
-    x = _audio_of(sound, self.sample_rate).mean(1)
-    return self.vae.encode(log_mel(x, self.mel).to(self.device))
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #1c8dc910
-@patch
-@torch.no_grad()
-def hidden_noise(self:LatentDiffusion,
-    latents:Tensor, # (n, c, h, l)
-    cond=None, # what the sounds are, as for `sample`; None: nothing is said
-    steps:int=24, # backwards
-)->Tensor: # (n, c, h, l)
-    "The noise that leads to these latents, nearly"
-    n = len(latents)
-    asked = Conditions(label=[-1] * n) if cond is None else self.conditions(cond, n)
-    denoiser = self.process.denoiser(self.predictor(asked.to(self.device)))
-    return invert_ddim(denoiser, latents, self.time_steps(steps)[1:])
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #d7fb8093
-@patch
-@torch.no_grad()
-def from_noise(self:LatentDiffusion,
-    noise:Tensor, # (n, c, h, l), such as `hidden_noise` finds
-    cond, # as for `sample`, for n sounds
-    seconds:float, # length
-    seeds:list|None=None, # of phases, where there is no trained vocoder; None: 0, 1 ...
-    guidance:float=1., # as for `sample`
-    steps:int=24, # as for `sample`
-)->Sounds:
-    "Sounds from noise that is given"
-    n, was = len(noise), self.training
-    seeds, asked = list(range(n)) if seeds is None else seeds, self.conditions(cond, n)
-    self.eval()
-    z = self.sample_latents(asked, seeds, noise.shape[-1], steps=steps,
-                            guidance=guidance, sampler='ddim', noise=noise)
-    samples = round(seconds * self.sample_rate)
-    audio = [self.play(self.vae.with_grain(self.vae.decode(item), [s]), samples, s)
-             for item, s in zip(z.split(1), seeds)]
-    self.train(was)
-    meta = dict(model=type(self).__name__, config_hash=self.config_hash,
-                licence=self.licence)
-    return Sounds(unclipped(torch.cat(audio)), self.sample_rate, seeds=seeds,
-                  labels=asked.names, meta=meta)
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #0e3c406d
-@patch
-def restyle(self:LatentDiffusion,
-    sound, # path, `Sounds`, or waveform
-    cond, # what it shall become, as for `sample`
-    was=None, # what it is; None: nothing is said
-    guidance:float=2., # towards the new
-    steps:int=24, # each way
-)->Sounds:
-    "Style transfer by inversion: the course of one sound in the voice of another class"
-    z = self.latents_of(sound)
-    seconds = self.mel.samples(z.shape[-1] * self.vae.time_stride) / self.sample_rate
-    return self.from_noise(self.hidden_noise(z, was, steps), cond, seconds,
-                           guidance=guidance, steps=steps)
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #94815d30
-def slerp(
-    a:Tensor, # any shape
-    b:Tensor, # the same shape
-    share:float, # of b: 0 to 1
-)->Tensor: # the same shape
-    "From a to b on an arc: in between it is as long as at the ends"
-    angle = torch.acos(((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1))
-    if angle.sin().abs() < 1e-6:
-        return a + share * (b - a)
-    return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #9bdedaa6
-@patch
-def morph(self:LatentDiffusion,
-    a, # a sound: path, `Sounds` of one, or waveform
-    b, # another
-    n:int=5, # sounds from one to the other, both ends included
-    labels:tuple|None=None, # classes of both; None: nothing is said
-    seconds:float|None=None, # length; None: that of the shorter one
-    steps:int=24, # each way
-)->Sounds: # n sounds
-    "From one sound to another, through the noise they come from"
-    za, zb = self.latents_of(a), self.latents_of(b)
-    length = min(za.shape[-1], zb.shape[-1])
-    found = [self.hidden_noise(z[..., :length], c, steps)
-             for z, c in zip((za, zb), labels or (None, None))]
-    shares = torch.linspace(0, 1, n).tolist()
-    noise = torch.cat([slerp(*found, s) for s in shares])
-    asked = ([{labels[0]: 1.}] * n if labels and labels[0] == labels[1] else
-             [{labels[0]: 1 - s, labels[1]: s} for s in shares] if labels
-             else Conditions(label=[-1] * n))
-    most = self.mel.samples(length * self.vae.time_stride) / self.sample_rate
-    return self.from_noise(noise, asked, min(seconds or most, most), steps=steps)
-
 # %% ../nbs/10_spectrogram_diffusion.ipynb #019088c0
-#| code-fold: true
 @patch
 def level_columns(self:FlowTransformer,
     track:Tensor, # dB, (b, frames); 0: not said
@@ -747,96 +396,3 @@ def level_columns(self:FlowTransformer,
     value = (track.clamp(-100, 0) + 50) / 25 * said
     return torch.cat([value.unflatten(-1, (columns, n)),
                       said.unflatten(-1, (columns, n))], -1)
-
-def _each_frame(
-    track:Tensor, # dB, (n, values)
-    value_rate:float|None, # values a second; None: stretched over the sound
-    frames:int, # of the sound
-    seconds:float, # of the sound
-)->Tensor: # (n, frames)
-    "A track with a value for every frame"
-    at = torch.linspace(0, track.shape[-1] - 1, frames)
-    if value_rate:
-        long = track.shape[-1] / value_rate
-        if abs(long - seconds) > max(2 / value_rate, .05):
-            raise ValueError(f"level is {long:.2f} s long, the sound "
-                             f"{seconds:.2f} s. Give as many values, or leave the rate "
-                             "out: then they are stretched over the sound.")
-        at = torch.arange(frames) * value_rate * seconds / frames
-        at = at.clamp_max(track.shape[-1] - 1)
-    low = at.floor().long().clamp_max(max(0, track.shape[-1] - 2))
-    high = (low + 1).clamp_max(track.shape[-1] - 1)
-    return torch.lerp(track[:, low], track[:, high], (at - low).to(track))
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #ea48c963
-def mel_level(
-    log_mel:Tensor, # natural logarithm of magnitudes, (..., m, f)
-    mel:MelConfig, # front end it was made by
-)->Tensor: # dB, 0 for full scale, (..., f)
-    "Level of every frame, of all bands together: what a meter shows, nearly"
-    edges = mel_centres(mel)
-    width = ((edges[2:] - edges[:-2]) / 2).to(log_mel) # Hz that a band stands for
-    df, n = mel.sample_rate / mel.n_fft, mel.win_length
-    # area of a filter is 1 Hz, so a magnitude is mel * df; a Hann window holds 3/8 of
-    # the power
-    each = 2 * log_mel + (width * df * 4 / math.pi).log()[:, None]
-    power = each.logsumexp(-2) + math.log(2 / (n * mel.n_fft * 3 / 8))
-    return power * 10 / math.log(10)
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #08f90c10
-@patch
-def with_level(self:LatentDiffusion,
-    cond:Conditions, # with or without a track of level, dB
-    frames:int, # of the sound
-    wanted:int, # of its columns, at least as many
-)->Conditions: # a value for every frame; behind the end the last one holds
-    "Conditions as the backbone reads them; a track that is too loud raises"
-    track = cond.controls.get('level')
-    if track is None: return cond
-    if track.max() > 0:
-        raise ValueError(f"level reaches {track.max():g} dB, and 0 is the loudest "
-                         "there is. Give values from -100 to 0.")
-    seconds = self.mel.samples(frames) / self.sample_rate
-    track = _each_frame(track, cond.control_rate, frames, seconds)
-    track = F.pad(track.clamp(-100, -1e-3), (0, wanted - frames), mode='replicate')
-    told = cond[torch.arange(len(cond))]
-    told.fields['controls.level'] = track
-    return told
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #80b4c935
-@patch
-def follow(self:LatentDiffusion,
-    sound, # path, `Sounds` or waveform whose course the new sound shall take
-    peak:float=-12., # dB that its loudest moment is brought to
-    depth:float=60., # dB below that, where it ends
-)->dict: # for `sample(controls=...)`: name -> track, dB, (n, frames)
-    "How loud a recording is when; a silent one raises `ValueError`"
-    from foleybook.core.generator import _audio_of
-
-    x = _audio_of(sound, self.sample_rate).mean(1)
-    track = mel_level(log_mel(x, self.mel), self.mel)
-    if track.max() < -90:
-        raise ValueError("nothing to follow: the recording is silent "
-                         f"({track.max():.0f} dB at its loudest). Give one that can be "
-                         "heard.")
-    track = track - track.amax(-1, keepdim=True) + peak
-    return dict(level=track.clamp_min(peak - depth))
-
-# %% ../nbs/10_spectrogram_diffusion.ipynb #d008b3aa
-@patch
-def events(self:LatentDiffusion,
-    moments:list, # s from the start, rising
-    seconds:float, # length of the sound
-    peak:float=-12., # dB at each
-    fall:float=120., # dB that each loses in a second
-    depth:float=60., # dB below the peak, where it ends
-)->dict: # for `sample(controls=...)`: name -> track, dB, (frames,)
-    "A track of level in which something happens at the moments given"
-    if wrong := [m for m in moments if not 0 <= m < seconds]:
-        raise ValueError(f"nothing can happen at {wrong[0]:g} s of a sound of "
-                         f"{seconds:g} s. Give moments inside it.")
-    frame = self.mel.hop_length / self.sample_rate
-    since = torch.arange(round(seconds / frame))[:, None] * frame
-    since = since - torch.tensor([*moments])
-    falls = torch.where(since > -frame, peak - fall * since.clamp_min(0), -torch.inf)
-    return dict(level=falls.amax(1).clamp_min(peak - depth))

@@ -17,7 +17,7 @@ from .core.cached_transformer import (
 from .core.code_maps import draw_code
 from .core.code_texts import code_steps, ORDERS, Steps
 from .core.generator import Conditions
-from .core.map_networks import as_conditions, MapPrior, shown_rows
+from .core.text_priors import as_conditions, TextPrior, shown_rows
 
 # %% auto #0
 __all__ = ['TransformerConfig', 'SelfAttention', 'TransformerBlock', 'Prefix', 'Places', 'CodeTransformer', 'CodeGPT',
@@ -183,7 +183,7 @@ class Places(nn.Module):
         return torch.cat([self.before_[:-1], self.before_[-1:] + x[:1], x[1:]])
 
 # %% ../nbs/07_transformer.ipynb #7d095f7f
-class CodeTransformer(MapPrior):
+class CodeTransformer(TextPrior):
     "What both priors share: tables of vectors, blocks, heads, sized by `config`"
     causal = True
     def __init__(self, config:TransformerConfig):

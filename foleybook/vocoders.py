@@ -5,126 +5,20 @@
 # %% ../nbs/03_vocoders.ipynb #3ec5e574
 #| code-fold: true
 from __future__ import annotations
-import math
 from dataclasses import dataclass, field
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
-from .audio_features import (
-    _by_kernel, agreeing, log_mel, mel_centres, mel_filterbank, MelConfig)
-from .core.rendering import (
-    _add_, _mel_affine, _normed, _relu_, Conv1d, ConvTranspose1d, Vocoder)
+from .audio_features import _by_kernel, agreeing, log_mel, MelConfig
+from .core.istft import _float32, _istft_buffers, _Overlapping
+from .core.rendering import _add_, _mel_affine, _normed, _relu_, Conv1d
+from .core.upsampling import (
+    _radius, _same_length, _upsampler, HiFiGANConfig, ResBlock2, UpsamplingVocoder)
 
 # %% auto #0
-__all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'UpsamplingConfig', 'HiFiGANConfig', 'UpsamplingVocoder', 'ResBlock1',
-           'ResBlock2', 'HiFiGAN', 'stft_magnitude', 'mel_loss', 'multi_resolution_stft_loss', 'Snake', 'ISTFTConfig',
-           'ConvNeXtBlock', 'ISTFTVocoder', 'frame_energy', 'before_attacks', 'sharpened']
-
-# %% ../nbs/03_vocoders.ipynb #5962ffc0
-@dataclass
-class UpsamplingConfig:
-    "Sizes of a generator that upsamples a log-mel stage by stage"
-    mel: MelConfig = field(default_factory=lambda: MelConfig.preset('hifigan'))
-    resblock: str = '1' # '1': pairs of convolutions, '2': single ones
-    upsample_rates: list = field(default_factory=lambda: [8, 8, 2, 2])
-    upsample_kernel_sizes: list = field(default_factory=lambda: [16, 16, 4, 4])
-    upsample_initial_channel: int = 512
-    resblock_kernel_sizes: list = field(default_factory=lambda: [3, 7, 11])
-    # one list per kernel size
-    resblock_dilation_sizes: list = field(default_factory=lambda: [[1, 3, 5]] * 3)
-    weight_norm: bool = True # are weights kept as length and direction?
-
-    @property
-    def widths(self)->list:
-        "Channels before each stage and after the last"
-        return [self.upsample_initial_channel // 2**i
-                for i in range(len(self.upsample_rates) + 1)]
-
-# %% ../nbs/03_vocoders.ipynb #efa22eaf
-@dataclass
-class HiFiGANConfig(UpsamplingConfig):
-    "Sizes of a HiFi-GAN generator (Kong et al. 2020, table 5)"
-    # Audyn's topology: blocks one after another, one skip around each
-    chained: bool = False
-
-    @classmethod
-    def v1(cls, **changes)->'HiFiGANConfig':
-        "14 million parameters"
-        return cls(**changes)
-
-    @classmethod
-    def v2(cls, **changes)->'HiFiGANConfig':
-        "V1 with a quarter of the channels: 0.9 million parameters"
-        return cls(**{**dict(upsample_initial_channel=128), **changes})
-
-    @classmethod
-    def v3(cls, **changes)->'HiFiGANConfig':
-        "Three stages and single convolutions: 1.5 million parameters"
-        sizes = dict(resblock='2', upsample_rates=[8, 8, 4],
-                     upsample_kernel_sizes=[16, 16, 8],
-                     upsample_initial_channel=256, resblock_kernel_sizes=[3, 5, 7],
-                     resblock_dilation_sizes=[[1, 2], [2, 6], [3, 12]])
-        return cls(**{**sizes, **changes})
-
-# %% ../nbs/03_vocoders.ipynb #1e90c3b5
-#| code-fold: true
-def _same_length(channels, kernel_size, dilation, norm):
-    "A convolution that keeps the number of channels and samples"
-    padding = dilation * (kernel_size - 1) // 2
-    conv = Conv1d(channels, channels, kernel_size, dilation=dilation, padding=padding)
-    return _normed(conv, norm)
-
-def _check_rates(config, rates):
-    hop = math.prod(rates)
-    if hop != config.mel.hop_length:
-        raise ValueError(f"upsample_rates {list(rates)} make {hop} samples a frame, "
-                         f"but hop_length is {config.mel.hop_length}; their product "
-                         "must be the hop length")
-
-def _upsampler(c_in, c_out, k, u, norm):
-    return _normed(ConvTranspose1d(c_in, c_out, k, u, padding=(k - u) // 2), norm)
-
-def _radius(conv): return conv.dilation[0] * (conv.kernel_size[0] - 1) // 2
-
-def _frames_seen(stages, first, last):
-    "Frames to either side of an output; stages: (radius, kernel, rate), in order"
-    r = last
-    for radius,k,u in reversed(stages):
-        r = math.ceil((r + radius + k) / u)
-    return r + first
-
-def _layer_sizes(width, rates):
-    "Numbers a frame in each stage: half the channels, `rate` times the samples"
-    return [math.prod(rates[:i + 1]) * (width >> i + 1) for i in range(len(rates))]
-
-# %% ../nbs/03_vocoders.ipynb #d9a5ffc3
-class UpsamplingVocoder(Vocoder):
-    "What HiFi-GAN and BigVGAN share: the way in, and how far an output sample sees"
-    margin = 3 # samples to either side that the last stage reads
-
-    def __init__(self,
-        config:UpsamplingConfig, # sizes
-    ):
-        super().__init__()
-        self.config = c = config
-        _check_rates(c, c.upsample_rates)
-        self.conv_pre = _normed(Conv1d(c.mel.n_mels, c.widths[0], 7, padding=3),
-                                c.weight_norm)
-
-    @property
-    def context(self)->int:
-        "Frames to either side that an output sample depends on"
-        c,n = self.config,len(self.config.resblock_kernel_sizes)
-        radius = [b.radius for b in self.resblocks]
-        join = sum if getattr(c, 'chained', False) else max
-        stages = [(join(radius[i * n:(i + 1) * n]), k, u)
-            for i,(k,u) in enumerate(zip(c.upsample_kernel_sizes, c.upsample_rates))]
-        return _frames_seen(stages, 3, self.margin)
-
-    def layer_sizes(self)->list: # numbers a frame
-        "How much each stage has to hold"
-        return _layer_sizes(self.config.upsample_initial_channel,
-                            self.config.upsample_rates)
+__all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'ResBlock1', 'HiFiGAN', 'stft_magnitude', 'mel_loss',
+           'multi_resolution_stft_loss', 'Snake', 'ISTFTConfig', 'ConvNeXtBlock', 'ISTFTVocoder', 'frame_energy',
+           'before_attacks', 'sharpened']
 
 # %% ../nbs/03_vocoders.ipynb #786d3781
 class ResBlock1(nn.Module):
@@ -157,37 +51,6 @@ class ResBlock1(nn.Module):
     def radius(self)->int:
         "Samples to either side that one output sample depends on"
         return sum(map(_radius, (*self.convs1, *self.convs2)))
-
-# %% ../nbs/03_vocoders.ipynb #0f5f2823
-class ResBlock2(nn.Module):
-    "Single dilated convolutions, each with a skip"
-
-    def __init__(self,
-        channels:int, # c
-        kernel_size:int, # samples
-        dilations:list, # one per convolution
-        chained:bool=False, # one skip around all convolutions instead
-        norm:bool=True, # weight norm?
-    ):
-        super().__init__()
-        self.convs = nn.ModuleList(_same_length(channels, kernel_size, d, norm)
-                                   for d in dilations)
-        self.chained = chained
-
-    def forward(self,
-        x:Tensor, # (b, c, t)
-    )->Tensor: # (b, c, t)
-        "Add what the convolutions find"
-        y = x
-        for c in self.convs:
-            z = c(F.leaky_relu(y, .1))
-            y = z if self.chained else _add_(z, y)
-        return _add_(y, x) if self.chained else y
-
-    @property
-    def radius(self)->int:
-        "Samples to either side that one output sample depends on"
-        return sum(map(_radius, self.convs))
 
 # %% ../nbs/03_vocoders.ipynb #c8b583cd
 class HiFiGAN(UpsamplingVocoder):
@@ -298,15 +161,6 @@ class Snake(nn.Module):
             alpha,beta = alpha.exp(),beta.exp()
         return alpha, 1 / (beta + 1e-9)
 
-    def activate_(self,
-        x:Tensor, # (n, runs * c), overwritten
-        runs:int, # samples per row
-    ):
-        "The same in place, channels last; long rows make long strides"
-        alpha,height = (p.repeat(runs) for p in self.curve())
-        s = (x * alpha).sin_()
-        x.addcmul_(s.mul_(s), height)
-
 # %% ../nbs/03_vocoders.ipynb #80db082e
 @dataclass
 class ISTFTConfig:
@@ -346,86 +200,6 @@ class ConvNeXtBlock(nn.Module):
         y = self.dwconv(x.transpose(1, 2)).transpose(1, 2)
         return x + self.scale * self.shrink(F.gelu(self.expand(self.norm(y))))
 
-# %% ../nbs/03_vocoders.ipynb #635672ef
-#| code-fold: true
-def _spread(mel):
-    "Weights (bins, m), log mels to log magnitudes; level (m): log of a filter's sum"
-    w = mel_filterbank(mel)
-    centres = mel_centres(mel)[1:-1]
-    bins = torch.linspace(0, mel.sample_rate / 2, mel.n_fft // 2 + 1,
-                          dtype=torch.float64)
-    hi = torch.searchsorted(centres, bins).clamp(1, mel.n_mels - 1)
-    part = ((bins - centres[hi - 1]) / (centres[hi] - centres[hi - 1])).clamp(0, 1)
-    out = torch.zeros(len(bins), mel.n_mels, dtype=torch.float64)
-    out.scatter_(1, hi[:, None] - 1, 1 - part[:, None])
-    out.scatter_add_(1, hi[:, None], part[:, None])
-    total = w.sum(1).clamp_min(w.sum(1).max() * 1e-3)
-    return out.float(), (total.log() / mel.power).float()
-
-def _noise_spectrum(mel, frames, seed=0):
-    "STFT (frames, bins) of white noise of unit power that repeats"
-    x = torch.randn(frames * mel.hop_length,
-                    generator=torch.Generator().manual_seed(seed))
-    x = x[torch.arange(frames * mel.hop_length + mel.n_fft) % len(x)]
-    window = torch.hann_window(mel.n_fft)
-    return torch.fft.rfft(x.unfold(0, mel.n_fft,
-                                   mel.hop_length)[:frames] * window) / window.norm()
-
-def _istft_buffers(mel, noise_frames):
-    "What follows from the config and is not stored with the weights"
-    bins = mel.n_fft // 2 + 1
-    noise = torch.view_as_real(_noise_spectrum(mel, noise_frames)).permute(2, 0, 1)
-    spread,level = _spread(mel)
-    basis = mel_filterbank(mel).float()   # (m, bins)
-    covered = basis.sum(0)
-    return dict(spread=spread, level=level, window=torch.hann_window(mel.n_fft),
-                centre=1. - 2 * (torch.arange(bins) % 2), noise=noise.contiguous(),
-                noise_level=noise.square().sum(0).clamp_min(1e-6).log() / 2,
-                basis=basis.T.contiguous(), share=basis / covered.clamp_min(1e-12),
-                bare=(covered <= 0).float())
-
-def _float32(x): return torch.autocast(x.device.type, enabled=False)
-
-# %% ../nbs/03_vocoders.ipynb #12a6ccc9
-#| code-fold: true
-class _Overlapping(Vocoder):
-    "Spectra to sound and back"
-
-    def overlapped(self,
-        frames:Tensor, # windowed inverse spectra, (b, f, n_fft)
-    )->Tensor: # waveform from the first frame's first sample on, (b, (f + r - 1) * hop)
-        "Overlap and add, then divide by the sum of the squared windows"
-        b,f,n = frames.shape
-        hop = self.mel.hop_length
-        r = -(-n // hop)
-        def add(x):   # (b, f, n) -> (b, (f + r - 1) * hop)
-            x = F.pad(x, (0, r * hop - n)).unflatten(-1, (r, hop))
-            each = (F.pad(x[:, :, i], (0, 0, i, r - 1 - i)) for i in range(r))
-            return sum(each).flatten(1)
-        return add(frames) / add(self.window.square().expand(1, f, n)).clamp_min(1e-3)
-
-    def to_wave(self,
-        x:Tensor, # waveform from the first frame's first sample on, (b, t)
-        frames:int, # f, how many
-    )->Tensor: # waveform, (b, 1, f * hop_length)
-        "Cut to where the recording was"
-        hop,p = self.mel.hop_length,self.mel.padding
-        return F.pad(x, (0, p + hop))[:, None, p:p + frames * hop]
-
-    def inverse_fft(self,
-        real:Tensor, imag:Tensor, # spectra, (b, f, bins)
-    )->Tensor: # windowed frames, (b, f, n_fft)
-        "One frame of samples for each spectrum"
-        x = torch.fft.irfft(torch.complex(real, imag), n=self.mel.n_fft)
-        return x * self.window
-
-    def fft(self,
-        frames:Tensor, # of a waveform, (b, f, n_fft)
-    )->tuple: # real and imaginary part, (b, f, bins)
-        "The spectrum of each frame"
-        x = torch.fft.rfft(frames * self.window)
-        return x.real, x.imag
-
 # %% ../nbs/03_vocoders.ipynb #eb5e071f
 class ISTFTVocoder(_Overlapping):
     "The book's default: ConvNeXt at frame rate, one head, a few rounds of Griffin-Lim"
@@ -459,10 +233,6 @@ class ISTFTVocoder(_Overlapping):
         seen = (c.n_layers + 1) * (c.kernel_size // 2)
         seen += (c.rounds + 1 + c.sharpen) * reach
         return seen + 2 * ATTACK_FRAMES * bool(c.sharpen)
-
-    def layer_sizes(self)->list: # numbers a frame
-        "What the head says is the most"
-        return [self.head.out_features]
 
 # %% ../nbs/03_vocoders.ipynb #a704e149
 @patch

@@ -34,7 +34,7 @@ class Browser:
         message = dict(id=self.number, method=method, params=asked) | (dict(sessionId=self.session) if self.session else {})
         os.write(self.writes, json.dumps(message).encode() + b"\0")
         while True:
-            text = b""
+            text = bytearray()  # an answer may be long
             while not text.endswith(b"\0"):
                 one = self.reads.read(1)
                 assert one, f"Chromium ended during {method}"

@@ -114,12 +114,29 @@ def test_strength_0_is_the_base_bit_for_bit(first, adapted):
         assert torch.equal(drawn(model), drawn(alone))
 
 
+def test_guidance_leads_away_from_the_base(first):
+    model = fb.load(str(first))
+    own = fresh_differences(model, ["crow"], rank=2, null="base")
+    with torch.no_grad():
+        for p in own.parameters():
+            p.normal_(std=0.2)
+    away, plain = put_on(model, (own, 1.0)), copy.deepcopy(own)
+    plain.config.sampling = {}
+    plain = put_on(model, (plain, 1.0))
+    assert torch.equal(drawn(away, "crow", guidance=0.0), drawn(model, "rain", guidance=0.0))  # asked by nothing: the base
+    assert torch.equal(drawn(away, "crow", guidance=1.0), drawn(plain, "crow", guidance=1.0))  # without guidance: the adapted one
+    assert not torch.equal(drawn(away, "crow"), drawn(plain, "crow"))
+    mixed = dict(label={"crow": 0.5, "rain": 0.5}, guidance=2.0)
+    assert torch.isfinite(drawn(away, **mixed)).all()
+    assert torch.allclose(drawn(away, "crow", seconds=1.5), drawn(away, "crow", seconds=1.5))  # several windows
+
+
 def test_strength_is_a_slider(first, adapted):
     out, whole = adapted
     half, full = fb.load(str(first), adapters=f"{out}:0.5"), fb.load(str(first), adapters=[out])
     assert torch.equal(drawn(full), drawn(whole)) and torch.equal(drawn(fb.load(str(out))), drawn(whole))
-    weight = "blocks.0.qkv.weight"
-    a, b, c = (m.backbone.state_dict()[weight] for m in (fb.load(str(first)), half, full))
+    weights = [m.backbone.adapted if m is not base else m.backbone for base in [fb.load(str(first))] for m in (base, half, full)]
+    a, b, c = (w.state_dict()["blocks.0.qkv.weight"] for w in weights)
     assert torch.allclose(b - a, (c - a) / 2, atol=1e-6) and not torch.equal(a, c)
 
 
@@ -254,7 +271,7 @@ def test_what_is_learned_is_a_small_file_beside_a_model_that_stays(first, adapte
 def test_methods(base, sounds, tmp_path, method):
     model = adapt(str(base), sounds, tmp_path / "out", progress=False, method=method, **SMALL | dict(steps=2))
     alone, own = fb.load(str(base)), open_differences(tmp_path / "out")
-    changed = {k for k, v in alone.backbone.state_dict().items() if v.shape == (w := model.backbone.state_dict()[k]).shape and not torch.equal(v, w)}
+    changed = {k for k, v in alone.backbone.state_dict().items() if v.shape == (w := model.backbone.adapted.state_dict()[k]).shape and not torch.equal(v, w)}
     assert bool(changed) == (method != "rows")
     assert all(k.startswith("blocks.") and k.endswith(".weight") for k in changed) or method != "lora"
     assert not any(v.ndim > 1 and k.endswith(".weight") for k, v in alone.backbone.state_dict().items() if k in changed) or method in ("lora", "full")
@@ -266,7 +283,7 @@ def test_methods(base, sounds, tmp_path, method):
 def test_merged_is_a_whole_model(first, sounds, tmp_path):
     model = adapt(str(first), sounds, tmp_path / "out", progress=False, merge=True, **SMALL | dict(steps=2))
     whole = fb.load(str(tmp_path / "out" / "model"))
-    assert torch.equal(drawn(whole, "bird"), drawn(model, "bird")) and whole.labels == model.labels
+    assert torch.equal(drawn(whole, "bird", guidance=1.0), drawn(model, "bird", guidance=1.0)) and whole.labels == model.labels
     assert "bird" in whole.licence
 
 

@@ -775,8 +775,8 @@ def test_save_as_an_editor_wants_it(tmp_path, format, bits):
     assert again.sample_rate == 48000 and again.audio.shape == (2, 1, 48000)
     want = torch.sin(2 * np.pi * 900 * torch.arange(48000) / 48000)
     assert (again.audio[1, 0] - want)[500:-500].abs().max() < 2e-3
-    for wrong in dict(format="mp3"), dict(bits=8):
-        with pytest.raises(ValueError, match="use 'wav' or 'flac', 16 or 24"):
+    for wrong in dict(format="aac"), dict(bits=8):
+        with pytest.raises(ValueError, match="use .*, 16 or 24"):
             s.save(tmp_path, **wrong)
 
 

@@ -292,7 +292,7 @@ def test_what_a_film_has_no_use_for_is_refused(tiny, tmp_path, capsys, words, sa
 
 
 def test_what_cannot_be_written_is_known_before_it_is_made(tiny, tmp_path, capsys):
-    for words, said in ((["--format", "mp3"], "wav or flac"), (["--bits", "8"], "16 or 24"), (["--sample-rate", "5"], "in Hz"), (["--eye", "x"], "--video")):
+    for words, said in ((["--format", "aac"], "wav or flac"), (["--bits", "8"], "16 or 24"), (["--sample-rate", "5"], "in Hz"), (["--eye", "x"], "--video")):
         assert main(["sample", str(tiny), "--out", str(tmp_path / "out"), *words]) == 1
         assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 

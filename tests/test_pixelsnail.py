@@ -1,5 +1,6 @@
 """PixelSNAIL: cached sampling equals the plain way, kept codes stay, half precision holds, errors speak."""
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -7,15 +8,17 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from foleybook import pixelsnail
 from foleybook.audio_features import GriffinLim, MelConfig
 from foleybook.codebooks import VQVAE, VQVAEConfig
 from foleybook.core.code_maps import Cascade, CodeError
 from foleybook.core.code_maps import draw_code
+from foleybook.core import cached_pixelsnail
 from foleybook.core.cached_pixelsnail import CachedPixelSNAIL
 from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
+from foleybook.published.dcase2023 import PublishedPixelSNAIL, PublishedPixelSNAILConfig
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import ItemNoise
+from foleybook.core.settings import config_hash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,13 +41,19 @@ PATHS = {"torch": 0, "compiled": 1e9}  # values of COMPILED_MB
 @pytest.fixture(params=PATHS)
 def path(request, monkeypatch):
     "Both ways to draw, whatever the size of the network"
-    monkeypatch.setattr(pixelsnail, "COMPILED_MB", PATHS[request.param])
+    monkeypatch.setattr(cached_pixelsnail, "COMPILED_MB", PATHS[request.param])
     return request.param
+
+
+def made(settings):
+    "A `PixelSNAIL`, or a published one where something is asked for that only those have"
+    ours = settings.keys() <= PixelSNAILConfig.__dataclass_fields__.keys()
+    return PixelSNAIL(PixelSNAILConfig(**settings)) if ours else PublishedPixelSNAIL(PublishedPixelSNAILConfig(**settings))
 
 
 def network(seed=0, **changes):
     torch.manual_seed(seed)
-    model = PixelSNAIL(PixelSNAILConfig(**SMALL | changes)).eval()
+    model = made(SMALL | changes).eval()
     for p in model.parameters():
         p.data += 0.2 * torch.randn_like(p)  # weights of a fresh network give nearly equal odds
     return model
@@ -91,7 +100,7 @@ def test_item_is_the_same_alone_and_in_a_batch(kind, path):
 @given(st.sampled_from(list(PATHS)), st.integers(1, 6), st.integers(1, 7), st.sampled_from([3, 5]), st.integers(1, 3), st.integers(0, 99))
 def test_any_map_size(path, h, w, kernel_size, batch, seed):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pixelsnail, "COMPILED_MB", PATHS[path])
+        patch.setattr(cached_pixelsnail, "COMPILED_MB", PATHS[path])
         any_map_size(h, w, kernel_size, batch, seed)
 
 
@@ -176,7 +185,7 @@ def test_compiled_equals_torch(kind, how, monkeypatch):
     init = torch.randint(0, 10, (3, *model.config.code_shape))
     mask = torch.rand(model.config.code_shape) < 0.6
     for megabytes in PATHS.values():
-        monkeypatch.setattr(pixelsnail, "COMPILED_MB", megabytes)
+        monkeypatch.setattr(cached_pixelsnail, "COMPILED_MB", megabytes)
         drawn.append([model.sample_codes(cond, [1, 2, 3], **how),
                       model.sample_codes(cond, [1, 2, 3], init=init, mask=mask, **how)])
     assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
@@ -198,11 +207,11 @@ def test_same_codes_on_two_threads_and_no_setting_is_changed(kind, path):
 
 
 def test_the_size_decides_what_draws():
-    small, published = PixelSNAILConfig(**SMALL), PixelSNAILConfig(condition="linear map", cond_width=8)
+    small, published = PixelSNAILConfig(**SMALL), PublishedPixelSNAILConfig(condition="linear map", cond_width=8)
     with torch.device("meta"):
-        models = PixelSNAIL(small), PixelSNAIL(published)
+        models = PixelSNAIL(small), PublishedPixelSNAIL(published)
     assert not any(m.compiled() for m in models)  # not on the CPU
-    assert network().compiled(16) and not PixelSNAIL(published).compiled(8)
+    assert network().compiled(16) and not PublishedPixelSNAIL(published).compiled(8)
     assert network().best_batch > 1
 
 
@@ -322,7 +331,7 @@ def test_map_conditions_know_one_size():
 ])
 def test_config_errors(changes, message):
     with pytest.raises(ValueError, match=message):
-        PixelSNAILConfig(**SMALL | changes)
+        made(SMALL | changes)
 
 
 def test_saved_and_loaded(tmp_path):
@@ -331,6 +340,37 @@ def test_saved_and_loaded(tmp_path):
     again = PixelSNAIL.from_pretrained(tmp_path / "prior")
     assert again.config == model.config
     assert torch.equal(again.sample_codes(torch.tensor([1]), [5]), model.sample_codes(torch.tensor([1]), [5]))
+
+
+@pytest.mark.parametrize("kind", ["ours", "baseline", "audyn", "columns, baseline"])
+def test_folders_that_name_published_options(tmp_path, kind):
+    "Earlier versions kept these options in every `PixelSNAIL`, the shipped cascade's prior among them"
+    model, file = network(**KINDS[kind]), tmp_path / "config.json"
+    model.save_pretrained(tmp_path)
+    about = json.loads(file.read_text())
+    options = dict(condition="place", cond_width=2048, attend_self=True, key_order="first", vertical_shift=1, edge_bias=True)
+    about |= dict(model="PixelSNAIL", module="foleybook.pixelsnail", config=options | about["config"])
+    file.write_text(json.dumps(about | dict(config_hash=config_hash(["PixelSNAIL", about["config"]]))))
+    again = PixelSNAIL.from_pretrained(tmp_path)
+    assert type(again) is type(model) and again.config == model.config
+    codes, cond = torch.randint(0, 11, (2, 5, 7)), torch.tensor([1, 2])
+    with torch.no_grad():
+        assert torch.equal(again(codes, cond), model(codes, cond))
+    assert torch.equal(again.sample_codes(cond, [5, 6]), model.sample_codes(cond, [5, 6]))
+    about["config"]["key_order"] = "middle"
+    file.write_text(json.dumps(about | dict(config_hash=config_hash(["PixelSNAIL", about["config"]]))))
+    with pytest.raises(CheckpointError, match="key_order is 'middle'"):
+        PixelSNAIL.from_pretrained(tmp_path)
+
+
+def test_the_teaching_config_has_no_published_options():
+    named = set(PublishedPixelSNAILConfig.__dataclass_fields__) - set(PixelSNAILConfig.__dataclass_fields__)
+    assert named == {"condition", "cond_width", "attend_self", "key_order", "vertical_shift", "edge_bias"}
+    plain = PublishedPixelSNAIL(PublishedPixelSNAILConfig(**SMALL)).eval()
+    plain.load_state_dict((ours := network()).state_dict())  # as it stands, it is the same network
+    codes = torch.randint(0, 11, (2, 5, 7))
+    with torch.no_grad():
+        assert torch.equal(plain(codes, torch.tensor([1, 2])), ours(codes, torch.tensor([1, 2])))
 
 
 def test_audyn_post_blocks_load():

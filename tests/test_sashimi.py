@@ -17,7 +17,7 @@ from foleybook.kernels.cauchy import cauchy
 from foleybook.kernels.long_convolution import laid_out, long_convolution
 from foleybook.sashimi import (
     S4, S4Config, Sashimi, SashimiAR, SashimiARConfig, SashimiConfig, SashimiNet, SashimiNetConfig, SashimiWave,
-    SashimiWaveConfig, StateSpace, Stepper, advance, discretize, hippo, swings, vandermonde)
+    SashimiWaveConfig, StateSpace, Stepper, advance, discretize, dplr_kernel, hippo, swings, vandermonde)
 from foleybook.core.settings import SettingsError
 
 S4D = dict(kind="diagonal", init="lin", rule="zoh", d_state=8)
@@ -96,6 +96,32 @@ def test_convolution_and_steps_agree(form):
         assert torch.allclose(torch.cat(out, -1), whole, atol=2e-4), mode
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 6), st.integers(2, 40), st.floats(0.001, 0.2), st.integers(0, 99))
+def test_an_s4_kernel_by_powers_by_inverses_and_by_four_sums(n, length, dt, seed):
+    "The three steps of the chapter, for any size"
+    parts, both = swings("legs", n), lambda x: torch.cat([x, x.conj()], -1)
+    lam, B, P = map(both, (parts.A, parts.B, parts.P[0]))
+    C = both(torch.randn(n, dtype=torch.complex128, generator=torch.Generator().manual_seed(seed)))
+    A, eye = lam.diag() - P[:, None] * P.conj(), torch.eye(2 * n, dtype=lam.dtype)
+    dA, dB = torch.linalg.solve(eye - dt / 2 * A, eye + dt / 2 * A), torch.linalg.solve(eye - dt / 2 * A, dt * B)
+    powers = torch.stack([(C @ torch.linalg.matrix_power(dA, j) @ dB).real for j in range(length)])
+    C_L, omega = C @ (eye - torch.linalg.matrix_power(dA, length)), torch.exp(-2j * math.pi * torch.arange(length).double() / length)
+    inverses = torch.fft.ifft(torch.stack([C_L @ torch.linalg.solve(eye - w * dA, dB) for w in omega])).real
+    one = lambda x: x[:n][None, None]
+    sums = dplr_kernel(torch.full((1, 1), dt).double(), parts.A[None], one(B), one(C_L), one(P), one(P.conj()), length)[0, 0, 0]
+    scale = powers.abs().max()
+    assert (inverses - powers).abs().max() < 1e-6 * scale and (sums - powers).abs().max() < 1e-6 * scale
+
+
+def test_the_chapter_offers_what_stands_on_its_shelf():
+    from foleybook import sashimi
+    from foleybook.core import state_spaces
+
+    for name in ("StateSpace", "S4Config", "Stepper", "advance", "discretize", "dplr_kernel", "hippo", "swings", "vandermonde"):
+        assert getattr(sashimi, name) is getattr(state_spaces, name)
+
+
 @pytest.mark.parametrize("kind", ["dplr", "diagonal"])
 def test_gradients_reach_all_that_is_learned(kind):
     layer = S4(S4Config(4, 8, kind, length=16, bidirectional=True))
@@ -132,7 +158,7 @@ def test_blocks_of_the_kernel_have_the_gradients_of_the_whole():
     layer = StateSpace(S4Config(3, 16, length=1500)).double()
     one = torch.autograd.grad(layer.kernel(1500, dtype=torch.float64).square().sum(), layer.A_imag)[0]
     with pytest.MonkeyPatch.context() as m:
-        m.setattr("foleybook.sashimi.cauchy.__defaults__", (1200,))
+        m.setattr("foleybook.core.state_spaces.cauchy.__defaults__", (1200,))
         many = torch.autograd.grad(layer.kernel(1500, dtype=torch.float64).square().sum(), layer.A_imag)[0]
     assert torch.allclose(one, many, rtol=1e-9)
 

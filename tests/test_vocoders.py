@@ -331,7 +331,7 @@ def test_items_do_not_depend_on_the_batch(vocoder):
 
 def test_onnx_is_the_vocoder(tmp_path):
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason="pip install 'foleybook[onnx]'")
+        pytest.importorskip(name, reason="pip install 'foleybook[export]'")
     import onnx
     import onnxruntime
 

@@ -83,7 +83,7 @@ def sizes(recipe):
     if isinstance(recipe, FlowRecipe):
         return {"vae": tiny_vae(), "seconds": 0.5, "frames": 32, "model.width": 16, "model.heads": 2, "model.depth": 1}
     if isinstance(recipe, VQVAERecipe): return CODEBOOK | dict(frames=16)
-    if isinstance(recipe, PixelSNAILRecipe): return PRIOR | ({"model.cond_width": 16} if "map" in model.condition else {})
+    if isinstance(recipe, PixelSNAILRecipe): return PRIOR | ({"model.cond_width": 16} if hasattr(model, "cond_width") else {})
     if isinstance(recipe, TransformerRecipe): return {"model.width": 8, "model.n_layers": 1, "model.n_heads": 2}
     if isinstance(recipe, SashimiARRecipe):
         return {"seconds": 0.5, "length": 512} | {f"model.net.{k}": v for k, v in (NARROW | dict(length=512)).items()}

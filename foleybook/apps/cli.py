@@ -33,6 +33,7 @@ def parser_of(
         else: kw["type"] = p.anno
         if kinds[name] is inspect.Parameter.KEYWORD_ONLY:
             short = ["-n"] if name in ("n", "per_class") else []
+            if (f.__name__, name) == ("sample", "per_class"): short.append("--takes")
             long = "--" + name.rstrip("_").replace("_", "-")
             parser.add_argument(*short, long, dest=name, **kw)
         else:
@@ -210,6 +211,25 @@ def _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
             scheduler=(scheduler and backend not in ("dask", "ray"),
                        "add --backend dask or ray."))
 
+# %% ../../nbs/apps/cli.ipynb #09b5b195
+def _cuts_shown(table, out, files):
+    "Write a page to hear cuts of recordings, and files of them; lines about both"
+    from foleybook.core.files import write_text
+    from foleybook.core.sound_files import write_audio
+    from foleybook.core.sounds import safe_name
+    from foleybook.judge.pages import clips_of, cuts_page
+
+    page = write_text(out / "cuts.html", cuts_page(table))
+    yield f"hear the cuts: open {page.resolve()} in a browser"
+    if not files: return
+    clips, count = clips_of(table), {}
+    for i, (name, label) in enumerate(zip(clips.names, clips.labels)):
+        k = count[name] = count.get(name, -1) + 1
+        folder = out / "clips" / safe_name(str(label))
+        write_audio(folder / f"{safe_name(Path(name).stem)}_{k:03d}.wav",
+                    *clips.read(i), "PCM_24")
+    yield f"{len(clips)} clips as files in {out / 'clips'}"
+
 # %% ../../nbs/apps/cli.ipynb #1df49051
 def prepare(
     # folder of class subfolders, a clip table (.csv), a known data set, or `procedural`
@@ -231,6 +251,7 @@ def prepare(
     slice_: str = "",  # cut long recordings into clips: `onsets`, or `fixed` lengths
     # share of a clip that the next one repeats (with `--slice fixed`)
     overlap: float = 0.0,
+    files: bool = False,  # write the clips that --slice cuts as files, too
     device: str = "auto",  # where the codebook runs: auto, cpu, cuda
     jobs: int = -1,  # workers, -1 for one per core
     # joblib backend: threading, loky (processes), dask or ray
@@ -248,6 +269,7 @@ def prepare(
     _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
                    scheduler,
                    backend, jobs)
+    _no_use(files=(files and not slice_, "nothing is cut. Add --slice onsets."))
     say, out, ours = _say(quiet), Path(out), data == "procedural"
     if codebook:
         from foleybook.core.code_maps import encode_table
@@ -267,6 +289,7 @@ def prepare(
         if slice_:
             whole, table = len(table), table.sliced(seconds, slice_, overlap)
             say(f"{len(table)} clips of up to {seconds:g} s from {whole} recordings")
+            for told in _cuts_shown(table, out, files): say(told)
         path = table.save(out / "clips.csv")
         cache = MelCache.build(table, config, seconds, n_jobs=jobs, strict=strict,
                                progress=not quiet)
@@ -522,17 +545,44 @@ def _tracks(pairs):
                                              "or NAME=V1,V2,... in numbers.") from None
 
 # %% ../../nbs/apps/cli.ipynb #1f6b90c4
+def _shares(text):
+    "A class, or several with their shares, dog_bark:.5+rain:.5, as a dict"
+    found = {}
+    for part in text.split("+"):
+        name, colon, share = part.partition(":")
+        try: found[name] = found.get(name, 0) + (float(share) if colon else 1.)
+        except ValueError:
+            raise ValueError(f"--class {text}: {share!r} is no share. Write numbers, "
+                             "as in dog_bark:.5+rain:.5.") from None
+        if not 0 <= found[name] < float("inf"):
+            raise ValueError(f"--class {text}: shares are numbers from 0 on.")
+    return found
+
 def _classes(generator, given, model):
     "The classes asked for, each once; without any, all that the model knows, or None"
     from foleybook.core.settings import near
 
-    known = generator.labels if "label" in generator.asks else []
+    known, found = generator.labels if "label" in generator.asks else [], []
     if given and not known:
         raise ValueError(f"--class {given[0]}: {model} knows no classes. Leave it out.")
     for c in given or []:
-        if c not in known:
-            raise ValueError(f"--class {c}: no class of {model}. {near(c, known)}")
-    return list(dict.fromkeys(given or known)) or [None]
+        parts = {c: 1.} if c in known else _shares(c)
+        for part in parts:
+            if part not in known:
+                raise ValueError(f"--class {c}: no class of {model}. "
+                                 f"{near(part, known)}")
+        if len(parts) > 1 and "shares" not in generator.asks:
+            raise ValueError(f"--class {c}: {model} cannot mix classes. Give one.")
+        found.append(next(iter(parts)) if len(parts) == 1 else c)
+    return list(dict.fromkeys(found or known)) or [None]
+
+def _wishes(generator, classes):
+    "What `sample` is asked by, and the label that it gives, for each of these classes"
+    known = generator.labels
+    asked = [c if c is None or c in known else _shares(c) for c in classes]
+    labels = ["" if c is None else c if isinstance(c, str) else
+              generator.conditions([c], 1, None, None, None).names[0] for c in asked]
+    return asked, labels
 
 # %% ../../nbs/apps/cli.ipynb #7d20e5a8
 def _not_in(allowed, **given):
@@ -556,7 +606,9 @@ def _sound_files(init, eye, by_class, format, bits, sample_rate):
     if init: audio_info(init)  # can it be read?
     if eye:
         raise ValueError(f"--eye {eye} is for --video. Leave it out, or name a film.")
-    _not_in(("wav", "flac"), format=format)
+    _not_in(("wav", "flac", "ogg", "mp3"), format=format)
+    if bits and format in ("ogg", "mp3"):
+        raise ValueError(f"--bits {bits}: {format} has none. Leave it out, or use wav.")
     _not_in((16, 24), bits=bits)
     _check_rate(sample_rate)
     return dict(by_class=by_class, format=format or "wav", bits=bits or 16,
@@ -595,7 +647,7 @@ def _put_beside(out, rows):
 
 # %% ../../nbs/apps/cli.ipynb #c66978cb
 def _to_make(out, request, wanted, say):
-    "Those of `wanted`, (class, seed), that are not there; another request's sounds are put beside"
+    "Those of `wanted`, (class, label, seed), that are not there; others are put beside"
     from foleybook.core.sounds import listed_sounds
     from foleybook.core.files import read_json, write_text
 
@@ -605,28 +657,33 @@ def _to_make(out, request, wanted, say):
     if told.is_file() and before is None and not rows: say(f"{told} is replaced")
     done = {(r["label"], r["seed"]) for r in rows}
     plain = json.loads(json.dumps(request))
-    if before != plain or not done <= {(c or "", s) for c, s in wanted}:
+    if before != plain or not done <= {(c, s) for _, c, s in wanted}:
         if rows: say(f"what was in {out} is now in {_put_beside(out, rows)}")
         write_text(told, json.dumps(dict(request=plain), indent=1))
         return wanted
     write_text(out / "metadata.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
     if done: say(f"{len(done)} of {len(wanted)} sounds are there already")
-    return [(c, s) for c, s in wanted if (c or "", s) not in done]
+    return [w for w in wanted if w[1:] not in done]
 
 # %% ../../nbs/apps/cli.ipynb #a28b35a6
-def _make(generator, out, wanted, asked, files, batch, quiet):
-    "Make and save those of `wanted`, (class, seed), that are not there, one batch after the other"
+def _make(generator, out, wanted, asked, files, finish, batch, quiet):
+    "Make and save those of `wanted` that are not there, one batch after the other"
+    from foleybook.apps.handoff import save_takes
     from foleybook.core.files import file_digest
 
     inputs = dict(inputs=file_digest(asked["init"])) if asked["init"] else {}
-    request = asked | files | inputs | dict(made_by=_fingerprint(generator))
+    how, moments = finish
+    plain = {k: v for k, v in vars(how).items() if v not in (None, False)}
+    request = asked | files | plain | inputs | dict(made_by=_fingerprint(generator))
     todo, say = _to_make(out, request, wanted, _say(quiet)), _say(quiet)
     for i in range(0, len(todo), batch):
-        labels, seeds = map(list, zip(*todo[i : i + batch]))
+        labels, _, seeds = map(list, zip(*todo[i : i + batch]))
         made = generator.sample(None if None in labels else labels, n=len(seeds),
                                 seed=seeds,
                                 progress=_bar(quiet), **asked)
-        made.save(out, append=True, **files)
+        if how or moments or asked["loop"]:
+            save_takes(made, out, how, moments, asked["loop"], **files)
+        else: made.save(out, append=True, **files)
         say(f"{len(wanted) - len(todo) + i + len(seeds)} of {len(wanted)} sounds")
 
 # %% ../../nbs/apps/cli.ipynb #16688db9
@@ -683,6 +740,21 @@ def _course(generator, follow, at, asked):
     level = [round(v, 1) for v in track.tolist()]
     return dict(seconds=seconds, controls=(asked['controls'] or {}) | dict(level=level))
 
+# %% ../../nbs/apps/cli.ipynb #f4492f54
+def _finishing(loop, loader, loudness, peak, trim, fade, markers):
+    "How takes are finished, checked before the first one is made"
+    from foleybook.apps.handoff import Finishing, LOADERS
+
+    for name in loader or []: _not_in(tuple(LOADERS), loader=name)
+    return Finishing(loudness, peak, trim, fade, markers).checked(loop)
+
+def _handed_on(out, manifest, loader):
+    "Write the manifest and the scripts that were asked for"
+    from foleybook.apps.handoff import write_loaders, write_manifest
+
+    files = [write_manifest(out)] if manifest else []
+    return files + (write_loaders(out, loader) if loader else [])
+
 # %% ../../nbs/apps/cli.ipynb #cdc063d8
 def sample(
     # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
@@ -691,7 +763,7 @@ def sample(
     # folder for the sounds, `metadata.jsonl` and `sampling.json`
     out: str = "out/samples",
     per_class: int = None,  # sounds of each class (default: 4)
-    class_: list = None,  # names of classes (default: all the model knows)
+    class_: list = None,  # names of classes, or dog_bark:.5+rain:.5 (default: all)
     controls: list = None,  # NAME=VALUE or NAME=V1,V2,... (stretched over the sound)
     text: str = None,  # a sentence, for models that read
     seconds: float = None,  # length of each sound, seconds (default: the model's own)
@@ -721,10 +793,18 @@ def sample(
     eye: str = None,  # torchvision's ResNet-50 weights, for models that see by them
     device: str = "auto",  # auto, cpu, cuda
     sample_rate: int = None,  # of the files, Hz (default: the model's own)
-    format: str = None,  # wav or flac (default: wav)
+    format: str = None,  # wav, flac, ogg or mp3 (default: wav)
     bits: int = None,  # per sample: 16 or 24 (default: 16)
     # write CLASS/000.wav, CLASS/001.wav ..., as challenges want it
     by_class: bool = False,
+    loudness: float = None,  # LUFS that each is brought to, as in -23
+    # dBTP that no peak passes; without --loudness each is brought to it
+    peak: float = None,
+    trim: bool = False,  # cut silence off both ends
+    fade: float = None,  # ms at both ends
+    markers: bool = False,  # say in wav files where something begins
+    manifest: bool = False,  # write manifest.json: seeds, levels, loops, licences
+    loader: list = None,  # scripts that load them: godot, reaper, puredata
     quiet: bool = False,  # print only errors
 ):
     "Make sounds and save them; the same command goes on where it was interrupted"
@@ -740,7 +820,10 @@ def sample(
                  sampler=sampler, guidance=guidance, init=init, strength=strength,
                  text=text,
                  mask=_regions(mask), loop=loop, controls=_tracks(controls))
+    how = _finishing(loop, loader, loudness, peak, trim, fade, markers)
     if video:
+        _no_use(loudness=(bool(how), "it is for takes, not for a film."),
+                manifest=(manifest or loader, "a film has none. Leave it out."))
         _film_alone(video, out, class_, asked, per_class=per_class, batch=batch,
                     **files)
     else: files = _sound_files(init, eye, **files)
@@ -749,16 +832,19 @@ def sample(
     classes = _classes(generator, class_, model)
     if follow or at: asked |= _course(generator, follow, at, asked)
     if video: return _dub(generator, video, out, eye, class_, asked, seed, quiet)
-    wanted = [(c, seed + k) for c in classes for k in range(per_class)]
+    wanted = [(c, label, seed + k) for c, label in zip(*_wishes(generator, classes))
+              for k in range(per_class)]
     with held_folder(out):
-        _make(generator, out, wanted, asked, files, batch or generator.best_batch,
-              quiet)
+        finish = how, sorted(float(m) for m in at or [])
+        _make(generator, out, wanted, asked, files, finish,
+              batch or generator.best_batch, quiet)
         spent, rows = round(time.time() - start, 2), listed_sounds(out)
         about = dict(model=str(model), adapter=adapter, data=_trained_on(model),
                      seed=seed, per_class=per_class,
                      wall_seconds=spent, arguments=rows[0]["meta"].get("arguments"))
         told = json.loads((out / "sampling.json").read_text())
         write_text(out / "sampling.json", json.dumps(told | asked | about, indent=1))
+    for file in _handed_on(out, manifest, loader): say(f"{file}")
     made = [out / r["file"] for r in rows]
     say(f"{len(made)} sounds of {audio_info(made[0]).seconds:.2f} s in {spent:.1f} s; "
         f"peak memory {_peak():.0f} MB; {out}")
@@ -865,7 +951,7 @@ def edit(
     if class_ is None and None not in classes:
         raise ValueError("what should the new part be? Give --class, one of "
                          f"{', '.join(classes)}.")
-    asked = [c for c in classes for _ in range(n)]
+    asked = [c for c in _wishes(generator, classes)[0] for _ in range(n)]
     names = _versions(out, len(asked), Path(input))
     if loop and not holes and strength is None and seconds is None:
         holes = _joint(input)
@@ -887,6 +973,88 @@ def edit(
         write_audio(f, _channels(x, channels), rate, subtype)
         say(f"{f}: {audio.shape[-1] / rate:.2f} s, {label}".rstrip(", ") + there)
     return names
+
+# %% ../../nbs/apps/cli.ipynb #63859f3a
+def _inverting(model, device, *files):
+    "A generator that finds the noise of recordings, and may take these"
+    from foleybook.core.sound_files import audio_info
+
+    generator = load_generator(model, device=device)
+    if not hasattr(generator, "hidden_noise"):
+        raise ValueError(f"{model}: a {type(generator).__name__} cannot find the noise "
+                         "behind a recording. Take foley, or another flow.")
+    for f in files:
+        seconds = audio_info(f).seconds
+        if seconds > generator.longest_seconds:
+            raise ValueError(f"{f}: {seconds:.1f} s are more than the "
+                             f"{generator.longest_seconds:g} s that {model} takes. Cut "
+                             "it.")
+    return generator
+
+# %% ../../nbs/apps/cli.ipynb #0382b987
+def morph(
+    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
+    model: str,
+    a: str,  # the sound file to begin with
+    b: str,  # the one to end with
+    *,
+    out: str = "out/morph",  # folder for the sounds and `metadata.jsonl`
+    class_: list = None,  # classes of both, or one for both (default: nothing is said)
+    n: int = 5,  # sounds from one to the other, both ends among them
+    seconds: float = None,  # length (default: that of the shorter one)
+    steps: int = 24,  # of the sampler, each way
+    device: str = "auto",  # auto, cpu, cuda
+    quiet: bool = False,  # print only errors
+) -> list:  # the files
+    "Make sounds that lie between two recordings"
+    from foleybook.core.files import held_folder
+
+    _at_least_one(n=n - 1, steps=steps)
+    generator = _inverting(model, device, a, b)
+    if len(class_ or []) > 2:
+        raise ValueError(f"--class {' '.join(class_)}: give one, or one for each end.")
+    said = [c for c in class_ or [] if _classes(generator, [c], model)]
+    labels = (said[0], said[-1]) if said else None
+    made = generator.morph(a, b, n, labels, seconds, steps)
+    with held_folder(Path(out)): files = made.save(out, append=True)
+    _say(quiet)(f"{n} sounds of {made.audio.shape[-1] / made.sample_rate:.2f} s; {out}")
+    return files
+
+# %% ../../nbs/apps/cli.ipynb #1509d8d6
+def restyle(
+    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
+    model: str,
+    input: str,  # the sound file
+    *,
+    class_: str = None,  # what it shall become
+    was: str = None,  # the class that it is (default: nothing is said)
+    out: str = "restyled.wav",  # file to write: .wav, .flac, .ogg, .mp3
+    guidance: float = 2.0,  # towards the new class
+    steps: int = 24,  # of the sampler, each way
+    device: str = "auto",  # auto, cpu, cuda
+    quiet: bool = False,  # print only errors
+) -> Path:  # the file
+    "Keep the course of a sound, in the voice of another class"
+    from foleybook.core.sound_files import audio_info, write_audio
+
+    _at_least_one(steps=steps)
+    _not_over(Path(input), Path(out))
+    generator = _inverting(model, device, input)
+    if class_ is None:
+        raise ValueError("what shall it become? Give --class, one of "
+                         f"{', '.join(generator.labels)}.")
+    new, old = (c and _wishes(generator, _classes(generator, [c], model))[0][0]
+                for c in (class_, was))
+    own, there, say = audio_info(input), Path(out).exists(), _say(quiet)
+    made = generator.restyle(input, new, old, guidance, steps)
+    audio = made.audio[0][..., :round(own.seconds * made.sample_rate)]
+    path = write_audio(out, audio, made.sample_rate)
+    if own[:2] != (made.sample_rate, 1):
+        say(f"{input} -> {path}: Hz {own.sample_rate} -> {made.sample_rate}, channels "
+            f"{own.channels} -> 1")
+    say(f"{path}: {audio.shape[-1] / made.sample_rate:.2f} s, {made.labels[0]}"
+        + ", replaces what was there" * there)
+    return path
 
 # %% ../../nbs/apps/cli.ipynb #f1349b0c
 _WORDS = (  # of a card's metrics: value and that of recordings, form, words
@@ -1072,26 +1240,98 @@ def codec(
         "bytes")
     return path
 
+# %% ../../nbs/apps/cli.ipynb #fd8fb58b
+def _settings_of(model):
+    "What the configuration of a model on this machine holds; {} for one elsewhere"
+    from foleybook.core.files import read_json
+    from foleybook.core.generator import model_folder
+
+    folder = model_folder("vocoder" if model == "default" else model)
+    files = [folder / n for n in ("pipeline.json", "config.json")]
+    about = next((read_json(f) for f in files if f.is_file()), {})
+    return about.get("config") or {}
+
 # %% ../../nbs/apps/cli.ipynb #ebfdab7c
+def _program_of(model, out, device, say, asked):
+    "Write a whole generator as a program"
+    from foleybook.apps.export_generator import export_generator
+
+    path = Path(out or f"{Path(model).name or 'model'}.onnx")
+    if path.suffix != ".onnx":
+        raise ValueError(f"--out {path}: a whole generator becomes a .onnx file.")
+    there, start = path.exists(), time.time()
+    generator = load_generator(model, device=device)
+    made = export_generator(generator, path, **asked)
+    say(f"{made}: {made.stat().st_size / 1e6:.1f} MB in {time.time() - start:.0f} s; "
+        "inputs, rate, classes and licence are in its metadata"
+        + ", replaces what was there" * there)
+    return made
+
+
+# %% ../../nbs/apps/cli.ipynb #05797703
 def export(
-    vocoder: str = "default",  # folder of a trained vocoder
+    # a generator such as `foley`, or the folder of a trained vocoder
+    model: str = "default",
     *,
-    out: str = "vocoder.onnx",  # file to write: .onnx, or .pt2 for torch.export
+    # file to write: .onnx; for a vocoder also .pt2 for torch.export
+    out: str = "",
+    seconds: float = None,  # of a generator's sounds (default: the model's own)
+    steps: int = None,  # calls of a generator's network (default: the model's own)
+    # strength of classifier-free guidance (default: the model's own)
+    guidance: float = None,
+    sampler: str = None,  # name of a sampler that draws no noise on its way
+    rounds: int = None,  # of a generator's vocoder (default: its own); fewer are faster
+    bits: int = 8,  # of a generator's weights: 8 or 32
     # where it is traced (cpu, cuda); a .pt2 program runs there, too
     device: str = "cpu",
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
-    "Write a vocoder as an ONNX program: log-mel in, sound out"
+    "Write a generator, or a vocoder, as a program for a game, a plug-in or a browser"
     from foleybook.apps.export import export_notes, export_vocoder
     from foleybook.core.rendering import find_vocoder
 
+    _at_least_one(steps=steps, rounds=rounds)
+    _not_in((8, 32), bits=bits)
+    asked = dict(seconds=seconds, steps=steps, guidance=guidance, sampler=sampler,
+                 rounds=rounds)
+    if "sampler" in _settings_of(model):
+        return _program_of(model, out, device, _say(quiet), asked | dict(bits=bits))
+    _no_use(**{k: (v is not None, f"{model} is a vocoder.") for k, v in asked.items()})
+    out = out or "vocoder.onnx"
     there, say = Path(out).exists(), _say(quiet)
-    path = export_vocoder(vocoder, out, _device(device))
+    path = export_vocoder(model, out, _device(device))
     say(f"{path}: {path.stat().st_size / 2**20:.1f} MB" + ", replaces what was there"
         * there)
-    for name, about in export_notes(find_vocoder(vocoder)).items():
+    for name, about in export_notes(find_vocoder(model)).items():
         say(f"  {name}: {about}")
     return path
+
+# %% ../../nbs/apps/cli.ipynb #bce1991f
+def publish(
+    # folder of a trained model or adapter, or the name of one that comes with the book
+    model: str,
+    where: str,  # hf://OWNER/NAME
+    *,
+    sounds: str = "",  # folder of sounds that it made: some go along, to be heard
+    private: bool = False,  # seen by its owner only
+    yes: bool = False,  # send it (default: show what would go)
+    quiet: bool = False,  # print only errors
+) -> str:  # where it is, or the list
+    "Send a model to the hub, with a card, sounds, and the clips that it learnt from"
+    from foleybook.apps.publish import parcel, send
+
+    say, what = _say(quiet), parcel(model, where, sounds)
+    licence = (what.about.get("card") or {}).get("licence")
+    if not licence: say("note: the card names no licence; nobody may use it then")
+    if "clips.csv" not in what.files: say("note: no clips.csv: nobody is named")
+    say(what)
+    if not yes:
+        say("\n" + what.files["README.md"].decode())
+        say("nothing was sent. Add --yes to send it.")
+        return str(what)
+    link = send(what, private)
+    say(f"{link} is there. Load it with fb.load({link!r}).")
+    return link
 
 # %% ../../nbs/apps/cli.ipynb #eafa1cc7
 def evaluate(
@@ -1327,6 +1567,17 @@ def _small_cascade(out, per_class, seed, device, quiet):
           device=device, quiet=quiet)
     return model, data / "clips.csv"
 
+# %% ../../nbs/apps/cli.ipynb #9b6a3584
+def _open_page(page):
+    "Open a page, a file or an address, where somebody sits before a screen"
+    import webbrowser
+
+    screen = (sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY")
+              or os.environ.get("WAYLAND_DISPLAY"))
+    there = sys.stdout is not None and sys.stdout.isatty()
+    return bool(screen and there) and webbrowser.open(
+        page if isinstance(page, str) else page.resolve().as_uri())
+
 # %% ../../nbs/apps/cli.ipynb #7b6cd3c8
 def demo(
     *,
@@ -1335,6 +1586,7 @@ def demo(
     per_class: int = 32,  # with --train: training sounds of each class
     seed: int = 0,  # seed of everything
     device: str = "auto",  # auto, cpu, cuda
+    browser: bool = True,  # open the page where there is a screen
     quiet: bool = False,  # print only errors
 ):
     "Sounds of the generator that comes with the book beside recordings, on one page"
@@ -1347,8 +1599,10 @@ def demo(
     sample(str(model), out=str(out / "sounds"), per_class=4, seed=seed,
            device=device, quiet=quiet)
     page = gallery(str(out / "sounds"), data=str(data), quiet=True)
-    say(f"done in {time.time() - start:.0f} s. Listen: open {page.resolve()} in a "
-        f"browser; the wav files are in {out / 'sounds'}")
+    say(f"done in {time.time() - start:.0f} s; the wav files are in {out / 'sounds'}. "
+        f"Listen:\n{page.resolve().as_uri()}")
+    if browser and not quiet: _open_page(page)
+    return page
 
 # %% ../../nbs/apps/cli.ipynb #4ce66001
 def _write_stream(generator, out, seconds, block, say, **asked):
@@ -1415,11 +1669,37 @@ def play(
         finally: player.close()
     except KeyboardInterrupt: say("the player has ended")
 
+# %% ../../nbs/apps/cli.ipynb #f7887c4d
+def serve(
+    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
+    model: str = "foley",
+    *,
+    out: str = "",  # folder for what is uploaded (default: one that goes at the end)
+    port: int = 0,  # of the page on this machine (default: any that is free)
+    device: str = "auto",  # auto, cpu, cuda
+    browser: bool = True,  # open the page where there is a screen
+    quiet: bool = False,  # print only the address and errors
+):
+    "Make, vary, fill, continue and loop sounds on a page, or by its JSON API"
+    from foleybook.apps.serve import Desk, Studio
+
+    generator = load_generator(model, device=device)
+    try:
+        desk = Desk(Studio(generator, Path(model).name, out or None), port)
+        try:
+            print(desk.url, flush=True)
+            _say(quiet)("open it in a browser; Ctrl-C ends it")
+            if browser and not quiet: _open_page(desk.url)
+            while True: time.sleep(1)
+        finally: desk.close()
+    except KeyboardInterrupt: _say(quiet)("the studio is closed")
+
 # %% ../../nbs/apps/cli.ipynb #d80c165f
 VERBS = dict(prepare=prepare, train=train, adapt=adapt, sample=sample, edit=edit,
-             gallery=gallery, vocode=vocode,
-             codec=codec, export=export, evaluate=evaluate, leaderboard=leaderboard,
-             roundtrip=roundtrip, play=play, demo=demo, bench=bench, doctor=doctor)
+             morph=morph, restyle=restyle, gallery=gallery, vocode=vocode,
+             codec=codec, export=export, publish=publish, evaluate=evaluate,
+             leaderboard=leaderboard, roundtrip=roundtrip, play=play, serve=serve,
+             demo=demo, bench=bench, doctor=doctor)
 
 # %% ../../nbs/apps/cli.ipynb #9e0b9ccc
 def _program():

@@ -91,11 +91,11 @@ def export_onnx(
     device='cpu', # where it is traced; the graph runs anywhere
     opset:int=18, # version of the operators
 )->Path:
-    "An ONNX graph from log_mel (batch, m, frames) and start (1) to audio; needs the extra `[onnx]`"
+    "An ONNX graph from log_mel (batch, m, frames) and start (1) to audio; needs the extra `[export]`"
     if missing := [p for p in ('onnx', 'onnxscript')
                    if importlib.util.find_spec(p) is None]:
         raise ImportError(f"export_onnx needs {' and '.join(missing)}: "
-                          "pip install 'foleybook[onnx]'")
+                          "pip install 'foleybook[export]'")
     model,args,free = _traced(vocoder, device)
     # unoptimised: a runtime does that anew; here it took two thirds
     with torch.no_grad():

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json, math, secrets, time, urllib.parse
 import numpy as np
 from fastcore.basics import patch
-from ..core.control_tracks import _units
-from ..multitier_rnn import _spans, Tier
+from ..core.control_tracks import _spans, _units
+from ..multitier_rnn import Tier
 
 # %% auto #0
 __all__ = ['LivePlayer']

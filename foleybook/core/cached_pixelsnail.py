@@ -7,21 +7,142 @@
 from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 import numpy as np, torch, torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from .code_maps import (
-    CodeError, draw_code, map_background, prior_arguments)
+    CodeError, CodePrior, draw_code, map_background, prior_arguments)
 from .generator import Conditions
+from .settings import known_class
 from ..kernels.pixelsnail_position import (
     Affines, draw_columns, Facts, Memory, Weights)
 
 # %% auto #0
-__all__ = ['COMPILED_MB', 'Affine', 'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL',
+__all__ = ['COMPILED_MB', 'MapPrior', 'Affine', 'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL',
            'CompiledPixelSNAIL', 'map_start', 'draw_map']
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #52c2cac1
+_OF_BEFORE = dict(condition='place', cond_width=2048, attend_self=True,
+                  key_order='first', vertical_shift=1, edge_bias=True)
+
+def _of_before(cls, config):
+    "(class, config) of a folder that names what only published networks have"
+    own = {f.name for f in fields(cls.config_type())}
+    named = {k: v for k, v in config.items() if k in _OF_BEFORE and k not in own}
+    if any(v != _OF_BEFORE[k] for k, v in named.items() if k != 'cond_width'):
+        return known_class('foleybook.published.dcase2023',
+                           'PublishedPixelSNAIL'), config
+    return cls, {k: v for k, v in config.items() if k not in named}
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #147df89e
+class MapPrior(CodePrior):
+    "What a `PixelSNAIL` is asked, and for which map"
+    asks = frozenset({'label', 'shares'})
+    edge_bias = True # of the first layer; published networks lose it along one edge
+    classless = True # does it know maps without a class?
+
+    def map_shape(self,
+        h:int, # rows of a map, as it is drawn
+        w:int, # columns
+    )->tuple: # (rows, columns) of the whole map
+        "The map that codes belong to: that of the training, or one of their own size"
+        own = self.config.grid
+        return own if w == own[1] and h <= own[0] else (h, w)
+
+    def told(self,
+        weights:Tensor|None, # shares of the classes, (b, n_classes); None: no class
+        shape:tuple, # (h, w) of the whole map
+        n:int=1, # maps, where there is no class
+    )->Tensor: # (b or n, cond_channels, h, w)
+        "Class and place, as every block is told them"
+        if weights is None:
+            weights = torch.zeros(n, self.config.n_classes, device=self.device)
+        return self.condition(weights.to(self.device), shape)
+
+    @property
+    def best_batch(self)->int:
+        "Maps to draw at a time: the fewest with which a map costs least, as measured"
+        if self.device.type != 'cpu': return 64
+        return 8 if self.compiled(16) else 16
+
+    @classmethod
+    def _from_folder(cls, folder, about, device):
+        kind, config = _of_before(cls, about['config'])
+        return super(MapPrior, kind)._from_folder(folder, about | dict(config=config),
+                                                  device)
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #5d72e032
+def _check_config(k):
+    "Raise `ValueError` for settings that no network can have"
+    k.code_shape = tuple(int(v) for v in k.code_shape)
+    if len(k.code_shape) not in (2, 3) or min(k.code_shape) < 1:
+        raise ValueError(f"code_shape is {k.code_shape}; give (rows, columns), or "
+                         "stages before them")
+    if k.order not in ('rows', 'columns'):
+        raise ValueError(f"order is {k.order!r}; use 'rows' or 'columns'")
+    if k.kernel_size < 3 or k.kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size is {k.kernel_size}; use 3, 5, 7 ...")
+    if k.attention and k.attention_width % k.n_heads:
+        raise ValueError(f"attention_width {k.attention_width}: cannot be divided by "
+                         f"n_heads {k.n_heads}")
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #83a9d066
+@patch
+def class_weights(self:MapPrior,
+    # Conditions, class numbers (b,) or (b, 1), shares (b, n_classes) as floats, or None
+    cond,
+)->Tensor|None: # float, (b, n_classes)
+    "What the condition is computed from; anything that is no class is a `CodeError`"
+    if isinstance(cond, Conditions):
+        n = self.config.n_classes
+        cond = cond.class_shares(n) if cond.kinds & self.asks else None
+    if cond is None:
+        return None
+    cond, n = torch.as_tensor(cond, device=self.device), self.config.n_classes
+    if cond.is_floating_point():
+        if cond.ndim == 2 and cond.shape[1] == n and cond.isfinite().all():
+            return cond
+        raise CodeError(f"shares of classes have shape {tuple(cond.shape)}: "
+                        f"give finite numbers, (batch, {n}).")
+    cond = cond.flatten()
+    if len(cond) and not 0 <= int(cond.min()) <= int(cond.max()) < n:
+        wrong = int(cond.max() if cond.max() >= n else cond.min())
+        raise CodeError(f"class {wrong} is not allowed: this prior knows 0 to {n - 1}.")
+    return F.one_hot(cond, n).float()
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #bf9e9943
+@patch
+def check_map(self:MapPrior,
+    codes:Tensor, # should be int64, (b, h, w) or (b, k, h, w)
+):
+    "Raise `CodeError` for codes that this prior cannot have been made for"
+    stages, n = self.config.code_shape[:-2], self.config.n_codes
+    if codes.ndim != 3 + len(stages) or codes.shape[1:-2] != stages:
+        wanted = ', '.join(['batch', *map(str, stages), 'rows, columns'])
+        raise CodeError(f"code map has shape {tuple(codes.shape)}: "
+                        f"expected ({wanted}).")
+    if codes.is_floating_point():
+        raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0..{n - 1}.")
+    low, high = codes.aminmax() if codes.numel() else (0, 0)
+    if low < 0 or high >= n:
+        raise CodeError(f"codes run from {int(low)} to {int(high)}, the codebook has "
+                        f"rows 0..{n - 1}. Use the codebook that made them.")
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #71a25a4d
+@patch
+def compiled(self:MapPrior,
+    batch:int=1, # maps at once, with guidance twice as many
+)->bool: # is `CompiledPixelSNAIL` what `sample_codes` draws with?
+    "On a CPU, while weights read times maps stay below `COMPILED_MB`: loops win there"
+    k = self.config
+    layers = k.n_blocks * k.n_res_blocks
+    own = k.kernel_size // 2 * layers * 3 * k.channels * k.res_channels
+    points = sum(p.numel() for p in self.parameters() if p.ndim == 3
+                 and p.shape[2] == 1)
+    return self.device.type == 'cpu' and 4e-6 * (own + points) * batch <= COMPILED_MB
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #16f3d560
 #| code-fold: true
@@ -76,8 +197,8 @@ class FirstLayer:
         shape:tuple, # (h, w)
     ):
         k = model.config
-        self.edge_bias, self.margin = k.edge_bias, k.kernel_size // 2
-        self.top = self.margin + k.vertical_shift
+        self.edge_bias, self.margin = model.edge_bias, k.kernel_size // 2
+        self.top = self.margin - max(r for r, _ in model.vertical.taps)
         size = (batch, k.n_quantizers, shape[0] + self.top, shape[1] + 2 * self.margin)
         self.codes = torch.full(size, k.n_codes * k.n_quantizers,
                                 device=model.device)  # outside the map: a row of zeros
@@ -184,7 +305,7 @@ class BlockStep:
             self.out = Affine(*_flat(block.out), batch)
             return
         order = torch.arange(2 * c + 2)  # to [first, x, place]
-        if block.order != 'first':
+        if getattr(block.key_resblock, 'swapped', False):
             order[:2 * c] = order[:2 * c].roll(c)
         key, query, attend = block.key_resblock, block.query_resblock, self.attend
         (k1, kb1), (k2, kb2) = _flat(key.conv1), _flat(key.conv2)
@@ -219,7 +340,7 @@ def look_back(self:BlockStep,
     query = F.glu(self.query(h[:, self.hidden:]), -1).add_(state[:, self.c:])
     k, v = self.keep(key).view(b, 2, self.heads, -1).unbind(1)
     self.keys[:, :, t], self.values[:, t] = k.flatten(0, 1), v.flatten(0, 1)
-    seen = t + int(self.attend.attend_self)
+    seen = t + getattr(self.attend, 'attend_self', True)
     if not seen:
         return torch.zeros_like(query[:, :1]).expand(b, self.heads * v.shape[-1])
     q = self.ask(query).view(b * self.heads, 1, -1)
@@ -254,11 +375,7 @@ class CachedPixelSNAIL:
     ):
         self.config, self.shape, self.device = model.config, tuple(shape), model.device
         self.batch = batch = batch if weights is None else len(weights)
-        if weights is None and model.config.condition == 'place':
-            weights = torch.zeros(1, model.config.n_classes)
-        if weights is not None:
-            weights = model.condition(weights.to(self.device), self.shape)
-        self.cond = weights
+        self.cond = model.told(weights, self.shape)
         self.first = FirstLayer(model, batch, self.shape)
         self.stack = CausalStack(model, batch, self.shape[1])
         self.blocks = [BlockStep(block, batch, math.prod(self.shape))
@@ -367,7 +484,8 @@ class CompiledPixelSNAIL(CachedPixelSNAIL):
                 math.prod(shape))
         memory = first.codes, own1[-1], own2[-1], *torch.zeros(size), self.place
         self.memory = Memory(*(x.contiguous().numpy() for x in memory))
-        flags = k.attention, k.attend_self, k.edge_bias
+        own = getattr(self.blocks[0].attend, 'attend_self', True)
+        flags = k.attention, own, model.edge_bias
         self.facts = Facts(k.n_res_blocks, k.n_heads, *flags, first.top, first.margin)
         self.weights = self.pack(own1[1], own2[1])
 
@@ -445,7 +563,7 @@ def map_start(
     if shares and len(cond) != n:
         raise CodeError(f"{len(cond)} rows of class shares for {n} maps")
     size = (*k.code_shape[:-2], *shape)
-    config = replace(k, code_shape=size) if k.condition == 'place' else k
+    config = replace(k, code_shape=size)
     number, init, mask = prior_arguments(config, None if shares else cond, n, init,
                                          mask)
     if guidance is not None and not k.class_dropout:
@@ -454,7 +572,7 @@ def map_start(
     full = lambda x: (None if x is None
                       else model.turned(x.reshape(n, k.n_quantizers, *shape))
                       .contiguous().to(model.device))
-    if cond is not None or k.condition != 'place' and not k.class_dropout:
+    if cond is not None or not model.classless:
         weights = model.class_weights(cond if shares else number)
     else:  # what the network was shown in training where the class was dropped
         weights = torch.zeros(n, k.n_classes, device=model.device)

@@ -17,7 +17,8 @@ from .generator import Generator, model_folder, Pretrained, shipped_models
 from .settings import to_plain
 
 # %% auto #0
-__all__ = ['LowRankConfig', 'weights_digest', 'LowRank', 'put_on', 'open_differences', 'with_adapters', 'differences']
+__all__ = ['LowRankConfig', 'weights_digest', 'LowRank', 'put_on', 'NullFromBase', 'open_differences', 'with_adapters',
+           'differences']
 
 # %% ../../nbs/core/low_rank.ipynb #3b0281a5
 @dataclass
@@ -34,7 +35,8 @@ class LowRankConfig:
     # widths of the embeddings of classes that get a row for each of `labels`
     rows:dict = field(default_factory=dict)
     labels:tuple[str, ...] = () # classes with rows of their own: new, or improved
-    # what `sample` uses where it is not told otherwise: steps, guidance, sampler ...
+    # what `sample` uses where it is not told otherwise: steps, guidance, sampler ...;
+    # null='base': guidance leads away from what the base says when asked by nothing
     sampling:dict = field(default_factory=dict)
 
 # %% ../../nbs/core/low_rank.ipynb #937c7a61
@@ -213,9 +215,54 @@ def put_on(
     if more := labels[len(known):]:
         _widened(part, known, more, {k for o, _ in on for k in o.config.rows})
     for own, strength in on: own.add_to(part, labels, strength)
+    if sampling.get('null') == 'base': part = NullFromBase(part, getattr(model, name))
     twin = _twin(model, name, part, labels, sampling).eval()
     twin.card, twin.beside = _card_with(model, on), dict(model.beside)
     return twin
+
+# %% ../../nbs/core/low_rank.ipynb #dc0b0769
+class NullFromBase(Pretrained):
+    "Asked by a class the adapted network answers, asked by nothing the base"
+    def __init__(self,
+        adapted:nn.Module, # answers what is asked by a class
+        base:nn.Module, # and what is not
+    ):
+        super().__init__()
+        self.config, self.adapted, self.base = adapted.config, adapted, base
+
+    def save_pretrained(self, *args, **options):
+        "The adapted network alone"
+        return self.adapted.save_pretrained(*args, **options)
+
+    def check_latents(self, vae): self.adapted.check_latents(vae)
+
+    def forward(self, x, t, cond=None, keep=None, hints=None):
+        "As the network"
+        some = lambda v, at: None if v is None else v[at]
+        none, said = _asked_nothing(cond, len(x)), None
+        for part, at in ((self.adapted, ~none), (self.base, none)):
+            if not at.any(): continue
+            here = at.to(x.device)
+            asked = some(cond, at) if part is self.adapted else _nothing(cond, at)
+            y = part(x[here], t[here], asked, some(keep, here), some(hints, here))
+            said = torch.empty_like(x, dtype=y.dtype) if said is None else said
+            said[here] = y
+        return said
+
+# %% ../../nbs/core/low_rank.ipynb #09883251
+def _asked_nothing(cond, n):
+    "bool (n,): the rows that name no class"
+    if cond is None or cond.kinds.isdisjoint(('label', 'shares')):
+        return torch.ones(n, dtype=torch.bool)
+    return (cond.label < 0 if cond.shares is None else cond.shares.sum(1) == 0).cpu()
+
+def _nothing(cond, at):
+    "The rest of what was asked, for a network that knows fewer classes"
+    if cond is None: return None
+    asked = cond[at]
+    classes = 'label', 'shares'
+    asked.fields = {k: v for k, v in asked.fields.items() if k not in classes}
+    return asked
 
 # %% ../../nbs/core/low_rank.ipynb #97aaff5f
 def _with_strength(given):

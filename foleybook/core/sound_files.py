@@ -187,6 +187,42 @@ def read_audio(
     if fault := _sample_fault(x, want): raise AudioError(path, *fault)
     return resample(x, rate, sample_rate or rate),sample_rate or rate
 
+# %% ../../nbs/core/sound_files.ipynb #d5549d6a
+def _chunk(name, data):
+    return name + struct.pack('<I', len(data)) + data + b'\0' * (len(data) % 2)
+
+def _marked(wav, rate, loop, markers):
+    "The bytes of a wav file, and behind them its loop and its markers, in samples"
+    if not loop and not markers: return wav
+    more = b''
+    if loop:
+        start, end = loop
+        more += _chunk(b'smpl', struct.pack(
+            '<15I', 0, 0, round(1e9 / rate), 60, 0, 0, 0, 1, 0, 0, 0, start, end - 1,
+            0, 0))
+    if markers:
+        points = [struct.pack('<2I4s3I', k, at, b'data', 0, 0, at)
+                  for k, at in enumerate(markers, 1)]
+        names = [_chunk(b'labl', struct.pack('<I', k) + f'{k}\0'.encode())
+                 for k in range(1, len(markers) + 1)]
+        more += _chunk(b'cue ', struct.pack('<I', len(points)) + b''.join(points))
+        more += _chunk(b'LIST', b'adtl' + b''.join(names))
+    whole = wav + b'\0' * (len(wav) % 2) + more
+    return whole[:4] + struct.pack('<I', len(whole) - 8) + whole[8:]
+
+def _written(path, x, rate, subtype, kind):
+    "The bytes of a file"
+    # libsndfile's own writing calls every full disk a "System error"
+    whole = io.BytesIO()
+    try: sf.write(whole, x.numpy().T, rate, subtype=subtype, format=kind)
+    except sf.LibsndfileError as e:
+        raise AudioError(path, f"cannot be written at {rate} Hz with "
+                         f"{len(torch.atleast_2d(x))} channels "
+                         f"({e.error_string.strip()})",
+                         "Choose another sample rate, or .wav") from None
+    return whole.getvalue()
+
+
 # %% ../../nbs/core/sound_files.ipynb #d77294e8
 def write_audio(
     path:str|Path, # the suffix chooses the format: .wav, .flac, .ogg, .mp3
@@ -195,6 +231,8 @@ def write_audio(
     sample_rate:int, # Hz
     # sample format of wav and flac, e.g. 'PCM_24'; 'FLOAT' is never clipped
     subtype:str='PCM_16',
+    loop:tuple=None, # (start, end) of what is repeated, samples; a wav file says it
+    markers=(), # samples at which something happens; a wav file says them
 )->Path: # the file
     "Write a sound; the file appears only when it is whole; raises `AudioError`"
     path = Path(path)
@@ -214,10 +252,9 @@ def write_audio(
     if subtype == 'PCM_16': x = (x * 2**15).round().clamp_max(2**15 - 1).short()
     if subtype == 'PCM_24':
         x = (x.double() * 2**23).round().clamp_max(2**23 - 1).int() * 256
-    # libsndfile's own writing calls every full disk a "System error"
-    whole = io.BytesIO()
-    sf.write(whole, x.numpy().T, int(sample_rate), subtype=subtype, format=kind)
-    with atomic_file(path) as work: work.write_bytes(whole.getbuffer())
+    data = _written(path, x, int(sample_rate), subtype, kind)
+    if kind == 'WAV': data = _marked(data, int(sample_rate), loop, [*markers])
+    with atomic_file(path) as work: work.write_bytes(data)
     return path
 
 # %% ../../nbs/core/sound_files.ipynb #b9215d9d

@@ -164,8 +164,8 @@ class Sounds:
         append:bool=False,
         # CLASS/000.wav, CLASS/001.wav ... instead of CLASS_SEED.wav
         by_class:bool=False,
-        format:str='wav', # or 'flac'
-        bits:int=16, # of each sample, or 24
+        format:str='wav', # or 'flac', 'ogg', 'mp3'
+        bits:int=16, # of each sample of wav and flac, or 24
         sample_rate:int=None, # resample to this, Hz; None keeps it
     )->list: # the files
         "Write one file per sound and a metadata.jsonl that lists them, one by one"
@@ -227,12 +227,19 @@ def listed_sounds(
     dir = Path(dir)
     return [r for r in _listed(dir/'metadata.jsonl') if (dir/r['file']).is_file()]
 
+# %% ../../nbs/core/sounds.ipynb #8a1c0092
+def _marks(meta, rate):
+    "Loop and markers that `meta` gives in seconds, in samples"
+    at = lambda times: [round(s * rate) for s in times or ()]
+    return dict(loop=at(meta.get('loop')) or None, markers=at(meta.get('markers')))
+
 # %% ../../nbs/core/sounds.ipynb #45e54183
 #| code-fold: true
 def _save_sounds(sounds, dir, append, by_class, format, bits, sample_rate):
     "Write one file per sound and a metadata.jsonl that lists them, one by one"
-    if format not in ('wav', 'flac') or bits not in (16, 24):
-        raise ValueError(f"{format=}, {bits=}: use 'wav' or 'flac', 16 or 24")
+    if format not in ('wav', 'flac', 'ogg', 'mp3') or bits not in (16, 24):
+        raise ValueError(f"{format=}, {bits=}: use 'wav', 'flac', 'ogg' or 'mp3', 16 "
+                         "or 24")
     dir = Path(dir)
     rate = sample_rate or sounds.sample_rate
     audio = sounds.audio
@@ -251,7 +258,8 @@ def _save_sounds(sounds, dir, append, by_class, format, bits, sample_rate):
                    meta=sounds.meta)
         # before its file
         with open(listing, 'a') as f: f.write(json.dumps(row) + '\n')
-        files.append(write_audio(dir/name, x, rate, f'PCM_{bits}'))
+        files.append(write_audio(dir/name, x, rate, f'PCM_{bits}',
+                                 **_marks(sounds.meta, rate)))
     return files
 
 # %% ../../nbs/core/sounds.ipynb #13ba4a0b

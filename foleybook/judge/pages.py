@@ -18,7 +18,7 @@ from ..core.sound_files import (
 
 # %% auto #0
 __all__ = ['STYLE', 'TEMPLATES', 'EDITS', 'Listing', 'clips_of', 'Player', 'player', 'clip_player', 'environment', 'page',
-           'gallery_page', 'edits_page']
+           'gallery_page', 'edits_page', 'cuts_page']
 
 # %% ../../nbs/judge/pages.ipynb #a0604205
 STYLE = """
@@ -207,10 +207,30 @@ TEMPLATES['gallery.html'] = """{% extends 'base.html' %}{% from 'parts.html' imp
 {% block body %}{% for line in about %}<p class="soft">{{ line }}</p>
 {% endfor %}<p><button type="button" id="all">Play all</button></p>
 {% for label, groups in classes %}<section><h2>{{ label or 'sounds' }}</h2>
+{% if groups | length > 1 %}<p><button type="button" class="ab">A / B</button>
+<output></output></p>{% endif %}
 {% for kind, players in groups %}{% if kind %}<h3>{{ kind }}</h3>{% endif %}
-<div class="row">{% for p in players %}{{ player(p, download=True) }}{% endfor %}</div>
+<div class="row" data-kind="{{ kind }}">
+{% for p in players %}{{ player(p, download=True) }}{% endfor %}</div>
 {% endfor %}</section>{% endfor %}
-<script>
+<script>{{ script }}</script>{% endblock %}"""
+
+def _check_inside(clips, source):
+    "A folder's list may name what lies in it, not what lies beside it: the page would show it"
+    home = (source if source.is_dir() else source.parent).resolve()
+    for f in clips.files:
+        if not f.resolve().is_relative_to(home): raise TableError(
+            f'{source}: lists {f}, which lies outside of it. Leave it out, or copy it '
+            'into the folder.')
+
+def _listening_page(title, about, classes):
+    "Players by class and kind, with Play all and A / B"
+    from markupsafe import Markup
+    return page('gallery.html', title, about=about, classes=classes,
+                script=Markup(_LISTENING))
+
+# %% ../../nbs/judge/pages.ipynb #d97a7155
+_LISTENING = '''
 const sounds = [...document.querySelectorAll('audio')], button = document.getElementById('all');
 for (const a of document.querySelectorAll('a[download]'))
   a.href = a.closest('figure').querySelector('audio').src;
@@ -226,16 +246,21 @@ function go(k) {
 }
 for (const s of sounds) s.onended = () => { if (s === sounds[at]) go(at + 1); };
 button.onclick = () => go(at < 0 ? 0 : sounds.length);
-</script>{% endblock %}"""
-
-# %% ../../nbs/judge/pages.ipynb #83eb1355
-def _check_inside(clips, source):
-    "A folder's list may name what lies in it, not what lies beside it: the page would show it"
-    home = (source if source.is_dir() else source.parent).resolve()
-    for f in clips.files:
-        if not f.resolve().is_relative_to(home): raise TableError(
-            f'{source}: lists {f}, which lies outside of it. Leave it out, or copy it '
-            'into the folder.')
+for (const b of document.querySelectorAll('.ab')) {
+  const rows = [...b.closest('section').querySelectorAll('.row')];
+  let turn = 0;
+  b.onclick = () => {
+    go(sounds.length);
+    for (const s of sounds) s.pause();
+    const row = rows[turn % 2], there = row.querySelectorAll('audio');
+    const s = there[(turn >> 1) % there.length];
+    b.nextElementSibling.textContent = row.dataset.kind;
+    s.currentTime = 0;
+    s.play();
+    turn += 1;
+  };
+}
+'''
 
 # %% ../../nbs/judge/pages.ipynb #12b7028c
 def gallery_page(
@@ -261,7 +286,7 @@ def gallery_page(
     told = about.splitlines() + ['All players are equally loud; a download is what is '
                                  'heard here.']
     if lost: told.append(f'{lost} files cannot be read and are left out.')
-    return page('gallery.html', title, about=told, classes=classes)
+    return _listening_page(title, told, classes)
 
 # %% ../../nbs/judge/pages.ipynb #c48009ae
 EDITS = {'original': {}, 'a hole filled': dict(mask='middle'),
@@ -302,4 +327,27 @@ def edits_page(
             else: players.append(clip_player(clips_of(model.sample(
                 cond, init=x, seed=seed, progress=False, **told)), 0, name=kind))
         rows.append((f'{i + 1}. {label}', [('', players)]))
-    return page('gallery.html', title, about=[about], classes=rows)
+    return _listening_page(title, [about], rows)
+
+# %% ../../nbs/judge/pages.ipynb #4b7d09f7
+def cuts_page(
+    table, # `ClipTable` whose rows are parts of recordings
+    most:int=60, # players on the page, spread evenly over the recordings
+    title:str='Cuts', # heading
+)->str: # a whole page without outside references
+    "Players of the parts that recordings were cut into, in their order"
+    clips, groups, lost = clips_of(table), {}, 0
+    for i, name in enumerate(clips.names): groups.setdefault(name, []).append(i)
+    each = max(1, most // max(1, len(groups)))
+    rows = []
+    for name, own in list(groups.items())[:most]:
+        heard = [clip_player(clips, i, name=f'from {clips.cuts[i][0]:.2f} s')
+                 for i in own[:each]]
+        lost += sum(p is None for p in heard)
+        more = f', {len(own) - each} more' if len(own) > each else ''
+        there = [p for p in heard if p]
+        rows.append((f'{name}: {len(own)} clips{more}', [('', there)]))
+    about = [f'{len(clips)} clips of {len(groups)} recordings, as loud as they are.']
+    if len(groups) > most: about.append(f'The first {most} recordings are shown.')
+    if lost: about.append(f'{lost} clips cannot be read and are left out.')
+    return _listening_page(title, about, rows)

@@ -12,14 +12,15 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from ..audio_features import MelConfig
 from ..core.rendering import _last, _normed, Conv1d, fold_weight_norm
+from ..core.upsampling import (
+    _radius, _same_length, _upsampler, UpsamplingConfig, UpsamplingVocoder)
 from .audyn import _upsampling_sizes, _weight_of
 from .hifigan import (
     _load_original, _original_config, _original_mel, _pick, _weights, _where)
 from ..train.vocoders import (
     AdversarialRecipe, Jury, MPD_WIDTHS, MultiPeriodDiscriminator,
     MultiResolutionDiscriminator)
-from ..vocoders import (
-    _radius, _same_length, _upsampler, Snake, UpsamplingConfig, UpsamplingVocoder)
+from ..vocoders import Snake
 
 # %% auto #0
 __all__ = ['BigVGANConfig', 'kaiser_sinc', 'Upsample2x', 'Downsample2x', 'AntiAliased', 'AMPBlock', 'BigVGAN', 'BigVGANRecipe']
@@ -136,6 +137,12 @@ class Downsample2x(nn.Module):
         return F.conv2d(_last(x), _last(w), stride=(1, 2), groups=c).squeeze(2)
 
 # %% ../../nbs/published/bigvgan.ipynb #9bdd770c
+def _activate_(snake, x, runs): # x (n, runs * c) is overwritten
+    "In place, channels last; long rows make long strides"
+    alpha,height = (p.repeat(runs) for p in snake.curve())
+    s = (x * alpha).sin_()
+    x.addcmul_(s.mul_(s), height)
+
 class AntiAliased(nn.Module):
     "An activation at twice the sample rate: its harmonics do not fold back"
     radius = 6 # samples to either side
@@ -164,7 +171,7 @@ class AntiAliased(nn.Module):
         up,down = (_last(w.expand(c, 1, -1)) for w in filters)
         y = F.conv_transpose2d(_last(x), up, stride=(1, 2), groups=c)
         y = y.squeeze(2).transpose(1, 2)   # (b, rows, c), rows a multiple of runs
-        self.act.activate_(y.reshape(-1, runs * c), runs)
+        _activate_(self.act, y.reshape(-1, runs * c), runs)
         end = 15 + 2 * t
         y[:, 10:15],y[:, end:end + 6] = y[:, 15:16],y[:, end - 1:end]
         y = _last(y[:, 10:21 + 2 * t].transpose(1, 2))

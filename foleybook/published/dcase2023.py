@@ -5,23 +5,29 @@
 # %% ../../nbs/published/dcase2023.ipynb #227f1813
 #| code-fold: true
 from __future__ import annotations
-import argparse, re
+import argparse, math, re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 from fastcore.basics import patch
+import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from torch.nn import functional as F
 from ..audio_features import MelConfig
 from ..codebooks import ResBlock2d, VectorQuantizer, VQVAE, VQVAEConfig
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_published)
-from ..pixelsnail import PixelSNAIL, PixelSNAILConfig
+from ..core.code_maps import CodeError
+from foleybook.pixelsnail import (
+    above_taps, CausalAttention2d, CodeConv2d, GatedResBlock, PixelSNAIL,
+    PixelSNAILConfig)
 from ..train.codebooks import VQVAERecipe
+from ..train.pixelsnail import PixelSNAILRecipe
 
 # %% auto #0
 __all__ = ['VQVAE_PRESETS', 'InPlaceBlock', 'PlainCounts', 'PublishedVQVAEConfig', 'PublishedVQVAE', 'published_keys',
-           'PublishedVQVAERecipe', 'published_key', 'pixelsnail_config']
+           'PublishedVQVAERecipe', 'LinearCondition', 'EmbeddingCondition', 'StrictAttention2d', 'SwappedKeys',
+           'PublishedPixelSNAILConfig', 'PublishedPixelSNAIL', 'PublishedPixelSNAILRecipe', 'published_key',
+           'pixelsnail_config']
 
 # %% ../../nbs/published/dcase2023.ipynb #75163662
 class InPlaceBlock(ResBlock2d):
@@ -202,6 +208,146 @@ class PublishedVQVAERecipe(VQVAERecipe):
     betas:tuple[float, float] = (.9, .999)
     kind:ClassVar[type] = PublishedVQVAE
 
+# %% ../../nbs/published/dcase2023.ipynb #80b26b7a
+class LinearCondition(nn.Module):
+    "DCASE baseline: four linear layers, class -> a number for each place"
+    def __init__(self,
+        n_classes:int, # classes to tell apart
+        shape:tuple, # (h, w)
+        width:int=2048, # of the layers between
+        depth:int=4, # layers
+    ):
+        super().__init__()
+        sizes = [n_classes] + [width] * (depth - 1) + [math.prod(shape)]
+        self.shape = tuple(shape)
+        self.layers = nn.Sequential(*map(nn.Linear, sizes, sizes[1:]))
+
+    def forward(self,
+        weights:Tensor, # share of each class, (b, n_classes)
+        shape:tuple, # must be the map's own
+    )->Tensor: # (b, 1, h, w)
+        "One number a position"
+        return self.layers(weights).unflatten(1, (1, *self.shape))
+
+# %% ../../nbs/published/dcase2023.ipynb #120b47d9
+class EmbeddingCondition(nn.Module):
+    "Audyn: one embedding row per class; class 0 is unknown and adds nothing"
+    def __init__(self,
+        n_classes:int, # classes to tell apart
+        shape:tuple, # (h, w)
+    ):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.embedding = nn.Embedding(n_classes, math.prod(shape), padding_idx=0)
+
+    def forward(self,
+        weights:Tensor, # share of each class, (b, n_classes)
+        shape:tuple, # must be the map's own
+    )->Tensor: # (b, 1, h, w)
+        "One number a position"
+        return (weights @ self.embedding.weight).unflatten(1, (1, *self.shape))
+
+# %% ../../nbs/published/dcase2023.ipynb #fabafb8d
+class StrictAttention2d(CausalAttention2d):
+    "The baseline's: strictly earlier positions only; the first gets zeros"
+    attend_self = False
+
+    def look_back(self, q:Tensor, k:Tensor, v:Tensor)->Tensor:
+        "Of all heads at once: (b, heads, h w, d) -> the same shape"
+        out = super().look_back(q[:, :, 1:], k[:, :, :-1], v[:, :, :-1])
+        return F.pad(out, (0, 0, 1, 0))
+
+# %% ../../nbs/published/dcase2023.ipynb #6f1f04b5
+class SwappedKeys(GatedResBlock):
+    "Audyn's keys: made from [output, block input, place], where ours have input first"
+    swapped = True
+
+    def forward(self, x:Tensor, aux=None, cond=None)->Tensor:
+        "(b, 2 c + 2, h, w) -> the same shape, the first two parts exchanged"
+        c = x.shape[1] // 2 - 1
+        first, last, place = x.split((c, c, 2), 1)
+        return super().forward(torch.cat([last, first, place], 1), aux, cond)
+
+# %% ../../nbs/published/dcase2023.ipynb #8f9a64ba
+@dataclass
+class PublishedPixelSNAILConfig(PixelSNAILConfig):
+    "Sizes and quirks of a published PixelSNAIL; as they stand, none"
+    condition:str = 'place'  # of one size: 'linear map' (DCASE), 'embedding map'
+    cond_width:int = 2048  # of 'linear map'
+    attend_self:bool = True  # DCASE baseline: False
+    key_order:str = 'first'  # keys of [block input, output, place]; Audyn: output first
+    vertical_shift:int = 1  # Audyn: 2, its first layer never sees the row above
+    edge_bias:bool = True  # both: False, no bias in row 0 (vertical), column 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, allowed in dict(condition=('place', 'linear map', 'embedding map'),
+                                  key_order=('first', 'last')).items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of "
+                                 f"{allowed}")
+        if self.condition != 'place': self.cond_channels = 1
+
+# %% ../../nbs/published/dcase2023.ipynb #fa139c45
+class PublishedPixelSNAIL(PixelSNAIL):
+    "A `PixelSNAIL` that works and trains as the published ones do"
+    def __init__(self,
+        config:PublishedPixelSNAILConfig, # sizes and quirks
+    ):
+        super().__init__(config)
+        k, self.edge_bias = config, config.edge_bias
+        if k.vertical_shift != 1:
+            taps = [(r + 1 - k.vertical_shift, c) for r, c in above_taps(k.kernel_size)]
+            self.vertical = CodeConv2d(k.n_codes * k.n_quantizers, k.channels, taps,
+                                       weight_norm=k.weight_norm)
+        if k.condition == 'linear map':
+            self.condition = LinearCondition(k.n_classes, k.grid, k.cond_width)
+        if k.condition == 'embedding map':
+            self.condition = EmbeddingCondition(k.n_classes, k.grid)
+        for block in self.blocks if k.attention else ():
+            if not k.attend_self: block.attention.__class__ = StrictAttention2d
+            if k.key_order == 'last': block.key_resblock.__class__ = SwappedKeys
+
+    @property
+    def classless(self)->bool:
+        "Does it know maps without a class?"
+        return self.config.condition == 'place' or self.config.class_dropout > 0
+
+    def read(self, codes:Tensor)->Tensor:
+        "The first layer, (b, h, w) -> (b, c, h, w), without a bias where it is lost"
+        above, left = self.vertical(codes), self.horizontal(codes)
+        if not self.edge_bias:
+            above = F.pad(above[:, :, 1:], (0, 0, 1, 0))
+            left = F.pad(left[..., 1:], (1, 0))
+        return above + left
+
+# %% ../../nbs/published/dcase2023.ipynb #993e26c0
+@patch
+def map_shape(self:PublishedPixelSNAIL, h:int, w:int)->tuple:
+    "(rows, columns) of the whole map; a stored class map has one size only"
+    own, found = self.config.grid, PixelSNAIL.map_shape(self, h, w)
+    if found == own or self.config.condition == 'place': return found
+    raise CodeError(f"map of {h} x {w} codes: this prior's class condition is a map of "
+                    f"{own[0]} x {own[1]}. Use that size (fewer rows are allowed), "
+                    "or a prior with condition='place'.")
+
+# %% ../../nbs/published/dcase2023.ipynb #a81591d5
+@patch
+def told(self:PublishedPixelSNAIL, weights:Tensor|None, shape:tuple, n:int=1):
+    "Class and place as every block is told them; None: a stored map without a class"
+    if weights is None and self.config.condition != 'place': return None
+    return PixelSNAIL.told(self, weights, shape, n)
+
+# %% ../../nbs/published/dcase2023.ipynb #63518bd0
+@dataclass
+class PublishedPixelSNAILRecipe(PixelSNAILRecipe):
+    "Repeats the training of a published PixelSNAIL"
+    model:PublishedPixelSNAILConfig = field(default_factory=PublishedPixelSNAILConfig)
+
+    def build_model(self, dls)->PublishedPixelSNAIL:
+        "A fresh model that fits its codes"
+        return PublishedPixelSNAIL(self.fitted(dls.table))
+
 # %% ../../nbs/published/dcase2023.ipynb #ce233d48
 #| code-fold: true
 _NORMS = [('parametrizations.weight.original0', 'weight_g'),
@@ -260,7 +406,7 @@ def pixelsnail_config(
     audyn:bool, # Audyn's, not the DCASE baseline's?
     # not to be seen in the weights; None: what the file says, else 8
     n_heads:int|None=None,
-)->PixelSNAILConfig:
+)->PublishedPixelSNAILConfig:
     "Sizes read off the shapes of the weights"
     ours = {published_key(k, audyn): v for k, v in sd.items()}
     number = lambda pattern: len({m[1] for k in ours if (m := re.match(pattern, k))})
@@ -275,7 +421,7 @@ def pixelsnail_config(
         dict(condition='linear map',
              n_classes=ours['condition.layers.0.weight'].shape[1],
              cond_width=ours['condition.layers.0.weight'].shape[0], attend_self=False)
-    return PixelSNAILConfig(
+    return PublishedPixelSNAILConfig(
         code_shape=tuple(shape), n_codes=v.shape[1], channels=v.shape[0],
         kernel_size=v.shape[3],
         n_heads=int(heads),
@@ -310,8 +456,8 @@ def from_original(cls:PixelSNAIL,
     source,
     # not to be seen in the weights; None: what the file says, else 8
     n_heads:int|None=None,
-# PixelSNAIL in eval mode; `card['unused']` lists the tensors that no computation ever
-# used
+# `PublishedPixelSNAIL` in eval mode; `card['unused']` lists the tensors that no
+# computation ever used
 ):
     "Load a published prior; a key that is missing, surplus or misshapen is a `CheckpointError`"
     held, name = read_published(source), 'the dict' if isinstance(source, dict) else str(source)
@@ -323,7 +469,7 @@ def from_original(cls:PixelSNAIL,
         raise CheckpointError(f"{name}: no PixelSNAIL of the DCASE 2023 baseline or of "
                               f"Audyn; missing {missing}")
     try:
-        model = cls(pixelsnail_config(sd, held, audyn, n_heads))
+        model = PublishedPixelSNAIL(pixelsnail_config(sd, held, audyn, n_heads))
     except KeyError as e:
         raise CheckpointError(f"{name}: missing {e}") from None
     own, state, unused = model.state_dict(), {}, []

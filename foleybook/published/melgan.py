@@ -15,10 +15,10 @@ from ..audio_features import MelConfig
 from ..core.files import CheckpointError
 from ..core.rendering import (
     _add_, _normed, Conv1d, ConvTranspose1d, fold_weight_norm, Vocoder)
+from ..core.upsampling import _check_rates, _frames_seen, _layer_sizes
 from .audyn import _count, _weight_of
 from .hifigan import _load_original, _weights, _where
 from ..train.vocoders import AdversarialRecipe, Judged
-from ..vocoders import _check_rates, _frames_seen, _layer_sizes
 
 # %% auto #0
 __all__ = ['melgan_mel', 'MelGANConfig', 'Mirror', 'MelGANBlock', 'MelGAN', 'MelGANDiscriminator', 'MelGANRecipe']

@@ -130,11 +130,12 @@ def fresh_differences(
     method:str='lora', # see `METHODS`
     rank:int=16, # of the factors
     base:str='', # its name or folder
+    null:str='own', # what guidance leads away from, see `AdaptRecipe`
 )->LowRank: # changes nothing yet
     "A file of differences, ready to be trained"
     factors, whole, rows = _changed_by(method, model.backbone)
     own = LowRank(LowRankConfig(base, weights_digest(model), 'backbone', rank, factors,
-                                whole, rows, tuple(labels)))
+                                whole, rows, tuple(labels), dict(null=null)))
     for down in own.down.values(): nn.init.normal_(down, std=down.shape[1] ** -.5)
     return own
 
@@ -282,7 +283,7 @@ class _Adapting(LoopRecipe):
     def check_listen(self, learn): pass
     def build_model(self, dls):
         own = fresh_differences(self.model, self.labels, self.method, self.rank,
-                                self.base)
+                                self.base, self.null)
         dls.begun = _begin(own, self.model, dls.crops)
         return own.attach(self.model)
     def callbacks(self):
@@ -307,6 +308,7 @@ class AdaptRecipe(_Adapting):
     method:str = 'lora' # rows, diffit, lora or full
     rank:int = 16 # of the factors
     labels:tuple[str, ...] = () # found in the data
+    null:str = 'base' # what guidance leads away from: 'own', or what the base says
     # what a clip shorter than a sound gets: 'auto' and 'pad', its own floor before and
     # after it, or 'repeat'; longer ones are cropped
     shorter:str = 'auto'
@@ -345,7 +347,8 @@ def _open_base(base):
 
 def _check_recipe(recipe):
     "Methods and fits that are known"
-    known = dict(method=METHODS, shorter=('auto', 'pad', 'repeat'))
+    known = dict(method=METHODS, shorter=('auto', 'pad', 'repeat'),
+                 null=('base', 'own'))
     for name, words in known.items():
         if (value := getattr(recipe, name)) not in words:
             raise SettingsError(f"{name}={value!r} is not known. {near(value, words)}")
@@ -622,5 +625,7 @@ def adapt(
     say(lengths_told(table, opened.default_seconds, recipe.shorter))
     own = recipe.train(table, Path(out), resume=resume, progress=progress)
     adapted = put_on(opened.to('cpu'), (own.cpu(), 1.))
-    if merge: say(f"whole model in {adapted.save_pretrained(Path(out)/'model')}")
+    if merge:
+        adapted.save_pretrained(Path(out)/'model')
+        say(f"whole model in {Path(out)/'model'}; its guidance leads away from itself")
     return adapted

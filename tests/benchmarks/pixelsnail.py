@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from _measure import difference, flops_of, interleaved, row, share
 
-from foleybook import pixelsnail
+from foleybook.core import cached_pixelsnail
 from foleybook.pixelsnail import CausalAttention2d, PixelSNAIL, PixelSNAILConfig
+from foleybook.published.dcase2023 import PublishedPixelSNAIL, PublishedPixelSNAILConfig
 
 PUBLISHED = dict(condition="linear map", attend_self=False, edge_bias=False)  # 103.3 M parameters in the original's file
 FOLEY = dict(code_shape=(20, 86), n_classes=10, channels=64, res_channels=64, kernel_size=3, n_blocks=2, n_res_blocks=3,
@@ -102,11 +103,11 @@ def _two_ways(model, batch, rounds, rows, **how):
     mask[:rows] = True
 
     def draw(megabytes):
-        before, pixelsnail.COMPILED_MB = pixelsnail.COMPILED_MB, megabytes
+        before, cached_pixelsnail.COMPILED_MB = cached_pixelsnail.COMPILED_MB, megabytes
         try:
             return model.sample_codes(cond, list(range(batch)), init=init, mask=mask, **how)
         finally:
-            pixelsnail.COMPILED_MB = before
+            cached_pixelsnail.COMPILED_MB = before
 
     (ours, reference), codes = interleaved(lambda: draw(math.inf), lambda: draw(0), rounds=rounds)
     products = _weights_read(model)[0] / 2 * rows * shape[1] * (2 if "guidance" in how else 1)
@@ -121,7 +122,7 @@ def _same(a, b):
 @torch.inference_mode()
 def _map(name, settings, heights, rounds, warm):
     "A whole map, alone and in a batch of eight, and the weights that it reads"
-    model = PixelSNAIL(PixelSNAILConfig(**settings)).eval()
+    model = PublishedPixelSNAIL(PublishedPixelSNAILConfig(**settings)).eval()  # without quirks the same as `PixelSNAIL`
     (h, w), k = model.config.map_shape, model.config
     cond, codes = torch.arange(8) % k.n_classes, torch.randint(k.n_codes, (1, *k.map_shape))
     prefixes = [lambda n=n: model(codes[:, :n], cond[:1]) for n in heights]
