@@ -110,6 +110,7 @@ ABOVE = {  # module: the modules right below it
     "apps.export_generator": ["spectrogram_diffusion"],
     "apps.handoff": ["core.sounds"],
     "apps.live": ["multitier_rnn"],
+    "apps.in_page": ["multitier_rnn"],
     "apps.publish": ["core.generator"],
     "apps.serve": ["apps.live"],
 }
