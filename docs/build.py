@@ -1,9 +1,13 @@
 """Build the site: `make docs`, then open docs/_site/index.html.
 
+    python docs/build.py                              the site
+    python docs/build.py --open-in OWNER/NAME@BRANCH  with links that open each notebook in Colab and Binder
+
 MathJax comes out of the sphinx-mathjax-offline wheel and the widgets out of widgetsnbextension, both of which pip has
 installed; onnxruntime-web comes from the npm registry, and without it the site is built without one page's buttons (see
 new_sound.py). The pages work from the disk, without a network.
 """
+import argparse
 import os
 import shutil
 import sys
@@ -28,7 +32,7 @@ def vendor(folder):
         shutil.copy(found[0].locate(), folder / name)
 
 
-def build():
+def build(repository=""):
     "Stage the notebooks and run Sphinx, warnings being errors; returns its exit code"
     from sphinx.cmd.build import main as sphinx
     from new_sound import write as write_program
@@ -37,8 +41,8 @@ def build():
     for old in (work, site):
         shutil.rmtree(old, ignore_errors=True)
     pages, html = work / "pages", work / "html"
-    stage(work / "processed", pages)
-    shutil.copytree(DOCS / "_static", pages / "_static")
+    stage(work / "processed", pages, repository)
+    shutil.copytree(DOCS / "_static", pages / "_static", dirs_exist_ok=True)
     vendor(pages / "_static" / "vendor")
     write_program(pages / "_static" / "vendor" / "new_sound")
     shutil.copy(DOCS / "conf.py", pages)
@@ -50,5 +54,7 @@ def build():
 
 
 if __name__ == "__main__":
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--open-in", default="", metavar="OWNER/NAME@BRANCH", help="where the notebooks lie on GitHub")
     os.chdir(DOCS.parent)
-    sys.exit(build())
+    sys.exit(build(asked.parse_args().open_in))

@@ -1,6 +1,8 @@
 """Turn the notebooks into pages that Sphinx reads: titles, anchors, checked links, source pages, API table,
 benchmarks, faults survived, sidebar"""
 import ast
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -153,8 +155,11 @@ def hovering(text, terms, seen):
                 part = f"{part[:found.start()]}\0{len(held) - 1}\0{part[found.end():]}"
         return part
 
-    held = []
-    lines = [line if re.match(r"\s*(#|\||:::|\(|---)", line) else outside(line, change) for line in text.split("\n")]
+    held, lines, fenced = [], [], False
+    for line in text.split("\n"):
+        fenced ^= line.lstrip().startswith("```")  # a block of code goes over many lines
+        kept = fenced or re.match(r"\s*(#|\||:::|\(|---|```)", line)
+        lines.append(line if kept else outside(line, change))
     return re.sub(r"\0(\d+)\0", lambda m: held[int(m[1])], "\n".join(lines))
 
 
@@ -162,6 +167,32 @@ def glossary(terms):
     "The page of all terms"
     rows = [f'<dt id="{anchor(t)}">{escape(t)}</dt><dd>{escape(s)}</dd>' for t, s in sorted(terms.items(), key=lambda x: x[0].lower())]
     return f"# Glossary\n\n*The words of the field, a sentence each.*\n\n<dl class=\"glossary\">{''.join(rows)}</dl>\n"
+
+
+def open_in(notebook, repository):
+    "Links that open a notebook in Colab and in Binder; nothing where no repository is given"
+    if not repository:
+        return ""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", repository):
+        raise ValueError(f"--open-in {repository}: give OWNER/NAME or OWNER/NAME@BRANCH, as on GitHub")
+    name, _, branch = repository.partition("@")
+    colab = f"https://colab.research.google.com/github/{name}/blob/{branch or 'main'}/nbs/{notebook}"
+    return f"[Open in Colab]({colab}) · [Open in Binder](https://mybinder.org/v2/gh/{name}/{branch or 'main'}?labpath=nbs/{notebook})"
+
+
+SOUND = re.compile(r"data:audio/mpeg;base64,([\w+/=]+)")
+
+
+def sounds_beside(html, folder):
+    "A page's HTML with its sounds as files in `folder`, one for all pages that play it; loaded when they are played"
+    def one(match):
+        sound = base64.b64decode(match[1])
+        file = folder / f"{hashlib.sha256(sound).hexdigest()[:16]}.mp3"
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(sound)
+        return f"_static/sounds/{file.name}"
+
+    return SOUND.sub(one, html)
 
 
 class BookPages(FilterDefaults):
@@ -215,11 +246,13 @@ class Page:
 class Book:
     "All pages; knows where every symbol is described"
 
-    def __init__(self, cfg, processed, folder):
-        self.cfg, self.folder = cfg, folder
+    def __init__(self, cfg, processed, folder, repository=""):
+        self.cfg, self.folder, self.repository = cfg, folder, repository
         self.site = re.escape(cfg.doc_host + cfg.doc_baseurl.rstrip("/"))
         self.code = re.escape(f"{cfg.git_url}/blob/{cfg.branch}/{cfg.lib_path.name}/")
         self.pages = [Page(p) for p in sorted(processed.glob("*.ipynb"))]
+        for data in (o["data"] for p in self.pages for c in p.cells for o in c.get("outputs") or [] if "text/html" in o.get("data", {})):
+            data["text/html"] = sounds_beside("".join(data["text/html"]), folder / "_static" / "sounds")
         self.page_of = {p.notebook: p.name for p in self.pages}
         self.chapters = {p.number: p.name for p in self.pages if p.number}
         self.terms = terms_of(cfg.config_path / "docs")
@@ -310,6 +343,8 @@ class Book:
             if page.symbols:
                 title += (f"\n\nNotebook `nbs/{page.notebook}`, module "
                           f"[`foleybook.{page.name}`](source/{page.name}.md)")
+            if page.name != "index" and (there := open_in(page.notebook, self.repository)):
+                title += f"\n\n{there}"
             page.nb.cells = [mk_cell(title, "markdown")] + self.cells(page) + self.onward(page)
             if page.name == "index":
                 page.nb.cells.append(mk_cell(self.sidebar(), "markdown"))
@@ -411,14 +446,14 @@ def without_pictures(html):
     return re.sub(r"<img[^>]*>(<br/?>)?", "", html)
 
 
-def stage(processed, pages):
-    "Write everything Sphinx needs, but for its settings, to `pages`"
+def stage(processed, pages, repository=""):
+    "Write everything Sphinx needs, but for its settings, to `pages`; `repository` is told to `open_in`"
     cfg = get_config()
     process(cfg, processed)
     pages.mkdir()
     for images in (cfg.config_path / "docs" / "images", cfg.nbs_path / "images"):
         if images.is_dir():
             shutil.copytree(images, pages / "images", dirs_exist_ok=True)
-    book = Book(cfg, processed, pages)
+    book = Book(cfg, processed, pages, repository)
     book.write()
     (pages / "llms.txt").write_text(book.llms(), encoding="utf-8")

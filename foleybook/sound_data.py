@@ -117,6 +117,18 @@ def procedural(
         return f
     return register
 
+def _add(out, at, x):
+    "Add `x` to `out` from sample `at`; what falls outside is cut"
+    at = max(0, int(at))
+    x = x[:max(0, len(out) - at)]
+    out[at:at + len(x)] += x
+
+def _onsets(rng, n, sample_rate, rate, jitter, first=.5):
+    "Samples of events at `rate` a second; jitter and latest first event in periods"
+    t = (rng.random()*first + np.arange(int(rate*n/sample_rate) + 2))/rate
+    t = t + jitter/rate*rng.uniform(-.5, .5, len(t))
+    return (t[(t >= 0) & (t < n/sample_rate - .02)]*sample_rate).astype(int)
+
 # %% ../nbs/01_sound_data.ipynb #b16257bb
 def procedural_sound(
     kind:str, # name in `PROCEDURAL`
@@ -231,20 +243,6 @@ def room(
     tail *= np.sqrt(mix/np.square(tail).sum())
     return x + signal.fftconvolve(x, np.r_[np.zeros(int(.008*sample_rate)),
                                            tail])[:len(x)]
-
-# %% ../nbs/01_sound_data.ipynb #79f8c07c
-#| code-fold: true
-def _add(out, at, x):
-    "Add `x` to `out` from sample `at`; what falls outside is cut"
-    at = max(0, int(at))
-    x = x[:max(0, len(out) - at)]
-    out[at:at + len(x)] += x
-
-def _onsets(rng, n, sample_rate, rate, jitter, first=.5):
-    "Samples of events at `rate` a second; jitter and latest first event in periods"
-    t = (rng.random()*first + np.arange(int(rate*n/sample_rate) + 2))/rate
-    t = t + jitter/rate*rng.uniform(-.5, .5, len(t))
-    return (t[(t >= 0) & (t < n/sample_rate - .02)]*sample_rate).astype(int)
 
 # %% ../nbs/01_sound_data.ipynb #e90d373c
 @procedural(size=Range(0, 1, "small..big dog"), rate=Range(.6, 3., "barks/s", log=True),

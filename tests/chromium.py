@@ -25,6 +25,7 @@ class Browser:
                                         stderr=subprocess.DEVNULL)
         os.close(to_it), os.close(from_it)
         self.writes, self.reads, self.number, self.session = from_us, os.fdopen(to_us, "rb"), 0, None
+        self.unread = [b""]
         page = next(t for t in self("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self.session = self("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
 
@@ -34,12 +35,11 @@ class Browser:
         message = dict(id=self.number, method=method, params=asked) | (dict(sessionId=self.session) if self.session else {})
         os.write(self.writes, json.dumps(message).encode() + b"\0")
         while True:
-            text = bytearray()  # an answer may be long
-            while not text.endswith(b"\0"):
-                one = self.reads.read(1)
-                assert one, f"Chromium ended during {method}"
-                text += one
-            answer = json.loads(text[:-1])
+            while b"\0" not in self.unread[-1]:  # a picture comes in many pieces
+                self.unread.append(self.reads.read1(1 << 20))
+                assert self.unread[-1], f"Chromium ended during {method}"
+            last, _, rest = self.unread.pop().partition(b"\0")
+            answer, self.unread = json.loads(b"".join([*self.unread, last])), [rest]
             if answer.get("id") == self.number:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]

@@ -10,7 +10,8 @@ from torch import nn
 
 from foleybook.audio_features import MelConfig, log_mel
 from foleybook.diffwave import (
-    SAMPLERS, DiffWave, DiffWaveConfig, DiffusionProcess, WaveNet, WaveNetConfig, align_steps, guided, diffuse,
+    SAMPLERS, DiffWave, DiffWaveConfig, DiffusionProcess, PatchBlock, PatchDiffusion, PatchDiffusionConfig, PatchNet,
+    PatchNetConfig, WaveNet, WaveNetConfig, align_steps, guided, diffuse,
     diffusion_loss, gained, without_weight_norm, join_prediction, keeping, looping, sample_ddim, sample_ddpm,
     sample_dpm, sample_euler, sample_heun, split_prediction, time_grid)
 from foleybook.train.diffwave import DiffWaveRecipe, told_classes
@@ -151,6 +152,58 @@ def test_a_gain_can_hand_noise_through():
     assert gained(item.x, item.x, sigma) is item.x
     made = model(net=dict(gain=True, patch=4)).sample(["low", "high"], seed=0, progress=False)
     assert made.audio.shape == (2, 1, 800)
+
+
+def patched(labels=("low", "high"), **config):
+    torch.manual_seed(0)
+    m = PatchDiffusion(PatchDiffusionConfig(PatchNetConfig(16, 8, 2, 2), labels=labels, seconds=0.05, **config))
+    for layer in (m.net.told, m.net.last, m.net.leave):
+        nn.init.normal_(layer.weight, std=0.1)
+    return m.eval()
+
+
+def test_a_fresh_block_changes_nothing_and_a_fresh_network_says_nothing():
+    x = torch.randn(2, 6, 8)
+    assert torch.equal(PatchBlock(8, 2)(x, torch.zeros(2, 1, 6, 8)), x)
+    net = PatchNet(PatchNetConfig(16, 8, 2, 2, n_classes=3))
+    assert not net(torch.randn(2, 1, 64), torch.tensor([3.0, 99.0]), torch.eye(3)[:2]).any()
+
+
+def test_columns_know_their_place_time_and_class():
+    m = patched()
+    x, t = torch.randn(1, 1, 64), torch.tensor([300.0])
+    with torch.no_grad():
+        y = m.net(x, t, torch.tensor([[1.0, 0.0]]))
+        assert not torch.allclose(m.net(x.roll(16, -1), t, torch.tensor([[1.0, 0.0]])), y.roll(16, -1), atol=1e-4)
+        assert not torch.allclose(m.net(x, t + 200, torch.tensor([[1.0, 0.0]])), y, atol=1e-5)
+        assert not torch.allclose(m.net(x, t, torch.tensor([[0.0, 1.0]])), y, atol=1e-5)
+        assert torch.equal(m.net(x, t), m.net(x, t, torch.zeros(1, 2)))  # no class asked for
+
+
+def test_patches_sample_mend_vary_and_are_saved(tmp_path):
+    m = patched()
+    both = m.sample(["low", "high"], seed=4, steps=4, progress=False)
+    assert both.audio.shape == (2, 1, 800)
+    assert torch.allclose(m.sample("high", seed=5, steps=4, progress=False).audio[0], both.audio[1], atol=1e-5)
+    first = m.sample("low", seed=0, steps=4, progress=False)
+    hole = m.sample("high", seed=1, steps=4, init=first, mask=(0.01, 0.03), progress=False).audio[0, 0]
+    assert torch.allclose(hole[:160], first.audio[0, 0, :160], atol=1e-6) and not torch.allclose(hole[160:480], first.audio[0, 0, 160:480])
+    again = Generator.from_pretrained(m.save_pretrained(tmp_path / "m"))
+    assert type(again) is PatchDiffusion
+    assert torch.equal(again.sample(["low", "high"], seed=4, steps=4, progress=False).audio, both.audio)
+    assert m.sample("low", seconds=0.0507, seed=0, steps=2, progress=False).audio.shape[-1] == round(0.0507 * 16000)
+
+
+def test_patches_refuse_what_they_cannot():
+    with pytest.raises(ValueError, match="cannot honour"):
+        patched().sample("low", seed=0, loop=True, progress=False)
+    with pytest.raises(SettingsError, match="follows no log-mel"):
+        patched((), mel=MelConfig())
+
+
+def test_oneshot_preset_draws_every_kind_as_often():
+    recipe = find_recipe("oneshot-diffwave")
+    assert recipe.balance == 1 and not recipe.trim and recipe.model.sample_rate == 16000 and recipe.seconds == recipe.model.seconds
 
 
 def test_it_sees_as_far_as_it_says():

@@ -13,7 +13,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from stage import only_imports, published, what_it_is
+from chromium import Browser
+from foleybook.core.control_tracks import onset_samples
+from foleybook.core.generator import Pretrained
+from foleybook.multitier_rnn import generate
+from stage import only_imports, open_in, published, what_it_is
 
 pytestmark = pytest.mark.slow
 
@@ -305,3 +309,172 @@ def test_closing_boxes_are_what_the_record_gives():
     table = boxes.filled("Before.\n<!-- box: foley -->\n\n| stale | 1 |\n\nAfter.", rows)
     assert "stale" not in table and table.count("\n|---") == 1 and table.endswith("\nAfter.") and boxes.filled(table, rows) == table
     assert [path.name for path, have, wanted in boxes.chapters(rows) if have != wanted] == [], "run python docs/boxes.py"
+
+
+# ---- in a browser: what is seen, pressed and heard ----
+
+CHAPTERS = [n for n in NOTEBOOKS if n.name[0].isdigit()]
+WIDE = """[...document.querySelectorAll('div.cell_input pre, article > section pre')].filter(
+  e => e.offsetParent && (e.scrollWidth > e.clientWidth + 1 || e.parentNode.scrollWidth > e.parentNode.clientWidth + 1)).map(
+  e => e.textContent.split('\\n').sort((a, b) => b.length - a.length)[0])"""
+
+
+@pytest.fixture(scope="module")
+def browser(site, tmp_path_factory):
+    "One Chromium for all pages; skips where there is none"
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: pages were not looked at in a browser")
+    with Browser(tmp_path_factory.mktemp("chromium"), 1400, 900) as page:
+        yield page
+
+
+def opened(browser, page, width=1400, height=900):
+    "A page in a window of some size"
+    browser("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    browser.open(page.as_uri(), "document.readyState == 'complete'")
+
+
+def test_the_front_page_sounds_before_it_is_read(browser):
+    "Recordings and three models, three kinds each, are heard without scrolling; four of the newer kinds follow"
+    opened(browser, SITE / "index.html")
+    bottoms = browser.value("[...document.querySelectorAll('audio')].map(a => a.getBoundingClientRect().bottom)")
+    assert len(bottoms) == 16 and max(bottoms[:12]) <= 900, bottoms
+
+
+@pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda p: p.stem)
+def test_no_code_box_scrolls_sideways(browser, notebook):
+    opened(browser, page_of(notebook), 1280)
+    assert browser.value(WIDE) == []
+
+
+@pytest.mark.parametrize("notebook", [ROOT / "nbs/index.ipynb", *CHAPTERS], ids=lambda p: p.stem)
+def test_players_are_wide_enough_for_a_thumb(browser, notebook):
+    opened(browser, page_of(notebook), 420)
+    narrow = browser.value("[...document.querySelectorAll('audio')].filter(a => a.offsetParent).map(a => a.getBoundingClientRect().width).filter(w => w < 215)")
+    beyond = browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert narrow == [] and beyond <= 0
+
+
+def test_terms_and_formulas_leave_no_marks_in_the_text(pages):
+    "A term that hovers is a link, never letters of one; a formula is drawn, never dollars"
+    marked = [p.name for p in pages if "&lt;a class=" in p.read_text(encoding="utf-8") and p.parent == SITE]
+    assert marked == []
+
+
+def test_chapters_are_numbered_and_lead_on():
+    for notebook in CHAPTERS:
+        text = page_of(notebook).read_text(encoding="utf-8")
+        assert re.search(rf"<title>{notebook.name[:2]} ", text), notebook.name
+        assert ("<strong>Next: " in text) == (notebook != CHAPTERS[-1]) and ("<strong>Before: " in text) == (notebook != CHAPTERS[0])
+        assert re.search(r"<strong>(Next|Before): <a[^>]*>.*?</a>\.</strong> \S", text), "a way on has a promise"
+
+
+def test_pages_are_light_and_sounds_lie_beside_them(site):
+    "A sound is a file that every page that plays it shares"
+    heavy = {p.name: p.stat().st_size for p in site.glob("*.html") if p.stat().st_size > 1.2e6}
+    files = {p.name for p in (site / "_static" / "sounds").iterdir()}
+    played = set(re.findall(r"_static/sounds/(\w+\.mp3)", (site / "listen.html").read_text()))
+    assert not heavy and len(files) > 100 and played <= files and len(played) > 100
+    assert not [p.name for p in site.glob("*.html") if "data:audio/mpeg" in p.read_text(encoding="utf-8")]
+
+
+def test_notebooks_open_elsewhere_where_one_says_where():
+    links = open_in("03_vocoders.ipynb", "me/foley@next")
+    assert "github/me/foley/blob/next/nbs/03_vocoders.ipynb" in links and "gh/me/foley/next?labpath=nbs/03_vocoders.ipynb" in links
+    assert open_in("03_vocoders.ipynb", "") == ""
+    with pytest.raises(ValueError, match="OWNER/NAME"):
+        open_in("03_vocoders.ipynb", "https://somewhere/else")
+
+
+def test_programs_that_read_find_a_list_of_pages(site):
+    text = (site / "llms.txt").read_text(encoding="utf-8")
+    assert all((site / name).exists() for name in re.findall(r"\]\(([^)]+)\)", text))
+    assert all(page_of(n).name in text for n in NOTEBOOKS if n.stem != "index")
+
+
+@each_notebook
+def test_no_output_names_the_machine_it_was_made_on(notebook):
+    outputs = json.dumps([c.get("outputs") for c in json.loads(notebook.read_text())["cells"]])
+    assert not re.findall(r"/(?:work|home|root|site-packages)/\S{,60}", outputs)
+
+
+POPS = "document.querySelector('.fb-in-page')"
+
+
+@pytest.fixture(scope="module")
+def pops():
+    return Pretrained.from_pretrained(ROOT / "foleybook" / "weights" / "pops").set_precision("int8")
+
+
+def as_in_the_page(tier):
+    "The tier with the weights that the page has: rounded to 8 bits"
+    import torch
+    from foleybook.multitier_rnn import gru_weights
+
+    w, twin = gru_weights(tier), type(tier)(tier.config)
+    twin.load_state_dict(tier.state_dict())
+    for name, m in (("weight_ih", w.enter), ("weight_hh", w.state)):
+        for k in range(tier.config.n_layers):
+            getattr(twin.gru, f"{name}_l{k}").data = torch.from_numpy((m.weight[k] * m.scale[k]).T)
+    twin.output.weight.data = torch.from_numpy((w.out.weight[0] * w.out.scale[0]).T)
+    return twin
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_pops_in_the_page_are_the_networks_of_chapter_11(browser, pops, k):
+    "Logits within a thousandth, and the same codes for the same random numbers"
+    import torch
+
+    opened(browser, page_of(ROOT / "nbs/guides/pops_in_your_browser.ipynb"))
+    browser.wait(f"{POPS}.tools !== undefined")
+    tier, g = pops.tiers[k], torch.Generator().manual_seed(k)
+    codes = torch.randint(tier.config.channels, (1, 300), generator=g)
+    beside = torch.rand(1, 300, 1, generator=g) if k == 0 else (torch.rand(1, 300, 1, generator=g) < .2).float()
+    rows = tier.rows(codes, beside)
+    with torch.no_grad():
+        wanted = as_in_the_page(tier)(rows)[0][0]
+    told = json.dumps([codes[0].tolist(), beside[0, :, 0].tolist()])
+    made = torch.tensor(browser.value(f"""(([codes, beside]) => {{
+      const {{Tier, told}} = {POPS}.tools, tier = new Tier(told.tiers[{k}]);
+      return codes.map((code, at) => [...tier.step(code, [beside[at]])]);
+    }})({told})"""))
+    assert (made - wanted).abs().max() < 1e-3
+    uniforms = torch.rand(300, 1, dtype=torch.float64, generator=g)
+    first = tier.rows(tier.silence(1)[:, None], beside[:, :1])
+    drawn = generate(tier, first, beside, uniforms)[0][0]
+    told = json.dumps([uniforms[:, 0].tolist(), beside[0, :, 0].tolist()])
+    here = browser.value(f"""(([uniforms, beside]) => {{
+      const {{Tier, told}} = {POPS}.tools, tier = new Tier(told.tiers[{k}]);
+      return uniforms.map((u, at) => (tier.next([beside[at]], u), tier.last));
+    }})({told})""")
+    assert here == drawn.tolist()
+
+
+def test_pops_in_the_page_follow_the_knob(browser):
+    "Pressed, heard, turned up, stopped; the page is opened from the disk"
+    import torch
+
+    opened(browser, page_of(ROOT / "nbs/guides/pops_in_your_browser.ipynb"))
+    browser.wait(f"{POPS}.tools !== undefined")
+    browser.click(".fb-in-page button")
+    counted = []
+    for value in (0, 1):
+        browser.value(f"(i => {{ i.value = {value}; i.oninput(); {POPS}.heard.length = 0; }})({POPS}.querySelector('input'))")
+        browser.wait(f"{POPS}.heard.length >= 60", 120)  # 40 ms each
+        x = torch.tensor(browser.value(f"{POPS}.heard.slice(10, 60).flatMap(b => [...b])"))
+        counted.append(len(onset_samples(x, 8000, 3e-3, 3.)) / (len(x) / 8000))
+        assert .05 < x.abs().max() <= 1
+    assert 2.5 <= counted[0] <= 6.5 and 26 <= counted[1] <= 38, counted
+    browser.click(".fb-in-page button")
+    assert browser.value(f"{POPS}.querySelector('button').textContent") == "Start"
+    before = browser.value(f"new Promise(f => setTimeout(() => f({POPS}.heard.length), 300))")
+    assert browser.value(f"new Promise(f => setTimeout(() => f({POPS}.heard.length), 300))") == before
+
+
+def test_a_page_says_which_models_it_cannot_run(pops):
+    from foleybook.apps.in_page import tier_text
+    from foleybook.multitier_rnn import AudioTier, AudioTierConfig
+
+    with pytest.raises(ValueError, match="foleybook play"):
+        tier_text(AudioTier(AudioTierConfig(input_size=256, hidden_size=8, n_layers=1)))
+    assert sum(len(json.dumps(tier_text(t))) for t in pops.tiers) < 200_000

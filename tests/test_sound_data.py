@@ -799,6 +799,17 @@ def test_scripts_from_local_copy(tmp_path, script, name, clips, free):
         assert code == 0 and len(table) == want and table.file(0).exists() and len(table.labels) == 10
 
 
+def test_oneshots_script(tmp_path, script):
+    data = Path(os.environ.get("FOLEYBOOK_DATA") or "none")
+    if not (data / "esc50_more").exists():
+        pytest.skip(f"no recordings at {data}")
+    code, said = script("oneshots.py", "--from", data, "--to", tmp_path)
+    shots = ClipTable.read(tmp_path / "clips.csv")
+    assert code == 0 and len(shots.labels) == 6 and shots.file(0).exists() and len(shots.shippable()) == len(shots)
+    assert shots.df.seconds.between(0.1, 0.6).all() and shots.df.groupby("source").split.nunique().max() == 1
+    assert (shots.df.groupby("path").start.diff().dropna() > 0.1).all()  # one behind the other, none twice
+
+
 def test_procedural_script(tmp_path, script):
     few = ["--n", 2, "--seconds", 0.3, "--kinds", "pops", "rain", "--quiet"]
     code, said = script("procedural.py", "--to", tmp_path, *few)

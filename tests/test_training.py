@@ -27,6 +27,7 @@ from foleybook.train.recipes import LoopRecipe, find_recipe, learner
 from foleybook.core.settings import SettingsError, from_plain, parse_overrides, to_plain
 from foleybook import training
 from foleybook.train import checkpoints
+from foleybook.train import distributed as processes
 from foleybook.train.checkpoints import AudioLogger, History, pack_state, unpack_state
 from foleybook.training import StepDL, TrainingError
 
@@ -369,10 +370,10 @@ def test_inside_a_long_epoch_a_line_says_how_long_it_will_take(tmp_path, capfd, 
 def test_a_survivor_says_that_another_process_ended(words, monkeypatch):
     class Quiet(training.Callback): pass
 
-    monkeypatch.setattr(training, "num_distrib", lambda: 2)
-    monkeypatch.setattr(training, "Distributed", lambda **_: Quiet())
+    monkeypatch.setattr(processes, "num_distrib", lambda: 2)
+    monkeypatch.setattr(processes, "Distributed", lambda **_: Quiet())
     learn = tiny_run.recipe().learner(None)
     with pytest.raises(training.TrainingError, match="process 0 of 2: another process of this run has ended.*same command"):
-        with training.distributed(learn, cpu=True): raise RuntimeError(words)
+        with processes.distributed(learn, cpu=True): raise RuntimeError(words)
     with pytest.raises(RuntimeError, match="a plain fault"):
-        with training.distributed(learn, cpu=True): raise RuntimeError("a plain fault")
+        with processes.distributed(learn, cpu=True): raise RuntimeError("a plain fault")

@@ -9,7 +9,7 @@ import torch
 
 from foleybook.train.codebooks import CascadeRecipe, VQVAERecipe
 from foleybook.core.code_maps import CodeTable
-from foleybook.train.diffwave import WaveDiffusionRecipe
+from foleybook.train.diffwave import PatchDiffusionRecipe, WaveDiffusionRecipe
 from foleybook.judge.embedders import ClassifierRecipe
 from foleybook.judge.embedders import MelceptionRecipe
 from foleybook.train.multitier_rnn import TierRecipe, TierStackRecipe
@@ -90,6 +90,8 @@ def sizes(recipe):
     if isinstance(recipe, SashimiRecipe):
         small = NARROW | dict(length=4096, step_width=8, hidden=8, step_out=8)
         return {"seconds": 0.5, "segment": min(recipe.segment, 4096)} | {f"model.net.{k}": v for k, v in small.items()}
+    if isinstance(recipe, PatchDiffusionRecipe):
+        return {"seconds": 0.5, "model.net": dict(patch=100, width=8, depth=1, heads=2)}
     if isinstance(recipe, WaveDiffusionRecipe):
         small = dict(channels=4, skip_channels=4, n_layers=2, cycle=2, step_width=8, hidden=8, step_out=8)
         return {"seconds": 0.5, "segment": min(recipe.segment, 4096), "trim": recipe.trim} | {f"model.net.{k}": v for k, v in small.items()}

@@ -16,11 +16,12 @@ from .clip_tables import (
     ClipTable, COLUMNS, interp_linear, load_params, read_frame)
 from .files import TableError
 from .generator import Conditions
+from .sound_files import read_audio
 
 # %% auto #0
-__all__ = ['read_folder', 'read_csv', 'read_esc', 'read_free_kinds', 'read_dcase2023', 'read_urbansound8k',
-           'read_speech_commands', 'read_fsdd', 'read_ljspeech', 'read_vas', 'read_vggsound', 'read_params',
-           'ClipConditions', 'open_dataset']
+__all__ = ['ONESHOT_KINDS', 'read_folder', 'read_csv', 'read_esc', 'read_free_kinds', 'read_oneshots', 'read_dcase2023',
+           'read_urbansound8k', 'read_speech_commands', 'read_fsdd', 'read_ljspeech', 'read_vas', 'read_vggsound',
+           'read_params', 'ClipConditions', 'open_dataset']
 
 # %% ../../nbs/core/data_sets.ipynb #b403d2f1
 def snake_case(
@@ -247,6 +248,27 @@ def read_free_kinds(
     new["split"] = np.where(_kept_apart(new), "valid", "train")
     return ClipTable(pd.concat([old, new], ignore_index=True).drop(columns="fold"),
                      folder)
+
+# %% ../../nbs/core/data_sets.ipynb #af891d99
+ONESHOT_KINDS = ["clock_tick", "dog_bark", "door_knock", "footsteps", "mouse_click",
+                 "person_sneeze"]
+
+def _loudest(table, below=20.):
+    "Which cuts are at most so many dB below the loudest of their clip, and not silent"
+    peak = [read_audio(f, start=a, seconds=b)[0].abs().max().item() for f, a, b in
+            zip(table.files(), table.df.start, table.df.seconds)]
+    peak = pd.Series(peak, index=table.df.index)
+    most = peak.groupby(table.df.path).transform("max")
+    return ((peak > .02) & (peak > most*10**(-below/20))).to_numpy()
+
+def read_oneshots(
+    folder, # as for `read_free_kinds`
+    seconds:float=.6, # longest sound; the next onset ends it sooner
+    )->ClipTable: # `start` and `seconds` say where in its clip each sound lies
+    "Barks, sneezes, ticks, steps, knocks and clicks, cut at their onsets"
+    table = read_free_kinds(folder).filter(label=ONESHOT_KINDS)
+    table = table.sliced(seconds, "onsets")
+    return table.subset(_loudest(table) & (table.df.seconds > .1).to_numpy())
 
 # %% ../../nbs/core/data_sets.ipynb #6d1ea046
 DCASE2023_LABELS = ["dog_bark", "footstep", "gunshot", "keyboard",

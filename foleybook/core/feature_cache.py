@@ -770,6 +770,7 @@ def wave_dls(
     valid:float=.2, # share to validate on where the set states no split
     workers:int=0, # processes that read; their batches are the same
     conditions=None, # `ClipConditions`: the second part of a batch is then `Conditions`
+    balance:float=0., # how much more often rare classes are drawn, see `CacheLoader`
     **cache_options, # of `WaveCache.build`
     # of (TensorAudio (b, 1, t), target); `.vocab`, `.sample_rate`, `.cache`
     )->DataLoaders:
@@ -782,6 +783,6 @@ def wave_dls(
     dls = _loaders(data, valid_idx, device, n, drop_last, valid, conditions, bs=bs,
                    seed=seed,
                    crop=round(seconds*data.sample_rate), target=target,
-                   num_workers=workers)
+                   num_workers=workers, balance=balance)
     dls.sample_rate = data.sample_rate
     return dls

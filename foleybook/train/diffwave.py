@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from ..audio_features import log_mel
 from ..core.sounds import Sounds
-from ..diffwave import diffusion_loss, DiffWave, DiffWaveConfig
+from ..diffwave import (
+    diffusion_loss, DiffWave, DiffWaveConfig, PatchDiffusion, PatchDiffusionConfig)
 from .recipes import LoopRecipe
 
 # %% auto #0
-__all__ = ['diffusion_task', 'DiffusionRecipe', 'told_classes', 'WaveDiffusionRecipe', 'wave_level', 'DiffWaveRecipe']
+__all__ = ['diffusion_task', 'DiffusionRecipe', 'told_classes', 'WaveDiffusionRecipe', 'wave_level', 'DiffWaveRecipe',
+           'PatchDiffusionRecipe']
 
 # %% ../../nbs/train/diffwave.ipynb #4e608518
 def diffusion_task(
@@ -84,6 +86,7 @@ class WaveDiffusionRecipe(DiffusionRecipe):
     peak: float = 0.            # each sound is scaled to this peak; 0: as it is
     level: float = 0.           # the model's `level`; 0: measured on the training clips
     trim: bool = True           # cut silence from the ends of the clips first
+    balance: float = 0.         # 1: all classes are drawn equally often
     cache_dir: Path|None = None # where decoded clips are kept
 
     def dataloaders(self, data):
@@ -91,15 +94,14 @@ class WaveDiffusionRecipe(DiffusionRecipe):
         from foleybook.core.data_sets import open_dataset
         from foleybook.core.clip_tables import ClipTable
         from foleybook.core.feature_cache import WaveCache, wave_dls
-
         rate = self.model.sample_rate
         if not isinstance(data, (ClipTable, WaveCache)): data = open_dataset(data)
         seconds = self.segment / rate if self.segment else self.seconds
-        build = dict(trim=self.trim, fit='pad', progress=False)
-        more = {} if isinstance(data, WaveCache) else build
+        more = dict(trim=self.trim, fit='pad', progress=False)
+        if isinstance(data, WaveCache): more = {}
         return wave_dls(data, rate, seconds, self.batch_size, cache_dir=self.cache_dir,
                         clip_seconds=self.seconds, seed=self.seed, target='label',
-                        **more)
+                        balance=self.balance, **more)
 
     def configured(self, dls):
         "The model's settings with what only the data know"
@@ -165,3 +167,13 @@ class DiffWaveRecipe(WaveDiffusionRecipe):
     def build_model(self, dls) -> DiffWave:
         "A fresh model"
         return DiffWave(self.configured(dls))
+
+# %% ../../nbs/train/diffwave.ipynb #36afeee8
+@dataclass
+class PatchDiffusionRecipe(WaveDiffusionRecipe):
+    "A transformer over patches that denoises waveforms"
+    model: PatchDiffusionConfig = field(default_factory=PatchDiffusionConfig)
+
+    def build_model(self, dls) -> PatchDiffusion:
+        "A fresh model"
+        return PatchDiffusion(self.configured(dls))

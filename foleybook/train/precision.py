@@ -11,7 +11,8 @@ from fastai.torch_core import num_distrib
 from fastcore.basics import patch
 from torch import nn
 from ..core.generator import preserve_rng
-from ..training import _float, laid_out_as, MixedPrecision, PRECISIONS, unwrap
+from ..training import MixedPrecision, PRECISIONS
+from .callback_tools import in_float32, laid_out_as, unwrap
 
 # %% auto #0
 __all__ = ['precision_seconds', 'AutoPrecision']
@@ -81,7 +82,7 @@ def choose(self:AutoPrecision):
     model, loss_func, xb, yb = (unwrap(self.model), self.learn.loss_func, self.learn.xb,
                                 self.learn.yb)
     def step(twin):
-        pred = _float(twin(*xb))
+        pred = in_float32(twin(*xb))
         with torch.autocast(self.kind, enabled=False): loss_func(pred, *yb).backward()
     flat = any(isinstance(m, nn.Conv2d) for m in model.modules())
     ways = [('float32', False), ('bf16', False)] + [('bf16', True)] * flat

@@ -269,6 +269,11 @@ _add('fsdd-diffwave', SMALL, 'train.diffwave.DiffWaveRecipe',
      steps=5000, epoch_steps=250, batch_size=16, lr=.0015, ema=.998, precision='auto',
      seconds=.6, peak=.5, model=dict(net='digits', sample_rate=8000, seconds=.6,
      steps=12, guidance=2.))
+_add('oneshot-diffwave', SMALL, 'train.diffwave.PatchDiffusionRecipe',
+     'chapter 08: barks, knocks and clicks',
+     steps=6000, epoch_steps=500, batch_size=16, lr=.001, ema=.995, precision='auto',
+     seconds=.6, peak=.8, balance=1., trim=False, model=dict(net=dict(patch=96),
+     seconds=.6, guidance=2.))
 _add('foley-diffwave', OURS, 'train.diffwave.DiffWaveRecipe',
      'the same at full size',
      steps=100_000, epoch_steps=1000, batch_size=16, lr=.0003, ema=.9995,
@@ -483,6 +488,11 @@ _add('fsdd-classifier', SMALL, 'judge.embedders.ClassifierRecipe',
      steps=1000, seconds=.6, augment=False, model=dict(seconds=.6,
      mel=dict(sample_rate=8000, n_fft=512, win_length=512, hop_length=128, n_mels=64,
      f_max=None, center=True)))
+_add('oneshot-classifier', SMALL, 'judge.embedders.ClassifierRecipe',
+     'the judge of one-shots',
+     steps=1000, seconds=.6, augment=False, model=dict(seconds=.6,
+     mel=dict(sample_rate=16000, n_fft=512, win_length=512, hop_length=128, n_mels=64,
+     f_max=None, center=True, ref_max=True, top_db=50.)))
 _add('classifier-test', SMALL, 'judge.embedders.ClassifierRecipe',
      'four steps, for tests',
      steps=4, epoch_steps=2, batch_size=8, seconds=1.)
