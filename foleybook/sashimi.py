@@ -455,7 +455,7 @@ class SashimiAR(Generator):
         codes:Tensor, # int64, (b, t), t a multiple of the product of pool
         classes:Tensor|None=None, # shares of the classes, (b, k)
     ) -> Tensor: # logits of every code, each given only those before it, (b, codes, t)
-        "Likelihoods for all positions at once"
+        "Logits of all positions at once"
         x = self.table(F.pad(codes, (1, -1), value=self.silence)).mT
         if self.labels and classes is not None: x = x + self.told(classes)[..., None]
         return mixed(self.trunk(x), self.output.weight, self.output.bias)
