@@ -20,48 +20,8 @@ from .core.generator import Conditions
 from .core.text_priors import as_conditions, TextPrior, shown_rows
 
 # %% auto #0
-__all__ = ['TransformerConfig', 'SelfAttention', 'TransformerBlock', 'Prefix', 'Places', 'CodeTransformer', 'CodeGPT',
+__all__ = ['SelfAttention', 'TransformerBlock', 'TransformerConfig', 'Prefix', 'Places', 'CodeTransformer', 'CodeGPT',
            'hidden_share', 'ParallelTransformer']
-
-# %% ../nbs/07_transformer.ipynb #fbb050b1
-@dataclass
-class TransformerConfig:
-    "A transformer over code maps; the defaults are those of a small one"
-    code_shape:tuple[int, ...] = (5, 53)  # (H, W), residual (k, H, W)
-    n_codes:int = 128  # rows of (each) codebook
-    n_classes:int = 8
-    codebook_hash:str = ''  # of the codebook whose codes it models; '' when not known
-    condition:str = 'class'  # what stands before the codes: class, features, both, none
-    feature_dim:int = 2048  # numbers in a feature row: 2048 of a ResNet-50
-    feature_rows:int = 5  # rows shown; longer sequences: see `frame_indices`
-    width:int = 128
-    n_layers:int = 4
-    n_heads:int = 4
-    order:str = 'columns'  # see `code_order`
-    stages:str = 'delay'  # residual codes: 'delay', or 'flat', one after the other
-    places:str = 'axes'  # row + column + stage; 'table': one vector a step (SpecVQGAN)
-    near:bool = True # also read the codes around the place written (SpecVQGAN: False)
-    reminded:bool = True # the class joins every code (SpecVQGAN: only the prefix)
-    slide:str = 'half' # longer maps: go on every half map, or 'column' (SpecVQGAN)
-    dropout:float = .1  # of vectors added to the stream
-    class_dropout:float = .1 # share of items without their condition: for guidance
-
-    def __post_init__(self):
-        self.code_shape = tuple(int(v) for v in self.code_shape)
-        allowed = dict(condition=('class', 'features', 'both', 'none'),
-                       stages=('delay', 'flat'), places=('axes', 'table'),
-                       slide=('half', 'column'), order=tuple(ORDERS))
-        for name, words in allowed.items():
-            if (value := getattr(self, name)) not in words:
-                raise ValueError(f"{name} is {value!r}; use one of {words}")
-        if self.width % self.n_heads:
-            raise ValueError(f"width {self.width}: cannot be divided by n_heads "
-                             f"{self.n_heads}")
-
-    @property
-    def n_quantizers(self)->int:
-        "Stages of a residual codebook"
-        return self.code_shape[0] if len(self.code_shape) == 3 else 1
 
 # %% ../nbs/07_transformer.ipynb #736bc570
 class SelfAttention(nn.Module):
@@ -110,6 +70,46 @@ class TransformerBlock(nn.Module):
         "Layer norm comes first, so that the stream itself is never squeezed"
         x = x + self.dropout(self.attn(self.ln1(x), causal))
         return x + self.dropout(self.mlp(self.ln2(x)))
+
+# %% ../nbs/07_transformer.ipynb #fbb050b1
+@dataclass
+class TransformerConfig:
+    "A transformer over code maps; the defaults are those of a small one"
+    code_shape:tuple[int, ...] = (5, 53)  # (H, W), residual (k, H, W)
+    n_codes:int = 128  # rows of (each) codebook
+    n_classes:int = 8
+    codebook_hash:str = ''  # of the codebook whose codes it models; '' when not known
+    condition:str = 'class'  # what stands before the codes: class, features, both, none
+    feature_dim:int = 2048  # numbers in a feature row: 2048 of a ResNet-50
+    feature_rows:int = 5  # rows shown; longer sequences: see `frame_indices`
+    width:int = 128
+    n_layers:int = 4
+    n_heads:int = 4
+    order:str = 'columns'  # see `code_order`
+    stages:str = 'delay'  # residual codes: 'delay', or 'flat', one after the other
+    places:str = 'axes'  # row + column + stage; 'table': one vector a step (SpecVQGAN)
+    near:bool = True # also read the codes around the place written (SpecVQGAN: False)
+    reminded:bool = True # the class joins every code (SpecVQGAN: only the prefix)
+    slide:str = 'half' # longer maps: go on every half map, or 'column' (SpecVQGAN)
+    dropout:float = .1  # of vectors added to the stream
+    class_dropout:float = .1 # share of items without their condition: for guidance
+
+    def __post_init__(self):
+        self.code_shape = tuple(int(v) for v in self.code_shape)
+        allowed = dict(condition=('class', 'features', 'both', 'none'),
+                       stages=('delay', 'flat'), places=('axes', 'table'),
+                       slide=('half', 'column'), order=tuple(ORDERS))
+        for name, words in allowed.items():
+            if (value := getattr(self, name)) not in words:
+                raise ValueError(f"{name} is {value!r}; use one of {words}")
+        if self.width % self.n_heads:
+            raise ValueError(f"width {self.width}: cannot be divided by n_heads "
+                             f"{self.n_heads}")
+
+    @property
+    def n_quantizers(self)->int:
+        "Stages of a residual codebook"
+        return self.code_shape[0] if len(self.code_shape) == 3 else 1
 
 # %% ../nbs/07_transformer.ipynb #8a536908
 class Prefix(nn.Module):
