@@ -345,6 +345,19 @@ def test_rows_begin_at_the_kind_that_explains_the_clips(first):
     assert len({e for e, _ in nearest_kinds(model, clips)}) == 1
 
 
+def test_one_recording_of_a_kind_is_no_reason_to_warn(sounds):
+    "Recordings beside a base are one a kind: the listeners are fitted to what there is, without a word"
+    table = clips_to_learn(sounds, 0.5)
+    files = list(table.df.path)
+    alone = ClipTable(dict(path=files, label=[f"kind {k}" for k in range(len(files))]), table.root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for which in ("second", "first"):
+            ears = Ears(table, alone, embedder="")
+            ears.networks["first"] = ears.networks["second"]
+            assert ears.listener(which) is not None
+
+
 def test_a_shifted_copy_is_near():
     x = torch.full((3, 128, 80), -11.0)
     x[:, :, 20:40] = torch.randn(3, 128, 20) - 3

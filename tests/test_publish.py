@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from foleybook.apps.cli import main
-from foleybook.apps.publish import parcel, publish_card, send
+from foleybook.apps.publish import parcel, send
 from foleybook.core.files import CheckpointError
+from foleybook.core.low_rank import LowRank, LowRankConfig
 from foleybook.core.sounds import Sounds
 from foleybook.vocoders import ISTFTConfig, ISTFTVocoder
 from foleybook.audio_features import MelConfig
@@ -102,9 +103,25 @@ def test_a_generator_is_found_under_text_to_audio():
     assert "model.sample('baby_cry', n=4" in card and "| recognised |" in card
 
 
-def test_an_adapter_names_its_base():
-    card = publish_card("", dict(base="foley", card=dict(licence="CC0")), "me/bells")
-    assert "fb.load('foley', adapters=['hf://me/bells'])" in card and front(card)["license"] == "cc0-1.0"
+def adapter(home, base):
+    "A file of differences beside a model, as `adapt` writes it"
+    own = LowRank(LowRankConfig(base, "0" * 16, "backbone", 2, {}, {}, {"classes.weight": 320}, ("bells",)))
+    own.save_pretrained(home, dict(licence="CC0", base=base))
+    return home
+
+
+@pytest.mark.parametrize("base", ["foley", "hf://you/painter"])
+def test_an_adapter_names_its_base(tmp_path, base):
+    found = parcel(adapter(tmp_path / "own", base), "hf://me/bells")
+    card = found.files["README.md"].decode()
+    assert {*found.files} == {"README.md", "config.json", "model.safetensors"}
+    assert f"fb.load({base!r}, adapters=['hf://me/bells'])" in card and front(card)["license"] == "cc0-1.0"
+    assert "model.sample('bells', n=4" in card
+
+
+def test_an_adapter_whose_base_nobody_has_is_not_sent(tmp_path):
+    with pytest.raises(CheckpointError, match="learned beside .*mine, which others do not have.*--merge"):
+        parcel(adapter(tmp_path / "own", str(tmp_path / "mine")), "hf://me/bells")
 
 
 def test_it_is_sent_in_one_commit(model, sounds, hub):

@@ -1595,8 +1595,8 @@ def demo(
     say, out, start = _say(quiet), Path(out), time.time()
     model, data = "foley", shipped_models()["foley"] / "recordings"
     if train: model, data = _small_cascade(out, per_class, seed, device, quiet)
-    say("making four sounds of each class")
-    sample(str(model), out=str(out / "sounds"), per_class=4, seed=seed,
+    say("making two sounds of each class")
+    sample(str(model), out=str(out / "sounds"), per_class=2, seed=seed,
            device=device, quiet=quiet)
     page = gallery(str(out / "sounds"), data=str(data), quiet=True)
     say(f"done in {time.time() - start:.0f} s; the wav files are in {out / 'sounds'}. "

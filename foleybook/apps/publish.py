@@ -9,7 +9,7 @@ import json, re, shutil, tempfile
 from pathlib import Path
 from typing import NamedTuple
 from ..core.files import CheckpointError, read_json
-from ..core.generator import _beside, model_folder
+from ..core.generator import _beside, model_folder, shipped_models
 from ..core.sound_files import AudioError
 from ..core.sounds import listed_sounds, safe_name
 
@@ -21,7 +21,7 @@ class Parcel(NamedTuple):
     "What is published"
     repo:str # OWNER/NAME
     files:dict # name on the hub -> a file on this machine, or bytes
-    about:dict # `config.json`, `pipeline.json` or `adapter.json`
+    about:dict # `config.json` or `pipeline.json`
 
     def __str__(self):
         size = lambda v: len(v) if isinstance(v, bytes) else v.stat().st_size
@@ -42,7 +42,15 @@ def repo_name(
     return name
 
 # %% ../../nbs/apps/publish.ipynb #944eef5c
-_ABOUT = ('pipeline.json', 'config.json', 'adapter.json')
+_ABOUT = ('pipeline.json', 'config.json')
+
+def _check_base(folder, about):
+    "What was learned beside a model is of use only to those who have that model"
+    base = (about.get('config') or {}).get('base') or ''
+    if about.get('model') != 'LowRank' or base in shipped_models(): return
+    if not base.startswith('hf://'): raise CheckpointError(
+        f'{folder}: was learned beside {base or "a model without a name"}, which others '
+        'do not have. Send the whole model: adapt --merge writes it into OUT/model.')
 
 def _model_files(folder):
     "Name -> file of a model, a pipeline or an adapter, and what its settings say"
@@ -51,6 +59,7 @@ def _model_files(folder):
         f'{folder}: holds no model ({", ".join(_ABOUT)}). Give what train or adapt '
         'wrote.')
     about = read_json(folder/named)
+    _check_base(folder, about)
     found = {named: folder/named}
     parts = about.get('parts')
     for part in parts if isinstance(parts, dict) else ():
@@ -109,13 +118,14 @@ def publish_card(
     card, examples = about.get('card') or {}, examples or {}
     licence = card.get('licence') or 'unknown'
     body = re.sub(r'(?s)\A---\n.*?\n---\n', '', text).strip()
-    body = body or f'# {about.get("model", "Adapter")}\n\n- **licence**: {licence}'
+    body = body or f'# {about.get("model", "Model")}\n\n- **licence**: {licence}'
     body = re.sub(r'\n*```python\nimport foleybook.*?```\s*', '\n', body, flags=re.S)
-    base = about.get('base')
+    config = about.get('config') or {}
+    base = config.get('base') if about.get('model') == 'LowRank' else ''
     call = (f"fb.load({base!r}, adapters=['hf://{repo}'])" if base else
             f"fb.load('hf://{repo}')")
     code = ['```python', 'import foleybook as fb', f'model = {call}']
-    labels = (about.get('config') or {}).get('labels') or ['']
+    labels = config.get('labels') or ['']
     if about.get('model') not in _TO_AUDIO:
         asked = f'{labels[0]!r}, ' if labels[0] else ''
         code.append(f'model.sample({asked}n=4, seed=0).save("out")')

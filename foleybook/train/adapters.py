@@ -228,7 +228,9 @@ class Ears:
             labels = np.concatenate([p.labels for p in parts])
             many = len(set(labels)) > 1
             make = SecondListener if which == 'second' else _probe
-            self.fitted[which] = make(x, labels) if many else None
+            with warnings.catch_warnings(): # one recording of a kind is what there is
+                warnings.filterwarnings('ignore', 'The number of unique classes')
+                self.fitted[which] = make(x, labels) if many else None
         return self.fitted[which]
 
 # %% ../../nbs/train/adapters.ipynb #3cba3c6c
