@@ -53,6 +53,7 @@ class SashimiARRecipe(LoopRecipe):
     peak: float = .9            # each sound is scaled to this peak; 0: as it is
     classes: bool = True        # learn the classes of the set
     trim: bool = True           # cut silence from the ends of the clips first
+    balance: float = 0.         # 1: all classes are drawn equally often
     cache_dir: Path|None = None # where decoded clips are kept
 
     def dataloaders(self, data):
