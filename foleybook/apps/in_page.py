@@ -48,7 +48,7 @@ def tier_text(
         sound=_text(tier.decode(torch.arange(c.channels)).float().numpy()))
 
 # %% ../../nbs/apps/in_page.ipynb #1a9e000d
-_TIER = """
+_PRODUCT = """
 const read = ({kind, data}) => {
   const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0)).buffer;
   return Float32Array.from(new (kind === 'int8' ? Int8Array : Float32Array)(bytes));
@@ -69,7 +69,10 @@ function product(x, m, y) {
   }
   return y;
 }
+"""
 
+# %% ../../nbs/apps/in_page.ipynb #1a9e000e
+_GATES = """
 // One step of a GRU: what enters and the state, both multiplied
 function gates(gi, gh, h) {
   for (let j = 0, d = h.length; j < d; j++) {
@@ -89,45 +92,42 @@ function draw(logits, uniform) {
     seen += logits[++code];
   return code;
 }
+
+// What layer 0 of a tier makes of the code before and the controls before
+function entered(tier, code, controls) {
+  const key = code + ' ' + controls, d = tier.seen[0].length;
+  if (tier.kept.size > 1024) tier.kept.clear();
+  if (!tier.kept.has(key)) {
+    const share = code / (tier.sound.length - 1), [low, high] = tier.seen;
+    const x = low.map((v, j) => Math.max(0, controls.reduce(
+      (sum, c, k) => sum + c * tier.beside[k * d + j], v + share * (high[j] - v))));
+    const m = tier.layers[0].enter;
+    tier.kept.set(key, product(x, m, new Float32Array(m.bias.length)));
+  }
+  return tier.kept.get(key);
+}
 """
 
-# %% ../../nbs/apps/in_page.ipynb #1a9e000e
+# %% ../../nbs/apps/in_page.ipynb #1a9e000f
 _CLASS = """
 class Tier {
   constructor(told) {
-    const {rate, makes, controls} = told, sound = read(told.sound);
-    Object.assign(this, {rate, makes, controls, sound, kept: new Map()});
-    this.beside = read(told.beside);
-    this.layers = told.layers.map(l => ({enter: readAll(l.enter),
-                                         state: readAll(l.state)}));
+    const {rate, makes, controls} = told, kept = new Map();
+    Object.assign(this, {rate, makes, controls, kept, sound: read(told.sound)});
+    this.beside = read(told.beside); this.out = readAll(told.out);
+    this.layers = told.layers.map(
+      l => ({enter: readAll(l.enter), state: readAll(l.state)}));
     const ends = read(told.seen), d = ends.length / 2;
     this.seen = [ends.subarray(0, d), ends.subarray(d)];
-    this.out = readAll(told.out);
     this.h = this.layers.map(l => new Float32Array(l.state.bias.length / 3));
-    this.gi = new Float32Array(3 * this.h[0].length);
-    this.gh = this.gi.slice();
+    this.gi = new Float32Array(3 * this.h[0].length); this.gh = this.gi.slice();
     this.logits = new Float32Array(this.sound.length);
     this.last = told.silence; this.before = null; this.at = 0;
   }
-  // What the lowest layer is told of the code before and the controls before
-  entered(code, controls) {
-    const key = code + ' ' + controls, d = this.seen[0].length;
-    if (this.kept.size > 1024) this.kept.clear();
-    if (!this.kept.has(key)) {
-      const share = code / (this.sound.length - 1), [low, high] = this.seen;
-      const x = low.map((v, j) => controls.reduce(
-        (sum, c, k) => sum + c * this.beside[k * d + j], v + share * (high[j] - v)));
-      const m = this.layers[0].enter;
-      const gi = new Float32Array(m.bias.length);
-      this.kept.set(key, product(x.map(v => Math.max(v, 0)), m, gi));
-    }
-    return this.kept.get(key);
-  }
-  // Logits of the next code
   step(code, controls) {
     this.layers.forEach((l, k) => {
       const gi = k ? product(this.h[k - 1], l.enter, this.gi)
-                   : this.entered(code, controls);
+                   : entered(this, code, controls);
       gates(gi, product(this.h[k], l.state, this.gh), this.h[k]);
     });
     return product(this.h[this.h.length - 1], this.out, this.logits);
@@ -141,7 +141,7 @@ class Tier {
 }
 """
 
-# %% ../../nbs/apps/in_page.ipynb #1a9e0010
+# %% ../../nbs/apps/in_page.ipynb #1a9e0013
 _STACK = """
 // Tiers from the top down; `knobs` is name -> value and may change at any time
 class Stack {
@@ -174,40 +174,35 @@ class Stack {
 }
 """
 
-# %% ../../nbs/apps/in_page.ipynb #1a9e0011
+# %% ../../nbs/apps/in_page.ipynb #1a9e0014
 _PLAY = """
 function page(root, told) {
-  const knobs = {}, button = root.querySelector('button');
-  const speed = root.querySelector('small');
+  const knobs = {}, [button, speed] = root.querySelectorAll('button, small');
   const rate = told.tiers[told.tiers.length - 1].rate;
   let context = null, at = 0, stack = null, cost = 0;
   root.heard = [];  // blocks of the last ten seconds
   for (const input of root.querySelectorAll('input')) {
-    const {low, high, unit} = input.dataset;
-    const shown = input.parentNode.querySelector('output');
-    const turn = () => {
+    const {low, high, unit} = input.dataset, shown = input.nextElementSibling;
+    (input.oninput = () => {
       const v = knobs[input.name] = Number(input.value);
       const real = (low * (high / low) ** v).toFixed(1);
       shown.textContent = unit ? `${real} ${unit}` : v.toFixed(2);
-    };
-    input.oninput = turn; turn();
+    })();
   }
   function pull() {
-    if (!context) return;
-    while (at - context.currentTime < .15) {
+    while (context && at - context.currentTime < .15) {
       const began = performance.now(), x = stack.block(Math.round(rate * .04));
       cost += .1 * ((performance.now() - began) / 40 - cost);
       const buffer = context.createBuffer(1, x.length, rate);
       const source = context.createBufferSource();
-      buffer.copyToChannel(x, 0);
-      source.buffer = buffer; source.connect(context.destination);
+      buffer.copyToChannel(x, 0); source.buffer = buffer;
       at = Math.max(at, context.currentTime + .02);
-      source.start(at); at += buffer.duration;
+      source.connect(context.destination); source.start(at); at += buffer.duration;
       root.heard.push(x); if (root.heard.length > 250) root.heard.shift();
       if (at < context.currentTime + .03) break;  // too slow: let the page breathe
     }
     speed.textContent = `a second of sound takes ${cost.toFixed(2)} s to compute`;
-    setTimeout(pull, 10);
+    if (context) setTimeout(pull, 10);
   }
   button.onclick = async () => {
     const open = context;
@@ -220,7 +215,7 @@ function page(root, told) {
 }
 """
 
-# %% ../../nbs/apps/in_page.ipynb #1a9e0012
+# %% ../../nbs/apps/in_page.ipynb #1a9e0015
 def in_page(
     model,  # a stack of tiers, such as `pops`, or one tier
     low_high: dict = None,  # knob -> (low, high, unit), geometric between them
@@ -236,7 +231,7 @@ def in_page(
                      f'step="0.01" value="0.5" name="{escape(name)}" '
                      f'data-low="{low:g}" data-high="{high:g}" '
                      f'data-unit="{escape(unit)}"/> <output></output></label>')
-    script = "".join([_TIER, _CLASS, _STACK, _PLAY])
+    script = "".join([_PRODUCT, _GATES, _CLASS, _STACK, _PLAY])
     return HTML('<div class="fb-in-page"><button>Start</button>'
                 f'{"".join(knobs)}<small></small>'
                 f'<script>(() => {{{script}page(document.currentScript.parentNode, '
