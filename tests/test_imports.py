@@ -29,6 +29,7 @@ ABOVE = {  # module: the modules right below it
     "core.players": ["audio_features"],
     "core.sounds": ["core.players"],
     "core.clip_tables": ["core.sounds"],
+    "core.shares": ["core.sounds"],
     "core.generator": ["core.sounds"],
     "core.feature_cache": ["core.clip_tables", "core.generator"],
     "core.data_sets": ["core.clip_tables", "core.generator"],

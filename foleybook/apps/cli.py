@@ -634,12 +634,16 @@ def _fingerprint(model):
 def _put_beside(out, rows):
     "Move what another request left in a folder into one beside it; that folder"
     from itertools import count
+    from foleybook.core.files import held_folder
 
     top = out.resolve()
     there = (top.with_name(f"{top.name}_earlier_{k}") for k in count(1))
     aside = next(p for p in there if not p.exists())
+    for folder in (out / "shares").glob("*/"):
+        with held_folder(folder): pass  # refused where a process is at work
     files = [r["file"] for r in rows]
-    for name in [*files, "metadata.jsonl", "sampling.json", "index.html", "evaluation"]:
+    for name in [*files, "metadata.jsonl", "sampling.json", "index.html", "evaluation",
+                 "shares"]:
         if (out / name).exists():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(out / name, aside / name)
@@ -658,24 +662,29 @@ def _to_make(out, request, wanted, say):
     done = {(r["label"], r["seed"]) for r in rows}
     plain = json.loads(json.dumps(request))
     if before != plain or not done <= {(c, s) for _, c, s in wanted}:
-        if rows: say(f"what was in {out} is now in {_put_beside(out, rows)}")
+        if rows or (out / "shares").is_dir():
+            say(f"what was in {out} is now in {_put_beside(out, rows)}")
         write_text(told, json.dumps(dict(request=plain), indent=1))
         return wanted
     write_text(out / "metadata.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
     if done: say(f"{len(done)} of {len(wanted)} sounds are there already")
     return [w for w in wanted if w[1:] not in done]
 
-# %% ../../nbs/apps/cli.ipynb #a28b35a6
-def _make(generator, out, wanted, asked, files, finish, batch, quiet):
-    "Make and save those of `wanted` that are not there, one batch after the other"
-    from foleybook.apps.handoff import save_takes
+# %% ../../nbs/apps/cli.ipynb #5ba0c101
+def _request(generator, asked, files, how):
+    "All that decides about the sounds of a folder"
     from foleybook.core.files import file_digest
 
     inputs = dict(inputs=file_digest(asked["init"])) if asked["init"] else {}
-    how, moments = finish
     plain = {k: v for k, v in vars(how).items() if v not in (None, False)}
-    request = asked | files | plain | inputs | dict(made_by=_fingerprint(generator))
-    todo, say = _to_make(out, request, wanted, _say(quiet)), _say(quiet)
+    return asked | files | plain | inputs | dict(made_by=_fingerprint(generator))
+
+# %% ../../nbs/apps/cli.ipynb #a28b35a6
+def _make(generator, out, todo, asked, files, finish, batch, quiet, before):
+    "Make and save sounds, one batch after the other"
+    from foleybook.apps.handoff import save_takes
+
+    how, moments = finish
     for i in range(0, len(todo), batch):
         labels, _, seeds = map(list, zip(*todo[i : i + batch]))
         made = generator.sample(None if None in labels else labels, n=len(seeds),
@@ -684,7 +693,30 @@ def _make(generator, out, wanted, asked, files, finish, batch, quiet):
         if how or moments or asked["loop"]:
             save_takes(made, out, how, moments, asked["loop"], **files)
         else: made.save(out, append=True, **files)
-        say(f"{len(wanted) - len(todo) + i + len(seeds)} of {len(wanted)} sounds")
+        _say(quiet)(f"{before + i + len(seeds)} of {before + len(todo)} sounds")
+
+# %% ../../nbs/apps/cli.ipynb #5ba0c102
+def _make_share(share, out, request, wanted, make, say):
+    "Make what is missing, alone or as one of several; sounds that others still make"
+    from foleybook.core.files import held_folder
+    from foleybook.core.shares import (
+        join_shares, made_in_shares, one_at_a_time, share_at_work)
+
+    if share.parts == 1 and not (out / "shares").is_dir():
+        with held_folder(out):
+            todo = _to_make(out, request, wanted, say)
+            make(out, todo, len(wanted) - len(todo))
+        return 0
+    with one_at_a_time(out):
+        missing = _to_make(out, request, wanted, say)
+        waiting = made_in_shares(out, request)
+    mine = [w for w in share.of(wanted) if w in missing]
+    if todo := [w for w in mine if w[1:] not in waiting]:
+        say(f"share {share.number} of {share.parts}")
+        with share_at_work(out, share, request) as folder:
+            make(folder, todo, len(mine) - len(todo))
+    with one_at_a_time(out):
+        return join_shares(out, request, [w[1:] for w in wanted])
 
 # %% ../../nbs/apps/cli.ipynb #16688db9
 def _film_alone(video, out, class_, asked, **files):
@@ -805,14 +837,19 @@ def sample(
     markers: bool = False,  # say in wav files where something begins
     manifest: bool = False,  # write manifest.json: seeds, levels, loops, licences
     loader: list = None,  # scripts that load them: godot, reaper, puredata
+    # K/N: make a share of the sounds, as one of N processes; or array, for a job of
+    # an array (default: what torchrun or srun says)
+    share: str = None,
     quiet: bool = False,  # print only errors
 ):
     "Make sounds and save them; the same command goes on where it was interrupted"
     from foleybook.core.sounds import listed_sounds
     from foleybook.core.sound_files import audio_info
-    from foleybook.core.files import held_folder, write_text
+    from foleybook.core.files import write_text
+    from foleybook.core.shares import find_share
 
     _at_least_one(per_class=per_class, batch=batch)
+    share = find_share(share)
     say, out, start = _say(quiet), Path(out), time.time()
     files = dict(by_class=by_class, format=format, bits=bits, sample_rate=sample_rate)
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p,
@@ -822,7 +859,8 @@ def sample(
                  mask=_regions(mask), loop=loop, controls=_tracks(controls))
     how = _finishing(loop, loader, loudness, peak, trim, fade, markers)
     if video:
-        _no_use(loudness=(bool(how), "it is for takes, not for a film."),
+        _no_use(share=(share.parts > 1, "a film has one sound."),
+                loudness=(bool(how), "it is for takes, not for a film."),
                 manifest=(manifest or loader, "a film has none. Leave it out."))
         _film_alone(video, out, class_, asked, per_class=per_class, batch=batch,
                     **files)
@@ -834,16 +872,22 @@ def sample(
     if video: return _dub(generator, video, out, eye, class_, asked, seed, quiet)
     wanted = [(c, label, seed + k) for c, label in zip(*_wishes(generator, classes))
               for k in range(per_class)]
-    with held_folder(out):
-        finish = how, sorted(float(m) for m in at or [])
-        _make(generator, out, wanted, asked, files, finish,
-              batch or generator.best_batch, quiet)
-        spent, rows = round(time.time() - start, 2), listed_sounds(out)
-        about = dict(model=str(model), adapter=adapter, data=_trained_on(model),
-                     seed=seed, per_class=per_class,
-                     wall_seconds=spent, arguments=rows[0]["meta"].get("arguments"))
-        told = json.loads((out / "sampling.json").read_text())
-        write_text(out / "sampling.json", json.dumps(told | asked | about, indent=1))
+    finish = how, sorted(float(m) for m in at or [])
+    make = lambda folder, todo, before: _make(
+        generator, folder, todo, asked, files, finish, batch or generator.best_batch,
+        quiet, before)
+    others = _make_share(share, out, _request(generator, asked, files, how), wanted,
+                         make, say)
+    if others:
+        say(f"share {share.number} of {share.parts} is made; {others} sounds of other "
+            f"shares are missing, the last one joins them in {out}")
+        return []
+    spent, rows = round(time.time() - start, 2), listed_sounds(out)
+    about = dict(model=str(model), adapter=adapter, data=_trained_on(model),
+                 seed=seed, per_class=per_class,
+                 wall_seconds=spent, arguments=rows[0]["meta"].get("arguments"))
+    told = json.loads((out / "sampling.json").read_text())
+    write_text(out / "sampling.json", json.dumps(told | asked | about, indent=1))
     for file in _handed_on(out, manifest, loader): say(f"{file}")
     made = [out / r["file"] for r in rows]
     say(f"{len(made)} sounds of {audio_info(made[0]).seconds:.2f} s in {spent:.1f} s; "
