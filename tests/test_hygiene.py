@@ -192,6 +192,13 @@ def test_formulas_stand_alone():
     assert not stray
 
 
+def test_links_stand_on_one_line():
+    "The pages find a chapter behind a link by its line"
+    broken = [f"{short(n)} cell {i}: {m[0][:60]!r}" for n in NOTEBOOKS for i, c in enumerate(cells_of(n)) if c["cell_type"] == "markdown"
+              for m in re.finditer(r"\[[^\[\]\n]*\n[^\[\]]*\]\([^)\s]+\.ipynb", re.sub(r"```.*?```", "", "".join(c["source"]), flags=re.S))]
+    assert not broken, broken
+
+
 def test_kept_outputs_are_of_the_recording():
     "Chapter 00 tells of the two recorded heroes; run without recordings it is about formulas"
     shown = [json.dumps(c["outputs"]) for c in cells_of(ROOT / "nbs/00_audio_features.ipynb") if c["cell_type"] == "code"]

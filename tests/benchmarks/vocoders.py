@@ -10,6 +10,7 @@ from torch import nn
 
 from foleybook import vocoders as V
 from foleybook.published import bigvgan as B
+from foleybook.core import rendering as R
 from foleybook.core.rendering import fold_weight_norm
 from foleybook.published.melgan import MelGAN, MelGANConfig, Mirror
 
@@ -35,7 +36,7 @@ def plain_mirror(self, x):
 @contextmanager
 def plain():
     "Every layer as the papers write it: 1-D convolutions on (b, c, t), no special memory layout"
-    changes = [(V.Conv1d, nn.Conv1d.forward), (V.ConvTranspose1d, nn.ConvTranspose1d.forward),
+    changes = [(R.Conv1d, nn.Conv1d.forward), (R.ConvTranspose1d, nn.ConvTranspose1d.forward),
                (B.AntiAliased, plain_activation), (Mirror, plain_mirror)]
     kept = [cls.forward for cls, _ in changes]
     for cls, f in changes:
