@@ -850,7 +850,7 @@ def test_recordings_beside_a_gallery_are_those_its_own_model_names(tmp_path):
 def test_the_recordings_that_ship_name_author_and_licence():
     from foleybook.core.generator import shipped_models
     table = open_dataset(shipped_models()["foley"] / "recordings")
-    assert len(table) == 19 and set(table.df.licence) == {"CC0"} and (table.df.author != "").all() and table.df.source_url.str.startswith("http").all()
+    assert len(table) == 39 and table.df.label.nunique() == 30 and set(table.df.licence) == {"CC0", "CC-BY"} and (table.df.author != "").all() and table.df.source_url.str.startswith("http").all()
     page = gallery_page(Sounds(0.1 * torch.ones(1, 1, 8000), 8000, labels=["rain"], meta=dict(licence="CC0")), table)
     assert "licence unknown" not in page and "by laura222" in page
 
