@@ -275,8 +275,7 @@ def _lua_text(text): return '"' + ''.join(
 
 REAPER = '''-- Lays every take on a track of its class: Actions, Load ReaScript, run.
 local folder = ({reaper.get_action_context()})[2]:match("^(.*[/\\\\])") or ""
-local sounds = {
-%s}
+local sounds = {%s}
 reaper.Undo_BeginBlock()
 local tracks, ends = {}, {}
 for _, s in ipairs(sounds) do
@@ -304,7 +303,7 @@ def _reaper(told):
     rows = [f'  {{file = {_lua_text(s["file"])}, class = {_lua_text(s["class"] or "sound")}, '
             f'seconds = {s["seconds"]}, loop = {str(bool(s["loop"])).lower()}}},\n'
             for s in told['sounds']]
-    return REAPER % ''.join(rows)
+    return REAPER % ('\n' + ''.join(rows))
 
 # %% ../../nbs/apps/handoff.ipynb #0e07c530
 def _pd_word(text):
