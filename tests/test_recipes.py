@@ -395,7 +395,7 @@ def test_a_training_begins_where_another_model_ended(tmp_path):
 
     old = start_of("foley")
     labels = ["anvil", *reversed(old.labels)]
-    config = dataclasses.replace(old.backbone.config, n_classes=len(labels), hints=4, level=8)
+    config = dataclasses.replace(old.backbone.config, n_classes=len(labels))
     new = type(old.backbone)(config)
     told = warm_start(new, old, labels)
     assert len(told) == 1 and told[0].startswith("new kinds: anvil")
@@ -405,8 +405,10 @@ def test_a_training_begins_where_another_model_ended(tmp_path):
     from foleybook.core.generator import Conditions
     with torch.no_grad():
         a = new.eval()(x, t, Conditions(label=torch.tensor([ours[0], -1])), hints=torch.ones(2, 4))
-        b = old.backbone.eval()(x, t, Conditions(label=torch.tensor([theirs[0], -1])))
+        b = old.backbone.eval()(x, t, Conditions(label=torch.tensor([theirs[0], -1])), hints=torch.ones(2, 4))
     assert torch.equal(a, b)
+    blind = type(old.backbone)(dataclasses.replace(config, hints=0, level=0))
+    assert not warm_start(new, blind, labels) and not new.hints.weight.any() and not new.level.weight.any()
 
     recipe = find_recipe("foley").override(start="foley")
     with pytest.raises(SettingsError, match="vae.*autoencoder is that of"):

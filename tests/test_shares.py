@@ -128,7 +128,7 @@ def test_another_request_puts_shares_beside(model, tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/", "a/b", "-1/2", "array"])
 def test_a_wrong_share_is_told(text, capsys):
-    assert main(["sample", "pops", "--share", text]) != 0
+    assert main(["sample", "pops", f"--share={text}"]) != 0
     assert "--share" in capsys.readouterr().err
 
 
