@@ -10,7 +10,7 @@ from foleybook.core.code_maps import filter_logits
 from foleybook.core.generator import Conditions
 from foleybook.train.transformer import decayed
 from foleybook.core.code_texts import code_order
-from foleybook.core.map_networks import crop_middle, frame_indices
+from foleybook.core.text_priors import crop_middle, frame_indices
 from foleybook.transformer import CodeGPT, TransformerConfig
 
 from . import assert_close, check
