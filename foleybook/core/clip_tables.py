@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib, json, math, os, re, sys, time, warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 import joblib, numpy as np, pandas as pd, torch
 from torch import Tensor
@@ -189,7 +190,11 @@ def _under_licence(table, names):
 def _relative(table, folder):
     "The frame with paths relative to another folder"
     df, here, root = table.df.copy(), Path(folder).resolve(), table.root.resolve()
-    inside = lambda p: os.path.relpath(root/p, here) if isinstance(p, str) and p else ""
+    above = cache(lambda d: os.path.relpath(root/d, here)) # a folder's files share it
+    def inside(p):
+        if not (isinstance(p, str) and p): return ""
+        return os.path.normpath(os.path.join(above(os.path.dirname(p)),
+                                             os.path.basename(p)))
     for c in set(_PATHS) & set(df):
         df[c] = _texts([inside(p) for p in df[c]], f"{ascii(str(root))}: {c}")
     return df
@@ -427,8 +432,8 @@ def split_by_source(
     "Random split that never separates takes of one recording"
     rng, label, held = np.random.default_rng(seed), table.df.label.to_numpy(), {}
     source = np.where(table.df.source == "", "\0" + table.df.path, table.df.source)
-    takes = lambda l: pd.Series(source[label == l]).value_counts().sort_index()
-    per_label = {l: takes(l) for l in table.labels}
+    takes = pd.Series(source).groupby([label, source]).size()
+    per_label = {l: rows.droplevel(0) for l, rows in takes.groupby(level=0)}
     for rows in per_label.values():
         want = round(valid*rows.sum()) - sum(k for s, k in rows.items() if held.get(s))
         for s in rng.permutation(rows.index.to_numpy(object)):
