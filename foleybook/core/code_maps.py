@@ -311,6 +311,17 @@ def _load_codes(cls, folder, codebook):
                pd.read_csv(Path(folder)/'clips.csv', keep_default_na=False), **about,
                conditions=conditions)
 
+def _kept_codes(folder, codebook, cache, valid_idx):
+    "The table in `folder`, if the same codebook made it from the same clips; else None"
+    if not folder or not (Path(folder)/'codes.json').is_file(): return None
+    kept = CodeTable.load(folder)
+    made_by = kept.codebook_hash, kept.source
+    if made_by != (codebook.codebook_hash, cache.path.name): return None
+    if valid_idx is not None and kept.valid_idx != list(valid_idx):
+        kept.valid_idx = [int(i) for i in valid_idx]
+        kept.save(folder)
+    return kept
+
 # %% ../../nbs/core/code_maps.ipynb #a43dbf3a
 @torch.no_grad()
 def encode_table(
@@ -334,14 +345,7 @@ def encode_table(
         cache = MelCache.build(data, codebook.mel, seconds, cache_dir,
                                progress=progress)
     codebook.mel.require(cache.mel, f'the cache {cache.path}')
-    if folder and (Path(folder)/'codes.json').is_file():
-        kept = CodeTable.load(folder)
-        if (kept.codebook_hash, kept.source) == (codebook.codebook_hash,
-                                                 cache.path.name):
-            if valid_idx is not None and kept.valid_idx != list(valid_idx):
-                kept.valid_idx = [int(i) for i in valid_idx]
-                kept.save(folder)
-            return kept
+    if kept := _kept_codes(folder, codebook, cache, valid_idx): return kept
     codebook.eval()
     codes = []
     with counted(len(cache), 'encode', progress) as bar:

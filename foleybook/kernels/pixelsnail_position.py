@@ -167,6 +167,15 @@ def _attention_step(w, m, facts, rows, block, at, query, kv):
                            out[b, i:i + d])
     return out
 
+@compiled(inner=True)
+def _point_block(x, first, second, k):
+    "`PointBlock` k, x (g, c) in place"
+    h = _part(x, 0, x.shape[1])
+    elu(h)
+    h = _affine(h, first, k)
+    elu(h)
+    add_glu(_affine(h, second, k), x)
+
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #f2f15bd8
 #| code-fold: true
 @compiled(inner=True)
@@ -200,15 +209,6 @@ def _block_step(w, m, facts, rows, block, i, j, first, x):
     elu(h)
     add_glu(_affine(h, w.gate, block), x)
     return x
-
-@compiled(inner=True)
-def _point_block(x, first, second, k):
-    "`PointBlock` k, x (g, c) in place"
-    h = _part(x, 0, x.shape[1])
-    elu(h)
-    h = _affine(h, first, k)
-    elu(h)
-    add_glu(_affine(h, second, k), x)
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #96229a73
 #| code-fold: true

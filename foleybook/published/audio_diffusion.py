@@ -299,8 +299,7 @@ class MelImageDiffusion(MelGenerator):
     "A U-Net paints a mel picture, or latents that an autoencoder makes a picture of"
     part_names = ('unet', 'vae', 'vocoder')
     honours = frozenset({'seconds', 'steps', 'guidance', 'sampler', 'init', 'strength',
-                         'mask',
-                         'loop', 'on_step', 'progress'})
+                         'mask', 'loop', 'on_step', 'progress'})
     match = 0. # as published: the picture stays as it was painted
 
     def __init__(self,
@@ -312,16 +311,15 @@ class MelImageDiffusion(MelGenerator):
     ):
         super().__init__()
         self.config, self.unet, self.vae = config, unet, vae
-        self.vocoder = GriffinLim(config.mel,
-                                  config.griffin_lim) if vocoder is None else vocoder
+        self.vocoder = vocoder or GriffinLim(config.mel, config.griffin_lim)
         config.mel.require(self.vocoder.mel,
                            f'the vocoder ({type(self.vocoder).__name__})')
         self.labels, text = list(config.labels), unet.config.cross_attention_dim
         self.asks = frozenset({'label', 'shares', *(['text'] if text else [])})
-        self.default_seconds = config.frames * config.mel.hop_length / config.mel.sample_rate
+        seconds = config.frames * config.mel.hop_length / config.mel.sample_rate
+        self.default_seconds = seconds
         self.longest_seconds = 8 * self.default_seconds
-        self.defaults = dict(steps=config.steps, guidance=config.guidance,
-                             sampler=config.sampler)
+        self.defaults = {k: getattr(config, k) for k in ('steps', 'guidance', 'sampler')}
 
     @property
     def process(self)->DiffusionProcess:

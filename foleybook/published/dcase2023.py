@@ -100,6 +100,7 @@ def _baseline_names(sd:dict)->dict:
                    'quantize_b.embed_avg': 'quantizer.total',
                    'quantize_b.cluster_size': 'quantizer.count'}
 
+# %% ../../nbs/published/dcase2023.ipynb #2fdc0775
 def _audyn_names(sd:dict)->dict:
     "Audyn's VQ-VAE and RVQ-VAE: original key -> ours; branch i has kernel 2 (i + 1)"
     names = {'encoder.bottleneck_conv2d': 'encoder.project',

@@ -45,6 +45,8 @@ def _load_original(model, state, where):
     load_strict(model, {own.get(k, k): v for k,v in state.items()}, _where(where))
     return model
 
+# %% ../../nbs/published/hifigan.ipynb #fc62b497
+#| code-fold: true
 _JSON_MEL = dict(sampling_rate='sample_rate', n_fft='n_fft', hop_size='hop_length',
                  win_size='win_length', num_mels='n_mels', fmin='f_min', fmax='f_max')
 

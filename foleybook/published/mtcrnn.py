@@ -132,6 +132,8 @@ def _layers(ours):
     return len(cells) or len({k.rpartition("_l")[2] for k in ours
                               if "weight_ih_l" in k})
 
+# %% ../../nbs/published/mtcrnn.ipynb #7b6e31f1
+#| code-fold: true
 def _published(where, step=None):
     "Weights by our names, and the settings of the run: a file, a `state_dict`, or a run's folder"
     told = {}

@@ -239,16 +239,15 @@ class Checkpoint(Callback):
         self.about, self.data = about, data
 
     def found(self):
-        return sorted(p for p in self.folder.glob('step_*') if p.suffix != '.damaged'
-                      and p.is_dir())
+        return sorted(p for p in self.folder.glob('step_*')
+                      if p.suffix != '.damaged' and p.is_dir())
 
     def before_fit(self):
-        self.run = getattr(self.learn, 'fitting', True) and not hasattr(self.learn,
-                                                                        'lr_finder')
+        looking = hasattr(self.learn, 'lr_finder')
+        self.run = getattr(self.learn, 'fitting', True) and not looking
         if not self.run: return
         self.losses, self.restored = {}, None
-        for draft in self.folder.glob('.*.tmp'):
-            if not rank_distrib(): shutil.rmtree(draft, ignore_errors=True)
+        self._sweep()
         self.load_newest()
 
     def before_train(self):     # the first epoch after a resume, perhaps in its middle
@@ -263,8 +262,8 @@ class Checkpoint(Callback):
         if due and done < self.learn.n_iter: self.save(self.learn.epoch, done)
 
     def after_epoch(self):
-        names = list(self.learn.recorder.metric_names)[1:]
-        valid = dict(zip(names, self.learn.recorder.log[1:])).get('valid_loss')
+        recorder = self.learn.recorder
+        valid = dict(zip(recorder.metric_names, recorder.log)).get('valid_loss')
         valid = float(valid) if valid is not None and math.isfinite(valid) else None
         if valid is not None: self.losses[self.learn.train_iter] = valid
         self.save(self.learn.epoch + 1, 0, valid)
@@ -344,6 +343,12 @@ def prune(self:Checkpoint):
     found, best = self.found(), self.best()
     for old in found[:-self.keep or len(found)]:
         if old != best: shutil.rmtree(old, ignore_errors=True)
+
+@patch
+def _sweep(self:Checkpoint):
+    "Drafts of a process that was stopped while it wrote"
+    if rank_distrib(): return
+    for draft in self.folder.glob('.*.tmp'): shutil.rmtree(draft, ignore_errors=True)
 
 # %% ../../nbs/train/checkpoints.ipynb #4a4eee5e
 @patch
