@@ -41,7 +41,8 @@ def _texts(values, where):
 
 # %% ../../nbs/core/clip_tables.ipynb #86f62220
 class ClipTable:
-    "A row per clip in `df`; paths are below `root`; `skipped`: (path, reason) of the rest"
+    """A row per clip in `df`; paths are below `root`; `skipped`: (path, reason) of the
+    rest"""
     note = "" # how the table was read
 
     def __init__(self,
@@ -203,7 +204,8 @@ def _relative(table, folder):
 def read_frame(
     csv, # file
     )->pd.DataFrame:
-    "A csv with a header; text stays text, and columns that hold numbers only become numbers"
+    """A csv with a header; text stays text, and columns that hold numbers only become
+    numbers"""
     try: df = pd.read_csv(csv, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise TableError(f"{csv}: no such file. Give the path of a clip table.") from None
@@ -289,7 +291,8 @@ _TELLING = ContextVar("telling", default=None)
 
 @contextmanager
 def telling(progress):
-    "Caches that are built inside tell how far they are, or do not, whatever else they are told"
+    """Caches that are built inside tell how far they are, or do not, whatever else they
+    are told"""
     before = _TELLING.set(progress)
     try: yield
     finally: _TELLING.reset(before)
@@ -476,7 +479,8 @@ def official_split(
 def in_test_split(
     df, # frame of clips
     )->np.ndarray: # a bool for each row
-    "The rows that training never sees: the official test split, unless there is nothing else"
+    """The rows that training never sees: the official test split, unless there is
+    nothing else"""
     test = official_split(df) == "test"
     return test & ~test.all()
 

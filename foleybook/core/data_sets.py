@@ -27,7 +27,8 @@ __all__ = ['ONESHOT_KINDS', 'read_folder', 'read_csv', 'read_esc', 'read_free_ki
 def snake_case(
     name:str, # e.g. 'MovingMotorVehicle', 'Dog bark', 'Été', 'C++'
     )->str: # e.g. 'moving_motor_vehicle', 'dog_bark', 'été', 'c++'
-    "Class name in lower case, words joined by '_'; letters of all scripts and signs like + stay"
+    """Class name in lower case, words joined by '_'; letters of all scripts and signs
+    like + stay"""
     name = unicodedata.normalize("NFC", name.strip())
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     kept = [c if unicodedata.category(c)[0] in "LMNS" or c in "#&%@*" else "_"
@@ -37,7 +38,8 @@ def snake_case(
 # %% ../../nbs/core/data_sets.ipynb #4902d753
 #| code-fold: true
 def _class_names(folders):
-    "{folder name: label}; folders that `snake_case` would merge by mistake keep their names"
+    """{folder name: label}; folders that `snake_case` would merge by mistake keep their
+    names"""
     same, out = {}, {}
     for n in folders: same.setdefault(snake_case(n), []).append(n)
     for label, names in same.items():
@@ -57,7 +59,8 @@ AUDIO_SUFFIXES = {f".{s}" for s in """wav wave bwf wavex rf64 w64 flac ogg oga o
 # %% ../../nbs/core/data_sets.ipynb #d3ecaf61
 #| code-fold: true
 def _audio_files(folder, suffixes=AUDIO_SUFFIXES, text=True):
-    "Audio files below `folder`, sorted; hidden ones, and names that are no text, are passed over"
+    """Audio files below `folder`, sorted; hidden ones, and names that are no text, are
+    passed over"""
     folder = Path(folder)
     if not folder.is_dir():
         raise TableError(f"{folder}: no such folder. Give the folder that holds the "
@@ -217,7 +220,8 @@ KIND_NAMES = dict(door_wood_knock="door_knock", door_wood_creaks="door_creak")
 # %% ../../nbs/core/data_sets.ipynb #d56e3e4a
 #| code-fold: true
 def _kept_apart(df, clips=2):
-    "Rows for judging: whole recordings of each class, the smallest first, about `clips` clips"
+    """Rows for judging: whole recordings of each class, the smallest first, about
+    `clips` clips"""
     kept = np.zeros(len(df), bool)
     for _, rows in df.groupby("label").groups.items():
         sizes = df.loc[rows].groupby("source").size().sort_index().sort_values(kind="stable")
@@ -542,14 +546,16 @@ def _looped(first, n, length):
     return (first + np.arange(n)) % length
 
 def _part(table, i):
-    "Where clip `i` of a table begins in its file, and how long it is (None: to the end), in s"
+    """Where clip `i` of a table begins in its file, and how long it is (None: to the
+    end), in s"""
     start, seconds = table.df.start.iloc[i], table.df.seconds.iloc[i]
     return 0. if start != start else start, None if seconds != seconds else seconds
 
 # %% ../../nbs/core/data_sets.ipynb #c72b1225
 @dataclass(frozen=True)
 class ClipConditions:
-    "What the clips of a table are asked by; features and tracks are read from disk when wanted"
+    """What the clips of a table are asked by; features and tracks are read from disk
+    when wanted"""
     label: bool = True # class numbers, where a vocabulary is given
     features: tuple = () # columns of files of arrays (frames, d), joined along d
     feature_rate: float = 21.5 # frames per second of those files

@@ -44,7 +44,8 @@ class ShapedNoiseConfig:
 
 # %% ../../nbs/judge/leaderboard.ipynb #ceb1015a
 class ShapedNoise(Generator):
-    "White noise filtered to the mean spectrum of the class, under the class's mean loudness curve"
+    """White noise filtered to the mean spectrum of the class, under the class's mean
+    loudness curve"""
     asks,honours = frozenset({'label', 'shares'}),frozenset({'seconds'})
 
     def __init__(self,
@@ -59,7 +60,8 @@ class ShapedNoise(Generator):
     def fit(self,
         table:ClipTable, # training clips
     )->'ShapedNoise': # itself
-        "Mean magnitude spectrum and mean RMS curve of each class, by reading the clips once"
+        """Mean magnitude spectrum and mean RMS curve of each class, by reading the
+        clips once"""
         c,n = self.config,round(self.config.seconds * self.config.sample_rate)
         for k,label in enumerate(self.labels):
             x = torch.stack([fit_length(read_audio(f, c.sample_rate)[0][0], n)
@@ -221,7 +223,8 @@ def _family(what):
 
 # %% ../../nbs/judge/leaderboard.ipynb #765b8f11
 class _Entry(NamedTuple):
-    "A competitor: its model, its training seconds, how it came about, whether it is there at all"
+    """A competitor: its model, its training seconds, how it came about, whether it is
+    there at all"""
     model:Any
     seconds:float
     status:str
@@ -290,7 +293,8 @@ def _competitor(what, train, held, folder, overrides, device, say):
 
 # %% ../../nbs/judge/leaderboard.ipynb #1446ce90
 def _sample_for(model, labels, n, seconds, seed, folder):
-    "n clips of each label below the folder, listed in its clips.csv; processor seconds for each"
+    """n clips of each label below the folder, listed in its clips.csv; processor
+    seconds for each"""
     spent,rows,names = 0.,[],_folder_names(labels)
     with atomic_folder(folder) as work:
         for k,label in enumerate(labels):
@@ -436,7 +440,8 @@ def leaderboard_table(
     table:pd.DataFrame, # from `leaderboard`
     absent:bool=False, # with the families that are not there, which say why
 )->pd.DataFrame: # of strings
-    "For readers: values with intervals, times in processor seconds, parameters in millions"
+    """For readers: values with intervals, times in processor seconds, parameters in
+    millions"""
     show = lambda v, f: '' if pd.isna(v) else f.format(v)
     rows = []
     for r in table.to_dict('records'):

@@ -32,7 +32,8 @@ __all__ = ['Way', 'ways_back', 'roundtrip', 'roundtrip_table']
 # %% ../../nbs/judge/roundtrip.ipynb #7cac8e43
 @dataclass
 class Way:
-    "From a recording through a spectrogram, and codes if there is a codebook, back to sound"
+    """From a recording through a spectrogram, and codes if there is a codebook, back to
+    sound"""
     name:str
     voice:Any # turns log-mels into sound: `GriffinLim` or a vocoder
     codebook:Any = None # has `encode` and `decode`
@@ -44,7 +45,8 @@ class Way:
 
     @property
     def hash(self)->str:
-        "Changes with the weights and with what is done besides, such as rounds of Griffin-Lim"
+        """Changes with the weights and with what is done besides, such as rounds of
+        Griffin-Lim"""
         told = f'{self.mel.hash} {type(self.voice).__name__} {getattr(self.voice, "n_iter", "")}'
         h = hashlib.sha256(told.encode())
         for part in (self.voice, self.codebook):
@@ -107,7 +109,8 @@ def _first(table, seconds):
     return ClipTable(df, table.root)
 
 def _originals(held, folder, seconds, progress):
-    "The recordings, mixed to mono, each at its own rate: a table of what was written, and its hash"
+    """The recordings, mixed to mono, each at its own rate: a table of what was written,
+    and its hash"""
     rows,clips = [],Clips(_first(held, seconds))
     content = clips.content
     if _stamp(folder).get('clips') == content:
@@ -157,7 +160,8 @@ def _rendered(way, originals, content, folder, progress):
 
 # %% ../../nbs/judge/roundtrip.ipynb #0d74b21f
 def _each_distance(made, originals, pairs=None):
-    "`Reconstruction` of every clip as columns, (clips,); or of pairs (number there, number here)"
+    """`Reconstruction` of every clip as columns, (clips,); or of pairs (number there,
+    number here)"""
     x,y,found = Clips(made),Clips(originals),[]
     for i,j in pairs or ((k, k) for k in range(len(y))):
         (a,rate),(b,other) = x.read(i),y.read(j)
@@ -223,7 +227,8 @@ def roundtrip(
     device='cpu', # where an embedder found by name runs
     progress:bool=True, # say how far it is
 )->pd.DataFrame: # a row a way; `real_time` is seconds of sound in a processor second
-    "What recordings lose on different ways through a spectrogram; what was rendered before is kept"
+    """What recordings lose on different ways through a spectrogram; what was rendered
+    before is kept"""
     _check_times(times)
     out,embedder,rows = Path(out),find_embedder(embedder, device),[]
     def listen(table):

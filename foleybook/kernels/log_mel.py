@@ -35,7 +35,8 @@ class LanesModel(models.PrimitiveModel):
 
 # %% ../../nbs/kernels/log_mel.ipynb #74e6cd0e
 def _arithmetic(sign, instruction):
-    "Let `sign` between two `Lanes` be one instruction; a product and a sum may become one"
+    """Let `sign` between two `Lanes` be one instruction; a product and a sum may become
+    one"""
     def emit(context, build, signature, args):
         return getattr(build, instruction)(*args, flags=('contract',))
     type_callable(sign)(lambda context: lambda a, b: lanes if a == b == lanes else None)
@@ -96,7 +97,8 @@ def root(typing, x):
 # %% ../../nbs/kernels/log_mel.ipynb #8caae4c4
 @intrinsic
 def turn(typing, x, i, hop, y, j, width):
-    "Rows x[i:i + 16], x[i + hop:i + hop + 16] ... become columns of y, whose rows are `width` long"
+    """Rows x[i:i + 16], x[i + hop:i + hop + 16] ... become columns of y, whose rows are
+    `width` long"""
     def emit(context, build, signature, args):
         x,i,hop,y,j,width = args
 
@@ -172,7 +174,8 @@ def fft_step(z, y, turns, done):
 # %% ../../nbs/kernels/log_mel.ipynb #453bb913
 @compiled
 def fft(z, y, turns):
-    "Transform of z, with y to work in; the one of them that is returned holds bin k at order[k]"
+    """Transform of z, with y to work in; the one of them that is returned holds bin k
+    at order[k]"""
     n = len(turns)
     done = 1
     while 4 * done <= n:
@@ -296,7 +299,8 @@ def frames_back(re, im, order, halves, turns, window, z, y, sound, columns, hop,
 @compiled
 def agree(sound, columns, hop, f, window, turns, order, halves, mag, before, alpha, z,
           y, re, im):
-    "Spectra of 16 frames of the turned sound, moved on by `alpha`, with the magnitudes `mag`"
+    """Spectra of 16 frames of the turned sound, moved on by `alpha`, with the
+    magnitudes `mag`"""
     n = len(order) - 1
     for j in range(2 * n):
         at = j % hop * columns + f + j // hop

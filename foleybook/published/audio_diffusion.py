@@ -37,7 +37,8 @@ __all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'unet_preset', 'Autoencod
 # %% ../../nbs/published/audio_diffusion.ipynb #7a7a477b
 @dataclass
 class MelImageConfig:
-    "How slices of sound become pictures, as `mel_config.json` of the published system says it"
+    """How slices of sound become pictures, as `mel_config.json` of the published system
+    says it"""
     x_res:int = 256 # columns: frames
     y_res:int = 256 # rows: mel bands
     sample_rate:int = 22050 # Hz
@@ -435,7 +436,8 @@ def hidden_noise(self:MelImageDiffusion,
 
 # %% ../../nbs/published/audio_diffusion.ipynb #0c2c1087
 class PackedConv2d(nn.Module):
-    "A convolution whose weights are laid out once as the processor reads them, not at every call"
+    """A convolution whose weights are laid out once as the processor reads them, not at
+    every call"""
     def __init__(self,
         conv:nn.Conv2d, # whose weights it uses
     ):
@@ -476,7 +478,8 @@ def prepared(
 @patch
 def _sample(self:MelImageDiffusion, cond, n, seeds, seconds, init=None, mask=None,
             **asked):
-    "As every `MelGenerator`, at the level of `init` where mels are relative to their maximum"
+    """As every `MelGenerator`, at the level of `init` where mels are relative to their
+    maximum"""
     if init is None or not self.mel.ref_max:
         return MelGenerator._sample(self, cond, n, seeds, seconds, init=init, mask=mask,
                                     **asked)
@@ -583,7 +586,8 @@ def write_images(
     files:list, # n names of the recordings they come from
     numbers:list, # n: which slice of it
 )->Path:
-    "A data set as the published tool writes it; white pictures, of silence, are left out"
+    """A data set as the published tool writes it; white pictures, of silence, are left
+    out"""
     from PIL import Image
 
     d, rows = _datasets(), [i for i, x in enumerate(images) if not (x == 255).all()]
@@ -681,7 +685,8 @@ _USUAL = dict(act_fn='silu', center_input_sample=False,
 # %% ../../nbs/published/audio_diffusion.ipynb #6432c8de
 #| code-fold: true
 def _known_settings(kind, settings, where):
-    "The fields of a config dataclass among published settings; a variant that is not built raises"
+    """The fields of a config dataclass among published settings; a variant that is not
+    built raises"""
     for name, usual in _USUAL.items():
         if name in settings and settings[name] not in (usual, None) and settings[name] != usual:
             raise CheckpointError(f"{where}: {name}={settings[name]!r} is not built "

@@ -205,7 +205,8 @@ def _diagonal(sd, rule, real_form='exp', imag_sign=1, damping='A_real', dt='inv_
 # %% ../../nbs/published/diffwave.ipynb #835a3bc0
 #| code-fold: true
 def _directions(sd):
-    "V1: both directions' systems below each other; its output side is stored conjugated"
+    """V1: both directions' systems below each other; its output side is stored
+    conjugated"""
     two = [{k: sd[f'{name}.krylov.{k}'] for k in ('C', 'B', 'w', 'log_dt', 'z')}
            for name in ('kernel', 'kernel2')]
     h, n = two[0]['C'].shape[0], two[0]['w'].shape[0]

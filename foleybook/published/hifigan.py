@@ -80,7 +80,8 @@ def from_original(cls:HiFiGAN,
     mel:MelConfig=None, # front end; None: from the settings, or the usual one
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->HiFiGAN: # in eval mode
-    "Read a published HiFi-GAN; Audyn's is known by its names and gets its topology (`chained`)"
+    """Read a published HiFi-GAN; Audyn's is known by its names and gets its topology
+    (`chained`)"""
     state,settings = _weights(source, 'generator'),_original_config(source, config)
     if audyn := any(k.startswith('backbone.0.') for k in state):
         state = _from_audyn(state)

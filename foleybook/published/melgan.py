@@ -25,7 +25,8 @@ __all__ = ['melgan_mel', 'MelGANConfig', 'Mirror', 'MelGANBlock', 'MelGAN', 'Mel
 
 # %% ../../nbs/published/melgan.ipynb #5fe1224f
 def melgan_mel()->MelConfig: # the front end
-    "The front end of descriptinc's MelGAN: log10 of the mel magnitude, up to half the sample rate"
+    """The front end of descriptinc's MelGAN: log10 of the mel magnitude, up to half the
+    sample rate"""
     return MelConfig(f_max=None, log='log10')
 
 # %% ../../nbs/published/melgan.ipynb #1a376c86
@@ -124,7 +125,8 @@ class MelGAN(Vocoder):
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
     )->Tensor: # waveform, (b, 1, f * hop_length)
-        "Render; a spectrogram shorter than the mirrored edge is lengthened first by its last frame"
+        """Render; a spectrogram shorter than the mirrored edge is lengthened first by
+        its last frame"""
         f = self.checked(log_mel).shape[-1]
         if f < self.shortest:
             log_mel = F.pad(log_mel, (0, self.shortest - f), mode='replicate')

@@ -43,7 +43,8 @@ class LineLogger:
 
 # %% ../../nbs/train/checkpoints.ipynb #0ff8e70a
 class StepLines(Callback):
-    "Where there is no bar: a line now and then inside an epoch, with the time that is left"
+    """Where there is no bar: a line now and then inside an epoch, with the time that is
+    left"""
     order, run_valid = 96, False
     def __init__(self,
         every:float=30., # seconds between two lines; a third of it before the first
@@ -76,7 +77,7 @@ def reduce_mean(
 
 # %% ../../nbs/train/checkpoints.ipynb #0355e4ec
 class History(Callback):
-    "`history.csv`: the loss of every `log_every`-th step, validation loss and metrics of epochs"
+    "`history.csv`: loss of every `log_every`-th step; validation loss, metrics of epochs"
     order = 95
     def __init__(self,
         folder:Path, # where history.csv goes
@@ -226,7 +227,8 @@ def read_checkpoint(
 
 # %% ../../nbs/train/checkpoints.ipynb #4647d823
 class Checkpoint(Callback):
-    "Saves all after each epoch and every `every` steps; resumes from the newest whole checkpoint"
+    """Saves all after each epoch and every `every` steps; resumes from the newest whole
+    checkpoint"""
     order = 100
     def __init__(self,
         folder:Path, # holds one folder per checkpoint
@@ -314,7 +316,8 @@ def save(self:Checkpoint,
     start:int=0, # steps of it already done
     valid_loss:float|None=None, # of the epoch that just ended
 ):
-    "Write a checkpoint and drop old ones; when the disk is full, training goes on with a warning"
+    """Write a checkpoint and drop old ones; when the disk is full, training goes on
+    with a warning"""
     state, step = self.state(epoch, start), self.learn.train_iter
     if rank_distrib(): return
     notes = dict(step=step, valid_loss=valid_loss, about=self.about, data=self.data,
