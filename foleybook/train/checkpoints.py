@@ -227,8 +227,7 @@ def read_checkpoint(
 
 # %% ../../nbs/train/checkpoints.ipynb #4647d823
 class Checkpoint(Callback):
-    """Saves all after each epoch and every `every` steps; resumes from the newest whole
-    checkpoint"""
+    "Saves after each epoch and every `every` steps; resumes from the newest whole one"
     order = 100
     def __init__(self,
         folder:Path, # holds one folder per checkpoint
@@ -249,7 +248,6 @@ class Checkpoint(Callback):
         self.run = getattr(self.learn, 'fitting', True) and not looking
         if not self.run: return
         self.losses, self.restored = {}, None
-        self._sweep()
         self.load_newest()
 
     def before_train(self):     # the first epoch after a resume, perhaps in its middle
@@ -264,9 +262,7 @@ class Checkpoint(Callback):
         if due and done < self.learn.n_iter: self.save(self.learn.epoch, done)
 
     def after_epoch(self):
-        recorder = self.learn.recorder
-        valid = dict(zip(recorder.metric_names, recorder.log)).get('valid_loss')
-        valid = float(valid) if valid is not None and math.isfinite(valid) else None
+        valid = _valid_loss(self.learn.recorder)
         if valid is not None: self.losses[self.learn.train_iter] = valid
         self.save(self.learn.epoch + 1, 0, valid)
 
@@ -353,10 +349,16 @@ def _sweep(self:Checkpoint):
     if rank_distrib(): return
     for draft in self.folder.glob('.*.tmp'): shutil.rmtree(draft, ignore_errors=True)
 
+def _valid_loss(recorder):
+    "Validation loss of the epoch that just ended; None where there is none"
+    valid = dict(zip(recorder.metric_names, recorder.log)).get('valid_loss')
+    return float(valid) if valid is not None and math.isfinite(valid) else None
+
 # %% ../../nbs/train/checkpoints.ipynb #4a4eee5e
 @patch
 def load_newest(self:Checkpoint):
     "Go on from the newest whole checkpoint; a damaged one is set aside with a warning"
+    self._sweep()
     for folder in reversed(self.found()):
         try: loaded = read_checkpoint(folder)
         except CheckpointError as e:
