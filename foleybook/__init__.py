@@ -32,6 +32,7 @@ def load(
     codebook=None,  # folder of the codebook of a prior that was trained alone
     device="cpu",  # where the weights go
     adapters=None,  # folders that `adapt` wrote, each with a strength if wanted: "runs/kind:0.5", or pairs (folder, strength)
+    precision="float32",  # of a generator's weights while sound is made: bf16, int8, or auto (by trial), where its family can
 ):  # a generator, a vocoder or a codebook, in eval mode
     "Open whatever model a folder holds; what was learned beside a model is put on it"
     from .core.generator import Pretrained
@@ -52,7 +53,12 @@ def load(
         if not hasattr(model, "with_vocoder"):
             raise ValueError(f"{folder}: holds a {type(model).__name__}, which has no vocoder that could be changed.")
         model = model.with_vocoder(vocoder)
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    if precision == "float32":
+        return model
+    if not hasattr(model, "set_precision"):
+        raise ValueError(f"{folder}: holds a {type(model).__name__}, which is no generator. Leave precision={precision!r} out.")
+    return model.set_precision(precision)
 
 
 def train(

@@ -19,7 +19,8 @@ from foleybook.audio_features import MelConfig, MelMismatch, log_mel
 from foleybook.core.data_sets import open_dataset
 from foleybook.core.clip_tables import ClipTable
 from foleybook.core.files import TableError
-from foleybook.core.feature_cache import CacheError, MelCache, WaveCache, mel_dls
+from foleybook.core.feature_cache import CacheError, MelCache, WaveCache
+from foleybook.train.loaders import mel_dls
 
 pytestmark = pytest.mark.slow
 

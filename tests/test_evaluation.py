@@ -240,20 +240,49 @@ def test_copies_are_found(toy):
 
 def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
     first = em.embed_clips(toy / "held", "log-mel", tmp_path / "cache", also=clipwise.sound_faults)
-    kept = sorted((tmp_path / "cache").rglob("*.npy"))
-    assert len(kept) == 2 * len(first)
+    kept = sorted((tmp_path / "cache").rglob("*.npz"))
+    assert len(kept) == 2  # one file of vectors and one of facts, whatever the number of clips
     for i, f in enumerate(sorted((toy / "held").rglob("*.wav"))):
         (tmp_path / "moved" / f.parent.name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "moved" / f.parent.name / f"{i:02d}.wav").write_bytes(f.read_bytes())
-    kept[0].write_bytes(kept[0].read_bytes()[:40])
     calls = []
     embed = em.Embedder.embed
     monkeypatch.setattr(em.Embedder, "embed", lambda self, *a: calls.append(1) or embed(self, *a))
-    again = em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache", also=clipwise.sound_faults)
-    assert len(calls) <= 1 and torch.equal(again.frames, first.frames) and again.hash == first.hash
+    again = lambda: em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache", also=clipwise.sound_faults)  # noqa: E731
+    assert torch.equal(again().frames, first.frames) and again().hash == first.hash and not calls
+    for file in kept:  # cut by a full disk, say: computed again, and whole afterwards
+        file.write_bytes(file.read_bytes()[:-40])
+        found = again()
+        assert torch.equal(found.frames, first.frames) and found.facts.equals(first.facts) and sum(calls) in (0, len(first))
+    assert len(calls) == len(first)
     write_audio(tmp_path / "moved/rain/99.wav", torch.ones(1, 4000) * 0.1, RATE)
     assert em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache").hash != first.hash
     assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, None])
+def test_what_was_heard_before_the_end_is_not_heard_again(toy, tmp_path, monkeypatch, ends):
+    "A stopped run keeps all it has heard, a killed one all files that were full; two writers keep the clips of both"
+    monkeypatch.setattr(em._Shelf, "many", 4)
+    calls, embed, save = [], em.Embedder.embed, em._Shelf.save
+
+    def tenth(self, *a):
+        calls.append(1)
+        if len(calls) == 10: raise ends() if ends else SystemExit
+        return embed(self, *a)
+
+    monkeypatch.setattr(em.Embedder, "embed", tenth)
+    if ends is None: monkeypatch.setattr(em._Shelf, "save", lambda self: save(self) if len(self.fresh) == 4 else None)
+    with pytest.raises(ends or SystemExit): em.embed_clips(toy / "held", "log-mel", tmp_path)
+    monkeypatch.setattr(em._Shelf, "save", save)
+    found = em.embed_clips(toy / "held", "log-mel", tmp_path)
+    assert len(calls) == 10 + len(found) - (9 if ends else 8)
+    assert torch.equal(found.frames, em.embed_clips(toy / "held", "log-mel", False).frames)
+    one, two = em._Shelf(tmp_path / "both"), em._Shelf(tmp_path / "both")
+    for shelf, names in ((one, "ab"), (two, "bc")):
+        for name in names: shelf.add(name, np.full((2, 3), ord(name)))
+    one.save(), two.save()
+    assert {k: v.shape for k, v in one.find("abcd").items()} == {k: (2, 3) for k in "abc"}
 
 
 def test_workers_give_the_same(toy):

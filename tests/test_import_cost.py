@@ -61,6 +61,12 @@ def test_nor_does_the_verb(cascades, name, tmp_path):
     assert len(list((tmp_path / name).rglob("*.wav"))) == 2
 
 
+@pytest.mark.parametrize("module", ["evaluation", "sound_data", "judge.embedders", "judge.evaluator", "core.feature_cache"])
+def test_nor_does_what_judges(module):
+    "Tables of clips want pandas; fastai and what it brings are for those who train"
+    assert set(imported(f"import foleybook.{module}")) <= {"pandas", "foleybook.core.feature_cache", "foleybook.core.clip_tables"}
+
+
 def test_a_learner_brings_them():
     "What is looked for can be found: the same question, asked of a process that trains"
     assert {"fastai", "foleybook.training"} <= set(imported("from foleybook.train.recipes import learner, LoopRecipe; "

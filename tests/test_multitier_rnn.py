@@ -167,8 +167,10 @@ def test_int8_is_the_network_with_rounded_weights(options):
     assert torch.equal(codes, plain) and torch.allclose(h, state, atol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 8])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_sounds_drawn_together_are_those_drawn_alone(precision):
+def test_sounds_drawn_together_are_those_drawn_alone(precision, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(1)
     tier = AudioTier(AudioTierConfig(hidden_size=20, n_layers=2, cond_size=2, channels=32)).eval().set_precision(precision)
     controls, u = torch.rand(5, 80, 2), torch.rand(80, 5, dtype=torch.float64)

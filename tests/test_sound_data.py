@@ -30,7 +30,8 @@ from foleybook.core.clip_tables import (
     ClipTable, in_test_split, load_params, resample_params, split_by_fold, split_by_source, split_table, trim_silence,
     write_params)
 from foleybook.core.files import TableError
-from foleybook.core.feature_cache import CacheError, MelCache, TensorAudio, TensorMel, WaveCache, mel_dls, wave_dls
+from foleybook.core.feature_cache import CacheError, MelCache, WaveCache
+from foleybook.train.loaders import TensorAudio, TensorMel, mel_dls, wave_dls
 from foleybook.sound_data import PROCEDURAL, make_procedural, procedural_sound
 
 ROOT = Path(__file__).resolve().parent.parent

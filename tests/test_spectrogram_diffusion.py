@@ -58,6 +58,61 @@ def mels(model, sounds):
     return log_mel(sounds.audio[:, 0], model.mel)
 
 
+# ---- weights held in bf16 ----
+
+
+def decibels(exact, near):
+    return float(10 * (exact.square().sum() / (exact - near).square().sum()).log10())
+
+
+@pytest.mark.parametrize("columns", [10, 30])
+def test_a_painter_holds_bf16_and_keeps_its_own_weights(painter, columns):
+    asked, before = Conditions(label=[0, 1]), {k: v.clone() for k, v in painter.state_dict().items()}
+    paint = lambda: painter.sample_latents(asked, [0, 1], columns, guidance=2.0)  # noqa: E731
+    exact = paint()
+    try:
+        near = painter.set_precision("bf16").sample("rain", seed=3, progress=False)
+        assert near.meta["arguments"]["precision"] == "bf16" and painter.precision == "bf16"
+        assert 15 < decibels(exact, paint()) < 80 and torch.equal(paint(), paint())
+        assert torch.equal(paint()[1:], painter.sample_latents(asked[torch.tensor([1])], [1], columns, guidance=2.0)) or columns > 12
+        assert before.keys() == painter.state_dict().keys()
+        assert all(torch.equal(v, before[k]) for k, v in painter.state_dict().items())
+        was = paint()
+        with torch.no_grad(): painter.backbone.leave.bias.add_(1)
+        assert not torch.equal(paint(), was)  # a changed weight is seen
+        with torch.no_grad(): painter.backbone.leave.bias.sub_(1)
+        painter.backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in before.items() if k.startswith("backbone.")})
+        assert painter.set_precision("auto").precision in ("float32", "bf16")
+        with torch.enable_grad():  # training is not touched
+            answer = painter.answer(torch.randn(1, 8, 1, 10), torch.tensor([5.0]), asked[torch.tensor([0])])
+            assert answer.requires_grad
+    finally: painter.set_precision("float32")
+    assert torch.equal(paint(), exact) and "precision" not in painter.sample("rain", seed=3, progress=False).meta["arguments"]
+    with pytest.raises(ValueError, match="precision='half'.*'auto'"): painter.set_precision("half")
+
+
+def test_a_unet_of_pictures_holds_bf16():
+    torch.manual_seed(0)
+    image = MelImageConfig(x_res=16, y_res=8)
+    model = MelImageDiffusion(MelImageDiffusionConfig(image.mel, frames=16), noisy(UNet(UNetConfig(**SMALL_UNET)))).eval()
+    paint = lambda: model.sample_mel(Conditions(1), 1, [0], 16, steps=3)  # noqa: E731
+    exact = paint()
+    assert decibels(exact, model.set_precision("bf16").sample_mel(Conditions(1), 1, [0], 16, steps=3)) > 15
+    assert model.unet.conv_in.weight.dtype == torch.float32 and torch.equal(model.set_precision("float32") and paint(), exact)
+    assert model.set_precision("auto").precision in ("float32", "bf16")
+
+
+def test_precision_goes_with_the_command(painter, tmp_path, capsys):
+    painter.save_pretrained(tmp_path / "model")
+    words = ["sample", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--per-class", "1", "--quiet", "--precision"]
+    assert main([*words, "bf16"]) == 0
+    assert json.loads((tmp_path / "out/sampling.json").read_text())["arguments"]["precision"] == "bf16"
+    assert main([*words, "int8"]) != 0 and "'bf16' or 'auto'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no generator"): foleybook.load("vocoder", precision="bf16")
+    with pytest.raises(ValueError, match="float32 only"): foleybook.load("foley-cascade", precision="bf16")
+    assert foleybook.load("foley-cascade", precision="auto").labels
+
+
 # ---- pictures and networks ----
 
 

@@ -18,7 +18,7 @@ from foleybook.audio_features import MelConfig
 from foleybook.apps.cli import main
 from foleybook.core.generator import Generator, ItemNoise, playground
 from foleybook.core.data_sets import open_dataset
-from foleybook.core.feature_cache import mel_dls
+from foleybook.train.loaders import mel_dls
 from foleybook.core.rendering import MelGenerator, find_vocoder
 
 # ---- the family ----

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from foleybook.audio_features import MelConfig
 from foleybook.core.sounds import Sounds
-from foleybook.core.feature_cache import MelCache, mel_dls
+from foleybook.core.feature_cache import MelCache
+from foleybook.train.loaders import mel_dls
 from foleybook.sound_data import make_procedural
 from foleybook.core.sounds import SamplingError
 from foleybook.core.files import CheckpointError, atomic_folder

@@ -503,11 +503,12 @@ def load_generator(
     device: str = "cpu",  # auto, cpu, cuda
     # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     adapter: list = None,
+    precision: str = "float32",  # float32, bf16, int8 or auto, where the family can
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
     from foleybook import load
 
-    model = load(folder, vocoder, codebook, _device(device), adapter)
+    model = load(folder, vocoder, codebook, _device(device), adapter, precision)
     if not hasattr(model, "sample"):
         raise ValueError(f"{folder}: holds a {type(model).__name__}, which makes no "
                          "sound by itself. Give a generator; for a prior, add "
@@ -671,12 +672,14 @@ def _to_make(out, request, wanted, say):
     return [w for w in wanted if w[1:] not in done]
 
 # %% ../../nbs/apps/cli.ipynb #5ba0c101
-def _request(generator, asked, files, how):
+def _request(generator, asked, files, how, precision):
     "All that decides about the sounds of a folder"
     from foleybook.core.files import file_digest
 
     inputs = dict(inputs=file_digest(asked["init"])) if asked["init"] else {}
     plain = {k: v for k, v in vars(how).items() if v not in (None, False)}
+    held = getattr(generator, "precision", precision)
+    if held != "float32": plain |= dict(precision=held)
     return asked | files | plain | inputs | dict(made_by=_fingerprint(generator))
 
 # %% ../../nbs/apps/cli.ipynb #a28b35a6
@@ -824,6 +827,8 @@ def sample(
     video: str = None,  # a film to make sound for; --out is then a film, too (.mp4)
     eye: str = None,  # torchvision's ResNet-50 weights, for models that see by them
     device: str = "auto",  # auto, cpu, cuda
+    # of the weights: bf16 or int8 may be faster, auto tries where the model can
+    precision: str = "float32",
     sample_rate: int = None,  # of the files, Hz (default: the model's own)
     format: str = None,  # wav, flac, ogg or mp3 (default: wav)
     bits: int = None,  # per sample: 16 or 24 (default: 16)
@@ -865,8 +870,8 @@ def sample(
         _film_alone(video, out, class_, asked, per_class=per_class, batch=batch,
                     **files)
     else: files = _sound_files(init, eye, **files)
-    generator, per_class = load_generator(model, vocoder, codebook,
-                                          device, adapter), per_class or 4
+    generator, per_class = load_generator(model, vocoder, codebook, device, adapter,
+                                          precision), per_class or 4
     classes = _classes(generator, class_, model)
     if follow or at: asked |= _course(generator, follow, at, asked)
     if video: return _dub(generator, video, out, eye, class_, asked, seed, quiet)
@@ -876,8 +881,8 @@ def sample(
     make = lambda folder, todo, before: _make(
         generator, folder, todo, asked, files, finish, batch or generator.best_batch,
         quiet, before)
-    others = _make_share(share, out, _request(generator, asked, files, how), wanted,
-                         make, say)
+    others = _make_share(share, out, _request(generator, asked, files, how, precision),
+                         wanted, make, say)
     if others:
         say(f"share {share.number} of {share.parts} is made; {others} sounds of other "
             f"shares are missing, the last one joins them in {out}")
@@ -1397,7 +1402,7 @@ def evaluate(
     # sounds)
     out: str = "",
     times: int = 100,  # bootstrap resamplings
-    jobs: int = 1,  # workers that embed clips, -1 for one per core
+    jobs: int = -1,  # workers that embed clips, -1 for one per core
     seed: int = 0,  # of all that is drawn
     device: str = "auto",  # where the embedder runs: auto, cpu, cuda
     strict: bool = False,  # a bad file is an error
@@ -1688,12 +1693,9 @@ def play(
     "Play a model without an end while its knobs are turned on a page, or write a stretch of it"
     from foleybook.apps.live import LivePlayer
 
-    say, generator = _say(quiet), load_generator(model, device=device)
+    say, generator = _say(quiet), load_generator(model, device=device,
+                                                 precision=precision)
     asked = dict(cond=class_, temperature=temperature, seed=seed)
-    if precision != "float32":
-        if not hasattr(generator, "set_precision"):
-            raise ValueError(f"--precision {precision}: {model} has no such weights.")
-        generator.set_precision(precision)
     if out:
         return _write_stream(generator, Path(out), seconds, block, say,
                              controls=_tracks(controls),

@@ -111,7 +111,7 @@ def mel_loaders(
     **options, # of `mel_dls`
 ): # `DataLoaders` of log-mels
     "What a recipe that learns from log-mels trains on"
-    from foleybook.core.feature_cache import mel_dls
+    from foleybook.train.loaders import mel_dls
 
     timed = dict(trim=False) if conditions is not None and conditions.timed else {}
     cache = mel_cache(data, mel, recipe.seconds, recipe.cache_dir, progress=False,

@@ -1216,10 +1216,12 @@ def _as_sounds(model, audio, asked):
 
 def _told(model, audio, asked, part):
     "`Sounds` that say where they come from"
+    held = getattr(model, 'precision', 'float32')
+    told = asked.told | dict(precision=held) if held != 'float32' else asked.told
     meta = dict(model=type(model).__name__, config_hash=model.config_hash,
                 steps=model.card.get('steps'), seeds=list(asked.seeds),
                 licence=model.licence,
-                arguments=asked.told, foleybook=__version__)
+                arguments=told, foleybook=__version__)
     return Sounds(audio, model.sample_rate if asked.kept is None else asked.kept.rate,
                   seeds=list(asked.seeds), labels=asked.cond.names, meta=meta,
                   part=part)
@@ -1479,6 +1481,15 @@ class Generator(Pretrained):
     ) -> dict: # the arguments, aliases and the family's defaults resolved
         "Raise a `ValueError` for everything out of range, or beyond this family"
         return _checked_arguments(self, given, aliases)
+
+    def set_precision(self,
+        precision:str, # 'float32', or 'auto': what is fastest here
+    ) -> Generator: # itself
+        "How weights are held while sound is made; families that know more override this"
+        if precision not in ('float32', 'auto'):
+            raise ValueError(f"precision={precision!r}: {type(self).__name__} holds its "
+                             "weights in float32 only. Leave it out.")
+        return self
 
     def as_sounds(self,
         audio:Tensor, # (n, c, t)

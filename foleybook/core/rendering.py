@@ -5,7 +5,7 @@
 # %% ../../nbs/core/rendering.ipynb #40e224cb
 #| code-fold: true
 from __future__ import annotations
-import copy, math, time
+import copy, math
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from ..audio_features import GriffinLim, log_mel, MelConfig
 from .files import CheckpointError
 from .generator import Conditions, crossfaded, Pipeline, Pretrained
+from .half_precision import chosen_precision
 from .sound_files import fit_length, read_audio, unclipped
 
 # %% auto #0
@@ -129,21 +130,14 @@ def takes_bf16(self:Vocoder,
     frames:int=64, # of the spectrogram that 'auto' tries
 )->bool:
     "Render in bf16? 'auto' asks the machine: once per device, a little of both, in turns"
-    if precision in ('float32', 'bf16'):
-        return precision == 'bf16'
-    if precision != 'auto':
-        raise ValueError(f"precision={precision!r} is not known; give 'float32', "
-                         "'bf16' or 'auto'")
     found,at = self.__dict__.setdefault('_found', {}),str(self.device)
-    if at not in found:
-        x,times = torch.full((1, self.mel.n_mels, frames), -4., device=self.device),{}
-        clock = time.process_time if at == 'cpu' else time.perf_counter
-        for half in (False, True) * 3:   # the first round warms up
-            start = clock()
-            self._block(x, 0, half).cpu()
-            times.setdefault(half, []).append(clock() - start)
-        found[at] = min(times[False][1:]) > 1.15 * min(times[True][1:])
-    return found[at]
+    if precision == 'auto' and at in found: return found[at]
+    def run(half):
+        x = torch.full((1, self.mel.n_mels, frames), -4., device=self.device)
+        self._block(x, 0, half).cpu()
+    half = chosen_precision(precision, run, at) == 'bf16'
+    if precision == 'auto': found[at] = half
+    return half
 
 # %% ../../nbs/core/rendering.ipynb #b1ab483f
 @patch(as_prop=True)

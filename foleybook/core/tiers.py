@@ -6,6 +6,7 @@
 #| code-fold: true
 from __future__ import annotations
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np, torch
@@ -131,6 +132,22 @@ def _kept_weights(tier):
     if getattr(tier, '_kept', (None,))[0] != key: tier._kept = key, gru_weights(tier)
     return tier._kept[1]
 
+# %% ../../nbs/core/tiers.ipynb #b1f60021
+def _in_threads(weights, first, controls, draws, temperature, h):
+    "`gru_codes` with a share of the sounds for each thread that torch may use"
+    parts = min(torch.get_num_threads(), len(first))
+    if parts < 2: return gru_codes(weights, first, controls, draws, temperature, h)
+    def some(part):
+        own = np.ascontiguousarray(h[:, part])
+        codes = gru_codes(weights, first[part], controls[part], draws[part],
+                          temperature, own)
+        h[:, part] = own
+        return codes
+    edges = [len(first) * k // parts for k in range(parts + 1)]
+    with ThreadPoolExecutor(parts) as pool:
+        made = pool.map(some, map(slice, edges, edges[1:]))
+        return np.concatenate([*made])
+
 # %% ../../nbs/core/tiers.ipynb #8a388aba
 def generate(
     tier, # `AudioTier`, anywhere
@@ -151,8 +168,9 @@ def generate(
     if state is None: state = torch.zeros(c.n_layers, b, c.hidden_size)
     h = plain(state).copy()
     with torch.no_grad(): first = plain(tier.input(row[:, 0].float())).copy()
-    codes = gru_codes(_kept_weights(tier), first, plain(controls),
-                      plain(uniforms[:l].T, torch.float64), float(temperature), h)
+    draws = plain(uniforms[:l].T, torch.float64)
+    codes = _in_threads(_kept_weights(tier), first, plain(controls), draws,
+                        float(temperature), h)
     return torch.from_numpy(codes).to(row.device), torch.from_numpy(h).to(row.device)
 
 # %% ../../nbs/core/tiers.ipynb #2683ab70

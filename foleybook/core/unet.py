@@ -396,6 +396,7 @@ class LatentUNet(UNet):
         "Answer for every point"
         read = cond is not None and self.config.cross_attention_dim
         text = cond.text if read else None
+        if text is not None: text = text.to(x.dtype)
         return super().forward(x, t.clamp_min(0), text, asked_label(cond))
 
     def check_latents(self, vae):

@@ -5,19 +5,19 @@
 # %% ../../nbs/judge/embedders.ipynb #1ced77ee
 #| code-fold: true
 from __future__ import annotations
-import hashlib, math, os, pickletools, sys, time, typing, warnings
+import hashlib, math, os, pickletools, sys, time, typing, warnings, zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable, NamedTuple
-import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from fastai.callback.core import Callback
-from fastai.metrics import accuracy
+from zipfile import BadZipFile
+import joblib, numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..audio_features import log_mel, mel_filterbank, MelConfig
 from ..core.clip_tables import ClipTable
 from ..core.data_sets import open_dataset
-from ..core.feature_cache import cache_folder, mel_dls, MelCache
+from ..core.feature_cache import cache_folder, MelCache
 from foleybook.core.files import (
     atomic_file, CheckpointError, load_strict, published_weights, read_published,
     TableError)
@@ -30,7 +30,7 @@ from ..train.recipes import LoopRecipe
 # %% auto #0
 __all__ = ['HAND_MADE', 'Embedder', 'LogMelStatistics', 'band_levels', 'onset_strength', 'autocorrelation', 'HandMade',
            'SecondListener', 'Aisfx', 'VGGish', 'MelClassifierConfig', 'MelClassifier', 'MelceptionConfig',
-           'MelceptionOut', 'Melception', 'MelEmbedder', 'RollAndMask', 'classification_loss', 'ClassifierRecipe',
+           'MelceptionOut', 'Melception', 'MelEmbedder', 'roll_and_mask', 'classification_loss', 'ClassifierRecipe',
            'MelceptionRecipe', 'FunctionEmbedder', 'find_embedder', 'Clips', 'sounds_of', 'Embeddings', 'with_progress',
            'embed_clips', 'Gaussian', 'read_gt_embedding']
 
@@ -545,22 +545,24 @@ class MelEmbedder(Embedder):
                                                             else None])
 
 # %% ../../nbs/judge/embedders.ipynb #21df510c
-class RollAndMask(Callback):
+def roll_and_mask(
+    share:float=.2, # of the frames and of the bands, at most
+): # a fastai `Callback`
     "Training batches rolled in time, with one stripe of frames and one of bands blanked"
-    def __init__(self,
-        share:float=.2, # of the frames and of the bands, at most
-    ): self.share = share
+    from fastai.callback.core import Callback
 
-    def before_batch(self):
-        "Change `xb` in training"
-        if not self.training: return
-        x = self.xb[0].as_subclass(Tensor).clone()
-        b,m,f = x.shape
-        for i,(roll,at,wide,band,high) in enumerate(torch.rand(b, 5).tolist()):
-            x[i] = x[i].roll(int(roll * f), -1)
-            x[i, :, int(at * f):int(at * f + wide * self.share * f)] = x[i].mean()
-            x[i, int(band * m):int(band * m + high * self.share * m)] = x[i].mean()
-        self.learn.xb = (x,)
+    class RollAndMask(Callback):
+        def before_batch(self):
+            if not self.training: return
+            x = self.xb[0].as_subclass(Tensor).clone()
+            b,m,f = x.shape
+            for i,(roll,at,wide,band,high) in enumerate(torch.rand(b, 5).tolist()):
+                x[i] = x[i].roll(int(roll * f), -1)
+                x[i, :, int(at * f):int(at * f + wide * share * f)] = x[i].mean()
+                x[i, int(band * m):int(band * m + high * share * m)] = x[i].mean()
+            self.learn.xb = (x,)
+
+    return RollAndMask()
 
 # %% ../../nbs/judge/embedders.ipynb #ca569a44
 def classification_loss(smoothing=.1, weight=None):
@@ -588,11 +590,17 @@ class ClassifierRecipe(LoopRecipe):
         return self.model.mel.frames(round(min(self.model.seconds, self.seconds)
                                            * self.model.mel.sample_rate))
     def loss_func(self): return classification_loss(self.smoothing)
-    def metrics(self): return [accuracy]
-    def callbacks(self): return [RollAndMask()] if self.augment else []
+    def callbacks(self): return [roll_and_mask()] if self.augment else []
+
+    def metrics(self):
+        "How many of the clips held out are taken for their class"
+        from fastai.metrics import accuracy
+        return [accuracy]
 
     def dataloaders(self, data):
         "Random windows of each clip; held out is the fold asked for, or what `split_table` says"
+        from foleybook.train.loaders import mel_dls
+
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
         cache = (table if isinstance(table, MelCache)
                  else MelCache.build(table, self.mel(), self.seconds, progress=False))
@@ -806,38 +814,85 @@ class Embeddings:
         return hashlib.sha256(''.join(sorted(self.digests)).encode()).hexdigest()[:16]
 
 # %% ../../nbs/judge/embedders.ipynb #8613b45a
-def _kept(file, compute):
-    "An array from `file`, or computed and written there in one go"
-    if file is not None and file.exists():
-        try: return np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, OSError): file.unlink(missing_ok=True)
-    value = np.asarray(compute())
-    if file is not None:
-        with atomic_file(file) as work, open(work, 'wb') as f: np.save(f, value)
-    return value
+class _Shelf:
+    "Rows of numbers by digest, many to a file; who writes adds a file, so several may"
+    many = 128 # digests of a file, at most
+    def __init__(self, folder): # None: nothing is kept
+        self.folder, self.fresh = folder, {}
+
+    def find(self, digests):
+        "{digest: rows} of those that are there; a damaged file is taken away"
+        wanted, found = set(digests), {}
+        for file in sorted(self.folder.glob('*.npz')) if self.folder else ():
+            try:
+                with np.load(file, allow_pickle=False) as kept:
+                    names = [str(d) for d in kept['digests']]
+                    if wanted.isdisjoint(names): continue
+                    parts = np.split(kept['rows'], np.cumsum(kept['counts'])[:-1])
+                found |= {d: rows for d,rows in zip(names, parts) if d in wanted}
+            except FileNotFoundError: pass # another process has taken it away
+            except (ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+                file.unlink(missing_ok=True)
+        return found
+
+    def add(self, digest, rows):
+        "Remember; written when a file is full, and by `save`"
+        if self.folder is None: return
+        self.fresh[digest] = rows
+        if len(self.fresh) >= self.many: self.save()
+
+    def save(self):
+        "Write what is new as one file; its name follows from what is in it"
+        names,rows,self.fresh = [*self.fresh],[*self.fresh.values()],{}
+        if not names: return
+        name = hashlib.sha256(''.join(names).encode()).hexdigest()[:16]
+        try:
+            with (atomic_file(self.folder/f'{name}.npz') as work,
+                  open(work, 'wb') as f):
+                np.savez(f, digests=names, counts=[len(r) for r in rows],
+                         rows=np.concatenate(rows))
+        except OSError as e:
+            warnings.warn(f"{self.folder}: {len(names)} clips are not kept, the next "
+                          f"run hears them again ({e}). Free some room, or name "
+                          "another folder by FOLEYBOOK_CACHE.")
 
 # %% ../../nbs/judge/embedders.ipynb #a0b1b125
-def _listen(clips, i, embedder, key, folder, rate, also):
-    "Digest, vectors and facts of one clip, or the reason why there are none"
+def _listen(clips, i, embedder, rate, also, missing):
+    "Vectors and facts of one clip, (n, d) and (1, k), where they are missing; or why not"
     try:
-        digest,audio = clips.digest(i),[]
-        def read():
-            if not audio: audio.extend(clips.read(i))
-            return audio
-        def vectors():
-            x,sr = read()
-            return (embedder.embed(resample(x, sr, rate), rate) if rate and rate < sr
-                    else embedder.embed(x, sr))
-        def facts():
-            x,sr = read()
-            return (sr, len(x), x.shape[-1] / sr, *(also(x, sr) if also else ()))
-        at = lambda name: None if folder is None else folder/name/digest[:2]/f'{digest}.npy'
-        v = _kept(at(f'{key}-{rate or "full"}'), vectors)
-        asked = hashlib.sha256(repr(_fields(also)).encode()).hexdigest()[:6]
-        f = _kept(at(f'{also.__name__ if also else "facts"}-{asked}'), facts)
-        return ((digest, v, f) if np.isfinite(v).all()
-                else f"{clips.names[i]}: the embedder gave numbers that are not finite")
+        x,sr = clips.read(i)
+        v = f = None
+        if missing[0]:
+            low = rate and rate < sr
+            v = np.asarray(embedder.embed(resample(x, sr, rate) if low else x,
+                                          rate if low else sr))
+            if not np.isfinite(v).all():
+                return (f"{clips.names[i]}: the embedder gave numbers that are not "
+                        "finite")
+        if missing[1]:
+            told = also(x, sr) if also else ()
+            f = np.array([[sr, len(x), x.shape[-1] / sr, *told]])
+        return v,f
     except (AudioError, OSError, ValueError) as e: return str(e)
+
+def _digest_of(clips, i):
+    "(digest, None) of one clip, or (None, reason)"
+    try: return clips.digest(i),None
+    except (AudioError, OSError, ValueError) as e: return None,str(e)
+
+def _many(f, items, n_jobs):
+    "f(*item) of each in turn, on workers: threads, unless joblib was told otherwise"
+    if n_jobs == 1: return (f(*item) for item in items)
+    work = joblib.Parallel(n_jobs, prefer='threads', return_as='generator')
+    return work(joblib.delayed(f)(*item) for item in items)
+
+@contextmanager
+def _threads_for(n_jobs):
+    "torch works on one thread where the clips are what runs in parallel"
+    threads = torch.get_num_threads()
+    if n_jobs != 1: torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(threads)
 
 # %% ../../nbs/judge/embedders.ipynb #6ae64ea8
 def with_progress(
@@ -896,6 +951,30 @@ def _fields(also):
         raise TypeError(f"also={also!r}: its return annotation must be a NamedTuple")
     return fields
 
+# %% ../../nbs/judge/embedders.ipynb #b1f60031
+def _heard(clips, embedder, shelves, rate, also, n_jobs):
+    "(digest, vectors, facts) of each clip in turn, or the reason why there are none"
+    n = len(clips)
+    digests = list(_many(_digest_of, ((clips, i) for i in range(n)), n_jobs))
+    known = [shelf.find([d for d,_ in digests if d]) for shelf in shelves]
+    missing = {i: lost for i,(d,_) in enumerate(digests)
+               if d and any(lost := [d not in k for k in known])}
+    work = iter(_many(_listen, ((clips, i, embedder, rate, also, lost)
+                                for i,lost in missing.items()), n_jobs))
+    try:
+        for i,(digest,reason) in enumerate(digests):
+            made = reason if digest is None else next(work) if i in missing else ()
+            if isinstance(made, str):
+                yield made
+                continue
+            for rows,shelf,k in zip(made, shelves, known):
+                if rows is None: continue
+                k[digest] = rows
+                shelf.add(digest, rows)
+            yield digest,known[0][digest],known[1][digest][0]
+    finally:
+        for shelf in shelves: shelf.save()
+
 # %% ../../nbs/judge/embedders.ipynb #73069dc7
 def embed_clips(
     clips, # `Clips`, or what makes one: folder, csv, `ClipTable`, `Sounds`
@@ -903,8 +982,8 @@ def embed_clips(
     cache=None, # folder; by default below `cache_folder()`; False keeps nothing
     # Hz; take away what is above half of it first, as if the clips had this rate
     sample_rate:int=None,
-    # joblib workers, for instance under `joblib.parallel_config('dask')` on many
-    # machines
+    # joblib workers, -1 for one per core; threads, unless told otherwise, for
+    # instance by `joblib.parallel_config('dask')`
     n_jobs:int=1,
     strict:bool=False, # a bad file is an error
     # waveform (c, t), rate -> NamedTuple of more facts of a clip; `sound_faults` of
@@ -915,17 +994,15 @@ def embed_clips(
     "Embed each clip, from the cache where the same content was seen before"
     clips,embedder = clips if isinstance(clips, Clips) else Clips(clips),find_embedder(embedder)
     folder = None if cache is False else Path(cache) if cache else cache_folder()/'embeddings'
-    key,n,more = embedder.hash,len(clips),_fields(also)
-    work = ((clips, i, embedder, key, folder, sample_rate, also) for i in range(n))
-    if n_jobs != 1:
-        import joblib
-        work = joblib.Parallel(n_jobs,
-                               return_as='generator')(joblib.delayed(_listen)(*a)
-                                                      for a in work)
-    else: work = (_listen(*a) for a in work)
-    name = f'listening to {Path(clips.source).name}'
-    found = list(with_progress(work, n, name, progress))
-    return _gather(clips, found, strict, more)
+    fields,name = _fields(also),f'listening to {Path(clips.source).name}'
+    told = hashlib.sha256(repr(fields).encode()).hexdigest()[:6]
+    shelves = [_Shelf(folder and folder/kind)
+               for kind in (f'{embedder.hash}-{sample_rate or "full"}',
+                            f'{also.__name__ if also else "facts"}-{told}')]
+    with _threads_for(n_jobs):
+        heard = _heard(clips, embedder.eval(), shelves, sample_rate, also, n_jobs)
+        found = list(with_progress(heard, len(clips), name, progress))
+    return _gather(clips, found, strict, fields)
 
 # %% ../../nbs/judge/embedders.ipynb #f1dfc57c
 def _varint(data, i):

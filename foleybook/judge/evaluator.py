@@ -759,7 +759,7 @@ def evaluate(
     times:int=100, # bootstrap resamplings, 10,000 at most; 0 leaves the intervals out
     seed:int=0, # of all that is drawn
     cache=None, # see `embed_clips`
-    n_jobs:int=1, # see `embed_clips`
+    n_jobs:int=-1, # workers, -1 for one per core, see `embed_clips`
     strict:bool=False, # a bad file is an error instead of a note
     device='cpu', # where an embedder found by name runs
     progress:bool=True, # say how far it is where it takes long
@@ -811,7 +811,7 @@ def dcase_scores(
     reference, # folder CLASS/gt_embedding.pkl
     embedder:Embedder, # `VGGish(weights, dcase2023=True)`
     cache=None, # see `embed_clips`
-    n_jobs:int=1, # see `embed_clips`
+    n_jobs:int=-1, # workers, -1 for one per core, see `embed_clips`
 )->pd.DataFrame: # one row a class and the average: frechet, clips
     "Fréchet distance per class against the challenge's reference statistics"
     files = {f.parent.name: f

@@ -20,6 +20,7 @@ from ..core.code_maps import mel_loaders
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_json)
 from ..core.generator import Conditions, ItemNoise, Pretrained
+from ..core.half_precision import chosen_precision, held
 from ..core.rendering import MelGenerator
 from ..core.settings import near
 from ..core.sound_files import fit_length
@@ -302,6 +303,7 @@ class MelImageDiffusion(MelGenerator):
     honours = frozenset({'seconds', 'steps', 'guidance', 'sampler', 'init', 'strength',
                          'mask', 'loop', 'on_step', 'progress'})
     match = 0. # as published: the picture stays as it was painted
+    precision = 'float32' # of the U-Net's weights, see `set_precision`
 
     def __init__(self,
         config:MelImageDiffusionConfig, # pictures, process and defaults
@@ -514,7 +516,7 @@ def sample_mel(self:MelImageDiffusion,
     if mask is not None:
         mask = F.pad(mask.float(),
                      (0, columns - frames)).view(-1, stride).any(1).to(self.device)
-    net, made = prepared(self.unet), []
+    net, made = prepared(held(self.unet, self.precision)), []
     shape = (1, net.config.in_channels, self.mel.n_mels // stride, columns // stride)
     for i, seed in enumerate(tqdm(seeds, leave=False,
                                   disable=None if progress else True)):
@@ -530,6 +532,24 @@ def sample_mel(self:MelImageDiffusion,
     return (x.clamp(-1, 1) + 1) / 2 * (c.high - c.low) + c.low
 
 def _no_text(cond): return None if cond.text is None else torch.zeros_like(cond.text)
+
+# %% ../../nbs/published/audio_diffusion.ipynb #b1f60042
+@patch
+@torch.no_grad()
+def set_precision(self:MelImageDiffusion,
+    precision:str, # 'float32', 'bf16', or 'auto': the faster one here
+)->MelImageDiffusion: # itself
+    "How the weights of the U-Net are held while it paints; its own stay as they are"
+    c = self.unet.config
+    side = 4 * 2**(len(c.block_out_channels) - 1)
+    x, t = torch.zeros(1, c.in_channels, side, side, device=self.device), 500
+    width = c.cross_attention_dim
+    context = torch.zeros(1, 1, width, device=self.device) if width else None
+    def run(half):
+        net = prepared(held(self.unet, 'bf16' if half else 'float32'))
+        net(x, t, context=context).cpu()
+    self.precision = chosen_precision(precision, run, self.device)
+    return self
 
 # %% ../../nbs/published/audio_diffusion.ipynb #ce5da13b
 @dataclass

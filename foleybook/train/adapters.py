@@ -17,7 +17,8 @@ from torch import nn, Tensor
 from ..audio_features import log_mel
 from ..core.clip_tables import ClipTable, in_test_split
 from ..core.data_sets import AUDIO_SUFFIXES, open_dataset
-from ..core.feature_cache import CacheLoader, MelCache
+from ..core.feature_cache import MelCache
+from .loaders import CacheLoader
 from ..core.files import TableError, write_text
 from ..core.generator import (
     Conditions, peak_memory_mb, preserve_rng, Pretrained, shipped_models)

@@ -93,7 +93,8 @@ class WaveDiffusionRecipe(DiffusionRecipe):
         "Waveforms (b, 1, t) with their classes"
         from foleybook.core.data_sets import open_dataset
         from foleybook.core.clip_tables import ClipTable
-        from foleybook.core.feature_cache import WaveCache, wave_dls
+        from foleybook.core.feature_cache import WaveCache
+        from foleybook.train.loaders import wave_dls
         rate = self.model.sample_rate
         if not isinstance(data, (ClipTable, WaveCache)): data = open_dataset(data)
         seconds = self.segment / rate if self.segment else self.seconds

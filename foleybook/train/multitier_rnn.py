@@ -101,7 +101,8 @@ def dataloaders(self:TierRecipe,
     "`DataLoaders` of stretches of clips and of their tracks, both streamed from disk"
     from foleybook.core.clip_tables import ClipTable, split_table
     from foleybook.core.data_sets import open_dataset
-    from foleybook.core.feature_cache import WaveCache, wave_dls
+    from foleybook.core.feature_cache import WaveCache
+    from foleybook.train.loaders import wave_dls
 
     table = data if isinstance(data, ClipTable) else open_dataset(data)
     if self.only:

@@ -12,7 +12,7 @@ from fastai.data.load import _FakeLoader, DataLoader
 from fastai.learner import AvgSmoothLoss, Learner
 from fastai.torch_core import rank_distrib, to_detach
 from fastcore.basics import patch
-from ..core.feature_cache import CacheLoader
+from .loaders import CacheLoader
 from ..core.generator import (
     mix_seed, preserve_rng, rng_state, seed_everything, set_rng_state)
 

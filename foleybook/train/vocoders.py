@@ -281,7 +281,8 @@ def wave_to_mel(
 def _crops(recipe, data):
     from foleybook.core.data_sets import open_dataset
     from foleybook.core.clip_tables import ClipTable
-    from foleybook.core.feature_cache import wave_dls, WaveCache
+    from foleybook.core.feature_cache import WaveCache
+    from foleybook.train.loaders import wave_dls
 
     rate = recipe.model.mel.sample_rate
     if not isinstance(data, (ClipTable, WaveCache)): data = open_dataset(data)

@@ -14,7 +14,8 @@ from foleybook.audio_features import MelConfig, log_mel
 from foleybook.core.sound_files import fit_length, read_audio
 from foleybook.core.data_sets import read_esc
 from foleybook.core.clip_tables import trim_silence
-from foleybook.core.feature_cache import MelCache, mel_dls, wave_dls
+from foleybook.core.feature_cache import MelCache
+from foleybook.train.loaders import mel_dls, wave_dls
 from foleybook.sound_data import PROCEDURAL, make_procedural, procedural_sound
 
 MEL, SECONDS, BATCH = MelConfig.preset("dcase2023"), 4.0, 16
