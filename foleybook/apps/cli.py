@@ -469,7 +469,7 @@ def adapt(
     slice_: str = "fixed",  # cut long recordings in `fixed` lengths, or at `onsets`
     fit: str = "pad",  # shorter clips get their own floor around them, or `repeat`
     method: str = "lora",  # rows, diffit, lora or full: from few numbers to all
-    steps: int = 600,  # of training
+    steps: int = 900,  # of training
     set_: list = None,  # other changes to `AdaptRecipe`, as `field=value`
     merge: bool = False,  # save the adapted generator as a whole, too, in OUT/model
     fresh: bool = False,  # start anew although checkpoints are there
@@ -1323,8 +1323,7 @@ def export(
     # a generator such as `foley`, or the folder of a trained vocoder
     model: str = "default",
     *,
-    # folders of students, such as `foley-fast`, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders of students, as FOLDER or FOLDER:STRENGTH
     # file to write: .onnx; for a vocoder also .pt2 for torch.export
     out: str = "",
     seconds: float = None,  # of a generator's sounds (default: the model's own)

@@ -223,7 +223,7 @@ def put_on(
 
 # %% ../../nbs/core/low_rank.ipynb #dc0b0769
 class NullFromBase(Pretrained):
-    "What asks for a class that was brought the adapted network answers, all else the base"
+    "The adapted network answers for classes that were brought, the base for all else"
     def __init__(self,
         adapted:nn.Module, # knows the classes that were brought
         base:nn.Module, # asked by other classes, and by nothing

@@ -325,9 +325,9 @@ class AdaptRecipe(_Adapting):
     nearest:float = .5
     embedder:str = 'auto' # of the first listener; '': none
     cache_dir:str|None = None # of the mels; None: see `cache_folder`
-    steps:int = 600
+    steps:int = 900
     epoch_steps:int = 150 # between two listenings
-    lr:float = 1e-3
+    lr:float = 2e-3
     schedule:str = 'warmup_cosine'
     betas:tuple[float, float] = (.9, .98)
     clip_norm:float = 1.
