@@ -131,10 +131,27 @@ def test_guidance_leads_away_from_the_base(first):
     assert torch.allclose(drawn(away, "crow", seconds=1.5), drawn(away, "crow", seconds=1.5))  # several windows
 
 
+def test_old_kinds_stay_the_base_bit_for_bit(first):
+    "At full strength, whatever was learned: the base answers for the kinds it knew, alone or mixed, followed or lengthened"
+    model = fb.load(str(first))
+    own = random_differences(model, ("crow",))
+    own.config.sampling = dict(null="base")
+    on = put_on(model, (own, 1.0))
+    for asked in (dict(label="rain"), dict(label={"rain": 0.3, "dog": 0.7}), dict(label="dog", seconds=1.5), dict(label=["rain", "dog"], guidance=2.0)):
+        assert torch.equal(drawn(on, **asked), drawn(model, **asked)), asked
+    new = drawn(on, "crow")
+    assert torch.isfinite(new).all() and not any(torch.equal(new, drawn(model, l)) for l in model.labels)
+    assert not torch.equal(drawn(on, {"crow": 0.5, "rain": 0.5}), drawn(model, "rain"))
+    own.config.labels = ("rain",)  # one that is improved is answered anew, the other one not
+    better = put_on(model, (own, 1.0))
+    assert better.labels == model.labels and torch.equal(drawn(better, "dog"), drawn(model, "dog"))
+    assert not torch.equal(drawn(better, "rain"), drawn(model, "rain"))
+
+
 def test_strength_is_a_slider(first, adapted):
     out, whole = adapted
     half, full = fb.load(str(first), adapters=f"{out}:0.5"), fb.load(str(first), adapters=[out])
-    assert torch.equal(drawn(full), drawn(whole)) and torch.equal(drawn(fb.load(str(out))), drawn(whole))
+    assert torch.equal(drawn(full, "bird"), drawn(whole, "bird")) and torch.equal(drawn(fb.load(str(out)), "bird"), drawn(whole, "bird"))
     weights = [m.backbone.adapted if m is not base else m.backbone for base in [fb.load(str(first))] for m in (base, half, full)]
     a, b, c = (w.state_dict()["blocks.0.qkv.weight"] for w in weights)
     assert torch.allclose(b - a, (c - a) / 2, atol=1e-6) and not torch.equal(a, c)
@@ -455,3 +472,43 @@ def test_the_command(first, sounds, tmp_path, capsys):
     assert main(["adapt", str(first)]) == 1 and "needs --data" in capsys.readouterr().err
     assert main(["adapt", str(first), "--data", str(sounds), "--slice", "thin"]) == 1
     assert "--slice thin is not allowed" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def learned(first, tmp_path_factory):
+    "A file of differences that brings crows"
+    own = random_differences(fb.load(str(first)), ("crow",), str(first))
+    own.config.sampling = dict(null="base")
+    return own.save_pretrained(tmp_path_factory.mktemp("learned") / "crow")
+
+
+def test_verbs_that_take_adapters(first, learned, sounds, tmp_path, capsys):
+    clip, on = str(next((sounds / "bird").iterdir())), ["--adapter", str(learned), "--quiet"]
+    assert main(["restyle", str(first), clip, "--class", "crow", "--steps", "2", "--out", str(tmp_path / "r.wav"), *on]) == 0
+    assert (tmp_path / "r.wav").is_file()
+    assert main(["morph", str(first), clip, clip, "-n", "2", "--class", "crow", "--steps", "2", "--out", str(tmp_path / "m"), *on]) == 0
+    assert len(list((tmp_path / "m").glob("*.wav"))) == 2
+    assert main(["restyle", str(first), clip, "--class", "crow", "--out", str(tmp_path / "n.wav")]) == 1  # without it
+    assert "no class of" in capsys.readouterr().err
+
+
+def test_a_studio_with_an_adapter(first, learned, monkeypatch):
+    from foleybook.apps import serve
+
+    seen = []
+    def studio(model, *given):
+        seen.append(model.labels)
+        raise KeyboardInterrupt  # as somebody who closes it at once
+    monkeypatch.setattr(serve, "Studio", studio)
+    assert main(["serve", str(first), "--adapter", f"{learned}:0.5", "--quiet"]) == 0
+    assert seen == [["rain", "dog", "crow"]]
+
+
+def test_verbs_that_do_not(first, learned, tmp_path, capsys):
+    for words in (["export", str(first), "--adapter", str(learned)], ["export", str(learned)]):
+        assert main([*words, "--out", str(tmp_path / "x.onnx")]) == 1
+        assert "adapt ... --merge`, and export OUT/model" in capsys.readouterr().err
+    assert main(["export", "default", "--adapter", str(learned)]) == 1
+    assert "default is a vocoder" in capsys.readouterr().err
+    assert main(["gallery", str(tmp_path), "--adapter", str(learned)]) == 1
+    assert "it is for --edits" in capsys.readouterr().err

@@ -469,7 +469,7 @@ def adapt(
     slice_: str = "fixed",  # cut long recordings in `fixed` lengths, or at `onsets`
     fit: str = "pad",  # shorter clips get their own floor around them, or `repeat`
     method: str = "lora",  # rows, diffit, lora or full: from few numbers to all
-    steps: int = 600,  # of training
+    steps: int = 900,  # of training
     set_: list = None,  # other changes to `AdaptRecipe`, as `field=value`
     merge: bool = False,  # save the adapted generator as a whole, too, in OUT/model
     fresh: bool = False,  # start anew although checkpoints are there
@@ -1024,11 +1024,11 @@ def edit(
     return names
 
 # %% ../../nbs/apps/cli.ipynb #63859f3a
-def _inverting(model, device, *files):
+def _inverting(model, device, adapter, *files):
     "A generator that finds the noise of recordings, and may take these"
     from foleybook.core.sound_files import audio_info
 
-    generator = load_generator(model, device=device)
+    generator = load_generator(model, device=device, adapter=adapter)
     if not hasattr(generator, "hidden_noise"):
         raise ValueError(f"{model}: a {type(generator).__name__} cannot find the noise "
                          "behind a recording. Take foley, or another flow.")
@@ -1052,6 +1052,8 @@ def morph(
     n: int = 5,  # sounds from one to the other, both ends among them
     seconds: float = None,  # length (default: that of the shorter one)
     steps: int = 24,  # of the sampler, each way
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> list:  # the files
@@ -1059,7 +1061,7 @@ def morph(
     from foleybook.core.files import held_folder
 
     _at_least_one(n=n - 1, steps=steps)
-    generator = _inverting(model, device, a, b)
+    generator = _inverting(model, device, adapter, a, b)
     if len(class_ or []) > 2:
         raise ValueError(f"--class {' '.join(class_)}: give one, or one for each end.")
     said = [c for c in class_ or [] if _classes(generator, [c], model)]
@@ -1080,6 +1082,8 @@ def restyle(
     out: str = "restyled.wav",  # file to write: .wav, .flac, .ogg, .mp3
     guidance: float = 2.0,  # towards the new class
     steps: int = 24,  # of the sampler, each way
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
@@ -1088,7 +1092,7 @@ def restyle(
 
     _at_least_one(steps=steps)
     _not_over(Path(input), Path(out))
-    generator = _inverting(model, device, input)
+    generator = _inverting(model, device, adapter, input)
     if class_ is None:
         raise ValueError("what shall it become? Give --class, one of "
                          f"{', '.join(generator.labels)}.")
@@ -1169,6 +1173,8 @@ def gallery(
     out: str = "",  # the page (default: index.html in the folder)
     # the folder is a model: what it makes of recordings (--data) instead
     edits: bool = False,
+    # of `--edits`: folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     device: str = "auto",  # where the model of `--edits` runs: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> Path:  # where the page is
@@ -1185,6 +1191,7 @@ def gallery(
     if real_per_class < 0:
         raise ValueError(f"--real-per-class {real_per_class} is not allowed. Give 0 or "
                          "more.")
+    _no_use(adapter=(adapter and not edits, "The sounds are made; it is for --edits."))
     model = report.get("model") or ""
     source = data or (not edits and _trained_beside(folder, model)) or ""
     real = find_data(source) if source else None
@@ -1194,7 +1201,7 @@ def gallery(
 
         table = open_dataset(real)
         step = max(1, len(table.df) // 8)
-        page = edits_page(load_generator(folder, device=device),
+        page = edits_page(load_generator(folder, device=device, adapter=adapter),
                           table.subset(range(0, len(table.df), step)))
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
@@ -1301,7 +1308,7 @@ def _settings_of(model):
     return about.get("config") or {}
 
 # %% ../../nbs/apps/cli.ipynb #ebfdab7c
-def _program_of(model, out, device, say, asked):
+def _program_of(model, out, device, adapter, say, asked):
     "Write a whole generator as a program"
     from foleybook.apps.export_generator import export_generator
 
@@ -1309,19 +1316,19 @@ def _program_of(model, out, device, say, asked):
     if path.suffix != ".onnx":
         raise ValueError(f"--out {path}: a whole generator becomes a .onnx file.")
     there, start = path.exists(), time.time()
-    generator = load_generator(model, device=device)
+    generator = load_generator(model, device=device, adapter=adapter)
     made = export_generator(generator, path, **asked)
     say(f"{made}: {made.stat().st_size / 1e6:.1f} MB in {time.time() - start:.0f} s; "
         "inputs, rate, classes and licence are in its metadata"
         + ", replaces what was there" * there)
     return made
 
-
 # %% ../../nbs/apps/cli.ipynb #05797703
 def export(
     # a generator such as `foley`, or the folder of a trained vocoder
     model: str = "default",
     *,
+    adapter: list = None,  # folders of students, as FOLDER or FOLDER:STRENGTH
     # file to write: .onnx; for a vocoder also .pt2 for torch.export
     out: str = "",
     seconds: float = None,  # of a generator's sounds (default: the model's own)
@@ -1343,8 +1350,10 @@ def export(
     _not_in((8, 32), bits=bits)
     asked = dict(seconds=seconds, steps=steps, guidance=guidance, sampler=sampler,
                  rounds=rounds)
-    if "sampler" in _settings_of(model):
-        return _program_of(model, out, device, _say(quiet), asked | dict(bits=bits))
+    if not {"sampler", "factors"}.isdisjoint(_settings_of(model)):
+        return _program_of(model, out, device, adapter, _say(quiet),
+                           asked | dict(bits=bits))
+    _no_use(adapter=(adapter, f"{model} is a vocoder."))
     _no_use(**{k: (v is not None, f"{model} is a vocoder.") for k, v in asked.items()})
     out = out or "vocoder.onnx"
     there, say = Path(out).exists(), _say(quiet)
@@ -1720,6 +1729,8 @@ def serve(
     # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
     model: str = "foley",
     *,
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     out: str = "",  # folder for what is uploaded (default: one that goes at the end)
     port: int = 0,  # of the page on this machine (default: any that is free)
     device: str = "auto",  # auto, cpu, cuda
@@ -1729,7 +1740,7 @@ def serve(
     "Make, vary, fill, continue and loop sounds on a page, or by its JSON API"
     from foleybook.apps.serve import Desk, Studio
 
-    generator = load_generator(model, device=device)
+    generator = load_generator(model, device=device, adapter=adapter)
     try:
         desk = Desk(Studio(generator, Path(model).name, out or None), port)
         try:

@@ -356,6 +356,10 @@ def generator_notes(
 # %% ../../nbs/apps/export_generator.ipynb #ee568e81
 def _checked(model, seconds):
     "Frames and columns of a sound, if the model can become a program at all"
+    if hasattr(getattr(model, 'backbone', None), 'adapted'):
+        raise ValueError('a program holds one network, and with an adapter two answer. '
+                         'Join them by `foleybook adapt ... --merge`, and export '
+                         'OUT/model.')
     flow = isinstance(model, LatentDiffusion)
     if not flow or not isinstance(model.vocoder, ISTFTVocoder):
         raise ValueError(f'a {type(model).__name__} cannot be exported as one program. '

@@ -36,7 +36,7 @@ class LowRankConfig:
     rows:dict = field(default_factory=dict)
     labels:tuple[str, ...] = () # classes with rows of their own: new, or improved
     # what `sample` uses where it is not told otherwise: steps, guidance, sampler ...;
-    # null='base': guidance leads away from what the base says when asked by nothing
+    # null='base': the base answers what is asked by nothing, or by other classes
     sampling:dict = field(default_factory=dict)
 
 # %% ../../nbs/core/low_rank.ipynb #937c7a61
@@ -215,20 +215,23 @@ def put_on(
     if more := labels[len(known):]:
         _widened(part, known, more, {k for o, _ in on for k in o.config.rows})
     for own, strength in on: own.add_to(part, labels, strength)
-    if sampling.get('null') == 'base': part = NullFromBase(part, getattr(model, name))
+    if sampling.get('null') == 'base':
+        part = NullFromBase(part, getattr(model, name), [labels.index(l) for l in seen])
     twin = _twin(model, name, part, labels, sampling).eval()
     twin.card, twin.beside = _card_with(model, on), dict(model.beside)
     return twin
 
 # %% ../../nbs/core/low_rank.ipynb #dc0b0769
 class NullFromBase(Pretrained):
-    "Asked by a class the adapted network answers, asked by nothing the base"
+    "The adapted network answers for classes that were brought, the base for all else"
     def __init__(self,
-        adapted:nn.Module, # answers what is asked by a class
-        base:nn.Module, # and what is not
+        adapted:nn.Module, # knows the classes that were brought
+        base:nn.Module, # asked by other classes, and by nothing
+        brought:list, # numbers of those classes
     ):
         super().__init__()
         self.config, self.adapted, self.base = adapted.config, adapted, base
+        self.brought = list(brought)
 
     def save_pretrained(self, *args, **options):
         "The adapted network alone"
@@ -239,30 +242,29 @@ class NullFromBase(Pretrained):
     def forward(self, x, t, cond=None, keep=None, hints=None):
         "As the network"
         some = lambda v, at: None if v is None else v[at]
-        none, said = _asked_nothing(cond, len(x)), None
-        for part, at in ((self.adapted, ~none), (self.base, none)):
+        new, said = _asks_for(cond, len(x), self.brought), None
+        for part, at in ((self.adapted, new), (self.base, ~new)):
             if not at.any(): continue
-            here = at.to(x.device)
-            asked = some(cond, at) if part is self.adapted else _nothing(cond, at)
+            here, asked = at.to(x.device), some(cond, at)
+            if part is self.base: asked = _as_known(asked, part.config.n_classes)
             y = part(x[here], t[here], asked, some(keep, here), some(hints, here))
             said = torch.empty_like(x, dtype=y.dtype) if said is None else said
             said[here] = y
         return said
 
 # %% ../../nbs/core/low_rank.ipynb #09883251
-def _asked_nothing(cond, n):
-    "bool (n,): the rows that name no class"
+def _asks_for(cond, n, classes):
+    "bool (n,): the rows that name one of these classes, alone or in a mixture"
     if cond is None or cond.kinds.isdisjoint(('label', 'shares')):
-        return torch.ones(n, dtype=torch.bool)
-    return (cond.label < 0 if cond.shares is None else cond.shares.sum(1) == 0).cpu()
+        return torch.zeros(n, dtype=torch.bool)
+    if cond.shares is not None: return (cond.shares[:, classes] > 0).any(1).cpu()
+    return torch.isin(cond.label.cpu(), torch.tensor(classes))
 
-def _nothing(cond, at):
-    "The rest of what was asked, for a network that knows fewer classes"
-    if cond is None: return None
-    asked = cond[at]
-    classes = 'label', 'shares'
-    asked.fields = {k: v for k, v in asked.fields.items() if k not in classes}
-    return asked
+def _as_known(cond, n):
+    "What was asked, for a network that knows the first n classes"
+    if cond is None or cond.shares is None: return cond
+    cond.fields = cond.fields | dict(shares=cond.shares[:, :n])
+    return cond
 
 # %% ../../nbs/core/low_rank.ipynb #97aaff5f
 def _with_strength(given):

@@ -311,12 +311,14 @@ class AdaptRecipe(_Adapting):
     method:str = 'lora' # rows, diffit, lora or full
     rank:int = 16 # of the factors
     labels:tuple[str, ...] = () # found in the data
-    null:str = 'base' # what guidance leads away from: 'own', or what the base says
+    # who answers old kinds and what nothing asks for, which guidance leads away from:
+    # 'base', or the adapted network 'own'
+    null:str = 'base'
     # what a clip shorter than a sound gets: 'auto' and 'pad', its own floor before and
     # after it, or 'repeat'; longer ones are cropped
     shorter:str = 'auto'
     task:FlowTask = field(default_factory=lambda: FlowTask(
-        time_mean=.3, place=True, alter=.5, mix=.1, keep=.1, level=.5))
+        time_mean=.3, drop=0., place=True, alter=.5, mix=.1, keep=.1, level=.5))
     listen_steps:int = 10 # of the sampler, while training
     listen_sounds:int = 8 # made each time, at most
     # stop once sounds are nearer to clips than this share of what clips are to each
@@ -324,9 +326,9 @@ class AdaptRecipe(_Adapting):
     nearest:float = .5
     embedder:str = 'auto' # of the first listener; '': none
     cache_dir:str|None = None # of the mels; None: see `cache_folder`
-    steps:int = 600
+    steps:int = 900
     epoch_steps:int = 150 # between two listenings
-    lr:float = 1e-3
+    lr:float = 2e-3
     schedule:str = 'warmup_cosine'
     betas:tuple[float, float] = (.9, .98)
     clip_norm:float = 1.
@@ -498,7 +500,7 @@ def _finished(recipe, learn, table, out, progress):
         if isinstance(cb, EMA) and cb.average is not None: cb.swap()
         if isinstance(cb, Listening): heard = cb
     if heard is not None and heard.best is not None: own.load_state_dict(heard.best[2])
-    own.eval().rounded()
+    own.eval().rounded().attached.clear() # the frozen copy has done its work
     if rank_distrib(): return own
     card = dict(base=recipe.base, method=recipe.method,
                 data=f"{len(table)} clips: {', '.join(table.labels)}",
@@ -623,6 +625,7 @@ def adapt(
     recipe = AdaptRecipe(base=base, belongs=weights_digest(opened),
                          labels=tuple(table.labels))
     plain = {} if opened.optional_tracks else {'task.level': 0.}
+    if overrides.get('null') == 'own': plain['task.drop'] = .1 # it learns that, too
     if _has_bf16() and not torch.cuda.is_available(): plain['precision'] = 'bf16'
     recipe = recipe.override(plain | overrides).use(opened)
     say(lengths_told(table, opened.default_seconds, recipe.shorter))
@@ -630,5 +633,6 @@ def adapt(
     adapted = put_on(opened.to('cpu'), (own.cpu(), 1.))
     if merge:
         adapted.save_pretrained(Path(out)/'model')
-        say(f"whole model in {Path(out)/'model'}; its guidance leads away from itself")
+        say(f"whole model in {Path(out)/'model'}; its guidance leads away from itself, "
+            "and its old kinds are no longer quite what they were")
     return adapted
