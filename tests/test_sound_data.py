@@ -24,7 +24,7 @@ from foleybook.audio_features import MelConfig
 from foleybook.core import clip_tables
 from foleybook.core.sound_files import write_audio
 from foleybook.core.data_sets import (
-    ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc, read_folder, read_fsdd,
+    ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc, read_folder, read_fsd50k, read_fsdd,
     read_ljspeech, read_params, read_speech_commands, read_urbansound8k, read_vas, read_vggsound, snake_case)
 from foleybook.core.clip_tables import (
     ClipTable, in_test_split, load_params, resample_params, split_by_fold, split_by_source, split_table, trim_silence,
@@ -277,6 +277,36 @@ def test_vggsound(tmp_path):
     table = open_dataset(tmp_path)
     assert table.df[["label", "split", "source"]].values.tolist()[0] == ["dog, barking", "train", "-1pRmoJIGQc"]
     assert len(read_vggsound(tmp_path)) == 2 and table.df.rgb[0].endswith("-1pRmoJIGQc_10000_20000.pkl")
+
+
+def test_fsd50k(tmp_path):
+    truth, info = tmp_path / "FSD50K.ground_truth", tmp_path / "FSD50K.metadata"
+    truth.mkdir(), info.mkdir()
+    text(truth / "dev.csv", 'fname,labels,mids,split\n1,"Bark,Dog,Animal",a,train\n2,"Dog,Animal",b,val\n'
+         '3,"Bark,Dog,Animal,Door",c,train\n4,"Meow,Animal",d,train\n5,Door,e,train\n')
+    text(truth / "eval.csv", 'fname,labels,mids\n6,"Meow,Animal",d\n')
+    urls = ["publicdomain/zero/1.0/", "licenses/by/3.0/", "licenses/by/3.0/", "licenses/by-nc/3.0/", "licenses/sampling+/1.0/"]
+    told = {str(k + 1): dict(license=f"http://creativecommons.org/{u}", uploader=f"u{k}") for k, u in enumerate(urls)}
+    text(info / "dev_clips_info_FSD50K.json", json.dumps(told))
+    table = open_dataset(tmp_path)
+    assert table.note == "read as FSD50K"
+    rows = table.df[["path", "label", "split", "licence", "author"]].values.tolist()
+    assert rows == [  # clip 3 is of two sounds; nothing is known of clip 6
+        ["FSD50K.dev_audio/1.wav", "bark", "train", "CC0 1.0", "u0"],
+        ["FSD50K.dev_audio/2.wav", "dog", "valid", "CC BY 3.0", "u1"],
+        ["FSD50K.dev_audio/4.wav", "meow", "train", "CC BY-NC 3.0", "u3"],
+        ["FSD50K.dev_audio/5.wav", "door", "train", "CC Sampling+ 1.0", "u4"],
+        ["FSD50K.eval_audio/6.wav", "meow", "test", "", ""]]
+    assert list(table.shippable().df.label) == ["bark", "dog"]
+    assert list(read_fsd50k(tmp_path, mixed=True).df.label)[2] == "bark"
+    with pytest.raises(TableError, match="fsd50k.py"):
+        read_fsd50k(tmp_path / "FSD50K.metadata")
+
+
+def test_paths_of_a_table_keep_their_folders(tmp_path):
+    paths = ["a/x.wav", "a/./y.wav", "b/../a/z.wav", "/abs/w.wav", "top.wav", "../up.wav"]
+    moved = ClipTable(dict(path=paths), tmp_path / "set").relative(tmp_path / "out/here").path
+    assert list(moved) == [os.path.relpath(tmp_path / "set" / p, tmp_path / "out/here") for p in paths]
 
 
 class Evil:

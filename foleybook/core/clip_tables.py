@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib, json, math, os, re, sys, time, warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 import joblib, numpy as np, pandas as pd, torch
 from torch import Tensor
@@ -40,7 +41,8 @@ def _texts(values, where):
 
 # %% ../../nbs/core/clip_tables.ipynb #86f62220
 class ClipTable:
-    "A row per clip in `df`; paths are below `root`; `skipped`: (path, reason) of the rest"
+    """A row per clip in `df`; paths are below `root`; `skipped`: (path, reason) of the
+    rest"""
     note = "" # how the table was read
 
     def __init__(self,
@@ -189,7 +191,11 @@ def _under_licence(table, names):
 def _relative(table, folder):
     "The frame with paths relative to another folder"
     df, here, root = table.df.copy(), Path(folder).resolve(), table.root.resolve()
-    inside = lambda p: os.path.relpath(root/p, here) if isinstance(p, str) and p else ""
+    above = cache(lambda d: os.path.relpath(root/d, here)) # a folder's files share it
+    def inside(p):
+        if not (isinstance(p, str) and p): return ""
+        return os.path.normpath(os.path.join(above(os.path.dirname(p)),
+                                             os.path.basename(p)))
     for c in set(_PATHS) & set(df):
         df[c] = _texts([inside(p) for p in df[c]], f"{ascii(str(root))}: {c}")
     return df
@@ -198,7 +204,8 @@ def _relative(table, folder):
 def read_frame(
     csv, # file
     )->pd.DataFrame:
-    "A csv with a header; text stays text, and columns that hold numbers only become numbers"
+    """A csv with a header; text stays text, and columns that hold numbers only become
+    numbers"""
     try: df = pd.read_csv(csv, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise TableError(f"{csv}: no such file. Give the path of a clip table.") from None
@@ -284,7 +291,8 @@ _TELLING = ContextVar("telling", default=None)
 
 @contextmanager
 def telling(progress):
-    "Caches that are built inside tell how far they are, or do not, whatever else they are told"
+    """Caches that are built inside tell how far they are, or do not, whatever else they
+    are told"""
     before = _TELLING.set(progress)
     try: yield
     finally: _TELLING.reset(before)
@@ -427,8 +435,8 @@ def split_by_source(
     "Random split that never separates takes of one recording"
     rng, label, held = np.random.default_rng(seed), table.df.label.to_numpy(), {}
     source = np.where(table.df.source == "", "\0" + table.df.path, table.df.source)
-    takes = lambda l: pd.Series(source[label == l]).value_counts().sort_index()
-    per_label = {l: takes(l) for l in table.labels}
+    takes = pd.Series(source).groupby([label, source]).size()
+    per_label = {l: rows.droplevel(0) for l, rows in takes.groupby(level=0)}
     for rows in per_label.values():
         want = round(valid*rows.sum()) - sum(k for s, k in rows.items() if held.get(s))
         for s in rng.permutation(rows.index.to_numpy(object)):
@@ -471,7 +479,8 @@ def official_split(
 def in_test_split(
     df, # frame of clips
     )->np.ndarray: # a bool for each row
-    "The rows that training never sees: the official test split, unless there is nothing else"
+    """The rows that training never sees: the official test split, unless there is
+    nothing else"""
     test = official_split(df) == "test"
     return test & ~test.all()
 

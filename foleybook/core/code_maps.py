@@ -29,7 +29,8 @@ __all__ = ['CodeError', 'MelAutoencoder', 'map_hash', 'mel_cache', 'mel_loaders'
 
 # %% ../../nbs/core/code_maps.ipynb #00fca3bb
 class CodeError(ValueError):
-    "Codes, maps or codebooks that do not fit together; says which, the value and the remedy"
+    """Codes, maps or codebooks that do not fit together; says which, the value and the
+    remedy"""
 
 # %% ../../nbs/core/code_maps.ipynb #2373a9d7
 class MelAutoencoder(Pretrained):
@@ -311,6 +312,17 @@ def _load_codes(cls, folder, codebook):
                pd.read_csv(Path(folder)/'clips.csv', keep_default_na=False), **about,
                conditions=conditions)
 
+def _kept_codes(folder, codebook, cache, valid_idx):
+    "The table in `folder`, if the same codebook made it from the same clips; else None"
+    if not folder or not (Path(folder)/'codes.json').is_file(): return None
+    kept = CodeTable.load(folder)
+    made_by = kept.codebook_hash, kept.source
+    if made_by != (codebook.codebook_hash, cache.path.name): return None
+    if valid_idx is not None and kept.valid_idx != list(valid_idx):
+        kept.valid_idx = [int(i) for i in valid_idx]
+        kept.save(folder)
+    return kept
+
 # %% ../../nbs/core/code_maps.ipynb #a43dbf3a
 @torch.no_grad()
 def encode_table(
@@ -334,14 +346,7 @@ def encode_table(
         cache = MelCache.build(data, codebook.mel, seconds, cache_dir,
                                progress=progress)
     codebook.mel.require(cache.mel, f'the cache {cache.path}')
-    if folder and (Path(folder)/'codes.json').is_file():
-        kept = CodeTable.load(folder)
-        if (kept.codebook_hash, kept.source) == (codebook.codebook_hash,
-                                                 cache.path.name):
-            if valid_idx is not None and kept.valid_idx != list(valid_idx):
-                kept.valid_idx = [int(i) for i in valid_idx]
-                kept.save(folder)
-            return kept
+    if kept := _kept_codes(folder, codebook, cache, valid_idx): return kept
     codebook.eval()
     codes = []
     with counted(len(cache), 'encode', progress) as bar:
@@ -396,7 +401,8 @@ class PriorConfig:
 
 # %% ../../nbs/core/code_maps.ipynb #d01991a9
 class CodePrior(Pretrained):
-    "Base of models that draw code maps; `config` has at least the fields of `PriorConfig`"
+    """Base of models that draw code maps; `config` has at least the fields of
+    `PriorConfig`"""
     asks = frozenset({'label'})  # kinds of `Conditions` it understands
     best_batch = 16  # maps at once that take the least time each
 
@@ -482,7 +488,8 @@ def draw_code(
 
 # %% ../../nbs/core/code_maps.ipynb #6472cfe7
 class UnigramPrior(CodePrior):
-    "Each position by itself: code frequencies of class and row. The floor any real prior must beat"
+    """Each position by itself: code frequencies of class and row. The floor any real
+    prior must beat"""
     def __init__(self,
         config:PriorConfig, # map, codebook, classes
     ):
@@ -492,7 +499,8 @@ class UnigramPrior(CodePrior):
                              torch.ones(config.n_classes, self.rows, config.n_codes))
 
     def forward(self, codes:Tensor, cond)->Tensor:
-        "Logits, (b, n, ...) for codes (b, ...): the same in every column, as nothing is looked at"
+        """Logits, (b, n, ...) for codes (b, ...): the same in every column, as nothing
+        is looked at"""
         logits = self.counts.log()[class_numbers(cond, len(codes))]  # (b, rows, n)
         logits = logits.transpose(1, 2).unsqueeze(-1).expand(-1, -1, -1,
                                                              codes.shape[-1])
@@ -746,7 +754,8 @@ def augment_codes(
     # share of read codes replaced by random ones; the targets stay as they are
     noise:float=0.,
 ): # a fastai callback
-    "Makes few clips go further: maps are turned in time, some of the codes read replaced"
+    """Makes few clips go further: maps are turned in time, some of the codes read
+    replaced"""
     from fastai.callback.core import Callback
     from foleybook.training import unwrap
 
@@ -795,7 +804,7 @@ def held_out_bits(
 # %% ../../nbs/core/code_maps.ipynb #cf375fcb
 @dataclass
 class PriorRecipe(LoopRecipe):
-    "Train a prior on code maps; a family adds `model`, a config with the fields of `PriorConfig`"
+    "Train a prior on code maps; a family adds `model`, with the fields of `PriorConfig`"
     # turn every map in time by a random number of columns, anew each time
     turn:bool = True
     noise:float = 0.  # share of read codes replaced by random ones

@@ -5,7 +5,7 @@
 # %% ../../nbs/core/data_sets.ipynb #19dbb115
 #| code-fold: true
 from __future__ import annotations
-import os, pickle, re, sys, unicodedata, warnings
+import json, os, pickle, re, sys, unicodedata, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,14 @@ from .sound_files import read_audio
 # %% auto #0
 __all__ = ['ONESHOT_KINDS', 'read_folder', 'read_csv', 'read_esc', 'read_free_kinds', 'read_oneshots', 'read_dcase2023',
            'read_urbansound8k', 'read_speech_commands', 'read_fsdd', 'read_ljspeech', 'read_vas', 'read_vggsound',
-           'read_params', 'ClipConditions', 'open_dataset']
+           'read_fsd50k', 'read_params', 'ClipConditions', 'open_dataset']
 
 # %% ../../nbs/core/data_sets.ipynb #b403d2f1
 def snake_case(
     name:str, # e.g. 'MovingMotorVehicle', 'Dog bark', 'Été', 'C++'
     )->str: # e.g. 'moving_motor_vehicle', 'dog_bark', 'été', 'c++'
-    "Class name in lower case, words joined by '_'; letters of all scripts and signs like + stay"
+    """Class name in lower case, words joined by '_'; letters of all scripts and signs
+    like + stay"""
     name = unicodedata.normalize("NFC", name.strip())
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     kept = [c if unicodedata.category(c)[0] in "LMNS" or c in "#&%@*" else "_"
@@ -37,7 +38,8 @@ def snake_case(
 # %% ../../nbs/core/data_sets.ipynb #4902d753
 #| code-fold: true
 def _class_names(folders):
-    "{folder name: label}; folders that `snake_case` would merge by mistake keep their names"
+    """{folder name: label}; folders that `snake_case` would merge by mistake keep their
+    names"""
     same, out = {}, {}
     for n in folders: same.setdefault(snake_case(n), []).append(n)
     for label, names in same.items():
@@ -57,7 +59,8 @@ AUDIO_SUFFIXES = {f".{s}" for s in """wav wave bwf wavex rf64 w64 flac ogg oga o
 # %% ../../nbs/core/data_sets.ipynb #d3ecaf61
 #| code-fold: true
 def _audio_files(folder, suffixes=AUDIO_SUFFIXES, text=True):
-    "Audio files below `folder`, sorted; hidden ones, and names that are no text, are passed over"
+    """Audio files below `folder`, sorted; hidden ones, and names that are no text, are
+    passed over"""
     folder = Path(folder)
     if not folder.is_dir():
         raise TableError(f"{folder}: no such folder. Give the folder that holds the "
@@ -217,7 +220,8 @@ KIND_NAMES = dict(door_wood_knock="door_knock", door_wood_creaks="door_creak")
 # %% ../../nbs/core/data_sets.ipynb #d56e3e4a
 #| code-fold: true
 def _kept_apart(df, clips=2):
-    "Rows for judging: whole recordings of each class, the smallest first, about `clips` clips"
+    """Rows for judging: whole recordings of each class, the smallest first, about
+    `clips` clips"""
     kept = np.zeros(len(df), bool)
     for _, rows in df.groupby("label").groups.items():
         sizes = df.loc[rows].groupby("source").size().sort_index().sort_values(kind="stable")
@@ -461,6 +465,60 @@ def read_vggsound(
         rows.append(dict(row, label=label, split=split, source=vid[:11]))
     return _table(root, rows, f"{_MELS}/<11 characters>_<start>_<end>_mel.npy")
 
+# %% ../../nbs/core/data_sets.ipynb #47fd72c3
+def _implied(named):
+    "{label: labels that every clip with it has too, though not the other way round}"
+    every = sorted({l for labels in named for l in labels})
+    at = {l: i for i, l in enumerate(every)}
+    has = np.zeros((len(named), len(every)), np.float32)
+    for k, labels in enumerate(named): has[k, [at[l] for l in labels]] = 1
+    both, alone = has.T @ has, has.sum(0)
+    above = (both == alone[:, None]) & (alone[:, None] < alone)
+    return {l: {every[j] for j in np.flatnonzero(above[i])} for l, i in at.items()}
+
+
+# %% ../../nbs/core/data_sets.ipynb #3d125f48
+_LICENCES = {"zero": "CC0 1.0", "by": "CC BY 3.0", "by-nc": "CC BY-NC 3.0",
+             "sampling+": "CC Sampling+ 1.0"}
+
+def _fsd50k_part(root, part):
+    "One of `dev` and `eval`: clips with labels, licence, uploader and split"
+    df = pd.read_csv(root/f"FSD50K.ground_truth/{part}.csv", dtype=str)
+    info = root/f"FSD50K.metadata/{part}_clips_info_FSD50K.json"
+    told = json.loads(info.read_text()) if info.exists() else {}
+    known = [told.get(name, {}) for name in df.fname]
+    kind = [re.search(r"licenses/([^/]+)|(zero)", k.get("license", "")) for k in known]
+    licence = [_LICENCES.get(m and (m[1] or m[2]), "") for m in kind]
+    split = df.split.replace("val", "valid") if part == "dev" else "test"
+    return pd.DataFrame(dict(
+        path=f"FSD50K.{part}_audio/" + df.fname + ".wav", label="", split=split,
+        source=df.fname, licence=licence, labels=df.labels,
+        author=[k.get("uploader", "") for k in known]))
+
+
+# %% ../../nbs/core/data_sets.ipynb #02ff93cc
+def read_fsd50k(
+    # holds `FSD50K.dev_audio/`, `FSD50K.eval_audio/`, `FSD50K.ground_truth/` and,
+    # for licences and authors, `FSD50K.metadata/`
+    folder,
+    mixed:bool=False, # keep clips of several sounds, under the first of them
+    )->ClipTable: # split train, valid or test; `labels` holds all names of a clip
+    "FSD50K (Fonseca et al. 2022): 51,197 clips of 200 classes, licences a clip"
+    root = Path(folder)
+    parts = [p for p in ("dev", "eval")
+             if (root/f"FSD50K.ground_truth/{p}.csv").exists()]
+    if not parts:
+        raise TableError(f"{root}: no FSD50K.ground_truth/dev.csv. Run "
+                         "data_scripts/fsd50k.py, or give the folder that holds it.")
+    df = pd.concat([_fsd50k_part(root, p) for p in parts], ignore_index=True)
+    named = [l.split(",") for l in df.labels]
+    above = _implied(named)
+    own = [[x for x in l if not any(x in above[y] for y in l)] for l in named]
+    df["label"] = [snake_case(o[0].replace("_", " ")) for o in own]
+    keep = np.array([mixed or len(o) == 1 for o in own])
+    return ClipTable(df[keep].reset_index(drop=True), root)
+
+
 # %% ../../nbs/core/data_sets.ipynb #a4ebb9fb
 def read_params(
     # clips with a `.params` file of the same stem beside them, or below `params`
@@ -488,14 +546,16 @@ def _looped(first, n, length):
     return (first + np.arange(n)) % length
 
 def _part(table, i):
-    "Where clip `i` of a table begins in its file, and how long it is (None: to the end), in s"
+    """Where clip `i` of a table begins in its file, and how long it is (None: to the
+    end), in s"""
     start, seconds = table.df.start.iloc[i], table.df.seconds.iloc[i]
     return 0. if start != start else start, None if seconds != seconds else seconds
 
 # %% ../../nbs/core/data_sets.ipynb #c72b1225
 @dataclass(frozen=True)
 class ClipConditions:
-    "What the clips of a table are asked by; features and tracks are read from disk when wanted"
+    """What the clips of a table are asked by; features and tracks are read from disk
+    when wanted"""
     label: bool = True # class numbers, where a vocabulary is given
     features: tuple = () # columns of files of arrays (frames, d), joined along d
     feature_rate: float = 21.5 # frames per second of those files
@@ -591,6 +651,7 @@ LAYOUTS = dict(
                                             read_dcase2023),
     vas=_Layout("VAS", [[f"features/*/{_MELS}"]], read_vas),
     vggsound=_Layout("VGGSound", [[_MELS]], read_vggsound),
+    fsd50k=_Layout("FSD50K", [["FSD50K.ground_truth/dev.csv"]], read_fsd50k),
     params=_Layout("clips with parameter files", [["*.params"], ["*/*.params"]],
                    read_params),
     folders=_Layout("plain class folders", [[]], read_folder))
@@ -599,7 +660,7 @@ LAYOUTS = dict(
 #| code-fold: true
 def _warn_unlisted(root, table):
     "Say which folders hold sounds that a clips.csv says nothing of"
-    listed = {f.resolve().parent for f in table.files()}
+    listed = {(root/d).resolve() for d in {os.path.dirname(p) for p in table.df.path}}
     found = {f.parent for f in _audio_files(root)} if root.is_dir() else set()
     new = sorted(str(d.relative_to(root)) for d in found if d.resolve() not in listed)
     if new:

@@ -21,11 +21,13 @@ __all__ = ['CheckpointError', 'TableError', 'atomic_file', 'write_text', 'atomic
 
 # %% ../../nbs/core/files.ipynb #3e08fad5
 class CheckpointError(RuntimeError):
-    "A checkpoint or model folder cannot be read or written; names the file and the remedy"
+    """A checkpoint or model folder cannot be read or written; names the file and the
+    remedy"""
 
 # %% ../../nbs/core/files.ipynb #b2cd5a02
 class TableError(ValueError):
-    "A clip table or data folder that cannot be used: says which file, what is wrong and what to do"
+    """A clip table or data folder that cannot be used: says which file, what is wrong
+    and what to do"""
 
 # %% ../../nbs/core/files.ipynb #dd23b3e3
 def _sync(path):
@@ -39,7 +41,8 @@ def _sync(path):
 def atomic_file(
     path:Path, # what shall appear, or be renewed, in one go; its folder is made
 ): # the temporary path to write to
-    "Yields a temporary path; it takes the place of `path` when the block ends without an error"
+    """Yields a temporary path; it takes the place of `path` when the block ends without
+    an error"""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -65,7 +68,8 @@ def atomic_folder(
     # replace only the files written, keep the others of an existing folder
     merge:bool=False,
 ):
-    "Yields a temporary folder that takes the place of `folder` when the block ends well"
+    """Yields a temporary folder that takes the place of `folder` when the block ends
+    well"""
     folder = Path(folder)
     work, old = (folder.with_name(f'.{folder.name}.{os.getpid()}.tmp'),
                  folder.with_name(f'.{folder.name}.old.{os.getpid()}.tmp'))
@@ -93,7 +97,8 @@ def atomic_folder(
 _DRAFT = re.compile(r'\.(?P<name>.+?)(\.old)?\.(?P<process>\d+)\.tmp')
 
 def _left_behind(path, name=None):
-    "Is this a draft of ours, of a process that is no more? `name`: of what it was to become"
+    """Is this a draft of ours, of a process that is no more? `name`: of what it was to
+    become"""
     draft = _DRAFT.fullmatch(path.name)
     if not draft or name not in (None, draft['name']): return False
     try: os.kill(int(draft['process']), 0)
@@ -106,7 +111,8 @@ def _left_behind(path, name=None):
 def held_folder(
     folder:Path, # is made
 ):
-    "One process at a time works in a folder; `CheckpointError` if another does, or none can"
+    """One process at a time works in a folder; `CheckpointError` if another does, or
+    none can"""
     folder = Path(folder)
     lock = FileLock(folder/'.lock', timeout=0)
     try:
@@ -166,7 +172,8 @@ def unpack_weights(
 def read_safetensors(
     path:Path, # a .safetensors file
 ) -> dict: # name -> Tensor on the CPU
-    "All tensors of a file, those of 8 bits unpacked; a foreign or cut one is a `CheckpointError`"
+    """All tensors of a file, those of 8 bits unpacked; a foreign or cut one is a
+    `CheckpointError`"""
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: not found. Was the folder written by "
                               "save_pretrained?")
@@ -213,7 +220,8 @@ def file_digest(
     path:Path, # a file
     kind:str='sha256', # or another name that hashlib knows
 ) -> str: # hexadecimal digits
-    "Hash of the content of a file, read piece by piece; what is no file is an `OSError`"
+    """Hash of the content of a file, read piece by piece; what is no file is an
+    `OSError`"""
     if Path(path).exists() and not Path(path).is_file(): # a pipe would be waited for
         raise OSError(errno.EINVAL, 'is no file', str(path))
     digest = hashlib.new(kind)
@@ -229,7 +237,8 @@ def load_strict(
     # the weights that the file should hold; None: all of the model's
     only:dict|None=None,
 ):
-    "Load weights; every missing, surplus or misshapen one is listed in a `CheckpointError`"
+    """Load weights; every missing, surplus or misshapen one is listed in a
+    `CheckpointError`"""
     own = model.state_dict() if only is None else only
     missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [f'{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}'
@@ -258,7 +267,8 @@ _PLAIN = [argparse.Namespace, np.dtype, np.ndarray,
 def read_published(
     source, # file (.safetensors, or anything torch.save wrote), or what it holds
 ) -> dict: # what it holds; the entries of a list by their numbers
-    "The content of a published file, without running its code; otherwise a `CheckpointError`"
+    """The content of a published file, without running its code; otherwise a
+    `CheckpointError`"""
     if isinstance(source, dict): return source
     path = Path(source)
     if not path.is_file():

@@ -14,7 +14,8 @@ __all__ = ['SettingsError', 'to_plain', 'near', 'from_plain', 'config_hash', 'kn
 
 # %% ../../nbs/core/settings.ipynb #bc6f28a1
 class SettingsError(ValueError):
-    "A setting, preset or override is not known or not valid; names the field and what is allowed"
+    """A setting, preset or override is not known or not valid; names the field and what
+    is allowed"""
 
 # %% ../../nbs/core/settings.ipynb #279ae162
 def to_plain(
@@ -65,7 +66,8 @@ def from_plain(
     value, # a JSON value, or the text a user typed
     where:str='value', # how an error calls it
 ):
-    "`value` as `kind`: numbers from text, tuples from lists, dataclasses from dicts or presets"
+    """`value` as `kind`: numbers from text, tuples from lists, dataclasses from dicts
+    or presets"""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind in (typing.Any, inspect.Parameter.empty): return value
     if origin in (typing.Union, types.UnionType): return _from_union(args, value, where)
@@ -98,7 +100,8 @@ def _json(text, where):
 
 # %% ../../nbs/core/settings.ipynb #5c44215e
 def _from_union(args, value, where):
-    "The first alternative that fits; the words none and null mean None where None is allowed"
+    """The first alternative that fits; the words none and null mean None where None is
+    allowed"""
     nothing = value is None or (isinstance(value, str)
                                 and value.lower() in ('none', 'null', ''))
     if type(None) in args and nothing: return None
@@ -188,7 +191,8 @@ def changed(
     root=None, # the outermost dataclass, for hints; None: this one
     prefix:str='', # how an error calls the place
 ): # a changed copy
-    "A copy with dotted changes; text is read as the field's type, unknown names get hints"
+    """A copy with dotted changes; text is read as the field's type, unknown names get
+    hints"""
     root = config if root is None else root
     hints, names, here, below = (typing.get_type_hints(type(config)),
                                  {f.name for f in fields(config)}, {}, {})

@@ -73,7 +73,8 @@ def _header_fault(f, path):
 
 @contextmanager
 def _opened(path):
-    "A `SoundFile` for reading; every way in which that can fail becomes an `AudioError`"
+    """A `SoundFile` for reading; every way in which that can fail becomes an
+    `AudioError`"""
     path = Path(path)
     if not path.is_file(): raise AudioError(path, "no such file", "Check the path")
     if not path.stat().st_size:
@@ -109,7 +110,8 @@ def resample(
     orig:int, # its sample rate, Hz
     new:int, # wanted sample rate, Hz
 )->Tensor: # waveform, (..., ceil(t * new / orig))
-    "Change the sample rate by windowed sincs; without gradients where the ratio is no simple one"
+    """Change the sample rate by windowed sincs; without gradients where the ratio is no
+    simple one"""
     if orig == new: return x
     if not (int(orig) in RATES and int(new) in RATES):
         raise ValueError(f"resample: {orig} to {new} Hz; use 1000 to 768000 Hz")
@@ -131,7 +133,8 @@ def resample(
 LONGEST = 2**26   # samples that are held at once: 25 minutes at 44.1 kHz, 256 MB
 
 def _decoded(f, want, mono):
-    "Up to `want` samples from an open file, block by block, so that no header decides the memory"
+    """Up to `want` samples from an open file, block by block, so that no header decides
+    the memory"""
     blocks = []
     size = max(1, 2**20 // f.channels)
     while want > 0:
@@ -305,7 +308,8 @@ def recordings(
     # folder below `FOLEYBOOK_DATA`, and the flag of the cells that need it
     name:str='esc10',
 )->Path|None: # the folder; None where there is none
-    "Where a collection lies; without it, cells flagged with its name say how to get it instead"
+    """Where a collection lies; without it, cells flagged with its name say how to get
+    it instead"""
     home = os.environ.get('FOLEYBOOK_DATA')
     if home and (Path(home)/name).is_dir(): return Path(home)/name
     remedy = (f"Left out: this cell needs the recordings of {name}. In the folder of "
@@ -322,7 +326,8 @@ def recordings(
 
 # %% ../../nbs/core/sound_files.ipynb #2c123631
 def _check_row(folder, n, path, label, seed, licence):
-    "That a line of a metadata.jsonl is what `Sounds.save` writes, and its sound lies in the folder"
+    """That a line of a metadata.jsonl is what `Sounds.save` writes, and its sound lies
+    in the folder"""
     kinds = dict(file=(path, str), label=(label, str), seed=(seed, int | None),
                  licence=(licence, str | None))
     if wrong := [k for k,(v,kind) in kinds.items() if not isinstance(v, kind)]:

@@ -81,7 +81,8 @@ class ResnetBlock(nn.Module):
 
 # %% ../../nbs/core/unet.ipynb #25fa99f5
 class Attention(nn.Module):
-    "Multi-head attention of a sequence to itself or to another; with `groups` to a whole picture"
+    """Multi-head attention of a sequence to itself or to another; with `groups` to a
+    whole picture"""
     def __init__(self,
         width:int, # of the points
         heads:int, # that ask separately
@@ -106,7 +107,8 @@ class Attention(nn.Module):
         return self.to_out[0](y.transpose(1, 2).flatten(2))
 
     def forward(self, x:Tensor, context:Tensor|None=None)->Tensor:
-        "A sequence (b, l, width), or a picture (b, width, h, w) with what came in added"
+        """A sequence (b, l, width), or a picture (b, width, h, w) with what came in
+        added"""
         if self.group_norm is None:
             return self.attend(x, x if context is None else context)
         points = self.group_norm(x).flatten(2).transpose(1, 2)
@@ -202,7 +204,8 @@ class Double(nn.Module):
 
 # %% ../../nbs/core/unet.ipynb #a156693a
 class Stage(nn.Module):
-    "Residual blocks of one size, each with attention or none; then perhaps half or double the size"
+    """Residual blocks of one size, each with attention or none; then perhaps half or
+    double the size"""
     def __init__(self,
         sizes:list, # (c_in, c_out) of each residual block
         attention=None, # f(): an attention module for each; None: none
@@ -280,7 +283,8 @@ def _attention_of(kind, width, c):
 
 # %% ../../nbs/core/unet.ipynb #dbeaedda
 class UNet(Pretrained):
-    "The published U-Nets: `UNet2DModel` without a context, `UNet2DConditionModel` with one"
+    """The published U-Nets: `UNet2DModel` without a context, `UNet2DConditionModel`
+    with one"""
     published = 'audio_diffusion'
     def __init__(self,
         config:UNetConfig, # sizes

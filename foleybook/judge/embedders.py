@@ -835,14 +835,13 @@ class _Shelf:
                 file.unlink(missing_ok=True)
         return found
 
-# %% ../../nbs/judge/embedders.ipynb #b1f60032
-@patch
-def add(self:_Shelf, digest, rows):
-    "Remember; written when a file is full, and by `save`"
-    if self.folder is None: return
-    self.fresh[digest] = rows
-    if len(self.fresh) >= self.many: self.save()
+    def add(self, digest, rows):
+        "Remember; written when a file is full, and by `save`"
+        if self.folder is None: return
+        self.fresh[digest] = rows
+        if len(self.fresh) >= self.many: self.save()
 
+# %% ../../nbs/judge/embedders.ipynb #b1f60032
 @patch
 def save(self:_Shelf):
     "Write what is new as one file; its name follows from what is in it"

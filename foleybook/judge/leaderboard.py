@@ -44,22 +44,21 @@ class ShapedNoiseConfig:
 
 # %% ../../nbs/judge/leaderboard.ipynb #ceb1015a
 class ShapedNoise(Generator):
-    "White noise filtered to the mean spectrum of the class, under the class's mean loudness curve"
+    "White noise with the mean spectrum of the class, under its mean loudness curve"
     asks,honours = frozenset({'label', 'shares'}),frozenset({'seconds'})
 
     def __init__(self,
         config:ShapedNoiseConfig, # labels, sample rate and length
     ):
         super().__init__()
-        self.config,self.labels,self.default_seconds = config,list(config.labels),config.seconds
-        self.register_buffer('spectrum',
-                             torch.ones(len(config.labels), config.n_fft // 2 + 1))
-        self.register_buffer('curve', torch.ones(len(config.labels), config.steps))
+        self.config = c = config
+        self.labels,self.default_seconds = list(c.labels),c.seconds
+        self.register_buffer('spectrum', torch.ones(len(c.labels), c.n_fft // 2 + 1))
+        self.register_buffer('curve', torch.ones(len(c.labels), c.steps))
 
-    def fit(self,
-        table:ClipTable, # training clips
-    )->'ShapedNoise': # itself
-        "Mean magnitude spectrum and mean RMS curve of each class, by reading the clips once"
+    def fit(self, table:ClipTable)->'ShapedNoise': # itself, fitted to training clips
+        """Mean magnitude spectrum and mean RMS curve of each class, by reading the
+        clips once"""
         c,n = self.config,round(self.config.seconds * self.config.sample_rate)
         for k,label in enumerate(self.labels):
             x = torch.stack([fit_length(read_audio(f, c.sample_rate)[0][0], n)
@@ -67,22 +66,22 @@ class ShapedNoise(Generator):
             spec = torch.stft(x, c.n_fft, window=torch.hann_window(c.n_fft),
                               return_complex=True).abs().square().mean((0, 2))
             self.spectrum[k] = (spec / spec.mean().clamp_min(1e-12)).sqrt()
-            self.curve[k] = x[:, :n // c.steps * c.steps].view(len(x), c.steps,
-                                                               -1).square().mean((0, 2)).sqrt()
+            parts = x[:, :n // c.steps * c.steps].view(len(x), c.steps, -1)
+            self.curve[k] = parts.square().mean((0, 2)).sqrt()
         return self
 
     def _sample(self, cond, n, seeds, seconds=None):
         "(n, 1, t)"
-        t,f,at = (round((seconds or self.config.seconds) * self.config.sample_rate),
-                  self.config.n_fft,self.spectrum.device)
-        window,weights = torch.hann_window(f, device=at),cond.class_shares(len(self.labels)).to(at)
+        c,at = self.config,self.spectrum.device
+        t,f = round((seconds or c.seconds) * c.sample_rate),c.n_fft
+        window = torch.hann_window(f, device=at)
+        weights = cond.class_shares(len(self.labels)).to(at)
         noise = torch.stft(ItemNoise(seeds, at).randn(t + f), f, window=window,
                            return_complex=True)
         x = torch.istft(noise * (weights @ self.spectrum)[..., None], f, window=window,
                         length=t)
-        curve = F.interpolate((weights @ self.curve)[:, None], t, mode='linear',
-                              align_corners=False)[:, 0]
-        return (x * curve).clamp(-1, 1)[:, None]
+        curve = F.interpolate((weights @ self.curve)[:, None], t, mode='linear')
+        return (x[:, None] * curve).clamp(-1, 1)
 
 # %% ../../nbs/judge/leaderboard.ipynb #c4325ced
 @dataclass
@@ -221,7 +220,8 @@ def _family(what):
 
 # %% ../../nbs/judge/leaderboard.ipynb #765b8f11
 class _Entry(NamedTuple):
-    "A competitor: its model, its training seconds, how it came about, whether it is there at all"
+    """A competitor: its model, its training seconds, how it came about, whether it is
+    there at all"""
     model:Any
     seconds:float
     status:str
@@ -290,7 +290,8 @@ def _competitor(what, train, held, folder, overrides, device, say):
 
 # %% ../../nbs/judge/leaderboard.ipynb #1446ce90
 def _sample_for(model, labels, n, seconds, seed, folder):
-    "n clips of each label below the folder, listed in its clips.csv; processor seconds for each"
+    """n clips of each label below the folder, listed in its clips.csv; processor
+    seconds for each"""
     spent,rows,names = 0.,[],_folder_names(labels)
     with atomic_folder(folder) as work:
         for k,label in enumerate(labels):
@@ -313,6 +314,7 @@ def _values(result):
             | {f'{m}_interval': tuple(v[1:]) for m,v in found.items()}
             | dict(basis=result.basis()))
 
+# %% ../../nbs/judge/leaderboard.ipynb #1e6979ce
 def _real_apart(train, held, seed, embedder='auto', cache=None, device='cpu',
                 second=True, **_):
     "Two-sample tests of recordings against recordings: 50 % but for chance"
@@ -331,75 +333,76 @@ def _cut(table, seconds):
                          seconds=table.df.seconds.fillna(seconds).clip(upper=seconds))
     return ClipTable(df, table.root)
 
-# %% ../../nbs/judge/leaderboard.ipynb #15d25bd7
-def leaderboard(
-    train:ClipTable, # clips to train on
-    reference:ClipTable, # held-out clips to judge against, of the same labels
-    # folder: a subfolder for each family, leaderboard.csv and leaderboard.json; one
-    # process at a
-    # time, others get a `CheckpointError`
-    out,
-    # name -> (module, recipe preset) or folder of a model; or names; by default
-    # `FAMILIES`
-    families=None,
-    n:int=10, # clips of each label
-    # length of each clip; longer recordings are judged by their first so many seconds
-    seconds:float=4.,
-    seed:int=0, # of the samples
-    # recipe fields to change where a recipe has them, such as dict(steps=200)
-    overrides:dict=None,
-    device='cpu', # where models train and sample
-    progress:bool=True, # say what is done
-    **options, # of `evaluate`
-# one row a family; one that is not there says why in `status`, and is `absent`
-)->pd.DataFrame:
-    "Train or load each family, sample, judge, and write the table"
-    families = (FAMILIES if families is None else families if isinstance(families, dict)
-                else find_families(families))
-    _check_times(options.get('times', 0))
-    for name,what in families.items(): _check_folder(name, what)
-    names = _folder_names(families)
-    out,records,began,options = Path(out),{},time.time(),dict(second=True) | options
-    seen,held = _cut(train, seconds),_cut(reference, seconds)
-    def say(name, what):
-        if progress:
-            print(f'{time.time() - began:6.0f} s  {name}: {what}', file=sys.stderr,
-                  flush=True)
-    def judge(clips, against):
-        result = evaluate(clips, against, train=seen, seed=seed, progress=progress,
-                          **options)
-        records[row['family']] = result.record
-        return _values(result)
-    with held_folder(out):
-        row = dict(family='held-out recordings', status='real', absent=False, folder='')
-        rows = [row | judge(*(held.subset(range(k, len(held), 2)) for k in (0, 1)))
-                | _real_apart(seen, held, seed, **options)]
-        for name,what in families.items():
-            row = dict(family=name, folder=names[name])
-            try:
-                model,row['training_seconds'],row['status'],row['absent'] = _competitor(
-                    what, train, reference, out/names[name], overrides or {}, device,
-                    partial(say, name))
-                if model is not None and not model.labels:
-                    model,row['status'],row['absent'] = None,'knows no classes to be asked for',True
-                if model is not None:
-                    row['parameters'] = sum(p.numel() for p in model.parameters())
-                    say(name, 'sampling')
-                    row['seconds_per_clip'] = _sample_for(model, held.labels, n,
-                                                          seconds, seed,
-                                                          out/names[name]/'samples')
-                    say(name, 'judging')
-                    row |= judge(open_dataset(out/names[name]/'samples/clips.csv'),
-                                 held)
-            except (SamplingError, CheckpointError, ValueError) as e:
-                row |= dict(status=f'failed: {e}', absent=False)
-            rows.append(row)
-    table = pd.DataFrame(rows)
+# %% ../../nbs/judge/leaderboard.ipynb #50cc6b48
+def _said(began, name, what):
+    "One line of progress"
+    print(f'{time.time() - began:6.0f} s  {name}: {what}', file=sys.stderr, flush=True)
+
+def _tried(row, enter, draw, judge, say):
+    "A family's row: trained or loaded, sampled, judged; what fails says so"
+    try:
+        model,row['training_seconds'],row['status'],row['absent'] = enter()
+        if model is not None and not model.labels:
+            model,row['status'],row['absent'] = (None,'knows no classes to be asked for',
+                                                 True)
+        if model is None: return row
+        row['parameters'] = sum(p.numel() for p in model.parameters())
+        say('sampling')
+        row['seconds_per_clip'] = draw(model)
+        say('judging')
+        row |= judge(open_dataset(draw.keywords['folder']/'clips.csv'))
+    except (SamplingError, CheckpointError, ValueError) as e:
+        row |= dict(status=f'failed: {e}', absent=False)
+    return row
+
+def _written(table, records, out):
+    "The table, saved beside the records of all that was measured"
     with atomic_folder(out, merge=True) as work:
         table.to_csv(work/'leaderboard.csv', index=False)
         (work/'leaderboard.json').write_text(json.dumps(records, indent=1,
                                                         default=str) + '\n')
     return table
+
+# %% ../../nbs/judge/leaderboard.ipynb #15d25bd7
+def leaderboard(
+    train:ClipTable, # clips to train on
+    reference:ClipTable, # held-out clips of the same labels, to judge against
+    out, # folder: one for each family, leaderboard.csv, leaderboard.json; one process
+    families=None, # names, or name -> (module, preset) or folder; None: `FAMILIES`
+    n:int=10, # clips of each label
+    seconds:float=4., # of each clip; of longer recordings only so much is judged
+    seed:int=0, # of the samples
+    overrides:dict=None, # fields to change where a recipe has them: dict(steps=200)
+    device='cpu', # where models train and sample
+    progress:bool=True, # say what is done
+    **options, # of `evaluate`
+)->pd.DataFrame: # a row a family; one not there says why in `status`, and is `absent`
+    "Train or load each family, sample, judge, and write the table"
+    families = FAMILIES if families is None else families
+    if not isinstance(families, dict): families = find_families(families)
+    _check_times(options.get('times', 0))
+    for name,what in families.items(): _check_folder(name, what)
+    names,out,records = _folder_names(families),Path(out),{}
+    options = dict(second=True) | options
+    seen,held = _cut(train, seconds),_cut(reference, seconds)
+    say = partial(_said, time.time()) if progress else lambda *_: None
+    measure = partial(evaluate, train=seen, seed=seed, progress=progress, **options)
+    def judge(family, clips, against):
+        records[family] = (result := measure(clips, against)).record
+        return _values(result)
+    with held_folder(out):
+        real = dict(family='held-out recordings', status='real', absent=False, folder='')
+        halves = (held.subset(range(k, len(held), 2)) for k in (0, 1))
+        apart = _real_apart(seen, held, seed, **options)
+        rows = [real | judge(real['family'], *halves) | apart]
+        for name,what in families.items():
+            enter = partial(_competitor, what, train, reference, out/names[name],
+                            overrides or {}, device, partial(say, name))
+            draw = partial(_sample_for, labels=held.labels, n=n, seconds=seconds,
+                           seed=seed, folder=out/names[name]/'samples')
+            rows.append(_tried(dict(family=name, folder=names[name]), enter, draw,
+                               partial(judge, name, against=held), partial(say, name)))
+        return _written(pd.DataFrame(rows), records, out)
 
 # %% ../../nbs/judge/leaderboard.ipynb #72da6294
 def draw_leaderboard(
@@ -436,7 +439,8 @@ def leaderboard_table(
     table:pd.DataFrame, # from `leaderboard`
     absent:bool=False, # with the families that are not there, which say why
 )->pd.DataFrame: # of strings
-    "For readers: values with intervals, times in processor seconds, parameters in millions"
+    """For readers: values with intervals, times in processor seconds, parameters in
+    millions"""
     show = lambda v, f: '' if pd.isna(v) else f.format(v)
     rows = []
     for r in table.to_dict('records'):

@@ -77,7 +77,8 @@ TEMPLATES = {'base.html': """<!doctype html>
 
 # %% ../../nbs/judge/pages.ipynb #86fbe0d7
 class Listing:
-    "Clips of a folder that foleybook wrote: their names, labels, seeds, licences and authors"
+    """Clips of a folder that foleybook wrote: their names, labels, seeds, licences and
+    authors"""
     def __init__(self,
         folder, # with `metadata.jsonl` or `clips.csv`
     ):
@@ -216,7 +217,8 @@ TEMPLATES['gallery.html'] = """{% extends 'base.html' %}{% from 'parts.html' imp
 <script>{{ script }}</script>{% endblock %}"""
 
 def _check_inside(clips, source):
-    "A folder's list may name what lies in it, not what lies beside it: the page would show it"
+    """A folder's list may name what lies in it, not what lies beside it: the page would
+    show it"""
     home = (source if source.is_dir() else source.parent).resolve()
     for f in clips.files:
         if not f.resolve().is_relative_to(home): raise TableError(
@@ -270,7 +272,8 @@ def gallery_page(
     about:str='', # lines of text below it
     real_per_class:int=4, # recordings of each class
 )->str: # a whole page without outside references
-    "Players, equally loud, of generated clips beside real ones; unreadable files are left out"
+    """Players, equally loud, of generated clips beside real ones; unreadable files are
+    left out"""
     made,classes,lost = clips_of(sounds),[],0
     if isinstance(sounds, (str, Path)): _check_inside(made, Path(sounds))
     heard = lambda clips, rows: [clip_player(clips, i, match=True) for i in rows]
@@ -301,7 +304,8 @@ def edits_page(
     title:str='foleybook edits', # heading
     seed:int=0, # of what is made
 )->str: # a whole page without outside references
-    "Original, filled, longer, varied and looped, of what the model honours, side by side"
+    """Original, filled, longer, varied and looped, of what the model honours, side by
+    side"""
     from foleybook.core.sounds import SamplingError, Sounds
     from foleybook.core.sound_files import unclipped
 

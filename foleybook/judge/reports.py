@@ -74,7 +74,8 @@ def _number(measure, value, real=math.nan):
     return f'{told[0]} ({told[1]})' if all(told) else told[0]
 
 def _classes(result):
-    "Names of the columns, and one row a class: the five numbers, or the distances of pairs"
+    """Names of the columns, and one row a class: the five numbers, or the distances of
+    pairs"""
     t = result.table[result.table.label != 'all']
     real = (result.record.get('recordings') or {}).get('classes', {})
     shown = ([m for m in (*(m for m,_,_ in SUMMARY.values()), 'onsets')
@@ -90,7 +91,8 @@ def _classes(result):
     return ['clips', *(f'{names.get(m, m)} ({MEASURES[m].better})' for m in shown)],rows
 
 def _confusion(result):
-    "Columns, and for each row its label and cells of count, share and whether it is right"
+    """Columns, and for each row its label and cells of count, share and whether it is
+    right"""
     c = result.confusion
     if c is None: return [],[]
     shares = c.div(c.sum(axis=1).clip(lower=1), axis=0)
@@ -101,7 +103,8 @@ def _confusion(result):
 
 # %% ../../nbs/judge/reports.ipynb #1e51bcae
 def _sections(result, players):
-    "Headings with rows of players: some of each class, nearest training clips, most faults"
+    """Headings with rows of players: some of each class, nearest training clips, most
+    faults"""
     (g,e),found = result.clips['generated'],[]
     first = [e.rows[np.flatnonzero(e.labels == label)[0]]
              for label in sorted(set(e.labels))[:4 * players]]
@@ -131,7 +134,8 @@ def report_page(
     result:Evaluation, # what `evaluate` returned
     players:int=5, # rows of players in each section
 )->str: # a whole page without outside references
-    "Five numbers in words, each class, confusion, nearest clips, faults, and how it was measured"
+    """Five numbers in words, each class, confusion, nearest clips, faults, and how it
+    was measured"""
     r,real = result.record,result.record.get('recordings')
     of = lambda s: '' if s['source'] == 'Sounds' else f" of {Path(s['source']).name or s['source']}"
     sets = {n: f"{s['clips']} clips{of(s)}" for n,s in r['sets'].items()}
@@ -194,7 +198,8 @@ def leaderboard_page(
     labels:int=5, # classes to listen to
     absent:bool=False, # with the families that are not there
 )->str: # a whole page without outside references
-    "Table, plots of quality against cost, and the same classes of every family to listen to"
+    """Table, plots of quality against cost, and the same classes of every family to
+    listen to"""
     shown = leaderboard_table(table, absent)
     columns = [f'{c} ({MEASURES[c].better})' if c in MEASURES else c
                for c in shown.columns[1:]]
@@ -329,7 +334,8 @@ def listening_page(
     n:int=4, # clips of each label of each system
     seed:int=0, # of choice and order
 )->Path: # the page; give it to listeners without key.csv
-    "Blind listening test: random order, quality and category fit from 1 to 10, scores as CSV"
+    """Blind listening test: random order, quality and category fit from 1 to 10, scores
+    as CSV"""
     rng,picked = np.random.default_rng(seed),[]
     for name,source in systems.items():
         clips = Clips(source)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 import hashlib, json, math, time, warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 import numpy as np, pandas as pd, torch
@@ -32,7 +33,8 @@ __all__ = ['Way', 'ways_back', 'roundtrip', 'roundtrip_table']
 # %% ../../nbs/judge/roundtrip.ipynb #7cac8e43
 @dataclass
 class Way:
-    "From a recording through a spectrogram, and codes if there is a codebook, back to sound"
+    """From a recording through a spectrogram, and codes if there is a codebook, back to
+    sound"""
     name:str
     voice:Any # turns log-mels into sound: `GriffinLim` or a vocoder
     codebook:Any = None # has `encode` and `decode`
@@ -44,7 +46,8 @@ class Way:
 
     @property
     def hash(self)->str:
-        "Changes with the weights and with what is done besides, such as rounds of Griffin-Lim"
+        """Changes with the weights and with what is done besides, such as rounds of
+        Griffin-Lim"""
         told = f'{self.mel.hash} {type(self.voice).__name__} {getattr(self.voice, "n_iter", "")}'
         h = hashlib.sha256(told.encode())
         for part in (self.voice, self.codebook):
@@ -107,7 +110,8 @@ def _first(table, seconds):
     return ClipTable(df, table.root)
 
 def _originals(held, folder, seconds, progress):
-    "The recordings, mixed to mono, each at its own rate: a table of what was written, and its hash"
+    """The recordings, mixed to mono, each at its own rate: a table of what was written,
+    and its hash"""
     rows,clips = [],Clips(_first(held, seconds))
     content = clips.content
     if _stamp(folder).get('clips') == content:
@@ -157,7 +161,8 @@ def _rendered(way, originals, content, folder, progress):
 
 # %% ../../nbs/judge/roundtrip.ipynb #0d74b21f
 def _each_distance(made, originals, pairs=None):
-    "`Reconstruction` of every clip as columns, (clips,); or of pairs (number there, number here)"
+    """`Reconstruction` of every clip as columns, (clips,); or of pairs (number there,
+    number here)"""
     x,y,found = Clips(made),Clips(originals),[]
     for i,j in pairs or ((k, k) for k in range(len(y))):
         (a,rate),(b,other) = x.read(i),y.read(j)
@@ -209,6 +214,17 @@ def _by_second(emb, second):
     return dict(second=float(second.right(emb.more['audible'],
                                           emb.labels).double().mean()))
 
+def _listened(table, embedder, cache, progress):
+    "Embeddings of the clips, and what the second listener goes by"
+    clips = Clips(table)
+    found = embed_clips(clips, embedder, cache, progress=progress)
+    return _with_shapes(found, clips, cache, 1, second=True)
+
+def _mean_distance(made, originals, pairs=None):
+    "Means over the clips of `_each_distance`"
+    found = _each_distance(made, originals, pairs)
+    return {m: float(v.nanmean()) for m, v in found.items()}
+
 # %% ../../nbs/judge/roundtrip.ipynb #141ff0b8
 def roundtrip(
     held:ClipTable, # recordings to send there and back
@@ -223,33 +239,27 @@ def roundtrip(
     device='cpu', # where an embedder found by name runs
     progress:bool=True, # say how far it is
 )->pd.DataFrame: # a row a way; `real_time` is seconds of sound in a processor second
-    "What recordings lose on different ways through a spectrogram; what was rendered before is kept"
+    "What recordings lose on ways through a spectrogram; earlier renderings are kept"
     _check_times(times)
-    out,embedder,rows = Path(out),find_embedder(embedder, device),[]
-    def listen(table):
-        clips = Clips(table)
-        found = embed_clips(clips, embedder, cache, progress=progress)
-        return _with_shapes(found, clips, cache, 1, second=True)
+    out,embedder = Path(out),find_embedder(embedder, device)
+    listen = partial(_listened, embedder=embedder, cache=cache, progress=progress)
     originals,content = _originals(held, out/'originals', seconds, progress)
     ref = listen(originals)
     seen = listen(_first(train, seconds)) if train is not None else None
-    probe = fit_probe(ref if seen is None else seen, None if seen is None else ref,
-                      seed)
-    mean = lambda distances: {m: float(v.nanmean()) for m,v in distances.items()}
-    second = _second_listener(ref if seen is None else seen, seed)
-    heard = lambda emb: (_heard(emb, ref, probe, times, seed) | _told(emb, ref, seen,
-                                                                      seed)
-                         | _by_second(emb, second))
-    rows.append(dict(way='originals', folder='originals') | heard(ref)
-                | mean(_each_distance(originals, originals)))
+    known = ref if seen is None else seen
+    probe = fit_probe(known, None if seen is None else ref, seed)
+    second = _second_listener(known, seed)
+    heard = lambda emb: (_heard(emb, ref, probe, times, seed)
+                         | _told(emb, ref, seen, seed) | _by_second(emb, second))
+    rows = [dict(way='originals', folder='originals') | heard(ref)
+            | _mean_distance(originals, originals)]
     if pairs := _next_of_its_class(originals.df.label):
         rows.append(dict(way='another recording of its class', folder='')
-                    | mean(_each_distance(originals, originals, pairs)))
+                    | _mean_distance(originals, originals, pairs))
     for way in ways:
-        folder = safe_name(way.name)
-        made,spent = _rendered(way, originals, content, out/folder, progress)
-        rows.append(dict(way=way.name, folder=folder) | heard(listen(made))
-            | mean(_each_distance(made, originals))
+        row = dict(way=way.name, folder=safe_name(way.name))
+        made,spent = _rendered(way, originals, content, out/row['folder'], progress)
+        rows.append(row | heard(listen(made)) | _mean_distance(made, originals)
             | dict(real_time=float(ref.facts.seconds.sum()) / max(spent, 1e-9),
                    bits_per_second=getattr(way.codebook, 'bits_per_second', math.nan),
                    mel_rate=way.mel.sample_rate, hash=way.hash))

@@ -35,7 +35,8 @@ class LanesModel(models.PrimitiveModel):
 
 # %% ../../nbs/kernels/log_mel.ipynb #74e6cd0e
 def _arithmetic(sign, instruction):
-    "Let `sign` between two `Lanes` be one instruction; a product and a sum may become one"
+    """Let `sign` between two `Lanes` be one instruction; a product and a sum may become
+    one"""
     def emit(context, build, signature, args):
         return getattr(build, instruction)(*args, flags=('contract',))
     type_callable(sign)(lambda context: lambda a, b: lanes if a == b == lanes else None)
@@ -96,7 +97,8 @@ def root(typing, x):
 # %% ../../nbs/kernels/log_mel.ipynb #8caae4c4
 @intrinsic
 def turn(typing, x, i, hop, y, j, width):
-    "Rows x[i:i + 16], x[i + hop:i + hop + 16] ... become columns of y, whose rows are `width` long"
+    """Rows x[i:i + 16], x[i + hop:i + hop + 16] ... become columns of y, whose rows are
+    `width` long"""
     def emit(context, build, signature, args):
         x,i,hop,y,j,width = args
 
@@ -172,7 +174,8 @@ def fft_step(z, y, turns, done):
 # %% ../../nbs/kernels/log_mel.ipynb #453bb913
 @compiled
 def fft(z, y, turns):
-    "Transform of z, with y to work in; the one of them that is returned holds bin k at order[k]"
+    """Transform of z, with y to work in; the one of them that is returned holds bin k
+    at order[k]"""
     n = len(turns)
     done = 1
     while 4 * done <= n:
@@ -296,7 +299,8 @@ def frames_back(re, im, order, halves, turns, window, z, y, sound, columns, hop,
 @compiled
 def agree(sound, columns, hop, f, window, turns, order, halves, mag, before, alpha, z,
           y, re, im):
-    "Spectra of 16 frames of the turned sound, moved on by `alpha`, with the magnitudes `mag`"
+    """Spectra of 16 frames of the turned sound, moved on by `alpha`, with the
+    magnitudes `mag`"""
     n = len(order) - 1
     for j in range(2 * n):
         at = j % hop * columns + f + j // hop
@@ -329,9 +333,7 @@ def edges_filled(sound, columns, hop, length, padding, mirror):
 
 # %% ../../nbs/kernels/log_mel.ipynb #5964fe44
 def rounds_of(
-    # magnitudes wanted, (blocks, 16 * bins) float32: 16 frames side by side, zeros for
-    # none
-    mag,
+    mag, # magnitudes wanted, (blocks, 16 * bins): 16 frames side by side, zeros: none
     re, # real part of the spectra to begin with, laid in the same way
     im, # imaginary part; set to 0 where it must be
     hop, # samples from frame to frame
@@ -347,17 +349,13 @@ def rounds_of(
     rounds, # how often
 ): # the turned sound, (hop * columns,): sample r of hop c at [r * columns + c]
     "Fast Griffin-Lim (Perraudin et al. 2013, algorithm 2), 16 frames at a time"
-    N = len(window)
-    columns = len(weight) // hop
+    N, columns = len(window), len(weight) // hop
     inverse = window / np.float32(N)
-    z = np.empty(16 * N, np.float32)
-    y = np.empty(16 * N, np.float32)
-    real = np.empty(16 * len(order), np.float32)
-    imag = np.empty(16 * len(order), np.float32)
+    z, y = np.empty(16 * N, np.float32), np.empty(16 * N, np.float32)
+    both = np.empty((2, 16 * len(order)), np.float32)
     before = np.zeros((len(mag), 32 * len(order)), np.float32)
     sound = np.zeros(len(weight), np.float32)
-    im[:, :16] = 0   # no imaginary part at 0 Hz, nor at half the sample rate
-    im[:, -16:] = 0
+    im[:, :16] = im[:, -16:] = 0 # real at 0 Hz and at half the sample rate
     for i in range(len(mag)):
         frames_back(re[i], im[i], order, halves, turns, inverse, z, y, sound, columns,
                     hop, 16 * i)
@@ -367,9 +365,8 @@ def rounds_of(
         made = np.zeros(len(weight), np.float32)
         for i in range(len(mag)):
             agree(sound, columns, hop, 16 * i, window, turns, order, halves, mag[i],
-                  before[i],
-                  alpha, z, y, real, imag)
-            frames_back(real, imag, order, halves, turns, inverse, z, y, made, columns,
-                        hop, 16 * i)
+                  before[i], alpha, z, y, both[0], both[1])
+            frames_back(both[0], both[1], order, halves, turns, inverse, z, y, made,
+                        columns, hop, 16 * i)
         sound = made
     return sound * weight

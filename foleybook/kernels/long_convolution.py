@@ -55,7 +55,8 @@ def long_convolution(
     # numbers transformed at once without gradients: as many as the cache holds
     block:int=2**18,
 ) -> Tensor: # (b, c, h, t)
-    "Convolve each channel with its kernels, in whatever precision surrounds it in float32"
+    """Convolve each channel with its kernels, in whatever precision surrounds it in
+    float32"""
     t, n = u.shape[-1], 2 * (factors.shape[-1] - 1)
     u = u.to(_precision(u))[:, None]
     run = lambda x, k: torch.fft.irfft(torch.fft.rfft(x, n) * k, n)[..., :t]

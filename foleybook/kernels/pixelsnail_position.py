@@ -44,7 +44,8 @@ def _part(x, start, stop):
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #d104793e
 #| code-fold: true
 class Weights(NamedTuple):
-    "Everything that one position multiplies by; empty where the network has no such part"
+    """Everything that one position multiplies by; empty where the network has no such
+    part"""
     table: np.ndarray  # first layer, horizontal branch: ((n codes + 1) taps, c)
     taps: np.ndarray  # its offsets, (2, taps)
     bias: np.ndarray  # its bias, (c,)
@@ -90,7 +91,7 @@ class Facts(NamedTuple):
 #| code-fold: true
 @compiled(inner=True)
 def _first_step(w, m, facts, rows, above, i, j):
-    "First layer at one position: what the rows above gave, and table rows of codes left; (g, c)"
+    "First layer at one position, (g, c): from the rows above and the codes to the left"
     n, taps = len(rows), w.taps.shape[1]
     x = np.empty((n, above.shape[2]), np.float32)
     for b in range(n):
@@ -111,7 +112,7 @@ def _first_step(w, m, facts, rows, above, i, j):
 
 @compiled(inner=True)
 def _own_row(own, inputs, ready, rows, r, j):
-    "Causal convolution r at column j: what the rows above gave, and the columns left; (g, c_out)"
+    "Causal convolution r at column j, (g, c_out): from the rows above, and to the left"
     n, c, last = len(rows), inputs.shape[4], inputs.shape[2] - 1
     x, y = np.empty((n, own.shape[1]), np.float32), np.empty((n, own.shape[2]),
                                                              np.float32)
@@ -167,6 +168,15 @@ def _attention_step(w, m, facts, rows, block, at, query, kv):
                            out[b, i:i + d])
     return out
 
+@compiled(inner=True)
+def _point_block(x, first, second, k):
+    "`PointBlock` k, x (g, c) in place"
+    h = _part(x, 0, x.shape[1])
+    elu(h)
+    h = _affine(h, first, k)
+    elu(h)
+    add_glu(_affine(h, second, k), x)
+
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #f2f15bd8
 #| code-fold: true
 @compiled(inner=True)
@@ -201,22 +211,14 @@ def _block_step(w, m, facts, rows, block, i, j, first, x):
     add_glu(_affine(h, w.gate, block), x)
     return x
 
-@compiled(inner=True)
-def _point_block(x, first, second, k):
-    "`PointBlock` k, x (g, c) in place"
-    h = _part(x, 0, x.shape[1])
-    elu(h)
-    h = _affine(h, first, k)
-    elu(h)
-    add_glu(_affine(h, second, k), x)
-
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #96229a73
 #| code-fold: true
 @compiled(inner=True)
 def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
                temperature, top_k,
                top_p):
-    "Codes of all stages at a position, from its state x (g, c); rows from `items` on: no class"
+    """Codes of all stages at a position, from its state x (g, c); rows from `items` on:
+    no class"""
     row, column = i + facts.top, j + facts.margin
     n = w.heads.bias.shape[1]
     for s in range(codes.shape[1]):

@@ -38,7 +38,8 @@ __all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'unet_preset', 'Autoencod
 # %% ../../nbs/published/audio_diffusion.ipynb #7a7a477b
 @dataclass
 class MelImageConfig:
-    "How slices of sound become pictures, as `mel_config.json` of the published system says it"
+    """How slices of sound become pictures, as `mel_config.json` of the published system
+    says it"""
     x_res:int = 256 # columns: frames
     y_res:int = 256 # rows: mel bands
     sample_rate:int = 22050 # Hz
@@ -300,8 +301,7 @@ class MelImageDiffusion(MelGenerator):
     "A U-Net paints a mel picture, or latents that an autoencoder makes a picture of"
     part_names = ('unet', 'vae', 'vocoder')
     honours = frozenset({'seconds', 'steps', 'guidance', 'sampler', 'init', 'strength',
-                         'mask',
-                         'loop', 'on_step', 'progress'})
+                         'mask', 'loop', 'on_step', 'progress'})
     match = 0. # as published: the picture stays as it was painted
     precision = 'float32' # of the U-Net's weights, see `set_precision`
 
@@ -314,16 +314,15 @@ class MelImageDiffusion(MelGenerator):
     ):
         super().__init__()
         self.config, self.unet, self.vae = config, unet, vae
-        self.vocoder = GriffinLim(config.mel,
-                                  config.griffin_lim) if vocoder is None else vocoder
+        self.vocoder = vocoder or GriffinLim(config.mel, config.griffin_lim)
         config.mel.require(self.vocoder.mel,
                            f'the vocoder ({type(self.vocoder).__name__})')
         self.labels, text = list(config.labels), unet.config.cross_attention_dim
         self.asks = frozenset({'label', 'shares', *(['text'] if text else [])})
-        self.default_seconds = config.frames * config.mel.hop_length / config.mel.sample_rate
+        seconds = config.frames * config.mel.hop_length / config.mel.sample_rate
+        self.default_seconds = seconds
         self.longest_seconds = 8 * self.default_seconds
-        self.defaults = dict(steps=config.steps, guidance=config.guidance,
-                             sampler=config.sampler)
+        self.defaults = {k: getattr(config, k) for k in ('steps', 'guidance', 'sampler')}
 
     @property
     def process(self)->DiffusionProcess:
@@ -439,7 +438,8 @@ def hidden_noise(self:MelImageDiffusion,
 
 # %% ../../nbs/published/audio_diffusion.ipynb #0c2c1087
 class PackedConv2d(nn.Module):
-    "A convolution whose weights are laid out once as the processor reads them, not at every call"
+    """A convolution whose weights are laid out once as the processor reads them, not at
+    every call"""
     def __init__(self,
         conv:nn.Conv2d, # whose weights it uses
     ):
@@ -482,7 +482,8 @@ def prepared(
 @patch
 def _sample(self:MelImageDiffusion, cond, n, seeds, seconds, init=None, mask=None,
             **asked):
-    "As every `MelGenerator`, at the level of `init` where mels are relative to their maximum"
+    """As every `MelGenerator`, at the level of `init` where mels are relative to their
+    maximum"""
     if init is None or not self.mel.ref_max:
         return MelGenerator._sample(self, cond, n, seeds, seconds, init=init, mask=mask,
                                     **asked)
@@ -607,7 +608,8 @@ def write_images(
     files:list, # n names of the recordings they come from
     numbers:list, # n: which slice of it
 )->Path:
-    "A data set as the published tool writes it; white pictures, of silence, are left out"
+    """A data set as the published tool writes it; white pictures, of silence, are left
+    out"""
     from PIL import Image
 
     d, rows = _datasets(), [i for i, x in enumerate(images) if not (x == 255).all()]
@@ -705,7 +707,8 @@ _USUAL = dict(act_fn='silu', center_input_sample=False,
 # %% ../../nbs/published/audio_diffusion.ipynb #6432c8de
 #| code-fold: true
 def _known_settings(kind, settings, where):
-    "The fields of a config dataclass among published settings; a variant that is not built raises"
+    """The fields of a config dataclass among published settings; a variant that is not
+    built raises"""
     for name, usual in _USUAL.items():
         if name in settings and settings[name] not in (usual, None) and settings[name] != usual:
             raise CheckpointError(f"{where}: {name}={settings[name]!r} is not built "

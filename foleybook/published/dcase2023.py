@@ -76,12 +76,14 @@ VQVAE_PRESETS['audyn_rvq'] = VQVAE_PRESETS['audyn'] | dict(
 
 # %% ../../nbs/published/dcase2023.ipynb #9b3ee973
 def _indices(sd:dict, pattern:str)->int:
-    "One more than the highest index that the one group of `pattern` finds among the keys"
+    """One more than the highest index that the one group of `pattern` finds among the
+    keys"""
     return 1 + max((int(m[1]) for k in sd if (m := re.match(pattern, k))), default=-1)
 
 # %% ../../nbs/published/dcase2023.ipynb #a9cf67e7
 def _baseline_names(sd:dict)->dict:
-    "DCASE 2023 baseline: original key -> ours; branches come in the order of kernels 4, 2, 6, 8"
+    """DCASE 2023 baseline: original key -> ours; branches come in the order of kernels
+    4, 2, 6, 8"""
     res = max(0, _indices(sd, r'dec\.blocks\.(\d+)\.conv') - 1)
     names = {'quantize_conv_b': 'encoder.project', 'dec.blocks.0': 'decoder.conv',
              f'dec.blocks.{res + 2}': 'decoder.up.0',
@@ -100,6 +102,7 @@ def _baseline_names(sd:dict)->dict:
                    'quantize_b.embed_avg': 'quantizer.total',
                    'quantize_b.cluster_size': 'quantizer.count'}
 
+# %% ../../nbs/published/dcase2023.ipynb #2fdc0775
 def _audyn_names(sd:dict)->dict:
     "Audyn's VQ-VAE and RVQ-VAE: original key -> ours; branch i has kernel 2 (i + 1)"
     names = {'encoder.bottleneck_conv2d': 'encoder.project',
@@ -128,7 +131,8 @@ def published_keys(
     sd:dict, # state dict of the DCASE 2023 baseline's VQ-VAE, Audyn's VQ-VAE or RVQ-VAE
     name:str='state dict', # for messages
 )->dict: # original key -> key of `VQVAE`
-    "Where each published tensor belongs; `CheckpointError` lists keys missing or surplus"
+    """Where each published tensor belongs; `CheckpointError` lists keys missing or
+    surplus"""
     baseline = any(k.startswith(('enc_b.', 'quantize_b.', 'dec.')) for k in sd)
     keys = _baseline_names(sd) if baseline else _audyn_names(sd)
     missing = [k for k in keys if k not in sd]
@@ -182,7 +186,8 @@ def from_original(cls:VQVAE,
     mel:MelConfig|None=None,
     **overrides, # fields of `PublishedVQVAEConfig`
 )->PublishedVQVAE:
-    "Load a published VQ-VAE or RVQ-VAE; sizes are read from the shapes, quirks are switched on"
+    """Load a published VQ-VAE or RVQ-VAE; sizes are read from the shapes, quirks are
+    switched on"""
     sd, name = (published_weights(source, 'model'),
                 'state dict' if isinstance(source, dict)
                 else str(source))
@@ -376,7 +381,8 @@ def published_key(
     key:str, # of a published PixelSNAIL
     audyn:bool=False, # Audyn's, not the DCASE baseline's?
 )->str: # key of `PixelSNAIL`
-    "Where a published tensor belongs; the baseline's `horizontal` reads rows above: our `vertical`"
+    """Where a published tensor belongs; the baseline's `horizontal` reads rows above:
+    our `vertical`"""
     for old, new in _AUDYN if audyn else _BASELINE:
         key = re.sub(old, new, key)
     return key
@@ -387,7 +393,8 @@ def _find(
     held, # nested dicts, lists, namespaces
     name:str, # of the value
 ):
-    "First value called `name` in whatever a checkpoint holds beside its weights, or None"
+    """First value called `name` in whatever a checkpoint holds beside its weights, or
+    None"""
     if isinstance(held, argparse.Namespace):
         held = vars(held)
     if isinstance(held, dict):
@@ -441,7 +448,8 @@ def _fit(
     value:Tensor, # a published tensor
     shape:tuple, # what ours looks like
 )->Tensor:
-    "Kernels as lists of taps; the zeroed end of the baseline's causal kernels falls off"
+    """Kernels as lists of taps; the zeroed end of the baseline's causal kernels falls
+    off"""
     if len(shape) != 3:
         return value
     value = value.flatten(2) if value.ndim > 3 else value.reshape(*value.shape,
@@ -459,7 +467,8 @@ def from_original(cls:PixelSNAIL,
 # `PublishedPixelSNAIL` in eval mode; `card['unused']` lists the tensors that no
 # computation ever used
 ):
-    "Load a published prior; a key that is missing, surplus or misshapen is a `CheckpointError`"
+    """Load a published prior; a key that is missing, surplus or misshapen is a
+    `CheckpointError`"""
     held, name = read_published(source), 'the dict' if isinstance(source, dict) else str(source)
     sd = published_weights(held, 'model')
     audyn = any(k.startswith('conditionor.') for k in sd)

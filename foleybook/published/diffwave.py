@@ -205,7 +205,8 @@ def _diagonal(sd, rule, real_form='exp', imag_sign=1, damping='A_real', dt='inv_
 # %% ../../nbs/published/diffwave.ipynb #835a3bc0
 #| code-fold: true
 def _directions(sd):
-    "V1: both directions' systems below each other; its output side is stored conjugated"
+    """V1: both directions' systems below each other; its output side is stored
+    conjugated"""
     two = [{k: sd[f'{name}.krylov.{k}'] for k in ('C', 'B', 'w', 'log_dt', 'z')}
            for name in ('kernel', 'kernel2')]
     h, n = two[0]['C'].shape[0], two[0]['w'].shape[0]
@@ -442,6 +443,35 @@ def to_original(self:SashimiWave,
         out[f'{places[place]}layer.{name}'] = v
     return out
 
+# %% ../../nbs/published/diffwave.ipynb #71538ca9
+#| code-fold: true
+def _published_sides(sd):
+    "The weights by published place, and those of each side in the order of the network"
+    groups = {}
+    for k, v in sd.items():
+        place = re.match(r'(d_layers|c_layers)\.\d+\.|u_layers\.\d+\.\d+\.|', k)[0]
+        groups.setdefault(place, {})[k.removeprefix(place)] = v
+    number = lambda place: [int(n) for n in re.findall(r'\d+', place)]
+    sides = {s: [groups[p] for p in sorted((p for p in groups if p[:1] == s),
+                                           key=number)] for s in 'dcu'}
+    if not sides['c'] or 'weight' not in {k.rpartition('.')[2]
+                                          for k in groups.get('', {})}:
+        raise CheckpointError("no autoregressive SaShiMi: it has c_layers and a norm.")
+    return groups, sides
+
+def _trunk_config(groups, sides, length):
+    "Sizes, read from the shapes of the published weights"
+    pools = [g['linear.weight'].shape for g in sides['d'] if 'linear.weight' in g]
+    d = len(groups['']['norm.weight'])
+    expand = next((o for o in range(1, 9) if o * d == pools[0][0]), 1) if pools else 2
+    fields, _ = published_layer(_layer_of(sides['c'][0]), False, 0, 'bilinear', 'exp')
+    space = S4Config(**fields | dict(d_model=64, length=0))
+    ff, unet = sides['c'][1]['layer.ff.0.0.weight'].shape, len(sides['d']) > len(pools)
+    widths = tuple(s[1] // (d * expand**k) for k, s in enumerate(pools))
+    return SashimiConfig(
+        d, len(sides['c']) // 2, widths, expand, ff[0] // ff[1], unet, length, space,
+        norm_per_channel=True, ff_apart=True, stage_skip=not unet)
+
 # %% ../../nbs/published/diffwave.ipynb #a7f3d367
 #| code-fold: true
 @patch(cls_method=True)
@@ -451,35 +481,14 @@ def from_original(cls:Sashimi,
 ): # `Sashimi`, causal, with a norm at the end, in eval mode
     "Load a published autoregressive trunk"
     sd = published_weights(source)
-    groups = {}  # published place -> its weights, in the order of the network
-    for k, v in sd.items():
-        place = re.match(r'(d_layers|c_layers)\.\d+\.|u_layers\.\d+\.\d+\.|', k)[0]
-        groups.setdefault(place, {})[k.removeprefix(place)] = v
-    number = lambda place: [int(n) for n in re.findall(r'\d+', place)]
-    side = lambda s: [groups[p]
-                      for p in sorted((p for p in groups if p[:1] == s), key=number)]
-    if not side('c') or 'weight' not in {k.rpartition('.')[2]
-                                         for k in groups.get('', {})}:
-        raise CheckpointError("no autoregressive SaShiMi: it has c_layers and a norm.")
-    pools = [g['linear.weight'].shape for g in side('d') if 'linear.weight' in g]
-    d = len(groups['']['norm.weight'])
-    expand = next((o for o in range(1, 9) if o * d == pools[0][0]), 1) if pools else 2
-    _, first = published_layer(_layer_of(side('c')[0]), False, 0, 'bilinear', 'exp')
-    fields = _ | dict(d_model=64, length=0)
-    ff = side('c')[1]['layer.ff.0.0.weight'].shape
-    unet = len(side('d')) > len(pools)
-    config = SashimiConfig(
-        d, len(side('c')) // 2,
-        tuple(s[1] // (d * expand**k) for k, s in enumerate(pools)), expand,
-        ff[0] // ff[1], unet, length, S4Config(**fields), norm_per_channel=True,
-        ff_apart=True,
-        stage_skip=not unet)
+    groups, sides = _published_sides(sd)
+    config = _trunk_config(groups, sides, length)
     trunk, state = cls(config), {f'norm.{_AFFINE[k]}': groups['']['norm.' + k]
                                  for k in _AFFINE}
     ours = [*(m for s in trunk.down for m in s), *trunk.center,
             *(m for s in trunk.up for m in s)]
     places, parts = {m: n for n,
-                     m in trunk.named_modules()}, side('d') + side('c') + side('u')
+                     m in trunk.named_modules()}, sides['d'] + sides['c'] + sides['u']
     for m in ours:
         state |= {f'{places[m]}.{k}': v for k, v in _autoregressive(m, parts).items()}
     load_strict(trunk, state, 'published SaShiMi')

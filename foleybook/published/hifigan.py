@@ -45,6 +45,8 @@ def _load_original(model, state, where):
     load_strict(model, {own.get(k, k): v for k,v in state.items()}, _where(where))
     return model
 
+# %% ../../nbs/published/hifigan.ipynb #fc62b497
+#| code-fold: true
 _JSON_MEL = dict(sampling_rate='sample_rate', n_fft='n_fft', hop_size='hop_length',
                  win_size='win_length', num_mels='n_mels', fmin='f_min', fmax='f_max')
 
@@ -78,7 +80,8 @@ def from_original(cls:HiFiGAN,
     mel:MelConfig=None, # front end; None: from the settings, or the usual one
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->HiFiGAN: # in eval mode
-    "Read a published HiFi-GAN; Audyn's is known by its names and gets its topology (`chained`)"
+    """Read a published HiFi-GAN; Audyn's is known by its names and gets its topology
+    (`chained`)"""
     state,settings = _weights(source, 'generator'),_original_config(source, config)
     if audyn := any(k.startswith('backbone.0.') for k in state):
         state = _from_audyn(state)

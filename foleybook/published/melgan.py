@@ -25,7 +25,8 @@ __all__ = ['melgan_mel', 'MelGANConfig', 'Mirror', 'MelGANBlock', 'MelGAN', 'Mel
 
 # %% ../../nbs/published/melgan.ipynb #5fe1224f
 def melgan_mel()->MelConfig: # the front end
-    "The front end of descriptinc's MelGAN: log10 of the mel magnitude, up to half the sample rate"
+    """The front end of descriptinc's MelGAN: log10 of the mel magnitude, up to half the
+    sample rate"""
     return MelConfig(f_max=None, log='log10')
 
 # %% ../../nbs/published/melgan.ipynb #1a376c86
@@ -93,6 +94,14 @@ class MelGANBlock(nn.Module):
         "Sum of both ways"
         return _add_(self.block(x), self.shortcut(x))
 
+# %% ../../nbs/published/melgan.ipynb #be34cc71
+def _melgan_stage(width, r, blocks, norm):
+    "Layers from `width` channels to half as many, `r` times as long"
+    up = ConvTranspose1d(width, width // 2, 2 * r, r, padding=r // 2 + r % 2,
+                         output_padding=r % 2)
+    return [nn.LeakyReLU(.2), _normed(up, norm),
+            *(MelGANBlock(width // 2, 3**j, norm) for j in range(blocks))]
+
 # %% ../../nbs/published/melgan.ipynb #37d0a90c
 class MelGAN(Vocoder):
     "The MelGAN generator"
@@ -106,21 +115,18 @@ class MelGAN(Vocoder):
         norm,width = c.weight_norm,c.ngf * 2**len(c.ratios)
         layers = _mirrored(c.mel.n_mels, width, 7, norm=norm)
         for r in c.ratios:
-            up = ConvTranspose1d(width, width // 2, 2 * r, r, padding=r // 2 + r % 2,
-                output_padding=r % 2)
-            layers += [nn.LeakyReLU(.2), _normed(up, norm)]
+            layers += _melgan_stage(width, r, c.n_residual_layers, norm)
             width //= 2
-            layers += [MelGANBlock(width, 3**j, norm)
-                       for j in range(c.n_residual_layers)]
         last = _mirrored(width, 1, 7, norm=norm)
         self.model = nn.Sequential(*layers, nn.LeakyReLU(.2), *last, nn.Tanh())
-        self.shortest = max(4, math.ceil((3**(c.n_residual_layers
-                                              - 1) + 1) / c.ratios[0]))
+        edge = 3**(c.n_residual_layers - 1) + 1 # mirrored by the widest block
+        self.shortest = max(4, math.ceil(edge / c.ratios[0]))
 
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
     )->Tensor: # waveform, (b, 1, f * hop_length)
-        "Render; a spectrogram shorter than the mirrored edge is lengthened first by its last frame"
+        """Render; a spectrogram shorter than the mirrored edge is lengthened first by
+        its last frame"""
         f = self.checked(log_mel).shape[-1]
         if f < self.shortest:
             log_mel = F.pad(log_mel, (0, self.shortest - f), mode='replicate')
@@ -137,6 +143,23 @@ class MelGAN(Vocoder):
         return _layer_sizes(self.config.ngf * 2**len(self.config.ratios),
                             self.config.ratios)
 
+# %% ../../nbs/published/melgan.ipynb #71a534dd
+def _one_scale(c, n_layers, stride, widest):
+    "The layers of one discriminator, the first of `c` channels"
+    layers, net = [nn.Sequential(*_mirrored(1, c, 15), nn.LeakyReLU(.2))], nn.Module()
+    for _ in range(n_layers):
+        wide = min(c * stride, widest)
+        conv = Conv1d(c, wide, 10 * stride + 1, stride, padding=5 * stride,
+                      groups=c // 4)
+        layers.append(nn.Sequential(weight_norm(conv), nn.LeakyReLU(.2)))
+        c = wide
+    wide = min(2 * c, widest)
+    last = weight_norm(Conv1d(c, wide, 5, padding=2))
+    layers += [nn.Sequential(last, nn.LeakyReLU(.2)),
+               weight_norm(Conv1d(wide, 1, 3, padding=1))]
+    net.model = nn.ModuleDict({f'layer_{i}': l for i, l in enumerate(layers)})
+    return net
+
 # %% ../../nbs/published/melgan.ipynb #d412dda1
 class MelGANDiscriminator(nn.Module):
     "MelGAN's discriminators at three scales"
@@ -149,21 +172,9 @@ class MelGANDiscriminator(nn.Module):
         widest:int=1024, # channels at most
     ):
         super().__init__()
-        def one():
-            s,c,net = downsampling_factor,ndf,nn.Module()
-            layers = [nn.Sequential(*_mirrored(1, c, 15), nn.LeakyReLU(.2))]
-            for _ in range(n_layers):
-                wide = min(c * s, widest)
-                conv = Conv1d(c, wide, 10 * s + 1, s, padding=5 * s, groups=c // 4)
-                layers.append(nn.Sequential(weight_norm(conv), nn.LeakyReLU(.2)))
-                c = wide
-            wide = min(2 * c, widest)
-            layers += [nn.Sequential(weight_norm(Conv1d(c, wide, 5, padding=2)),
-                                     nn.LeakyReLU(.2)),
-                weight_norm(Conv1d(wide, 1, 3, padding=1))]
-            net.model = nn.ModuleDict({f'layer_{i}': l for i,l in enumerate(layers)})
-            return net
-        self.model = nn.ModuleDict({f'disc_{i}': one() for i in range(num_D)})
+        self.model = nn.ModuleDict({
+            f'disc_{i}': _one_scale(ndf, n_layers, downsampling_factor, widest)
+            for i in range(num_D)})
 
     def forward(self,
         x:Tensor, # waveform, (b, 1, t)

@@ -132,8 +132,11 @@ def _layers(ours):
     return len(cells) or len({k.rpartition("_l")[2] for k in ours
                               if "weight_ih_l" in k})
 
+# %% ../../nbs/published/mtcrnn.ipynb #7b6e31f1
+#| code-fold: true
 def _published(where, step=None):
-    "Weights by our names, and the settings of the run: a file, a `state_dict`, or a run's folder"
+    """Weights by our names, and the settings of the run: a file, a `state_dict`, or a
+    run's folder"""
     told = {}
     if isinstance(where, (str, Path)) and Path(where).is_dir():
         folder, number = Path(where), lambda f: int("0" + "".join(filter(str.isdigit,
@@ -150,7 +153,8 @@ def _published(where, step=None):
     return {_our_name(k): v for k, v in published_weights(where).items()}, told
 
 def _namespace(file):
-    "The settings in a file that holds `Namespace(a=1, b=[...])`; only plain values are read"
+    """The settings in a file that holds `Namespace(a=1, b=[...])`; only plain values
+    are read"""
     try:
         call = ast.parse(file.read_text().strip(), mode="eval").body
         return {k.arg: ast.literal_eval(k.value) for k in call.keywords}
@@ -167,7 +171,8 @@ def from_original(
     sample_rate: int = None,  # Hz; None: as args.txt of the folder says, else 16000
     step: int = None,  # which model of a folder; None: the last
 ):  # an `AudioTier` with the published weights
-    "Load the audio tier of MTCRNN; a missing or surplus key raises `CheckpointError` that lists it"
+    """Load the audio tier of MTCRNN; a missing or surplus key raises `CheckpointError`
+    that lists it"""
     ours, told = _published(weights, step)
     if lacking := {"input.weight", "output.weight"} - set(ours):
         raise CheckpointError("not an MTCRNN audio network: no "

@@ -144,7 +144,8 @@ class VGGMaps(nn.Module):
             self.add_module(f'slice{k}', part)
 
     def forward(self, log_mel:Tensor)->list: # five maps, (b, c, h, w)
-        "Log-mel of SpecVQGAN, 0 to 1, (b, 80, f) -> maps after the last ReLU of each slice"
+        """Log-mel of SpecVQGAN, 0 to 1, (b, 80, f) -> maps after the last ReLU of each
+        slice"""
         x, maps = (((2 * log_mel - 1) - self.shift) / self.scale)[:, None], []
         for k in range(1, 6): maps.append(x := getattr(self, f'slice{k}')(x))
         return maps
@@ -156,7 +157,8 @@ def from_original(cls:LPAPS,
     # file of a codebook with its losses, or a state dict; also of the distance alone
     source,
 )->LPAPS:
-    "Read a published LPAPS; the one inside a codebook has the random weights it was used with"
+    """Read a published LPAPS; the one inside a codebook has the random weights it was
+    used with"""
     state = _published(source, 'loss.perceptual_loss.') or _published(source)
     widths = [len(state[k]) for n in VGGMaps.depths for k in state
               if re.fullmatch(rf'net\.slice\d\.{n[-1]}\.weight', k)]
@@ -222,7 +224,8 @@ def from_original(cls:CodeGPT,
     n_heads:int=16, # not to be seen in the weights
     code_shape:tuple|None=None, # (H, W); None: as the stored order says, else 5 rows
 ): # `CodeGPT` in eval mode
-    "Load a published transformer; a key that is missing, surplus or misshapen is an error"
+    """Load a published transformer; a key that is missing, surplus or misshapen is an
+    error"""
     name = 'the dict' if isinstance(source, dict) else str(source)
     sd = published_weights(source, 'state_dict')
     ours, index = _own_state(sd), sd.get('first_stage_permuter.forward_shuffle_idx')
@@ -256,7 +259,8 @@ def from_original(cls:CodeGPT,
 def first_stage(
     source, # the published file of a transformer
 )->dict: # weights of the codebook inside, by their original names
-    "The codebook that a published transformer brings along, for the codebook's own `from_original`"
+    """The codebook that a published transformer brings along, for the codebook's own
+    `from_original`"""
     sd = published_weights(source, 'state_dict')
     return {k.removeprefix(_BESIDE[0]): v for k,
             v in sd.items() if k.startswith(_BESIDE[0])}

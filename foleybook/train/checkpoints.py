@@ -43,7 +43,8 @@ class LineLogger:
 
 # %% ../../nbs/train/checkpoints.ipynb #0ff8e70a
 class StepLines(Callback):
-    "Where there is no bar: a line now and then inside an epoch, with the time that is left"
+    """Where there is no bar: a line now and then inside an epoch, with the time that is
+    left"""
     order, run_valid = 96, False
     def __init__(self,
         every:float=30., # seconds between two lines; a third of it before the first
@@ -76,7 +77,7 @@ def reduce_mean(
 
 # %% ../../nbs/train/checkpoints.ipynb #0355e4ec
 class History(Callback):
-    "`history.csv`: the loss of every `log_every`-th step, validation loss and metrics of epochs"
+    "`history.csv`: loss of every `log_every`-th step; validation loss, metrics of epochs"
     order = 95
     def __init__(self,
         folder:Path, # where history.csv goes
@@ -226,7 +227,7 @@ def read_checkpoint(
 
 # %% ../../nbs/train/checkpoints.ipynb #4647d823
 class Checkpoint(Callback):
-    "Saves all after each epoch and every `every` steps; resumes from the newest whole checkpoint"
+    "Saves after each epoch and every `every` steps; resumes from the newest whole one"
     order = 100
     def __init__(self,
         folder:Path, # holds one folder per checkpoint
@@ -239,16 +240,14 @@ class Checkpoint(Callback):
         self.about, self.data = about, data
 
     def found(self):
-        return sorted(p for p in self.folder.glob('step_*') if p.suffix != '.damaged'
-                      and p.is_dir())
+        return sorted(p for p in self.folder.glob('step_*')
+                      if p.suffix != '.damaged' and p.is_dir())
 
     def before_fit(self):
-        self.run = getattr(self.learn, 'fitting', True) and not hasattr(self.learn,
-                                                                        'lr_finder')
+        looking = hasattr(self.learn, 'lr_finder')
+        self.run = getattr(self.learn, 'fitting', True) and not looking
         if not self.run: return
         self.losses, self.restored = {}, None
-        for draft in self.folder.glob('.*.tmp'):
-            if not rank_distrib(): shutil.rmtree(draft, ignore_errors=True)
         self.load_newest()
 
     def before_train(self):     # the first epoch after a resume, perhaps in its middle
@@ -263,9 +262,7 @@ class Checkpoint(Callback):
         if due and done < self.learn.n_iter: self.save(self.learn.epoch, done)
 
     def after_epoch(self):
-        names = list(self.learn.recorder.metric_names)[1:]
-        valid = dict(zip(names, self.learn.recorder.log[1:])).get('valid_loss')
-        valid = float(valid) if valid is not None and math.isfinite(valid) else None
+        valid = _valid_loss(self.learn.recorder)
         if valid is not None: self.losses[self.learn.train_iter] = valid
         self.save(self.learn.epoch + 1, 0, valid)
 
@@ -315,7 +312,8 @@ def save(self:Checkpoint,
     start:int=0, # steps of it already done
     valid_loss:float|None=None, # of the epoch that just ended
 ):
-    "Write a checkpoint and drop old ones; when the disk is full, training goes on with a warning"
+    """Write a checkpoint and drop old ones; when the disk is full, training goes on
+    with a warning"""
     state, step = self.state(epoch, start), self.learn.train_iter
     if rank_distrib(): return
     notes = dict(step=step, valid_loss=valid_loss, about=self.about, data=self.data,
@@ -345,10 +343,22 @@ def prune(self:Checkpoint):
     for old in found[:-self.keep or len(found)]:
         if old != best: shutil.rmtree(old, ignore_errors=True)
 
+@patch
+def _sweep(self:Checkpoint):
+    "Drafts of a process that was stopped while it wrote"
+    if rank_distrib(): return
+    for draft in self.folder.glob('.*.tmp'): shutil.rmtree(draft, ignore_errors=True)
+
+def _valid_loss(recorder):
+    "Validation loss of the epoch that just ended; None where there is none"
+    valid = dict(zip(recorder.metric_names, recorder.log)).get('valid_loss')
+    return float(valid) if valid is not None and math.isfinite(valid) else None
+
 # %% ../../nbs/train/checkpoints.ipynb #4a4eee5e
 @patch
 def load_newest(self:Checkpoint):
     "Go on from the newest whole checkpoint; a damaged one is set aside with a warning"
+    self._sweep()
     for folder in reversed(self.found()):
         try: loaded = read_checkpoint(folder)
         except CheckpointError as e:

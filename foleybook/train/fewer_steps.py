@@ -26,7 +26,8 @@ __all__ = ['ReflowRecipe', 'StudentRecipe', 'Paths']
 # %% ../../nbs/train/fewer_steps.ipynb #d9cd1160
 @dataclass
 class ReflowRecipe(LoopRecipe):
-    "Train a copy of a backbone on pairs that the model itself has drawn; the data are the model"
+    """Train a copy of a backbone on pairs that the model itself has drawn; the data are
+    the model"""
     pairs:int = 320 # drawn
     teacher_steps:int = 24 # for each
     guidance:float = 2. # with which they are drawn

@@ -90,7 +90,8 @@ class Recipe:
         return _trained(self, data, out, resume, progress)
 
     def _train(self, data, out, resume, progress):
-        "Make the model and save it to `out`: a family writes this, or is a `LoopRecipe`"
+        """Make the model and save it to `out`: a family writes this, or is a
+        `LoopRecipe`"""
         raise TypeError(f"{type(self).__name__} has no _train: a recipe must say how "
                         "its model is made.")
 
@@ -131,7 +132,8 @@ def _usual(recipe, name):
     return _at(recipe.baseline, name)
 
 def _boundless(config, prefix=''):
-    "Names of numbers that are not finite, nested ones with dots; those of recipes are their own"
+    """Names of numbers that are not finite, nested ones with dots; those of recipes are
+    their own"""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if isinstance(value, float) and not math.isfinite(value): yield prefix + f.name
@@ -183,7 +185,8 @@ def _overridden(recipe, changes, more):
     return _named_as(recipe, changed(recipe, changes, recipe), changes).check()
 
 def _named_as(old, new, changes):
-    "A changed copy keeps the names of its presets, also in its fields, unless exchanged"
+    """A changed copy keeps the names of its presets, also in its fields, unless
+    exchanged"""
     new.name = old.name
     for f in dataclasses.fields(new):
         a, b = getattr(old, f.name), getattr(new, f.name)
@@ -599,7 +602,8 @@ def _check_listen(recipe, learn):
 def set_aside(
     out:Path, # folder of a run
 ):
-    "Move the checkpoints and history of an earlier run to `earlier_1` ...; nothing is deleted"
+    """Move the checkpoints and history of an earlier run to `earlier_1` ...; nothing is
+    deleted"""
     from fastai.torch_core import num_distrib, rank_distrib
 
     out = Path(out)
@@ -706,7 +710,8 @@ def learner(
     data, # what the recipe's `dataloaders` takes, or ready `DataLoaders`
     **overrides, # fields to change; nested ones as **{'model.width': 64}
 ): # fastai `Learner`
-    "A `Learner` for a recipe: `learner('quick-vqvae', cache, lr=1e-3).fit_one_cycle(4)`"
+    """A `Learner` for a recipe: `learner('quick-vqvae', cache,
+    lr=1e-3).fit_one_cycle(4)`"""
     recipe = find_recipe(recipe, LoopRecipe) if isinstance(recipe, str) else recipe
     return recipe.override(overrides).learner(data) if overrides else recipe.learner(data)
 
@@ -788,7 +793,8 @@ def train_stage(
     progress:bool, # as in `Recipe.train`
     say, # prints
 )->Pretrained: # the trained model
-    "Train a stage, unless its folder says that the same recipe was finished on the same data"
+    """Train a stage, unless its folder says that the same recipe was finished on the
+    same data"""
     from fastai.torch_core import rank_distrib
 
     begun, mark = folder/'begun.json', folder/'finished.json'

@@ -29,7 +29,8 @@ class SashimiRecipe(WaveDiffusionRecipe):
 
 # %% ../../nbs/train/sashimi.ipynb #eeb42d5f
 def codes_task(peak):
-    "A fastai `Callback`: batches of waveforms and classes become codes, asked and given"
+    """A fastai `Callback`: batches of waveforms and classes become codes, asked and
+    given"""
     from fastai.callback.core import Callback
     from foleybook.training import unwrap
 

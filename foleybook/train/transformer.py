@@ -62,8 +62,8 @@ class TransformerRecipe(PriorRecipe):
 
     def build_model(self, dls)->CodeTransformer:
         "A fresh model that fits its codes"
-        model = (ParallelTransformer if self.parallel
-                 else CodeGPT)(self.fitted(dls.table))
+        kind = ParallelTransformer if self.parallel else CodeGPT
+        model = kind(self.fitted(dls.table))
         pulled = decayed(model)
         for name, p in model.named_parameters(): p.pulled = name in pulled
         return model
@@ -88,9 +88,8 @@ class TransformerRecipe(PriorRecipe):
                       for p in (part if isinstance(part, list) else [part])]
             pulled = [p for p in params if getattr(p, 'pulled', True)]
             free = [p for p in params if not getattr(p, 'pulled', True)]
-            return make([dict(params=pulled), dict(params=free, weight_decay=0.)]
-                        if free else
-                        params, lr=lr, **kwargs)
+            apart = [dict(params=pulled), dict(params=free, weight_decay=0.)]
+            return make(apart if free else params, lr=lr, **kwargs)
         return groups
 
 # %% ../../nbs/train/transformer.ipynb #2eeee0f3

@@ -320,9 +320,8 @@ class VocoderRecipe(LoopRecipe):
 
     def started(self, model):
         "The fresh model, or the same with the weights in `start_from`"
-        if self.start_from:
-            load_strict(model, Pretrained.from_pretrained(self.start_from).state_dict(),
-                        self.start_from)
+        if where := self.start_from:
+            load_strict(model, Pretrained.from_pretrained(where).state_dict(), where)
         return model
 
     def remaker(self):
