@@ -591,7 +591,6 @@ class ClassifierRecipe(LoopRecipe):
                                            * self.model.mel.sample_rate))
     def loss_func(self): return classification_loss(self.smoothing)
     def callbacks(self): return [roll_and_mask()] if self.augment else []
-
     def metrics(self):
         "How many of the clips held out are taken for their class"
         from fastai.metrics import accuracy
