@@ -186,12 +186,13 @@ class GriffinLim(nn.Module):
                          n_iter, momentum)
             return x[:, None, mel.padding:x.shape[1] - mel.padding]
 
-# %% ../nbs/00_audio_features.ipynb #4ce18f83
+# %% ../nbs/00_audio_features.ipynb #2a6bffb4
 def _check_convention(name):
     "Raise ValueError for a mu-law that nobody uses"
     if name not in ('torchaudio', 'mtcrnn'):
         raise ValueError(f"convention={name!r}; use 'torchaudio' or 'mtcrnn'")
 
+# %% ../nbs/00_audio_features.ipynb #4ce18f83
 def mu_law_encode(
     x:Tensor, # waveform, any shape, -1..1
     channels:int=256, # number of codes
@@ -232,6 +233,7 @@ class FrameFeatures(NamedTuple):
     pitch: Tensor # fundamental, Hz, (f,); 0 where there is none
     mfcc: Tensor # cepstral coefficients, (n, f)
 
+# %% ../nbs/00_audio_features.ipynb #b26f1bc6
 def _repeats(y, lag, frame_length, hop_length):
     "Correlation of each frame with itself `lag` samples later, -1..1"
     half = frame_length // 2

@@ -117,18 +117,6 @@ def procedural(
         return f
     return register
 
-def _add(out, at, x):
-    "Add `x` to `out` from sample `at`; what falls outside is cut"
-    at = max(0, int(at))
-    x = x[:max(0, len(out) - at)]
-    out[at:at + len(x)] += x
-
-def _onsets(rng, n, sample_rate, rate, jitter, first=.5):
-    "Samples of events at `rate` a second; jitter and latest first event in periods"
-    t = (rng.random()*first + np.arange(int(rate*n/sample_rate) + 2))/rate
-    t = t + jitter/rate*rng.uniform(-.5, .5, len(t))
-    return (t[(t >= 0) & (t < n/sample_rate - .02)]*sample_rate).astype(int)
-
 # %% ../nbs/01_sound_data.ipynb #b16257bb
 def procedural_sound(
     kind:str, # name in `PROCEDURAL`
@@ -167,20 +155,32 @@ def procedural_sound(
     x = torch.from_numpy(np.asarray(x, np.float32))[None]
     return (x, params) if return_params else x
 
-# %% ../nbs/01_sound_data.ipynb #f60ace0a
+# %% ../nbs/01_sound_data.ipynb #5bf925ed
+#| code-fold: true
 def _curve(v, n):
     "A number, or a curve of control points stretched over the sound, as (n,)"
     v = np.atleast_1d(np.asarray(v, float))
     if len(v) == 1: return np.full(n, v[0])
     return np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(v)), v)
 
+def _add(out, at, x):
+    "Add `x` to `out` from sample `at`; what falls outside is cut"
+    at = max(0, int(at))
+    x = x[:max(0, len(out) - at)]
+    out[at:at + len(x)] += x
+
+def _onsets(rng, n, sample_rate, rate, jitter, first=.5):
+    "Samples of events at `rate` a second; jitter and latest first event in periods"
+    t = (rng.random()*first + np.arange(int(rate*n/sample_rate) + 2))/rate
+    t = t + jitter/rate*rng.uniform(-.5, .5, len(t))
+    return (t[(t >= 0) & (t < n/sample_rate - .02)]*sample_rate).astype(int)
+
+# %% ../nbs/01_sound_data.ipynb #f60ace0a
 @procedural(drops=Range(30, 3000, "drops/s", log=True), bright=Range(0, 1),
             bed=Range(.1, .8))
 def rain(
-    n, # samples
-    sample_rate, # Hz
-    rng, # numpy Generator
-    drops, bright, bed, # see the ranges above
+    # samples, Hz, a numpy Generator, and the ranges above
+    n, sample_rate, rng, drops, bright, bed,
 ):
     "Poisson drops with bubble resonances over a bed of noise"
     kinds = 32
@@ -248,10 +248,8 @@ def room(
 @procedural(size=Range(0, 1, "small..big dog"), rate=Range(.6, 3., "barks/s", log=True),
             growl=Range(.1, .9))
 def dog_bark(
-    n, # samples
-    sample_rate, # Hz
-    rng, # numpy Generator
-    size, rate, growl, # see the ranges above
+    # samples, Hz, a numpy Generator, and the ranges above
+    n, sample_rate, rng, size, rate, growl,
 ):
     "Barks: gliding harmonics and a growl through a mouth that opens and closes"
     out, shift, base = np.zeros(n), 1.5 - .8*size, 620*.42**size
@@ -276,10 +274,8 @@ def dog_bark(
 @procedural(sneeze=Range(0, 1), size=Range(0, 1, "child..adult"),
             rate=Range(.4, 2.4, "bursts/s", log=True), voice=Range(.05, .6))
 def sneeze_cough(
-    n, # samples
-    sample_rate, # Hz
-    rng, # numpy Generator
-    sneeze, size, rate, voice, # see the ranges above
+    # samples, Hz, a numpy Generator, and the ranges above
+    n, sample_rate, rng, sneeze, size, rate, voice,
 ):
     "Breath noise and a voiced part through moving formants"
     out, shift = np.zeros(n), 1.35 - .4*size
@@ -309,10 +305,8 @@ def sneeze_cough(
 @procedural(surface=Range(0, 1, "carpet, wood, tile, gravel"),
             rate=Range(1.3, 2.8, "steps/s", log=True), weight=Range(0, 1))
 def footstep(
-    n, # samples
-    sample_rate, # Hz
-    rng, # numpy Generator
-    surface, rate, weight, # see the ranges above
+    # samples, Hz, a numpy Generator, and the ranges above
+    n, sample_rate, rng, surface, rate, weight,
 ):
     "Heel and toe impacts on a modal floor, with grains for loose ground"
     blows, grains = np.zeros(n), np.zeros(n)
@@ -341,10 +335,8 @@ def footstep(
 @procedural(calibre=Range(0, 1), rate=Range(.2, 9., "shots/s", log=True),
             tail=Range(.4, 2., "s", log=True), distance=Range(0, 1))
 def gunshot(
-    n, # samples
-    sample_rate, # Hz
-    rng, # numpy Generator
-    calibre, rate, tail, distance, # see the ranges above
+    # samples, Hz, a numpy Generator, and the ranges above
+    n, sample_rate, rng, calibre, rate, tail, distance,
 ):
     "Friedlander blast, muzzle noise, reverberant tail that darkens with distance"
     out, t = np.zeros(n), np.arange(int(.25*sample_rate))/sample_rate
@@ -366,10 +358,8 @@ def gunshot(
 @procedural(rate=Range(3, 11, "keys/s", log=True), hardness=Range(0, 1),
             depth=Range(.04, .11, "s held"))
 def keyboard(
-    n, # samples
-    sample_rate, # Hz
-    rng, # numpy Generator
-    rate, hardness, depth, # see the ranges above
+    # samples, Hz, a numpy Generator, and the ranges above
+    n, sample_rate, rng, rate, hardness, depth,
 ):
     "Press and release clicks of keys with modal resonances in a typing rhythm"
     gaps = rng.lognormal(-.08, .4, int(2*rate*n/sample_rate) + 4)/rate
@@ -398,10 +388,8 @@ def keyboard(
 @procedural(rpm=Range(900, 4200, "1/min", log=True), speed=Range(4, 28, "m/s"),
             near=Range(3, 15, "m", log=True), when=Range(.2, .8))
 def moving_motor_vehicle(
-    n, # samples
-    sample_rate, # Hz
-    rng, # numpy Generator
-    rpm, speed, near, when, # see the ranges above
+    # samples, Hz, a numpy Generator, and the ranges above
+    n, sample_rate, rng, rpm, speed, near, when,
 ):
     "Engine firing harmonics and road noise on a pass with Doppler shift"
     t = np.arange(n)/sample_rate
@@ -435,10 +423,8 @@ POPS_GAIN = 84. # fits the level of the published set: rms .0385 at 4 pops/s, .1
             low=Range(48, 108, "midi", default=68),
             high=Range(48, 108, "midi", default=87))
 def pops(
-    n, # samples
-    sample_rate, # Hz
-    rng, # numpy Generator
-    rate, irreg, low, high, # see the ranges above
+    # samples, Hz, a numpy Generator, and the ranges above
+    n, sample_rate, rng, rate, irreg, low, high,
 ):
     "Regular pops with random pitch: bursts through a band-pass of Q = 25"
     beats = np.cumsum(_curve(rate, n))/sample_rate
