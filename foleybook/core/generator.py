@@ -1485,10 +1485,10 @@ class Generator(Pretrained):
     def set_precision(self,
         precision:str, # 'float32', or 'auto': what is fastest here
     ) -> Generator: # itself
-        "How weights are held while sound is made; families that know more override this"
+        "How weights are held while sound is made; families that know more override it"
         if precision not in ('float32', 'auto'):
-            raise ValueError(f"precision={precision!r}: {type(self).__name__} holds its "
-                             "weights in float32 only. Leave it out.")
+            raise ValueError(f"precision={precision!r}: {type(self).__name__} holds "
+                             "its weights in float32 only. Leave it out.")
         return self
 
     def as_sounds(self,

@@ -64,7 +64,7 @@ def held(
     net:nn.Module, # f(x, t, ..., context=)
     precision:str, # 'float32' or 'bf16'
 )->nn.Module: # itself, or an `InBf16`
-    "The network as it is to be called; its copy is made anew where a weight has changed"
+    "The network as it is to be called; its copy is renewed where a weight has changed"
     if precision == 'float32': return net
     tensors = [*net.parameters(), *net.buffers()]
     if any(t.is_inference() for t in tensors): return InBf16(net) # they do not tell

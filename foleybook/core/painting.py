@@ -45,8 +45,7 @@ class LatentDiffusion(MelGenerator):
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
                          'mask loop on_step progress').split())
-    best_batch = 8
-    precision = 'float32' # of the weights that paint, see `set_precision`
+    best_batch, precision = 8, 'float32' # of the weights, see `set_precision`
 
     def __init__(self,
         config:LatentDiffusionConfig, # labels and defaults

@@ -591,7 +591,6 @@ class ClassifierRecipe(LoopRecipe):
                                            * self.model.mel.sample_rate))
     def loss_func(self): return classification_loss(self.smoothing)
     def callbacks(self): return [roll_and_mask()] if self.augment else []
-
     def metrics(self):
         "How many of the clips held out are taken for their class"
         from fastai.metrics import accuracy
@@ -841,24 +840,26 @@ class _Shelf:
         self.fresh[digest] = rows
         if len(self.fresh) >= self.many: self.save()
 
-    def save(self):
-        "Write what is new as one file; its name follows from what is in it"
-        names,rows,self.fresh = [*self.fresh],[*self.fresh.values()],{}
-        if not names: return
-        name = hashlib.sha256(''.join(names).encode()).hexdigest()[:16]
-        try:
-            with (atomic_file(self.folder/f'{name}.npz') as work,
-                  open(work, 'wb') as f):
-                np.savez(f, digests=names, counts=[len(r) for r in rows],
-                         rows=np.concatenate(rows))
-        except OSError as e:
-            warnings.warn(f"{self.folder}: {len(names)} clips are not kept, the next "
-                          f"run hears them again ({e}). Free some room, or name "
-                          "another folder by FOLEYBOOK_CACHE.")
+# %% ../../nbs/judge/embedders.ipynb #b1f60032
+@patch
+def save(self:_Shelf):
+    "Write what is new as one file; its name follows from what is in it"
+    names,rows,self.fresh = [*self.fresh],[*self.fresh.values()],{}
+    if not names: return
+    name = hashlib.sha256(''.join(names).encode()).hexdigest()[:16]
+    try:
+        with (atomic_file(self.folder/f'{name}.npz') as work,
+              open(work, 'wb') as f):
+            np.savez(f, digests=names, counts=[len(r) for r in rows],
+                     rows=np.concatenate(rows))
+    except OSError as e:
+        warnings.warn(f"{self.folder}: {len(names)} clips are not kept, the next "
+                      f"run hears them again ({e}). Free some room, or name "
+                      "another folder by FOLEYBOOK_CACHE.")
 
 # %% ../../nbs/judge/embedders.ipynb #a0b1b125
 def _listen(clips, i, embedder, rate, also, missing):
-    "Vectors and facts of one clip, (n, d) and (1, k), where they are missing; or why not"
+    "Vectors (n, d) and facts (1, k) of one clip, where they are missing; or why not"
     try:
         x,sr = clips.read(i)
         v = f = None
@@ -875,6 +876,7 @@ def _listen(clips, i, embedder, rate, also, missing):
         return v,f
     except (AudioError, OSError, ValueError) as e: return str(e)
 
+# %% ../../nbs/judge/embedders.ipynb #b1f60033
 def _digest_of(clips, i):
     "(digest, None) of one clip, or (None, reason)"
     try: return clips.digest(i),None

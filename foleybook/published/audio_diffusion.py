@@ -466,7 +466,9 @@ def prepared(
     ops = torch.ops.mkldnn
     there = all(hasattr(ops, n)
                 for n in ('_reorder_convolution_weight', '_convolution_pointwise'))
-    if not there or any(p.device.type != 'cpu' or p.dtype != torch.float32
+    kinds = {torch.float32}
+    if getattr(ops, '_is_mkldnn_bf16_supported', bool)(): kinds.add(torch.bfloat16)
+    if not there or any(p.device.type != 'cpu' or p.dtype not in kinds
                         for p in net.parameters()):
         return net
     twin = copy.deepcopy(net, {id(t): t for t in (*net.parameters(), *net.buffers())})

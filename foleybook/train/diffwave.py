@@ -107,9 +107,8 @@ class WaveDiffusionRecipe(DiffusionRecipe):
     def configured(self, dls):
         "The model's settings with what only the data know"
         labels = tuple(dls.vocab) if self.classes and self.model.mel is None else ()
-        return replace(self.model, labels=labels,
-                       level=self.level or wave_level(dls, self.peak),
-                       seconds=self.seconds)
+        return replace(self.model, labels=labels, seconds=self.seconds,
+                       level=self.level or wave_level(dls, self.peak))
 
     def unused(self):
         "Withholding classes makes no sense without any"

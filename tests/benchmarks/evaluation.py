@@ -1,8 +1,14 @@
 "Speed of the judge: wide Fréchet distances against scipy's matrix root, bootstrap against plain recomputation"
+import hashlib
+import tempfile
+import time
+from pathlib import Path
+
 import numpy as np
 import torch
 from _measure import OWN_LENGTH, difference, interleaved, row
 
+from foleybook.core.files import atomic_file
 from foleybook.judge import embedders as em
 from foleybook import evaluation as ev
 
@@ -61,6 +67,28 @@ def halves(rounds, seconds=5.0):
     yield row(f"embed {seconds:g} s, aiSFX in bf16", ours, "float32", plain, "s", f"cosine {cosine:.5f}")
 
 
+def kept(clips=200, d=512, windows=3):
+    "Vectors of clips written and found again: many in a file, against a file for each, as `evaluate` had them; real time"
+    g = torch.Generator().manual_seed(0)
+    rows = {hashlib.sha256(str(i).encode()).hexdigest(): torch.randn(windows, d, generator=g).numpy() for i in range(clips)}
+    with tempfile.TemporaryDirectory() as tmp:
+        def ours():
+            shelf = em._Shelf(Path(tempfile.mkdtemp(dir=tmp)))
+            for name, v in rows.items(): shelf.add(name, v)
+            shelf.save()
+            found = shelf.find(rows)
+            return np.stack([found[name] for name in rows])
+
+        def each():
+            folder = Path(tempfile.mkdtemp(dir=tmp))
+            for name, v in rows.items():
+                with atomic_file(folder / name) as work, open(work, "wb") as f: np.save(f, v)
+            return np.stack([np.load(folder / name, allow_pickle=False) for name in rows])
+
+        (mine, plain), results = interleaved(ours, each, rounds=3, warm=False, clock=time.perf_counter)
+    return row(f"keep the vectors of {clips} clips, {windows} x {d} each", mine, "a file for each", plain, "s", difference(*results))
+
+
 def benchmarks(widths=((1000, 2048), (4000, 2048)), rounds=3, **sizes):
     "Rows, see `_measure.row`; `sizes` of `intervals`"
-    return [*(frechet(n, d, rounds) for n, d in widths), intervals(**sizes), *embedding(rounds), *halves(rounds)]
+    return [*(frechet(n, d, rounds) for n, d in widths), intervals(**sizes), *embedding(rounds), *halves(rounds), kept()]

@@ -63,6 +63,18 @@ def _big(width, layers, samples, rounds):
               exactness=_cost(tier, small, codes, controls, draws), share=read_few / rounded)
 
 
+def _together(width, layers, samples, rounds, many=8):
+    "Several sounds at once on one thread: weights are read once for all"
+    for precision in ("float32", "int8"):
+        tier = _tier(width, layers, 16, precision=precision)
+        first, controls, _ = _asked(tier, samples)
+        draws = torch.rand(samples, many, dtype=torch.float64)
+        together = lambda n: generate(tier, first.expand(n, -1, -1), controls.expand(n, -1, -1), draws[:, :n])[0]  # noqa: E731
+        (all_, one), (a, b) = interleaved(lambda: together(many), lambda: together(1), rounds=rounds)
+        yield row(f"{width} x {layers}, a sample of each of {many} sounds, {precision}", 1e3 * all_ / samples / many, "one sound alone",
+                  1e3 * one / samples, exactness=_same(a[:1], b))
+
+
 def _live(name, width, layers, rate, samples, rounds, precision="float32"):
     "Seconds of processor for a second of sound"
     tier = _tier(width, layers, rate=rate, precision=precision)
@@ -116,7 +128,7 @@ def _training_step(width, layers, batch, length, rounds):
 
 def benchmarks(rounds=3, samples=400, big=(800, 3), quick=(256, 4), live=(96, 2), batch=(128, 256), turns=20):
     "Rows, see `_measure.row`; tests take smaller settings"
-    return [*_big(*big, samples, rounds), _live("quick start", *quick, 16000, samples * 4, rounds),
+    return [*_big(*big, samples, rounds), *_together(*big, samples, rounds), _live("quick start", *quick, 16000, samples * 4, rounds),
             _live("quick start", *quick, 16000, samples * 4, rounds, "int8"),
             _live("live", *live, 16000, samples * 20, rounds), _latency(*live, 16000, turns),
             _latency(*live, 16000, turns, block=0.02, ahead=0.03), *_training_step(*quick, *batch, max(1, rounds - 2))]
