@@ -1,6 +1,7 @@
 """How long and how heavy each page of the built site is, measured in Chromium: docs/pages.json.
 
     python docs/build.py && python docs/pages.py
+    python docs/pages.py vocoders.html               one page, anew
 """
 import json
 import sys
@@ -13,7 +14,7 @@ sys.path.insert(0, str(DOCS.parent / "tests"))
 WIDTH, HEIGHT = 1400, 900
 SEEN = """({
   tall: document.documentElement.scrollHeight, players: document.querySelectorAll('audio').length,
-  loads: performance.getEntriesByType('resource').map(e => e.name)
+  loads: [...document.querySelectorAll('script[src], link[rel=stylesheet], img')].map(e => e.src || e.href)
 })"""
 
 
@@ -32,16 +33,18 @@ def measured(browser, page):
                 players=seen["players"])
 
 
-def main():
+def main(names):
     from chromium import Browser
+    record = DOCS / "pages.json"
+    pages = json.loads(record.read_text())["pages"] if names else {}
     with tempfile.TemporaryDirectory() as folder, Browser(folder, WIDTH, HEIGHT) as browser:
         browser("Emulation.setDeviceMetricsOverride", width=WIDTH, height=HEIGHT, deviceScaleFactor=1, mobile=False)
-        pages = {p.name: measured(browser, p) for p in sorted((DOCS / "_site").glob("*.html"))}
-    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in pages.items())
-    (DOCS / "pages.json").write_text(f'{{"screen": [{WIDTH}, {HEIGHT}],\n "pages": {{\n{rows}\n }}\n}}\n')
-    for name, row in sorted(pages.items(), key=lambda x: -x[1]["screens"]):
-        print(f"{row['screens']:6.1f} screens {row['html_kb']:6} kB {row['loaded_kb']:6} kB loaded {row['players']:4} players  {name}")
+        for name in names or sorted(p.name for p in (DOCS / "_site").glob("*.html")):
+            pages[name] = row = measured(browser, DOCS / "_site" / name)
+            print(f"{row['screens']:6.1f} screens {row['html_kb']:6} kB {row['loaded_kb']:6} kB loaded {row['players']:4} players  {name}", flush=True)
+    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(pages.items()))
+    record.write_text(f'{{"screen": [{WIDTH}, {HEIGHT}],\n "pages": {{\n{rows}\n }}\n}}\n')
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
