@@ -554,8 +554,9 @@ def test_points_of_k_means_are_dragged(browser):
 def test_controls_that_need_python_are_at_rest(browser):
     "A control that moves and computes nothing is worse than none"
     opened(browser, page_of(ROOT / "nbs/12_evaluation.ipynb"))
-    browser.wait("document.querySelector('.jupyter-widgets-view input, .jupyter-widgets-view select')")
-    assert browser.wait("[...document.querySelectorAll('.jupyter-widgets-view :is(input, select, button)')].every(e => e.closest('[inert]'))")
+    control = ":is(.widget-slider, .widget-dropdown, .widget-button)"
+    browser.wait(f"document.querySelector('.jupyter-widgets-view {control}') !== null")
+    assert browser.wait(f"[...document.querySelectorAll('.jupyter-widgets-view {control}')].every(e => e.closest('[inert]'))")
     assert browser.value("[...document.querySelectorAll('.jupyter-widgets-view audio')].every(a => !a.closest('[inert]'))")
 
 
