@@ -46,7 +46,7 @@ def build(repository=""):
     vendor(pages / "_static" / "vendor")
     write_program(pages / "_static" / "vendor" / "new_sound")
     shutil.copy(DOCS / "conf.py", pages)
-    code = sphinx(["-W", "--keep-going", "-q", "-d", str(work / "doctrees"), "-b", "html", str(pages), str(html)])
+    code = sphinx(["-W", "--keep-going", "-q", "-j", "2", "-d", str(work / "doctrees"), "-b", "html", str(pages), str(html)])
     if code == 0:
         html.rename(site)
         print(f"The site is built: open {site / 'index.html'}")

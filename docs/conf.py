@@ -23,6 +23,7 @@ pygments_dark_style = "github-dark"
 html_title = "foleybook"
 html_static_path = ["_static"]
 html_css_files = ["foleybook.css"]
+html_js_files = ["book.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_extra_path = ["llms.txt"]

@@ -3,19 +3,24 @@ benchmarks, faults survived, sidebar"""
 import ast
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
+from functools import cache
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import yaml
 from execnb.nbio import mk_cell, read_nb, write_nb
 from fastcore.parallel import parallel
 from nbdev import serve_drv
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
-from nbdev.processors import FilterDefaults, rm_export
+from nbdev.processors import FilterDefaults, exec_show_docs, rm_export
+from nbdev.showdoc import showdoc_nm
+from PIL import Image
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -50,12 +55,32 @@ def only_imports(source):
     return bool(statements) and all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements)
 
 
+def is_solution(source):
+    "Is this the answer to an exercise? Its code and what it shows are folded together"
+    return bool(re.match(r"\s*# solution\b", source))
+
+
 def what_it_is(source):
     "What a reader is told of folded code"
     if only_imports(source):
         return "imports"
+    if is_solution(source):
+        return "solution"
     names = re.findall(r"^(?:def|class) (\w+)|^(\w+) = ", source, re.M)
     return ", ".join(a or b for a, b in names) or "code"
+
+
+def picture(output):
+    "The bytes of a picture that a cell shows, if it does"
+    data = output.get("data", {})
+    found = next((data[k] for k in ("image/png", "image/jpeg") if k in data), None)
+    return base64.b64decode("".join(found)) if found else None
+
+
+def is_plot(data):
+    "Is a picture mostly white paper? Then its colours may be turned around in dark mode; spectrograms keep theirs"
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return bool((pixels.min(-1) > 235).mean() > .8)
 
 
 def published(text, level):
@@ -196,17 +221,25 @@ def sounds_beside(html, folder):
 
 
 class BookPages(FilterDefaults):
-    "nbdev's own steps towards a page, with the exported code kept"
+    "nbdev's own steps towards a page, with the exported code kept and nothing executed"
 
     def base_procs(self):
-        return [rm_hidden if p is rm_export else p for p in super().base_procs()]
+        return [rm_hidden if p is rm_export else p for p in super().base_procs() if p is not exec_show_docs]
 
 
 def process(cfg, folder):
-    "Run nbdev's steps on every notebook: links are filled in, `show_doc` is run, hidden cells go"
+    "Run nbdev's steps on every notebook: links are filled in, definitions are marked, hidden cells go"
     folder.mkdir(parents=True)
     files = sorted(nbglob(cfg.nbs_path, as_path=True))
     parallel(serve_drv.main, [(f, folder / page_file(f, cfg.nbs_path), BookPages) for f in files], n_workers=2, method="spawn")
+
+
+@cache
+def source_lines(path):
+    "Name of each definition of a module -> its first line, decorators included; none where there is no such module"
+    tree = ast.parse(path.read_text(encoding="utf-8")) if path.exists() else ast.Module([], [])
+    defined = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    return {showdoc_nm(n): min(d.lineno for d in [n, *n.decorator_list]) for n in defined}
 
 
 def page_file(path, nbs):
@@ -249,7 +282,6 @@ class Book:
     def __init__(self, cfg, processed, folder, repository=""):
         self.cfg, self.folder, self.repository = cfg, folder, repository
         self.site = re.escape(cfg.doc_host + cfg.doc_baseurl.rstrip("/"))
-        self.code = re.escape(f"{cfg.git_url}/blob/{cfg.branch}/{cfg.lib_path.name}/")
         self.pages = [Page(p) for p in sorted(processed.glob("*.ipynb"))]
         for data in (o["data"] for p in self.pages for c in p.cells for o in c.get("outputs") or [] if "text/html" in o.get("data", {})):
             data["text/html"] = sounds_beside("".join(data["text/html"]), folder / "_static" / "sounds")
@@ -283,12 +315,11 @@ class Book:
         text = re.sub(r"^::: *\{\.callout-(\w+)[^}]*\}", lambda m: f":::{{{CALLOUTS[m[1]]}}}", text, flags=re.M)
         return text
 
-    def heading(self, page, cell, symbol):
+    def heading(self, page, symbol):
         "What stands above a definition: its name, its anchor, the way to its source"
-        shown = "".join(cell.outputs[0]["data"]["text/markdown"]) if cell.outputs else ""
-        line = re.search(rf"{self.code}([\w/]+)\.py#L(\d+)", shown)
-        source = f'<a class="src" href="source/{line[1].replace("/", ".")}.html#L-{line[2]}">source</a>\n' if line else ""
-        return mk_cell(f"({page.name}.{symbol.lower()})=\n```{{rubric}} {symbol}\n:class: definition\n```\n\n{source}", "markdown"), shown
+        line = source_lines(self.cfg.lib_path / f"{page.name.replace('.', '/')}.py").get(symbol)
+        source = f'<a class="src" href="source/{page.name}.html#L-{line}">source</a>\n' if line else ""
+        return mk_cell(f"({page.name}.{symbol.lower()})=\n```{{rubric}} {symbol}\n:class: definition\n```\n\n{source}", "markdown")
 
     def code_cell(self, cell):
         "A code cell with its directives turned into Sphinx's tags"
@@ -298,8 +329,12 @@ class Book:
             if tag and tag not in cell.metadata.get("tags", []):
                 cell.metadata["tags"] = cell.metadata.get("tags", []) + [tag]
         cell.source = "".join(lines).strip()
-        if only_imports(cell.source):
+        if is_solution(cell.source):
+            cell.metadata["tags"] = ["hide-cell"]
+        elif only_imports(cell.source):
             fold(cell)
+        if any(is_plot(data) for o in cell.outputs or [] if (data := picture(o))):
+            cell.metadata["mystnb"] = dict(image=dict(classes="plot"))
         return cell
 
     def cells(self, page):
@@ -314,9 +349,9 @@ class Book:
                     cell = self.code_cell(cell)
                     if level:
                         fold(cell)
-                    if "hide-input" in cell.metadata.get("tags", []):
+                    if {"hide-input", "hide-cell"} & {*cell.metadata.get("tags", [])}:
                         shown = what_it_is(cell.source)
-                        cell.metadata["mystnb"] = dict(code_prompt_show=shown, code_prompt_hide=shown)
+                        cell.metadata.setdefault("mystnb", {}).update(code_prompt_show=shown, code_prompt_hide=shown)
                 elif cell.cell_type == "markdown":
                     cell.source = self.markdown(cell.source)
                     if page.name != "index":
@@ -325,13 +360,8 @@ class Book:
                 continue
             if call[1].lower() in labelled or call[1].startswith("_"):
                 continue
-            above, shown = self.heading(page, cell, call[1])
             labelled.add(call[1].lower())
-            if cell.get("has_sd"):  # put there by nbdev: the code is in the cell before
-                done.insert(len(done) - 1, above)
-            else:
-                body = re.sub(r"(?s)^---.*?^#+ [^\n]*\n", "", shown, flags=re.M)
-                done += [above, mk_cell(self.markdown(body), "markdown")]
+            done.insert(len(done) - 1, self.heading(page, call[1]))  # nbdev put the call behind the code
         return done
 
     def write(self):

@@ -47,7 +47,7 @@ class Browser:
     def open(self, url, ready):
         "Go to a page, and wait until an expression holds in it"
         self("Page.navigate", url=url)
-        self.wait(ready)
+        self.wait(ready, 150)  # a long page on a busy machine
 
     def value(self, expression):
         "What a JavaScript expression is in the page"

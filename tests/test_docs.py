@@ -31,7 +31,7 @@ each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.s
 def is_current():
     "Is the site newer than all that it is made from? A site is there only if it was built without a warning"
     made = SITE / "searchindex.js"
-    parts = [*(ROOT / "nbs").rglob("*.ipynb"), ROOT / "nbs" / "sidebar.yml", *(ROOT / "foleybook").rglob("*.py"), *(ROOT / "docs").glob("*.py"), ROOT / "settings.ini",
+    parts = [*(ROOT / "nbs").rglob("*.ipynb"), ROOT / "nbs" / "sidebar.yml", *(ROOT / "foleybook").rglob("*.py"), *{*(ROOT / "docs").glob("*.py")} - {ROOT / "docs/pages.py"}, ROOT / "settings.ini",
              ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "faults.json", *(ROOT / "docs" / "_static").iterdir(), *(ROOT / "docs" / "images").iterdir()]
     return made.exists() and made.stat().st_mtime > max(p.stat().st_mtime for p in parts)
 
@@ -470,6 +470,110 @@ def test_pops_in_the_page_follow_the_knob(browser):
     assert browser.value(f"{POPS}.querySelector('button').textContent") == "Start"
     before = browser.value(f"new Promise(f => setTimeout(() => f({POPS}.heard.length), 300))")
     assert browser.value(f"new Promise(f => setTimeout(() => f({POPS}.heard.length), 300))") == before
+
+
+# ---- chapters in short, and what moves on them ----
+
+MOST_SCREENS = 27
+SCREENS = json.loads((ROOT / "docs" / "pages.json").read_text())["pages"]
+
+
+@pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda p: p.stem)
+def test_a_chapter_keeps_to_its_length(browser, notebook):
+    "Screens of 1400 x 900: about what docs/pages.json says, and never more than MOST_SCREENS"
+    opened(browser, page_of(notebook))
+    screens = browser.value("document.documentElement.scrollHeight / innerHeight")
+    told = SCREENS[page_of(notebook).name]
+    assert screens <= MOST_SCREENS and abs(screens - told["screens"]) <= 3, "run python docs/pages.py"
+    assert abs(page_of(notebook).stat().st_size / 1000 - told["html_kb"]) <= 100
+
+
+def test_long_code_opens_by_a_press(browser):
+    "Short at first, whole after a press, and whole on every page after the link at the title"
+    opened(browser, page_of(ROOT / "nbs/03_vocoders.ipynb"))
+    box = "document.querySelector('.fb-long')"
+    browser.value("localStorage.clear()")
+    opened(browser, page_of(ROOT / "nbs/03_vocoders.ipynb"))
+    short, whole = browser.value(f"[{box}.clientHeight, {box}.querySelector('pre').scrollHeight]")
+    more = f"{box}.parentNode.querySelector('.fb-more')"
+    told = int(browser.value(f"parseInt({more}.textContent)"))
+    lines = browser.value(f"{box}.querySelector('pre').textContent.trimEnd().split('\\n').length")
+    assert short < whole and told < lines
+    browser.value(f"{more}.click()")
+    assert browser.value(f"{box}.clientHeight") >= whole
+    browser.value("document.querySelector('.fb-all-code').click()")
+    assert browser.value("[...document.querySelectorAll('.fb-long')].every(b => b.classList.contains('fb-open'))")
+    opened(browser, page_of(ROOT / "nbs/07_transformer.ipynb"))
+    assert browser.value("document.querySelectorAll('.fb-long').length > 5 && document.querySelectorAll('.fb-long:not(.fb-open)').length == 0")
+    browser.value("localStorage.clear()")
+
+
+def test_solutions_are_folded_with_what_they_show(browser):
+    opened(browser, page_of(ROOT / "nbs/00_audio_features.ipynb"))
+    closed = browser.value("""[...document.querySelectorAll('details.hide')].filter(
+      d => d.querySelector('summary').textContent.includes('solution')).map(d => [d.open, d.querySelectorAll('.cell_output').length])""")
+    assert len(closed) >= 3 and all(not is_open and shown for is_open, shown in closed)
+
+
+SLIDERS = [("00_audio_features", "Griffin-Lim", 5), ("00_audio_features", "bands", 5), ("02_training", "Which weights", 6), ("04_codebooks", "the dog in", 3),
+           ("05_pixelsnail", "one bark, drawn", 8), ("08_diffwave", "guidance 4", 4), ("10_spectrogram_diffusion", "strength", 4),
+           ("12_evaluation", "Noise below the sound", 6)]
+
+
+@pytest.mark.parametrize("stem,title,steps", SLIDERS)
+def test_sliders_move_without_a_kernel(browser, stem, title, steps):
+    "At every step another sound lies under the one player that is seen, and what is said changes with it"
+    opened(browser, page_of(ROOT / f"nbs/{stem}.ipynb"))
+    heard = browser.value(f"""(input => Array.from({{length: +input.max + 1}}, (_, k) => {{
+      input.value = k; input.oninput();
+      const box = input.closest('.fb-slider'), seen = [...box.querySelectorAll('.fb-step')].filter(e => !e.hidden);
+      return [seen.length, seen[0].querySelector('audio').getAttribute('src'), box.querySelector('output').textContent];
+    }}))(document.querySelector('.fb-slider input[aria-label="{title}"]'))""")
+    assert len(heard) == steps and {n for n, _, _ in heard} == {1}
+    assert len({src for _, src, _ in heard}) == steps == len({told for _, _, told in heard})
+    assert all((SITE / src).stat().st_size > 1000 for _, src, _ in heard)
+
+
+def test_points_of_k_means_are_dragged(browser):
+    "A step lowers the error; a point pulled away by the mouse raises it"
+    opened(browser, page_of(ROOT / "nbs/04_codebooks.ipynb"))
+    error = "parseFloat(document.querySelector('.fb-kmeans output').textContent.split(' ')[1])"
+    at_first = browser.value(error)
+    for _ in range(4):
+        browser.value("document.querySelector('.fb-kmeans button').click()")
+    settled = browser.value(error)
+    assert settled < at_first
+    browser.value("document.querySelector('.fb-kmeans').scrollIntoView({block: 'center', behavior: 'instant'})")
+    x, y, left, top = browser.value("""(() => { const b = document.querySelector('.fb-kmeans circle').getBoundingClientRect(),
+      f = document.querySelector('.fb-kmeans svg').getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2, f.x, f.y] })()""")
+    for kind, px, py in (("mousePressed", x, y), ("mouseMoved", left + 3, top + 3), ("mouseReleased", left + 3, top + 3)):
+        browser("Input.dispatchMouseEvent", type=kind, x=px, y=py, button="left", buttons=int(kind != "mouseReleased"), clickCount=1)
+    assert browser.value(error) != settled
+
+
+def test_controls_that_need_python_are_at_rest(browser):
+    "A control that moves and computes nothing is worse than none"
+    opened(browser, page_of(ROOT / "nbs/12_evaluation.ipynb"))
+    control = ":is(.widget-slider, .widget-dropdown, .widget-button)"
+    browser.wait(f"document.querySelector('.jupyter-widgets-view {control}') !== null")
+    assert browser.wait(f"[...document.querySelectorAll('.jupyter-widgets-view {control}')].every(e => e.closest('[inert]'))")
+    assert browser.value("[...document.querySelectorAll('.jupyter-widgets-view audio')].every(a => !a.closest('[inert]'))")
+
+
+@pytest.mark.parametrize("name", ["index", "audio_features", "spectrogram_diffusion", "glossary", "guides.which_model", "listen", "guides.new_sound"])
+def test_nothing_is_wider_than_a_phone(browser, name):
+    opened(browser, SITE / f"{name}.html", 420)
+    assert browser.value("document.documentElement.scrollWidth") <= 420
+
+
+def test_no_white_paper_in_dark_mode(browser):
+    "Plots are turned around, spectrograms keep their colours"
+    browser("Emulation.setEmulatedMedia", features=[dict(name="prefers-color-scheme", value="dark")])
+    opened(browser, page_of(ROOT / "nbs/03_vocoders.ipynb"))
+    filters = browser.value("[...document.querySelectorAll('div.cell_output img.plot')].map(i => getComputedStyle(i).filter)")
+    maps = browser.value("[...document.querySelectorAll('div.cell_output img:not(.plot)')].map(i => getComputedStyle(i).filter)")
+    browser("Emulation.setEmulatedMedia", features=[dict(name="prefers-color-scheme", value="light")])
+    assert filters and all("invert" in f for f in filters) and maps and not any("invert" in f for f in maps)
 
 
 def test_a_page_says_which_models_it_cannot_run(pops):

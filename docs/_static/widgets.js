@@ -36,6 +36,13 @@
     register_mime_type(kind, render) { if (kind === VIEW) renderWidget = render; }
   }
 
+  // Controls that would move and compute nothing are at rest; what they made can be heard
+  function quieten(node) {
+    const still = () => node.querySelectorAll(".jupyter-widgets:not(.widget-container):not(.jupyter-widgets-output-area):not(.widget-output)")
+      .forEach((control) => { control.inert = true; });
+    new MutationObserver(still).observe(node, { childList: true, subtree: true });
+  }
+
   // Called by the bundle once every stored model has been made again
   function drawAll() {
     for (const script of document.querySelectorAll(`script[type="${VIEW}"]`)) {
@@ -43,10 +50,11 @@
       const note = document.createElement("p");
       node.className = "jupyter-widgets-view";
       note.className = "widget-note";
-      note.textContent = "The controls move on this page, but nothing is computed anew: open the notebook for that.";
+      note.textContent = "As the notebook shows it at first. Its controls need Python: open the notebook to move them.";
       script.after(node, note);
       const area = { keyboard_manager: { register_events: nothing }, create_output_subarea: () => [node],
                      handle_output: nothing, handle_clear_output: nothing };
+      quieten(node);
       renderWidget.call(area, JSON.parse(script.textContent), {}, { append: nothing });
     }
   }
