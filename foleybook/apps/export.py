@@ -10,12 +10,31 @@ from dataclasses import asdict
 from pathlib import Path
 import torch
 from torch import nn, Tensor
+from torch._higher_order_ops import while_loop
 from .. import __version__
 from ..core.rendering import find_vocoder
-from ..vocoders import ISTFTVocoder
+from ..vocoders import _with_magnitude, ISTFTVocoder
 
 # %% auto #0
 __all__ = ['Exportable', 'export_notes', 'export_program', 'export_onnx', 'export_vocoder']
+
+# %% ../../nbs/apps/export.ipynb #1a9e1021
+def _agreed(vocoder, mag, real, imag):
+    "`ISTFTVocoder.agreed`, its rounds as one loop of the program that is traced"
+    if not torch.compiler.is_exporting() or not vocoder.config.rounds:
+        return ISTFTVocoder.agreed(vocoder, mag, real, imag)
+    (n, hop), f, c = (vocoder.mel.n_fft, vocoder.mel.hop_length), mag.shape[1], vocoder.config
+
+    def one(k, real, imag, *before):
+        y = vocoder.overlapped(vocoder.inverse_fft(real, imag))
+        now = vocoder.fft(y.unfold(-1, n, hop)[:, :f])
+        momentum = torch.where(k > 0, c.momentum, 0.) # nothing was before the first
+        ahead = (v + momentum * (v - b) for v, b in zip(now, before))
+        return k + 1, *_with_magnitude(mag, *ahead), *now
+
+    start = (torch.zeros((), dtype=torch.int64, device=mag.device), real, imag,
+             torch.zeros_like(real), torch.zeros_like(imag))
+    return while_loop(lambda k, *_: k < c.rounds, one, start)[1:3]
 
 # %% ../../nbs/apps/export.ipynb #80fa6514
 class Exportable(nn.Module):
@@ -36,6 +55,7 @@ class Exportable(nn.Module):
         for name,value in matrices.items(): self.register_buffer(name, value.float())
         self.vocoder.fft = lambda x: (x @ self.fft_cos.T, x @ self.fft_sin.T)
         self.vocoder.inverse_fft = lambda re, im: re @ self.inverse_cos + im @ self.inverse_sin
+        self.vocoder.agreed = lambda *spectra: _agreed(self.vocoder, *spectra)
         self.eval()
 
     def forward(self,

@@ -9,7 +9,7 @@ import io, json, secrets, tempfile, zipfile
 from pathlib import Path
 from threading import Condition, Thread
 from fastcore.basics import patch
-from .live import _GUARDED, _open_server, LivePlayer
+from .live import LocalPage
 from ..core.sound_files import AudioError, audio_info, write_audio
 from ..core.sounds import safe_name, SamplingError
 
@@ -341,25 +341,28 @@ $('zip').onclick = async () => {
 </script>"""
 
 # %% ../../nbs/apps/serve.ipynb #a5b6eda5
-class Desk:
+class Desk(LocalPage):
     "A page and a JSON API on this machine for a `Studio`"
+    whose, busy, wait = 'serve', 429, 30
+    paths = dict(about=2**20, make=2**20, state=2**20, sound=2**20, keep=2**20,
+                 zip=2**20, upload=MOST_BYTES)
+
     def __init__(self,
         studio:Studio, # makes the sounds
         port:int=0, # of the page; 0: any that is free
     ):
-        self.studio, self.token = studio, secrets.token_urlsafe(16)
-        self.server = _open_server(port, _handler(self))
-        self.url = f'http://127.0.0.1:{self.server.server_port}/{self.token}/'
-        Thread(target=self.server.serve_forever, daemon=True).start()
+        super().__init__(port)
+        self.studio = studio
+        self.begin()
 
     def page(self)->str:
         "HTML of the page"
         told = json.dumps(self.studio.about()).replace('<', '\\u003c')
         return _DESK.replace('ABOUT', told, 1)
+
     def close(self):
         "Stop"
-        self.server.shutdown()
-        self.server.server_close()
+        super().close()
         self.studio.close()
 
 # %% ../../nbs/apps/serve.ipynb #5b5f3cca
@@ -378,74 +381,12 @@ def answer(self:Desk,
     if path == 'make': return _json(dict(job=s.ask(asked)))
     if not isinstance(asked, dict):
         raise ValueError('the body is an object, {...}.')
-    if path == 'state': return _json(s.jobs[asked.get('job')])
-    if path == 'sound': return 'audio/wav', _wav(s.takes[asked.get('take')])
     if path == 'zip': return 'application/zip', _zipped(s)
-    if path == 'keep':
-        key = asked.get('take')
-        s.takes[key]
-        (s.kept.add if asked.get('keep', True) else s.kept.discard)(key)
-        return _json(dict(kept=len(s.kept)))
-    raise KeyError(path)
+    if path == 'state': return _json(s.jobs[str(asked.get('job'))])
+    take = s.takes[key := str(asked.get('take'))]
+    if path == 'sound': return 'audio/wav', _wav(take)
+    (s.kept.add if asked.get('keep', True) else s.kept.discard)(key)
+    return _json(dict(kept=len(s.kept)))
 
 # %% ../../nbs/apps/serve.ipynb #0245eaa9
 def _json(value): return 'application/json', json.dumps(value).encode()
-
-_POLICY = _GUARDED | {'Content-Security-Policy': _GUARDED['Content-Security-Policy']
-                      + '; media-src blob:; img-src data:'}
-
-def _body(handler, most):
-    "What was sent, or None for more than allowed"
-    try: size = int(handler.headers.get('Content-Length', 0))
-    except ValueError: return None
-    long = not 0 <= size <= most or 'Transfer-Encoding' in handler.headers
-    return None if long else handler.rfile.read(size)
-
-def _answered(desk, path, query, post, body):
-    "Code, kind and content"
-    if path == '' and not post:
-        return 200, 'text/html; charset=utf-8', desk.page().encode()
-    if not post: return 405, 'text/plain', b'POST only'
-    if body is None: return 413, 'text/plain', (
-        f'more than {MOST_BYTES // 2**20} MB, or of no known length.').encode()
-    try: return 200, *desk.answer(path, query, body)
-    except KeyError as e: return 404, 'text/plain', f'there is no {e}'.encode()
-    except ValueError as e: return 400, 'text/plain', str(e).encode()
-    except BlockingIOError as e: return 429, 'text/plain', str(e).encode()
-
-# %% ../../nbs/apps/serve.ipynb #9402a097
-def _handler(desk):
-    "What the page and this machine's programs may ask for"
-    from http.server import BaseHTTPRequestHandler
-    from urllib.parse import parse_qs, urlparse
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 30 # s without a word
-
-        def log_message(self, *_): pass
-
-        def handle(self):
-            try: super().handle()
-            except OSError: pass # the page was closed while it waited
-
-        def do_GET(self, post=False):
-            asked = urlparse(self.path)
-            query = {k: v[0] for k, v in parse_qs(asked.query).items()}
-            if why := LivePlayer.refused(desk, asked.path, self.headers):
-                code, kind = 403, 'text/plain'
-                body = f'refused: {why}. Open the address that serve gave.'.encode()
-            else:
-                path = asked.path.split('/', 2)[2] if asked.path.count('/') > 1 else '?'
-                sent = _body(self, MOST_BYTES if path == 'upload' else 2**20)
-                code, kind, body = _answered(desk, path, query, post, sent)
-            self.send_response(code)
-            told = {'Content-Type': kind, 'Content-Length': str(len(body))} | _POLICY
-            if code == 413: told['Connection'] = 'close'
-            for name, value in told.items(): self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-            if code == 413: self.close_connection = True
-
-        def do_POST(self): self.do_GET(post=True)
-
-    return Handler
