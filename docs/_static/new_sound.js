@@ -19,11 +19,14 @@
       onerror: () => failed(new Error("This copy of the site was built without the model.")) }));
   });
 
+  // The smallest module with a SIMD instruction: i8x16.splat, i8x16.popcnt
+  const SIMD = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]);
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
   // What is needed, once: labels at once, the model and the runtime at the first press
   async function load() {
     if (typeof WebAssembly !== "object") throw new Error("This browser has no WebAssembly. Try a newer one.");
+    if (!WebAssembly.validate(SIMD)) throw new Error("This browser runs no SIMD instructions. Try a newer one.");
     await script("ort.wasm.min.js");
     await script("runtime.js");
     await script("model.js");

@@ -189,7 +189,8 @@ def _told_lengths(table, seconds):
     if short.any():
         yield (f"{short.sum()} of {len(table)} clips are shorter than {seconds / 2:g} "
                f"s (down to {length.min():.2f} s): they are repeated up to {seconds:g} "
-               "s")
+               "s; a shorter --seconds leaves them as they are, and flows pad them with "
+               "their own floor: adapt, or train --set backbone.shorter=pad")
 
 # %% ../../nbs/apps/cli.ipynb #b3380b27
 def _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
@@ -945,6 +946,24 @@ def _channels(x, channels):
     if len(x) == channels: return x
     return x.mean(0, keepdim=True) if channels == 1 else x[:1].expand(channels, -1)
 
+def _guessed(generator, file, holes, say):
+    "The class that a model hears in a recording, around its holes, where none is given"
+    import torch
+    from foleybook.core.sound_files import read_audio
+
+    if not hasattr(generator, "heard_as"):
+        raise ValueError("what should the new part be? Give --class, one of "
+                         f"{', '.join(generator.labels)}.")
+    x, rate = read_audio(file, generator.sample_rate)
+    if holes:
+        first, last = (round(v * rate) for v in (holes[0][0], holes[-1][1]))
+        near = x[:, max(0, first - 2 * rate):first], x[:, last:last + 2 * rate]
+        x = torch.cat(near, 1) if any(v.shape[1] for v in near) else x
+    (best, label), (other, second), *_ = generator.heard_as(x)
+    say(f"{file}: heard as {label} (error {best:.2f}), then {second} ({other:.2f}); "
+        "--class says what it shall be")
+    return [label]
+
 # %% ../../nbs/apps/cli.ipynb #187fa882
 def edit(
     # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
@@ -954,7 +973,8 @@ def edit(
     # file to write; several versions are numbered (default: edited.wav, edited.flac
     # ...)
     out: str = "",
-    # what the new part should be; of several classes, `n` versions each
+    # what the new part should be; of several classes, `n` versions each (default: what
+    # a flow such as `foley` hears in the file)
     class_: list = None,
     mask: list = None,  # parts to make anew, as START:END in seconds
     # length of the result: beyond the end of the file it is continued
@@ -992,9 +1012,8 @@ def edit(
     generator = load_generator(model, vocoder, device=device, adapter=adapter)
     holes = _regions(mask)
     classes, out = _classes(generator, class_, model), Path(out or f"edited.{format}")
-    if class_ is None and None not in classes:
-        raise ValueError("what should the new part be? Give --class, one of "
-                         f"{', '.join(classes)}.")
+    if class_ is None and len(classes) > 1:
+        classes = _guessed(generator, input, holes, _say(quiet))
     asked = [c for c in _wishes(generator, classes)[0] for _ in range(n)]
     names = _versions(out, len(asked), Path(input))
     if loop and not holes and strength is None and seconds is None:

@@ -103,8 +103,8 @@ def _answered(page, path, query, post, body):
     if path not in ("", *page.paths): return told(404, f"there is no {path!r:.40}")
     if post != (path != ""): return told(405, "", Allow="POST" if path else "GET")
     if body is None:
-        return told(413, f"more than {page.paths[path] // 2**20} MB, or of no known length.",
-                    Connection="close")
+        most = f"{page.paths[path] // 2**20} MB, or of no known length."
+        return told(413, f"more than {most}", Connection="close")
     try:
         kind, content, *more = page.answer(path, query, body)
         return 200, kind, content, *(more or [{}])

@@ -168,12 +168,19 @@ def _work(self:Studio):
             job = self.jobs.get(key, {})
             job['state'] = 'at work'
         try:
-            n, cond = wish['n'], wish['cond']
+            n, asked = wish['n'], _arguments(self, wish)
+            cond = wish['cond'] or _kind_of(self.model, asked.get('init'))
             made = self.model.sample([cond] * n if cond else None, n=n, progress=False,
-                                     **_arguments(self, wish))
+                                     **asked)
             with self.door: job.update(takes=_held(self, made), state='done')
         except (ValueError, SamplingError, RuntimeError, OSError) as e:
             job.update(state='failed', said=str(e) or type(e).__name__)
+
+def _kind_of(model, recording):
+    "What a recording sounds like to a model that knows kinds and is told none"
+    if not recording or not model.labels: return None
+    if hasattr(model, 'heard_as'): return model.heard_as(recording)[0][1]
+    raise ValueError(f'what shall it be? Give cond, one of {", ".join(model.labels)}.')
 
 def _held(studio, made):
     "Keep takes at hand; the oldest that nobody keeps go"
@@ -208,35 +215,74 @@ def _zipped(studio):
     return whole.getvalue()
 
 # %% ../../nbs/apps/serve.ipynb #63f62b41
-_LOOKS = """<!doctype html><meta charset="utf-8"><title>foleybook: studio</title>
+_STYLE = """:root{color-scheme:light dark;--ink:#1c1c1e;--soft:#5c5c62;--line:#8a8a92;
+  --card:#f4f4f7;--paper:#fff;--accent:#b0470a;--on:#fff}
+@media(prefers-color-scheme:dark){:root{--ink:#ececf0;--soft:#a6a6ae;--line:#7c7c86;
+  --card:#25252a;--paper:#18181b;--accent:#ff9d5c;--on:#18181b}}
+*{box-sizing:border-box}[hidden]{display:none!important}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
+  accent-color:var(--accent);max-width:52rem;margin:1.5rem auto;padding:0 1rem}
+h1{line-height:1.2;margin:0}
+h2{font-size:1rem;margin:1.4rem 0 .4rem}.soft{color:var(--soft)}
+p{margin:.3rem 0}button,input{font:inherit;color:inherit}
+button{padding:.3rem .8rem;border:1px solid var(--line);border-radius:.4rem;
+  background:var(--card);cursor:pointer}
+button[aria-pressed=true],#make{background:var(--accent);border-color:var(--accent);
+  color:var(--on)}
+#make{font-weight:600;padding:.5rem 2rem}#held:empty{display:none}
+button:disabled{opacity:.5;cursor:wait}
+:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
+#strip{height:3rem;border:1px solid var(--line);border-radius:.4rem;position:relative;
+  cursor:crosshair;background:var(--card);margin-top:.4rem;touch-action:none}
+#strip svg{position:absolute;inset:0;width:100%;height:100%}#strip polyline{fill:none;
+  stroke:var(--accent);stroke-width:2;vector-effect:non-scaling-stroke}
+#strip i{position:absolute;top:0;bottom:0;width:3px;background:var(--accent)}
+#drop{border:2px dashed var(--line);border-radius:.4rem;padding:.8rem;margin:.6rem 0}
+#file{max-width:100%}input[type=number]{width:5.5rem;padding:.2rem .4rem;
+  border:1px solid var(--line);border-radius:.3rem;background:var(--paper)}
+.row{display:flex;flex-wrap:wrap;gap:.4rem;margin:.4rem 0}
+.end{gap:1rem;align-items:center}
+label{display:flex;gap:.4rem;align-items:center}
+#takes{margin-bottom:2rem}.take{display:grid;gap:.3rem .8rem;align-items:center;
+  grid-template-columns:10rem 1fr auto auto;padding:.5rem 0;
+  border-top:1px solid var(--line)}
+.take b{overflow-wrap:anywhere}.take audio{width:100%;height:2.4rem}
+a{color:var(--accent)}
+@media(max-width:36rem){.take{grid-template-columns:1fr auto auto}
+  .take audio{grid-row:2;grid-column:1/-1}}"""
+
+# %% ../../nbs/apps/serve.ipynb #1a9e1030
+_LOOKS = f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>foleybook: studio</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>:root{color-scheme:light dark}
-body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:1rem auto;padding:0 1rem}
-button,input{font:inherit;padding:.3rem .8rem}
-button[aria-pressed=true]{background:#b0470a;color:#fff}
-#strip{height:3rem;border:1px solid;position:relative;cursor:pointer}
-#strip i{position:absolute;top:0;bottom:0;width:3px;background:#b0470a}
-#drop{border:2px dashed;padding:.8rem;margin:.6rem 0}
-.row{display:flex;flex-wrap:wrap;gap:.4rem;margin:.6rem 0}
-.take{display:flex;gap:.8rem;align-items:center}</style>
-<main><h1>Studio</h1><p id="about"></p>
-<div class="row" id="kinds" role="group" aria-label="kind"></div>
+<style>{_STYLE}</style>
+<main><h1>Studio</h1><p id="about" class="soft"></p>
+<h2>What to do</h2>
 <div class="row" id="ways" role="group" aria-label="what to do"></div>
-<div id="drop">Drop a recording here, or
+<div id="drop" data-for="vary fill continue_ loop">Drop a recording here, or
 <input type="file" id="file" accept="audio/*" aria-label="recording">
-<span id="held"></span></div>
-<div id="when" hidden>Tap when something shall happen:
-<button id="clear">clear</button><div id="strip"></div></div>
-<div class="row">
+<p id="held" class="soft"></p></div>
+<section id="what"><h2>Kind</h2>
+<div class="row" id="kinds" role="group" aria-label="kind"></div>
+<p class="soft" data-for="vary fill continue_ loop">With no kind pressed, it is what the
+recording sounds like.</p></section>
+<section id="when" hidden><h2>When</h2><div class="row end"><span>Tap where something
+happens, or draw how loud it is.</span><button id="clear">clear</button></div>
+<div id="strip"></div></section>
+<h2>How much</h2><div class="row end">
 <label>takes <input id="n" type="number" min="1" max="16" value="1"></label>
-<label>seconds <input id="seconds" type="number" step=".1" min=".1"></label>
-<label>strength
+<label data-for="new continue_">seconds
+<input id="seconds" type="number" step=".1" min=".1"></label>
+<label data-for="vary">how far from it
 <input id="strength" type="range" min="0" max="1" step=".05" value=".5"></label>
-<label>hole from <input id="start" type="number" step=".05" value="0"></label>
-<label>to <input id="end" type="number" step=".05" value=".5"></label></div>
-<p><button id="make">Make</button> <output id="told"></output>
-<button id="zip">Download what is kept</button></p>
-<div id="takes"></div></main>"""
+<label data-for="fill">hole from, s
+<input id="start" type="number" step=".05" min="0" value="0"></label>
+<label data-for="fill">to, s
+<input id="end" type="number" step=".05" min="0" value=".5"></label></div>
+<p class="row end"><button id="make">Make</button>
+<output id="told" role="status"></output></p>
+<section id="results" hidden><h2>Takes</h2><div id="takes"></div>
+<p><button id="zip" disabled>Download what is kept</button></p></section></main>"""
 
 # %% ../../nbs/apps/serve.ipynb #5a41b0b4
 _CHOOSE = """
@@ -257,24 +303,65 @@ function buttons(box, names, key) {
     b.dataset.name = name;
     b.setAttribute('aria-pressed', wish[key] === name);
     b.onclick = () => {
-      wish[key] = name;
-      for (const o of box.children) o.setAttribute('aria-pressed', o === b);
+      const off = key === 'cond' && wish.way !== 'new' && wish.cond === name;
+      wish[key] = off ? null : name;
+      for (const o of box.children)
+        o.setAttribute('aria-pressed', o === b && !off);
+      fit();
     };
     box.append(b);
   }
 }
+// What a way has no use for is out of sight
+function fit() {
+  for (const e of document.querySelectorAll('[data-for]'))
+    e.hidden = !e.dataset.for.split(' ').includes(wish.way);
+  $('when').hidden = !about.level || wish.way === 'loop';
+}
 buttons($('kinds'), about.labels, 'cond'); buttons($('ways'), about.ways, 'way');
+$('what').hidden = !about.labels.length;
 $('about').textContent = `${about.model}: ${about.sample_rate} Hz, up to ` +
-  `${about.longest} s, licence ${about.licence}`;
-$('seconds').value = about.seconds; $('when').hidden = !about.level;
-$('strip').onclick = e => {
+  `${about.longest} s; licence ${about.licence}`;
+$('seconds').value = about.seconds; fit();
+"""
+
+# %% ../../nbs/apps/serve.ipynb #1a9e1031
+_STRIP = """
+let level = [], held = null;
+// A tap is a moment; a line that is drawn is a level, 0 to 1 from below
+function place(e) {
   const box = $('strip').getBoundingClientRect();
-  taps.push((e.clientX - box.x) / box.width);
-  const mark = add('i');
-  mark.style.left = 100 * taps.at(-1) + '%';
-  $('strip').append(mark);
+  const within = v => Math.max(0, Math.min(1, v));
+  return [within((e.clientX - box.x) / box.width),
+          within(1 - (e.clientY - box.y) / box.height)];
+}
+function draw() {
+  const line = level.map((v, k) => `${k},${99 * (1 - v)}`).join(' ');
+  $('strip').innerHTML = level.length ? '<svg viewBox="0 0 99 99" ' +
+    `preserveAspectRatio="none"><polyline points="${line}"/></svg>` : '';
+  for (const s of taps) {
+    const mark = add('i');
+    mark.style.left = 100 * s + '%';
+    $('strip').append(mark);
+  }
+}
+$('strip').onpointerdown = e => {
+  held = place(e); $('strip').setPointerCapture(e.pointerId);
 };
-$('clear').onclick = () => { taps = []; $('strip').replaceChildren(); };
+$('strip').onpointermove = e => {
+  if (!held) return;
+  const at = place(e), [a, b] = [held, at].map(p => Math.round(99 * p[0]));
+  if (!held.moved && Math.abs(at[0] - held[0]) < .01) return;
+  if (!level.length) level = Array(100).fill(0);
+  for (let k = Math.min(a, b); k <= Math.max(a, b); k++)
+    level[k] = a === b ? at[1] : held[1] + (at[1] - held[1]) * (k - a) / (b - a);
+  held = Object.assign(at, {moved: true}); taps = []; draw();
+};
+$('strip').onpointerup = () => {
+  if (held && !held.moved) { taps.push(held[0]); level = []; draw(); }
+  held = null;
+};
+$('clear').onclick = () => { taps = []; level = []; draw(); };
 """
 
 # %% ../../nbs/apps/serve.ipynb #490076cd
@@ -285,6 +372,7 @@ async function take(f) {
     const got = await (await answer(path, f, true)).json();
     file = got.file; say('');
     $('held').textContent = `${f.name}, ${got.seconds.toFixed(2)} s`;
+    $('end').value = Math.min(.5, got.seconds).toFixed(2);
   } catch (e) { say(e.message); }
 }
 $('file').onchange = () => take($('file').files[0]);
@@ -294,13 +382,20 @@ async function show(t) {
   const blob = await (await answer('sound', {take: t.take})).blob();
   const url = URL.createObjectURL(blob), row = add('div', {className: 'take'});
   const keep = add('input', {type: 'checkbox'}), label = add('label');
-  keep.onchange = () => answer('keep', {take: t.take, keep: keep.checked})
-    .catch(e => say(e.message));
-  label.append(keep, ' keep');
-  row.append(`${t.label} ${t.seed}`, add('audio', {controls: true, src: url}), label,
+  keep.onchange = async () => {
+    try {
+      const told = await answer('keep', {take: t.take, keep: keep.checked});
+      $('zip').disabled = !(await told.json()).kept;
+    } catch (e) { say(e.message); }
+  };
+  label.append(keep, 'keep');
+  const name = `${t.label} ${t.seed}`.trim();
+  const audio = add('audio', {controls: true, src: url});
+  audio.setAttribute('aria-label', name);
+  row.append(add('b', {textContent: name.replaceAll('_', ' ')}), audio, label,
     add('a', {href: url, textContent: 'download',
-      download: `${t.label}_${t.seed}.wav`}));
-  $('takes').prepend(row);
+      download: `${name.replace(' ', '_')}.wav`}));
+  $('takes').prepend(row); $('results').hidden = false;
 }
 function asked() {
   const length = Number($('seconds').value), n = Number($('n').value), way = wish.way;
@@ -309,14 +404,15 @@ function asked() {
   if (way !== 'new') out.file = file || '';
   if (way === 'vary') out.strength = number('strength');
   if (way === 'fill') Object.assign(out, {start: number('start'), end: number('end')});
-  if (taps.length && about.level) out.at = taps.map(s => s * length);
+  if (!$('when').hidden && taps.length) out.at = taps.map(s => s * length);
+  if (!$('when').hidden && level.length) out.level = level.map(v => 60 * v - 72);
   if (!out.cond) delete out.cond;
   return out;
 }
 """
 
 # %% ../../nbs/apps/serve.ipynb #45493aa3
-_DESK = _LOOKS + '<script>' + _CHOOSE + _MAKE + """
+_DESK = _LOOKS + '<script>' + _CHOOSE + _STRIP + _MAKE + """
 $('make').onclick = async () => {
   $('make').disabled = true;
   try {
