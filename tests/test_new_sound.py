@@ -99,7 +99,7 @@ def small(tmp_path):
                                             '<script src="_static/new_sound.js"></script>')
         browser = chromium.Browser(tmp_path / "b").__enter__()
         opened.append(browser)
-        browser.open((tmp_path / "page.html").as_uri(), "document.querySelector('#new-sound output')")
+        browser.open((tmp_path / "page.html").as_uri(), "!!document.querySelector('#new-sound output')")
         return browser
 
     yield begin
@@ -120,7 +120,7 @@ def test_a_browser_that_cannot_is_told_so_and_may_try_again(small, before, sessi
         page.wait("document.querySelectorAll('.new-sound-kinds button').length == 2")
         page.click(PRESS)
         page.wait(f"{TOLD}.includes({json.dumps(said)})")
-        page.value(f"document.querySelector('#new-sound output').textContent = ''")
+        page.value("document.querySelector('#new-sound output').textContent = ''")
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
