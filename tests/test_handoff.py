@@ -284,17 +284,18 @@ def test_an_edit_without_a_class_takes_the_one_that_is_heard(tmp_path, capsys):
     import foleybook as fb
     from foleybook.core.generator import shipped_models
 
-    there, out = shipped_models()["foley"] / "recordings", ["--steps", "2", "--out", str(tmp_path / "e.wav")]
-    dog, rain = (sorted((there / label).iterdir())[0] for label in ("dog_bark", "rain"))
+    model, out = fb.load("foley"), ["--steps", "2", "--out", str(tmp_path / "e.wav")]
+    rain = sorted((shipped_models()["foley"] / "recordings/rain").iterdir())[0]
+    dog = model.sample(["dog_bark"], seed=4, seconds=1.0, steps=8, progress=False).save(tmp_path / "made")[0]
     assert main(["edit", "foley", str(dog), "--strength", "0.4", "-n", "2", *out]) == 0
     told = capsys.readouterr().out
-    assert "heard as dog_bark (error 0." in told and "--class says" in told and told.count(" s, dog_bark") == 2
+    assert "heard as dog_bark, or" in told and "--class says" in told and told.count(" s, dog_bark") == 2
     x, rate = read_audio(rain)
     write_audio(tmp_path / "long.wav", torch.cat([x, 0.5 * bursts(rate, 5.0, at=(1.0, 1.6)), x], 1), rate)
     hole = (len(x[0]) / rate - 0.5, len(x[0]) / rate + 5.5)  # what is cut out is not asked
     assert main(["edit", "foley", str(tmp_path / "long.wav"), "--mask", "{}:{}".format(*hole), *out]) == 0
     assert "heard as rain" in capsys.readouterr().out
-    model, state = fb.load("foley"), torch.get_rng_state()
+    state = torch.get_rng_state()
     found = model.heard_as(rain)
     assert sorted(label for _, label in found) == sorted(model.labels) and found == sorted(found) == model.heard_as(rain)
     assert torch.equal(torch.get_rng_state(), state) and abs(np.mean([e for e, _ in found]) - 1) < 1e-4

@@ -959,9 +959,9 @@ def _guessed(generator, file, holes, say):
         first, last = (round(v * rate) for v in (holes[0][0], holes[-1][1]))
         near = x[:, max(0, first - 2 * rate):first], x[:, last:last + 2 * rate]
         x = torch.cat(near, 1) if any(v.shape[1] for v in near) else x
-    (best, label), (other, second), *_ = generator.heard_as(x)
-    say(f"{file}: heard as {label} (error {best:.2f}), then {second} ({other:.2f}); "
-        "--class says what it shall be")
+    label, *near = [name for _, name in generator.heard_as(x)][:3]
+    say(f"{file}: heard as {label}, or {' or '.join(near)}; --class says what it "
+        "shall be")
     return [label]
 
 # %% ../../nbs/apps/cli.ipynb #187fa882
@@ -1126,7 +1126,7 @@ _WORDS = dict(  # name of a figure on a card -> form, words
        "coverage": (".0%", "{} of the recordings have a sound near them{}"),
        "rhythm distance": (".2f", "rhythm distance {}{}, lower is nearer"),
        "told apart": (".0%", "a classifier trained to tell them from recordings is right "
-                             "in {}{} (chance: 50%)")})
+                             "in {}{}, where chance is 50%")})
 
 # %% ../../nbs/apps/cli.ipynb #d0825020
 def _card_of(model):

@@ -42,6 +42,7 @@ class Exportable(nn.Module):
 
     def __init__(self,
         vocoder:ISTFTVocoder, # is not changed
+        loop:bool=False, # are its rounds traced as one loop? ONNX can, a .pt2 file cannot
     ):
         super().__init__()
         self.vocoder,n = copy.deepcopy(vocoder).cpu().eval(),vocoder.mel.n_fft
@@ -55,7 +56,7 @@ class Exportable(nn.Module):
         for name,value in matrices.items(): self.register_buffer(name, value.float())
         self.vocoder.fft = lambda x: (x @ self.fft_cos.T, x @ self.fft_sin.T)
         self.vocoder.inverse_fft = lambda re, im: re @ self.inverse_cos + im @ self.inverse_sin
-        self.vocoder.agreed = lambda *spectra: _agreed(self.vocoder, *spectra)
+        if loop: self.vocoder.agreed = lambda *x: _agreed(self.vocoder, *x)
         self.eval()
 
     def forward(self,
@@ -95,9 +96,9 @@ def export_program(
         torch.export.save(program, path, extra_files=notes)
     return Path(path)
 
-def _traced(vocoder, device='cpu'):
+def _traced(vocoder, device='cpu', loop=False):
     "A program with free batch size and length"
-    model = Exportable(vocoder).to(device)
+    model = Exportable(vocoder, loop).to(device)
     args = (torch.zeros(2, vocoder.mel.n_mels, 32, device=device),
             torch.zeros(1, dtype=torch.int64, device=device))
     dim = torch.export.Dim
@@ -116,7 +117,7 @@ def export_onnx(
                    if importlib.util.find_spec(p) is None]:
         raise ImportError(f"export_onnx needs {' and '.join(missing)}: "
                           "pip install 'foleybook[export]'")
-    model,args,free = _traced(vocoder, device)
+    model,args,free = _traced(vocoder, device, loop=True)
     # unoptimised: a runtime does that anew; here it took two thirds
     with torch.no_grad():
         program = torch.onnx.export(model, args, dynamo=True, opset_version=opset,
