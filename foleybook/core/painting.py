@@ -457,7 +457,7 @@ def morph(self:LatentDiffusion,
 @torch.no_grad()
 def heard_as(self:LatentDiffusion,
     sound, # path, `Sounds` of one, or waveform (c, t); of a longer one the loudest part
-    times:tuple=(550., 850., 900., 950.), # of the noise, 0 to 999
+    times:tuple=(350., 550., 850., 950.), # of the noise, 0 to 999
     seed:int=0, # of the noise
 )->list: # (error, 1 being the mean of all classes; label), the best first
     "By which of its classes a model explains a sound best (Li et al. 2023)"
