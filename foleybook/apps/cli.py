@@ -1120,13 +1120,13 @@ def restyle(
     return path
 
 # %% ../../nbs/apps/cli.ipynb #f1349b0c
-_WORDS = dict(  # name of a figure on a card -> form, words
-    recognised=(".0%", "{} are recognised as what was asked for{}"),
-    **{"Frechet distance": (".0f", "Frechet distance {}{}, lower is nearer to recordings"),
-       "coverage": (".0%", "{} of the recordings have a sound near them{}"),
-       "rhythm distance": (".2f", "rhythm distance {}{}, lower is nearer"),
-       "told apart": (".0%", "a classifier trained to tell them from recordings is right "
-                             "in {}{}, where chance is 50%")})
+_WORDS = {  # name of a figure on a card -> form, words
+    "recognised": (".0%", "{} are recognised as what was asked for{}"),
+    "Frechet distance": (".0f", "Frechet distance {}{}, lower is nearer to recordings"),
+    "coverage": (".0%", "{} of the recordings have a sound near them{}"),
+    "rhythm distance": (".2f", "rhythm distance {}{}, lower is nearer"),
+    "told apart": (".0%", "a classifier trained to tell them from recordings is "
+                          "right in {}{}, where chance is 50%")}
 
 # %% ../../nbs/apps/cli.ipynb #d0825020
 def _card_of(model):

@@ -23,11 +23,11 @@ def _agreed(vocoder, mag, real, imag):
     "`ISTFTVocoder.agreed`, its rounds as one loop of the program that is traced"
     if not torch.compiler.is_exporting() or not vocoder.config.rounds:
         return ISTFTVocoder.agreed(vocoder, mag, real, imag)
-    (n, hop), f, c = (vocoder.mel.n_fft, vocoder.mel.hop_length), mag.shape[1], vocoder.config
+    mel, c, f = vocoder.mel, vocoder.config, mag.shape[1]
 
     def one(k, real, imag, *before):
         y = vocoder.overlapped(vocoder.inverse_fft(real, imag))
-        now = vocoder.fft(y.unfold(-1, n, hop)[:, :f])
+        now = vocoder.fft(y.unfold(-1, mel.n_fft, mel.hop_length)[:, :f])
         momentum = torch.where(k > 0, c.momentum, 0.) # nothing was before the first
         ahead = (v + momentum * (v - b) for v, b in zip(now, before))
         return k + 1, *_with_magnitude(mag, *ahead), *now
@@ -42,7 +42,7 @@ class Exportable(nn.Module):
 
     def __init__(self,
         vocoder:ISTFTVocoder, # is not changed
-        loop:bool=False, # are its rounds traced as one loop? ONNX can, a .pt2 file cannot
+        loop:bool=False, # are its rounds traced as one loop? not for a .pt2 file
     ):
         super().__init__()
         self.vocoder,n = copy.deepcopy(vocoder).cpu().eval(),vocoder.mel.n_fft

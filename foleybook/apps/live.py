@@ -55,7 +55,10 @@ class LocalPage:
     whose, busy, wait = "the player", 409, 10  # who gave the address; code; s
     paths = {}  # what may be asked -> bytes that may be sent along
 
-    def __init__(self, port: int = 0):  # 0: any that is free
+    def __init__(
+        self,
+        port: int = 0,  # 0: any that is free
+    ):
         self.token = secrets.token_urlsafe(16)
         self.server = _open_server(port, _handler(self))
         self.url = f"http://127.0.0.1:{self.server.server_port}/{self.token}/"

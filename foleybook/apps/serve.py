@@ -397,6 +397,10 @@ async function show(t) {
       download: `${name.replace(' ', '_')}.wav`}));
   $('takes').prepend(row); $('results').hidden = false;
 }
+"""
+
+# %% ../../nbs/apps/serve.ipynb #45493aa3
+_DESK = _LOOKS + '<script>' + _CHOOSE + _STRIP + _MAKE + """
 function asked() {
   const length = Number($('seconds').value), n = Number($('n').value), way = wish.way;
   const number = id => Number($(id).value), out = {...wish, n};
@@ -409,10 +413,6 @@ function asked() {
   if (!out.cond) delete out.cond;
   return out;
 }
-"""
-
-# %% ../../nbs/apps/serve.ipynb #45493aa3
-_DESK = _LOOKS + '<script>' + _CHOOSE + _STRIP + _MAKE + """
 $('make').onclick = async () => {
   $('make').disabled = true;
   try {
