@@ -886,11 +886,15 @@ def test_the_recordings_that_ship_name_author_and_licence():
 
 def test_a_card_is_told_in_words(tmp_path):
     from foleybook.apps.cli import _measured
-    metrics = {"clips": 100, "references": 40, "recognised": 0.98, "recordings recognised": 0.95, "Frechet distance": 132, "copies": 0, "odd figure": 1.25,
-               "words": "many"}
+    metrics = {"measured on": "100 clips against 40 recordings", "recognised": 0.98, "recognised of recordings": 0.95, "Frechet distance": 132, "copies": 0,
+               "odd figure": 1.25, "words": "many"}
     (tmp_path / "config.json").write_text(json.dumps(dict(card=dict(metrics=metrics))))
-    assert _measured(str(tmp_path)) == ("Measured by its card of 100 sounds against 40 recordings: 98% are recognised as what was asked for (recordings: 95%); "
-                                        "Frechet distance 132, lower is nearer to recordings; no copy of a training clip found; odd figure 1.25.")
+    assert _measured(str(tmp_path)) == ("By its card: 98% are recognised as what was asked for (recordings: 95%); Frechet distance 132, lower is nearer to "
+                                        "recordings; no copy of a training clip found. Measured on 100 clips against 40 recordings.")
+    (tmp_path / "config.json").write_text(json.dumps(dict(card=dict(metrics={"odd figure": 1.25}))))
+    assert _measured(str(tmp_path)) == "By its card: odd figure 1.25."
+    told = _measured("foley")
+    assert told.count("(recordings: ") == 5 and len(told) < 600  # the card of every shipped generator has words for its figures
     for card in (3, None, [], dict(metrics=[1]), dict(metrics=None)):
         (tmp_path / "config.json").write_text(json.dumps(dict(card=card)))
         assert _measured(str(tmp_path)) == ""

@@ -76,6 +76,16 @@ def test_loudness_is_what_ffmpeg_reads(tmp_path, rate, channels):
     assert abs(loudness(torch.from_numpy(x), rate) - wanted) < 0.15
 
 
+@tool("ffmpeg")
+def test_ffmpeg_reads_minus_23_of_what_sample_wrote(model, tmp_path):
+    assert main(["sample", model, "--takes", "1", "--loudness", "-23", "--seconds", "2", "--out", str(tmp_path), "--quiet"]) == 0
+    files = sorted(tmp_path.glob("*.wav"))
+    assert len(files) == 2
+    for file in files:
+        told = subprocess.run(["ffmpeg", "-nostats", "-i", file, "-af", "ebur128", "-f", "null", "-"], capture_output=True, text=True).stderr
+        assert abs(float(re.findall(r"I:\s+(-[\d.]+) LUFS", told)[-1]) - -23) <= 0.1
+
+
 @pytest.mark.parametrize("format", ["wav", "flac", "ogg", "mp3"])
 def test_takes_are_as_loud_as_asked(model, tmp_path, format):
     words = ["sample", model, "--takes", "2", "--format", format, "--loudness", "-26", "--peak", "-1", "--fade", "5", "--manifest", "--seconds", "1"]
@@ -267,6 +277,31 @@ def test_morph_and_restyle(tmp_path, capsys):
     capsys.readouterr()
     assert main(["restyle", "foley", dog, "--out", str(out)]) == 1 and "Give --class, one of baby_cry" in capsys.readouterr().err
     assert main(["restyle", "pops", dog, "--class", "rain", "--out", str(out)]) == 1 and "cannot find the noise" in capsys.readouterr().err
+
+
+def test_an_edit_without_a_class_takes_the_one_that_is_heard(tmp_path, capsys):
+    "A variation, and a hole in a recording much longer than what is listened to; never a class drawn by chance"
+    import foleybook as fb
+    from foleybook.core.generator import shipped_models
+
+    model, out = fb.load("foley"), ["--steps", "2", "--out", str(tmp_path / "e.wav")]
+    rain = sorted((shipped_models()["foley"] / "recordings/rain").iterdir())[0]
+    dog = model.sample(["dog_bark"], seed=4, seconds=1.0, steps=8, progress=False).save(tmp_path / "made")[0]
+    assert main(["edit", "foley", str(dog), "--strength", "0.4", "-n", "2", *out]) == 0
+    told = capsys.readouterr().out
+    assert "heard as dog_bark, or" in told and "--class says" in told and told.count(" s, dog_bark") == 2
+    x, rate = read_audio(rain)
+    write_audio(tmp_path / "long.wav", torch.cat([x, 0.5 * bursts(rate, 5.0, at=(1.0, 1.6)), x], 1), rate)
+    hole = (len(x[0]) / rate - 0.5, len(x[0]) / rate + 5.5)  # what is cut out is not asked
+    assert main(["edit", "foley", str(tmp_path / "long.wav"), "--mask", "{}:{}".format(*hole), *out]) == 0
+    long, rate = read_audio(tmp_path / "long.wav", model.sample_rate)
+    a, b = (round(s * rate) for s in hole)
+    heard = model.heard_as(torch.cat([long[:, a - 2 * rate : a], long[:, b : b + 2 * rate]], 1))[0][1]
+    assert f"heard as {heard}, or" in capsys.readouterr().out
+    state = torch.get_rng_state()
+    found = model.heard_as(rain)
+    assert sorted(label for _, label in found) == sorted(model.labels) and found == sorted(found) == model.heard_as(rain)
+    assert torch.equal(torch.get_rng_state(), state) and abs(np.mean([e for e, _ in found]) - 1) < 1e-4
 
 
 # ---- cuts, and the page of the demo ----

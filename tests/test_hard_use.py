@@ -376,7 +376,7 @@ def test_cut_and_repeated_clips_are_mentioned(tmp_path, capsys, monkeypatch):
     assert main([*words, str(tmp_path / "a")]) == 0
     told = capsys.readouterr().out
     assert "1 of 2 clips are longer than 2 s (up to 12.0 s): only the first 2 s" in told and "prepare --slice" in told
-    assert "1 of 2 clips are shorter than 1 s (down to 0.20 s): they are repeated" in told
+    assert "1 of 2 clips are shorter than 1 s (down to 0.20 s): they are repeated up to 2 s; a shorter --seconds" in told
     assert main([*words, str(tmp_path / "b"), "--slice", "fixed", "--overlap", "0.5"]) == 0
     assert "12 clips in 1 classes" in (told := capsys.readouterr().out) and "longer" not in told
     table = ClipTable.read(tmp_path / "b/clips.csv")

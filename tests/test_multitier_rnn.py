@@ -793,7 +793,7 @@ def test_the_script_of_the_page_measures_its_latency(player, tmp_path):
     done = subprocess.run([NODE, str(tmp_path / "page.mjs")], capture_output=True, text=True, timeout=60)
     texts, heard = json.loads(done.stdout)
     assert len(texts) == 1 and texts[0].endswith(" ms from a knob to the ear"), (texts, done.stderr)
-    assert int(texts[0].split()[0]) >= 20 and heard >= 160  # two blocks
+    assert int(texts[0].split()[0]) >= 20 and heard >= 140  # two blocks, the first of them 5 ms shorter
 
 
 @pytest.mark.skipif(not CHROMIUM, reason=NEEDS)

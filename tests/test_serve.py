@@ -126,6 +126,23 @@ def test_what_is_no_wish_is_answered(desk, wish, said):
     assert code == 400 and said in told.decode()
 
 
+def test_no_kind_is_drawn_by_chance(desk):
+    held = json.loads(ask(desk, "upload?name=take.wav", wav())[1])
+    assert "Give cond, one of low, high" in job(desk, way="vary", file=held["file"])["said"]
+    heard = []
+    desk.studio.model.heard_as = lambda file: heard.append(file) or [(0.5, "high"), (1.5, "low")]
+    state = job(desk, way="vary", file=held["file"])
+    assert state["takes"][0]["label"] == "high" and sf.info(heard[0]).frames == 4000
+    assert job(desk, way="vary", cond="low", file=held["file"])["takes"][0]["label"] == "low" and len(heard) == 1
+
+
+def test_an_answer_costs_little_beside_the_sampling(desk):
+    job(desk, cond="low")
+    began = time.process_time()
+    for _ in range(10): job(desk, cond="low", n=2)
+    assert time.process_time() - began < 10
+
+
 def test_a_failed_job_says_why_and_the_next_one_works(desk):
     assert "bell" in job(desk, cond="bell")["said"]
     assert "4" in job(desk, cond="low", seconds=90)["said"]
@@ -170,6 +187,11 @@ def test_two_at_once_are_both_served_and_a_crowd_is_told_to_wait(desk):
     while not all(desk.studio.jobs[k]["state"] == "done" for k in keys): assert time.sleep(0.05) or time.monotonic() < end
 
 
+@pytest.mark.parametrize("path", ["state", "sound", "keep", "sing"])
+@pytest.mark.parametrize("value", [{}, dict(job=[1], take={}), dict(job="x", take="x")])
+def test_what_is_not_there_is_404(desk, path, value): assert ask(desk, path, value)[0] == 404
+
+
 def test_memory_is_bounded(desk, monkeypatch):
     monkeypatch.setattr(serve, "MOST_HELD", 4)
     first = job(desk, cond="low", n=2)["takes"]
@@ -190,6 +212,7 @@ def test_the_page_is_pressed(desk, tmp_path):
         page.value("(o => { URL.createObjectURL = b => { window.made = b; return o(b); }; })(URL.createObjectURL.bind(URL))")
         page.click("#kinds button[data-name=high]")
         page.click("#strip", 0.3)
+        assert page.value("taps.length") == 1
         page.click("#make")
         page.wait("document.querySelectorAll('#takes audio').length == 1")
         data = page.value("window.made.arrayBuffer().then(b => [...new Uint8Array(b)])")
@@ -198,7 +221,29 @@ def test_the_page_is_pressed(desk, tmp_path):
         page.wait("true")
         end = time.monotonic() + 20
         while not desk.studio.kept: assert time.sleep(0.05) or time.monotonic() < end
+        page.wait("!document.getElementById('zip').disabled")
         assert page.value("document.getElementById('told').textContent") == ""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_a_level_is_drawn_and_only_what_is_of_use_is_seen(desk, tmp_path):
+    import chromium
+
+    with chromium.Browser(tmp_path / "b", 900, 1000) as page:
+        page.open(desk.url, "document.querySelectorAll('#kinds button').length == 2")
+        seen = "[...document.querySelectorAll('[data-for]')].filter(e => !e.hidden).map(e => e.dataset.for)"
+        assert page.value(seen) == ["new continue_"]
+        x, y, w, h = page.value("(b => [b.x, b.y, b.width, b.height])(document.getElementById('strip').getBoundingClientRect())")
+        for kind, across, down in (("mousePressed", 0.0, 0.9), ("mouseMoved", 0.5, 0.1), ("mouseMoved", 1.0, 0.9), ("mouseReleased", 1.0, 0.9)):
+            page("Input.dispatchMouseEvent", type=kind, x=x + across * (w - 2) + 1, y=y + down * h, button="left", buttons=1, clickCount=1)
+        level = page.value("asked().level")
+        assert len(level) == 100 and max(level) == max(level[45:56]) > -25 and level[0] < -60 and level[-1] < -60 and page.value("taps.length") == 0
+        page.click("#clear")
+        assert page.value("asked().level") is None
+        page.click("#ways button[data-name=fill]")
+        assert page.value(seen) == ["vary fill continue_ loop"] * 2 + ["fill"] * 2
+        page.click("#kinds button[aria-pressed=true]")  # pressed again: as the recording sounds
+        assert page.value("asked().cond") is None and page.value("document.documentElement.scrollWidth") <= 900
 
 
 def test_checked_wishes_are_copies():

@@ -19,11 +19,20 @@
       onerror: () => failed(new Error("This copy of the site was built without the model.")) }));
   });
 
-  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  // The smallest module with a SIMD instruction: i8x16.splat, i8x16.popcnt
+  const SIMD = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]);
+  // Out of base64; an iterator over 33 million letters would take longer than all the rest
+  function bytes(text) {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+    const letters = atob(text), out = new Uint8Array(letters.length);
+    for (let k = 0; k < out.length; k++) out[k] = letters.charCodeAt(k);
+    return out;
+  }
 
   // What is needed, once: labels at once, the model and the runtime at the first press
   async function load() {
     if (typeof WebAssembly !== "object") throw new Error("This browser has no WebAssembly. Try a newer one.");
+    if (!WebAssembly.validate(SIMD)) throw new Error("This browser runs no SIMD instructions. Try a newer one.");
     await script("ort.wasm.min.js");
     await script("runtime.js");
     await script("model.js");
@@ -136,16 +145,20 @@
     const blob = wav(x, held.rate), url = URL.createObjectURL(blob), player = make("audio", { controls: true, src: url });
     canvas.setAttribute("aria-label", `spectrogram of ${label}`);
     picture(canvas, x);
-    row.append(canvas, player, make("a", { href: url, download: `${label}.wav`, textContent: "download" }),
-      make("small", { textContent: ` ${label}, made in ${seconds.toFixed(1)} s; ${held.licence}` }));
+    const link = make("a", { href: url, download: `${label}.wav`, textContent: "download" });
+    player.setAttribute("aria-label", label);
+    row.append(canvas, make("div", {}, make("b", { textContent: label.replaceAll("_", " ") }), " ", link, player,
+      make("small", { textContent: `made in ${seconds.toFixed(1)} s; ${held.licence}` })));
     box().querySelector(".new-sound-takes").prepend(row);
+    row.scrollIntoView({ block: "nearest", behavior: "smooth" });
     window.foleybookMade = { label, samples: x, rate: held.rate, seconds };
     player.play().catch(() => {}); // where the browser wants another press for sound
   }
 
-  async function press(label, moments, say) {
+  async function press(button, label, moments, say) {
     if (busy) return;
     busy = true;
+    for (const b of button.parentNode.children) b.setAttribute("aria-pressed", b === button);
     try {
       if (!ready) { say("loading the model, once ..."); ready = load(); }
       const held = await ready;
@@ -176,7 +189,7 @@
     const clear = make("button", { textContent: "clear", onclick: () => { taps.length = 0; strip.replaceChildren(); } });
     const kinds = make("div", { className: "new-sound-kinds" });
     for (const label of about.labels)
-      kinds.append(make("button", { textContent: label.replaceAll("_", " "), onclick: () => press(label, moments, say) }));
+      kinds.append(make("button", { textContent: label.replaceAll("_", " "), onclick: (e) => press(e.currentTarget, label, moments, say) }));
     if (about.level) here.append(make("p", {}, "When shall it happen? Tap: ", clear), strip);
     here.append(kinds, told, make("div", { className: "new-sound-takes" }));
   }

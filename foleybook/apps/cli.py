@@ -189,7 +189,8 @@ def _told_lengths(table, seconds):
     if short.any():
         yield (f"{short.sum()} of {len(table)} clips are shorter than {seconds / 2:g} "
                f"s (down to {length.min():.2f} s): they are repeated up to {seconds:g} "
-               "s")
+               "s; a shorter --seconds repeats them less, and a flow may take them as "
+               "they are: adapt, or train --set backbone.shorter=pad")
 
 # %% ../../nbs/apps/cli.ipynb #b3380b27
 def _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
@@ -950,6 +951,24 @@ def _channels(x, channels):
     if len(x) == channels: return x
     return x.mean(0, keepdim=True) if channels == 1 else x[:1].expand(channels, -1)
 
+def _guessed(generator, file, holes, say):
+    "The class that a model hears in a recording, around its holes, where none is given"
+    import torch
+    from foleybook.core.sound_files import read_audio
+
+    if not hasattr(generator, "heard_as"):
+        raise ValueError("what should the new part be? Give --class, one of "
+                         f"{', '.join(generator.labels)}.")
+    x, rate = read_audio(file, generator.sample_rate)
+    if holes:
+        first, last = (round(v * rate) for v in (holes[0][0], holes[-1][1]))
+        near = x[:, max(0, first - 2 * rate):first], x[:, last:last + 2 * rate]
+        x = torch.cat(near, 1) if any(v.shape[1] for v in near) else x
+    label, *near = [name for _, name in generator.heard_as(x)][:3]
+    say(f"{file}: heard as {label}, or {' or '.join(near)}; --class says what it "
+        "shall be")
+    return [label]
+
 # %% ../../nbs/apps/cli.ipynb #187fa882
 def edit(
     # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
@@ -959,7 +978,8 @@ def edit(
     # file to write; several versions are numbered (default: edited.wav, edited.flac
     # ...)
     out: str = "",
-    # what the new part should be; of several classes, `n` versions each
+    # what the new part should be; of several classes, `n` versions each (default: what
+    # a flow such as `foley` hears in the file)
     class_: list = None,
     mask: list = None,  # parts to make anew, as START:END in seconds
     # length of the result: beyond the end of the file it is continued
@@ -997,9 +1017,8 @@ def edit(
     generator = load_generator(model, vocoder, device=device, adapter=adapter)
     holes = _regions(mask)
     classes, out = _classes(generator, class_, model), Path(out or f"edited.{format}")
-    if class_ is None and None not in classes:
-        raise ValueError("what should the new part be? Give --class, one of "
-                         f"{', '.join(classes)}.")
+    if class_ is None and len(classes) > 1:
+        classes = _guessed(generator, input, holes, _say(quiet))
     asked = [c for c in _wishes(generator, classes)[0] for _ in range(n)]
     names = _versions(out, len(asked), Path(input))
     if loop and not holes and strength is None and seconds is None:
@@ -1110,17 +1129,13 @@ def restyle(
     return path
 
 # %% ../../nbs/apps/cli.ipynb #f1349b0c
-_WORDS = (  # of a card's metrics: value and that of recordings, form, words
-    (("recognised", "recordings recognised"), ".0%",
-     "{} are recognised as what was asked for{}"),
-    (("Frechet distance", "Frechet distance of recordings"), ".0f",
-     "Frechet distance {}{}, lower is nearer to recordings"),
-    (("coverage", "coverage of recordings"), ".0%",
-     "{} of the recordings have a sound near them{}"),
-    (("rhythm distance", "rhythm distance of recordings"), ".2f",
-     "rhythm distance {}{}, lower is nearer"),
-    (("told apart", "recordings told apart"), ".0%",
-     "a classifier trained to tell them from recordings is right in {}{} (chance: 50%)"))
+_WORDS = {  # name of a figure on a card -> form, words
+    "recognised": (".0%", "{} are recognised as what was asked for{}"),
+    "Frechet distance": (".0f", "Frechet distance {}{}, lower is nearer to recordings"),
+    "coverage": (".0%", "{} of the recordings have a sound near them{}"),
+    "rhythm distance": (".2f", "rhythm distance {}{}, lower is nearer"),
+    "told apart": (".0%", "a classifier trained to tell them from recordings is "
+                          "right in {}{}, where chance is 50%")}
 
 # %% ../../nbs/apps/cli.ipynb #d0825020
 def _card_of(model):
@@ -1138,23 +1153,20 @@ def _card_of(model):
 def _measured(model):
     "What the card of a model says of its quality, in words"
     said = _card_of(model).get("metrics")
-    found = {k: v for k, v in (said.items() if isinstance(said, dict) else ())
-             if isinstance(v, (int, float))}
-    take = lambda name: found.pop(name, None)  # noqa: E731
-    sounds, references, copies = take("clips"), take("references"), take("copies")
-    lines = []
-    for names, form, text in _WORDS:
-        if names[0] not in found: continue
-        value, real = (take(k) for k in names)
+    found, lines = said if isinstance(said, dict) else {}, []
+    known = {k: v for k, v in found.items() if isinstance(v, (int, float))}
+    for name, (form, text) in _WORDS.items():
+        if name not in known: continue
+        real = known.get(f"{name} of recordings")
         beside = "" if real is None else f" (recordings: {format(real, form)})"
-        lines.append(text.format(format(value, form), beside))
-    if copies is not None:
+        lines.append(text.format(format(known[name], form), beside))
+    if (copies := known.get("copies")) is not None:
         lines.append(f"{copies:g} of them copies of training clips" if copies else
                      "no copy of a training clip found")
-    lines += [f"{k} {v:.3g}" for k, v in found.items()]
-    of = f" of {sounds:g} sounds" if sounds else ""
-    against = f" against {references:g} recordings" if references else ""
-    return f"Measured by its card{of}{against}: {'; '.join(lines)}." if lines else ""
+    lines = lines or [f"{k} {v:.3g}" for k, v in known.items()]
+    on = found.get("measured on")
+    more = f" Measured on {on}." if lines and isinstance(on, str) and on else ""
+    return f"By its card: {'; '.join(lines)}.{more}" if lines else ""
 
 def _trained_beside(folder, model):
     "What a model on this machine, outside of the folder, says it was trained on"
@@ -1206,8 +1218,10 @@ def gallery(
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path
+    licence = _card_of(model).get("licence")
     about = f"Made by {model or 'an unknown model'}"
     about += ", beside recordings." if real else "."
+    if isinstance(licence, str): about += f" Its licence: {licence}."
     name = f"by {Path(model).name}" if model else f"in {Path(folder).resolve().name}"
     about = f"{about}\n{_measured(model)}".strip()
     page = gallery_page(folder, real, f"Sounds {name}", about, real_per_class)

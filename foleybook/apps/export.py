@@ -10,12 +10,31 @@ from dataclasses import asdict
 from pathlib import Path
 import torch
 from torch import nn, Tensor
+from torch._higher_order_ops import while_loop
 from .. import __version__
 from ..core.rendering import find_vocoder
-from ..vocoders import ISTFTVocoder
+from ..vocoders import _with_magnitude, ISTFTVocoder
 
 # %% auto #0
 __all__ = ['Exportable', 'export_notes', 'export_program', 'export_onnx', 'export_vocoder']
+
+# %% ../../nbs/apps/export.ipynb #1a9e1021
+def _agreed(vocoder, mag, real, imag):
+    "`ISTFTVocoder.agreed`, its rounds as one loop of the program that is traced"
+    if not torch.compiler.is_exporting() or not vocoder.config.rounds:
+        return ISTFTVocoder.agreed(vocoder, mag, real, imag)
+    mel, c, f = vocoder.mel, vocoder.config, mag.shape[1]
+
+    def one(k, real, imag, *before):
+        y = vocoder.overlapped(vocoder.inverse_fft(real, imag))
+        now = vocoder.fft(y.unfold(-1, mel.n_fft, mel.hop_length)[:, :f])
+        momentum = torch.where(k > 0, c.momentum, 0.) # nothing was before the first
+        ahead = (v + momentum * (v - b) for v, b in zip(now, before))
+        return k + 1, *_with_magnitude(mag, *ahead), *now
+
+    start = (torch.zeros((), dtype=torch.int64, device=mag.device), real, imag,
+             torch.zeros_like(real), torch.zeros_like(imag))
+    return while_loop(lambda k, *_: k < c.rounds, one, start)[1:3]
 
 # %% ../../nbs/apps/export.ipynb #80fa6514
 class Exportable(nn.Module):
@@ -23,6 +42,7 @@ class Exportable(nn.Module):
 
     def __init__(self,
         vocoder:ISTFTVocoder, # is not changed
+        loop:bool=False, # are its rounds traced as one loop? not for a .pt2 file
     ):
         super().__init__()
         self.vocoder,n = copy.deepcopy(vocoder).cpu().eval(),vocoder.mel.n_fft
@@ -36,6 +56,7 @@ class Exportable(nn.Module):
         for name,value in matrices.items(): self.register_buffer(name, value.float())
         self.vocoder.fft = lambda x: (x @ self.fft_cos.T, x @ self.fft_sin.T)
         self.vocoder.inverse_fft = lambda re, im: re @ self.inverse_cos + im @ self.inverse_sin
+        if loop: self.vocoder.agreed = lambda *x: _agreed(self.vocoder, *x)
         self.eval()
 
     def forward(self,
@@ -75,9 +96,9 @@ def export_program(
         torch.export.save(program, path, extra_files=notes)
     return Path(path)
 
-def _traced(vocoder, device='cpu'):
+def _traced(vocoder, device='cpu', loop=False):
     "A program with free batch size and length"
-    model = Exportable(vocoder).to(device)
+    model = Exportable(vocoder, loop).to(device)
     args = (torch.zeros(2, vocoder.mel.n_mels, 32, device=device),
             torch.zeros(1, dtype=torch.int64, device=device))
     dim = torch.export.Dim
@@ -96,7 +117,7 @@ def export_onnx(
                    if importlib.util.find_spec(p) is None]:
         raise ImportError(f"export_onnx needs {' and '.join(missing)}: "
                           "pip install 'foleybook[export]'")
-    model,args,free = _traced(vocoder, device)
+    model,args,free = _traced(vocoder, device, loop=True)
     # unoptimised: a runtime does that anew; here it took two thirds
     with torch.no_grad():
         program = torch.onnx.export(model, args, dynamo=True, opset_version=opset,

@@ -5,14 +5,153 @@
 # %% ../../nbs/apps/live.ipynb #634dfd17
 #| code-fold: true
 from __future__ import annotations
-import json, math, secrets, time, urllib.parse
+import json, math, secrets, time
+from threading import Lock, Thread
 import numpy as np
 from fastcore.basics import patch
 from ..core.control_tracks import _spans, _units
 from ..multitier_rnn import Tier
 
 # %% auto #0
-__all__ = ['LivePlayer']
+__all__ = ['LocalPage', 'LivePlayer']
+
+# %% ../../nbs/apps/live.ipynb #67cc0599
+def _open_server(port, handler, most=32):
+    "A server on this machine alone, with at most so many connections: a newer one ends the oldest"
+    import socket
+    from http.server import ThreadingHTTPServer
+
+    class Server(ThreadingHTTPServer):
+        held = []
+
+        def process_request(self, connection, address):
+            self.held.append(connection)
+            for old in self.held[:-most]:
+                try: old.shutdown(socket.SHUT_RDWR)
+                except OSError: pass  # it has gone already
+            super().process_request(connection, address)
+
+        def shutdown_request(self, connection):
+            if connection in self.held: self.held.remove(connection)
+            super().shutdown_request(connection)
+
+    try: return Server(("127.0.0.1", port), handler)
+    except (OSError, OverflowError) as e:
+        raise ValueError(f"port {port} cannot be opened "
+                         f"({getattr(e, 'strerror', None) or e}): another program may "
+                         "have it. Choose another one, or none: any that is free is "
+                         "taken then.") from None
+
+# %% ../../nbs/apps/live.ipynb #1a9e1003
+_GUARDED = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Content-Security-Policy": "default-src 'none'; script-src "
+            "'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+            "media-src blob:; img-src data:; frame-ancestors 'none'"}
+
+class LocalPage:
+    "A page for this machine alone, and what it asks for; say `page` and `answer`"
+    whose, busy, wait = "the player", 409, 10  # who gave the address; code; s
+    paths = {}  # what may be asked -> bytes that may be sent along
+
+    def __init__(
+        self,
+        port: int = 0,  # 0: any that is free
+    ):
+        self.token = secrets.token_urlsafe(16)
+        self.server = _open_server(port, _handler(self))
+        self.url = f"http://127.0.0.1:{self.server.server_port}/{self.token}/"
+
+    def begin(self):
+        "Answer from now on"
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        "Stop; the page is answered no more"
+        self.server.shutdown()
+        self.server.server_close()
+
+# %% ../../nbs/apps/live.ipynb #9050d081
+@patch
+def refused(self: LocalPage, path, headers):
+    "Why a request is not from the page itself, or None"
+    port = self.server.server_port
+    homes = [f"127.0.0.1:{port}", f"localhost:{port}"]
+    host, origin = headers.get_all("Host", []), headers.get("Origin")
+    site, into = headers.get("Sec-Fetch-Site"), headers.get("Sec-Fetch-Dest")
+    top, (_, token, rest) = into == "document", (*path.split("/", 2), "", "")[:3]
+    if len(host) != 1 or host[0] not in homes: return "another host"
+    if origin is not None and origin not in [f"http://{h}" for h in homes]:
+        return "another origin"
+    if site not in (None, "same-origin", "none") and not (top and not rest):
+        return "another site"
+    if into in ("iframe", "frame", "embed", "object"): return "a frame"
+    if not secrets.compare_digest(token.encode(), self.token.encode()):
+        return "another address"
+
+# %% ../../nbs/apps/live.ipynb #1a9e1004
+def _body(request, most):
+    "What was sent, or None for more than allowed, or of no known length"
+    try: size = int(request.headers.get("Content-Length", 0))
+    except ValueError: return None
+    long = not 0 <= size <= most or "Transfer-Encoding" in request.headers
+    return None if long else request.rfile.read(size)
+
+def _answered(page, path, query, post, body):
+    "Code, kind, content and further headers of an answer"
+    told = lambda code, text, **more: (code, "text/plain", text.encode(), more)
+    if path == "" and not post:
+        return 200, "text/html; charset=utf-8", page.page().encode(), {}
+    if path not in ("", *page.paths): return told(404, f"there is no {path!r:.40}")
+    if post != (path != ""): return told(405, "", Allow="POST" if path else "GET")
+    if body is None:
+        most = f"{page.paths[path] // 2**20} MB, or of no known length."
+        return told(413, f"more than {most}", Connection="close")
+    try:
+        kind, content, *more = page.answer(path, query, body)
+        return 200, kind, content, *(more or [{}])
+    except KeyError as e: return told(404, f"there is no {e}")
+    except ValueError as e: return told(400, str(e))
+    except BlockingIOError as e: return told(page.busy, str(e))
+    except RuntimeError as e: return told(500, str(e))
+
+# %% ../../nbs/apps/live.ipynb #937ae83b
+def _handler(page):
+    "What a page may ask for, and nobody else"
+    from http.server import BaseHTTPRequestHandler
+    from urllib.parse import parse_qs, urlparse
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = page.wait  # s without a word
+
+        def log_message(self, *_): pass
+
+        def handle(self):
+            try: super().handle()
+            except OSError: pass  # the page was closed while it waited
+
+        def do_GET(self, post=False):
+            asked = urlparse(self.path)
+            query = {k: v[0] for k, v in parse_qs(asked.query).items()}
+            if why := page.refused(asked.path, self.headers):
+                code, kind, more = 403, "text/plain", {}
+                body = f"refused: {why}. Open the address that {page.whose} gave.".encode()
+            else:
+                path = asked.path.split("/", 2)[2] if asked.path.count("/") > 1 else "?"
+                sent = _body(self, page.paths.get(path, 0))
+                code, kind, body, more = _answered(page, path, query, post, sent)
+            self.send_response(code)
+            told = {"Content-Type": kind,
+                    "Content-Length": str(len(body))} | _GUARDED | more
+            for name, value in told.items(): self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            if code == 413: self.close_connection = True  # the rest is not read
+
+        def do_POST(self): self.do_GET(post=True)
+
+    return Handler
 
 # %% ../../nbs/apps/live.ipynb #9c1cc91d
 _PAGE = """<!doctype html><meta charset="utf-8"><title>foleybook: play</title>
@@ -86,39 +225,10 @@ button.onclick = async () => {
 };
 </script>"""
 
-# %% ../../nbs/apps/live.ipynb #67cc0599
-# s after which a page that asked for nothing may be followed by another one
-_ALONE = 2.0
-
-def _open_server(port, handler, most=32):
-    "A server on this machine alone, with at most so many connections: a newer one ends the oldest"
-    import socket
-    from http.server import ThreadingHTTPServer
-
-    class Server(ThreadingHTTPServer):
-        held = []
-
-        def process_request(self, connection, address):
-            self.held.append(connection)
-            for old in self.held[:-most]:
-                try: old.shutdown(socket.SHUT_RDWR)
-                except OSError: pass  # it has gone already
-            super().process_request(connection, address)
-
-        def shutdown_request(self, connection):
-            if connection in self.held: self.held.remove(connection)
-            super().shutdown_request(connection)
-
-    try: return Server(("127.0.0.1", port), handler)
-    except (OSError, OverflowError) as e:
-        raise ValueError(f"port {port} cannot be opened "
-                         f"({getattr(e, 'strerror', None) or e}): another program may "
-                         "have it. Choose another one, or none: any that is free is "
-                         "taken then.") from None
-
 # %% ../../nbs/apps/live.ipynb #4140af92
-class LivePlayer:
+class LivePlayer(LocalPage):
     "A page on this machine with a slider for each control, and a sound that goes on and follows"
+    paths = dict(next=0, set=0)
 
     def __init__(
         self,
@@ -129,8 +239,6 @@ class LivePlayer:
         seed: int = None,  # of the sound; None: another one each time
         **asked,  # `cond`, `temperature` ... of `stream`
     ):
-        from threading import Lock, Thread
-
         if not model.endless:
             raise ValueError(f"a {type(model).__name__} makes sounds of a certain "
                              "length and cannot play on without an end. `pops` can, "
@@ -147,25 +255,18 @@ class LivePlayer:
         live = {k: lambda t, k=k: self.known[k] for k in model.control_names}
         told = dict(controls=live or None, block=block, **asked)
         self.blocks = model.stream(seed=seed, **told)
-        self.server = _open_server(port, _handler(self))
+        super().__init__(port)
         try: next(model.stream(seed=0, **told))  # compiled before anybody listens
         except BaseException:
             self.server.server_close()
             raise
-        self.token = secrets.token_urlsafe(16)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/{self.token}/"
-        Thread(target=self.server.serve_forever, daemon=True).start()
+        self.begin()
 
     def next(self) -> bytes:
         "The next block, float32"
         with self.lock:
             self.known = dict(self.values)
             return next(self.blocks).audio[0, 0].numpy().astype("<f4").tobytes()
-
-    def close(self):
-        "Stop; the page falls silent"
-        self.server.shutdown()
-        self.server.server_close()
 
     def _repr_html_(self):
         return f'<a href="{self.url}" target="_blank" rel="noreferrer">open the player</a>'
@@ -193,25 +294,10 @@ def set(self: LivePlayer, name, value):
                          "0 to 1.")
     self.values[name] = float(value)
 
-# %% ../../nbs/apps/live.ipynb #9050d081
-@patch
-def refused(self: LivePlayer, path, headers):
-    "Why a request is not from the page itself, or None"
-    port = self.server.server_port
-    homes = [f"127.0.0.1:{port}", f"localhost:{port}"]
-    host, origin = headers.get_all("Host", []), headers.get("Origin")
-    site, into = headers.get("Sec-Fetch-Site"), headers.get("Sec-Fetch-Dest")
-    top, (_, token, rest) = into == "document", (*path.split("/", 2), "", "")[:3]
-    if len(host) != 1 or host[0] not in homes: return "another host"
-    if origin is not None and origin not in [f"http://{h}" for h in homes]:
-        return "another origin"
-    if site not in (None, "same-origin", "none") and not (top and not rest):
-        return "another site"
-    if into in ("iframe", "frame", "embed", "object"): return "a frame"
-    if not secrets.compare_digest(token.encode(), self.token.encode()):
-        return "another address"
-
 # %% ../../nbs/apps/live.ipynb #19323be1
+# s after which a page that asked for nothing may be followed by another one
+_ALONE = 2.0
+
 @patch
 def next_for(self: LivePlayer, listener):
     "The next block for one page; while it listens, any other is a `BlockingIOError`"
@@ -225,66 +311,18 @@ def next_for(self: LivePlayer, listener):
     try: return self.next()
     finally: self.heard_at = now()
 
-# %% ../../nbs/apps/live.ipynb #4ac70cf9
-_GUARDED = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Content-Security-Policy": "default-src 'none'; script-src "
-            "'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
-            "frame-ancestors 'none'"}
-
-def _answer(player, path, query, post):
-    "Code, kind, body and further headers of an answer"
-    if path == "" and not post:
-        return 200, "text/html; charset=utf-8", player.page().encode(), {}
-    if path not in ("", "next", "set"): return 404, "text/plain", b"", {}
-    if post != (path != ""):
-        return 405, "text/plain", b"", {"Allow": "POST" if path else "GET"}
+# %% ../../nbs/apps/live.ipynb #1a9e1006
+@patch
+def answer(self: LivePlayer, path, query, body):
+    "A block of sound, or a knob that is turned"
     try:
-        if path == "next":
-            body = player.next_for(query.get("listener"))
-            return 200, "application/octet-stream", body, {"X-Knobs": json.dumps(player.known)}
-        player.set(query["name"], query["value"])
-        return 200, "text/plain", b"", {}
-    except (KeyError, ValueError) as e: return 400, "text/plain", str(e).encode(), {}
-    except BlockingIOError as e: return 409, "text/plain", str(e).encode(), {}
+        if path == "set":
+            self.set(query.get("name"), query.get("value", "nan"))
+            return "text/plain", b""
+        block = self.next_for(query.get("listener"))
+        return "application/octet-stream", block, {"X-Knobs": json.dumps(self.known)}
     except (StopIteration, RuntimeError) as e:
-        return 500, "text/plain", f"the sound has ended. {e} Start play again.".encode(), {}
-
-# %% ../../nbs/apps/live.ipynb #937ae83b
-def _handler(player):
-    "What the page may ask for, and nobody else"
-    from http.server import BaseHTTPRequestHandler
-    from urllib.parse import parse_qs, urlparse
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # s without a word
-
-        def log_message(self, *_): pass
-
-        def handle(self):
-            try: super().handle()
-            except OSError: pass  # the page was closed while it waited
-
-        def do_GET(self, post=False):
-            asked = urlparse(self.path)
-            query = {k: v[0] for k, v in parse_qs(asked.query).items()}
-            if why := player.refused(asked.path, self.headers):
-                code, kind, more = 403, "text/plain", {}
-                body = f"refused: {why}. Open the address that the player gave.".encode()
-            else:
-                path = asked.path.split("/", 2)[2] if asked.path.count("/") > 1 else "?"
-                code, kind, body, more = _answer(player, path, query, post)
-            self.send_response(code)
-            told = {"Content-Type": kind,
-                    "Content-Length": str(len(body))} | _GUARDED | more
-            for name, value in told.items(): self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self): self.do_GET(post=True)
-
-    return Handler
+        raise RuntimeError(f"the sound has ended. {e} Start play again.") from None
 
 # %% ../../nbs/apps/live.ipynb #e5723e35
 @patch
@@ -295,13 +333,14 @@ def latency(
 # s from each turn to the first sample that knows of it; less where one was missed
 ) -> np.ndarray:
     "Ask for blocks as the page does, in real time but unheard, while another thread turns a knob"
-    from threading import Thread
+    from urllib.parse import quote
+    from urllib.request import urlopen
 
     if not self.values:
         raise ValueError("this model has no knob to turn")
     rng, now, name = np.random.default_rng(seed), time.monotonic, next(iter(self.values))
     # a POST
-    ask = lambda path: urllib.request.urlopen(self.url + path, b"", timeout=30)
+    ask = lambda path: urlopen(self.url + path, b"", timeout=30)
     turned, found, at = {}, [], 0.0
 
     def turn():
@@ -309,7 +348,7 @@ def latency(
         for value in (rng.permutation(turns) + 0.25) / turns:
             time.sleep(rng.uniform(0.2, 0.4))
             turned[value] = now()
-            ask(f"set?name={urllib.parse.quote(name)}&value={value}").close()
+            ask(f"set?name={quote(name)}&value={value}").close()
 
     hand = Thread(target=turn, daemon=True)
     hand.start()

@@ -9,7 +9,7 @@ import io, json, secrets, tempfile, zipfile
 from pathlib import Path
 from threading import Condition, Thread
 from fastcore.basics import patch
-from .live import _GUARDED, _open_server, LivePlayer
+from .live import LocalPage
 from ..core.sound_files import AudioError, audio_info, write_audio
 from ..core.sounds import safe_name, SamplingError
 
@@ -168,12 +168,19 @@ def _work(self:Studio):
             job = self.jobs.get(key, {})
             job['state'] = 'at work'
         try:
-            n, cond = wish['n'], wish['cond']
+            n, asked = wish['n'], _arguments(self, wish)
+            cond = wish['cond'] or _kind_of(self.model, asked.get('init'))
             made = self.model.sample([cond] * n if cond else None, n=n, progress=False,
-                                     **_arguments(self, wish))
+                                     **asked)
             with self.door: job.update(takes=_held(self, made), state='done')
         except (ValueError, SamplingError, RuntimeError, OSError) as e:
             job.update(state='failed', said=str(e) or type(e).__name__)
+
+def _kind_of(model, recording):
+    "What a recording sounds like to a model that knows kinds and is told none"
+    if not recording or not model.labels: return None
+    if hasattr(model, 'heard_as'): return model.heard_as(recording)[0][1]
+    raise ValueError(f'what shall it be? Give cond, one of {", ".join(model.labels)}.')
 
 def _held(studio, made):
     "Keep takes at hand; the oldest that nobody keeps go"
@@ -208,35 +215,74 @@ def _zipped(studio):
     return whole.getvalue()
 
 # %% ../../nbs/apps/serve.ipynb #63f62b41
-_LOOKS = """<!doctype html><meta charset="utf-8"><title>foleybook: studio</title>
+_STYLE = """:root{color-scheme:light dark;--ink:#1c1c1e;--soft:#5c5c62;--line:#8a8a92;
+  --card:#f4f4f7;--paper:#fff;--accent:#b0470a;--on:#fff}
+@media(prefers-color-scheme:dark){:root{--ink:#ececf0;--soft:#a6a6ae;--line:#7c7c86;
+  --card:#25252a;--paper:#18181b;--accent:#ff9d5c;--on:#18181b}}
+*{box-sizing:border-box}[hidden]{display:none!important}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
+  accent-color:var(--accent);max-width:52rem;margin:1.5rem auto;padding:0 1rem}
+h1{line-height:1.2;margin:0}
+h2{font-size:1rem;margin:1.4rem 0 .4rem}.soft{color:var(--soft)}
+p{margin:.3rem 0}button,input{font:inherit;color:inherit}
+button{padding:.3rem .8rem;border:1px solid var(--line);border-radius:.4rem;
+  background:var(--card);cursor:pointer}
+button[aria-pressed=true],#make{background:var(--accent);border-color:var(--accent);
+  color:var(--on)}
+#make{font-weight:600;padding:.5rem 2rem}#held:empty{display:none}
+button:disabled{opacity:.5;cursor:wait}
+:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
+#strip{height:3rem;border:1px solid var(--line);border-radius:.4rem;position:relative;
+  cursor:crosshair;background:var(--card);margin-top:.4rem;touch-action:none}
+#strip svg{position:absolute;inset:0;width:100%;height:100%}#strip polyline{fill:none;
+  stroke:var(--accent);stroke-width:2;vector-effect:non-scaling-stroke}
+#strip i{position:absolute;top:0;bottom:0;width:3px;background:var(--accent)}
+#drop{border:2px dashed var(--line);border-radius:.4rem;padding:.8rem;margin:.6rem 0}
+#file{max-width:100%}input[type=number]{width:5.5rem;padding:.2rem .4rem;
+  border:1px solid var(--line);border-radius:.3rem;background:var(--paper)}
+.row{display:flex;flex-wrap:wrap;gap:.4rem;margin:.4rem 0}
+.end{gap:1rem;align-items:center}
+label{display:flex;gap:.4rem;align-items:center}
+#takes{margin-bottom:2rem}.take{display:grid;gap:.3rem .8rem;align-items:center;
+  grid-template-columns:10rem 1fr auto auto;padding:.5rem 0;
+  border-top:1px solid var(--line)}
+.take b{overflow-wrap:anywhere}.take audio{width:100%;height:2.4rem}
+a{color:var(--accent)}
+@media(max-width:36rem){.take{grid-template-columns:1fr auto auto}
+  .take audio{grid-row:2;grid-column:1/-1}}"""
+
+# %% ../../nbs/apps/serve.ipynb #1a9e1030
+_LOOKS = f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>foleybook: studio</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>:root{color-scheme:light dark}
-body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:1rem auto;padding:0 1rem}
-button,input{font:inherit;padding:.3rem .8rem}
-button[aria-pressed=true]{background:#b0470a;color:#fff}
-#strip{height:3rem;border:1px solid;position:relative;cursor:pointer}
-#strip i{position:absolute;top:0;bottom:0;width:3px;background:#b0470a}
-#drop{border:2px dashed;padding:.8rem;margin:.6rem 0}
-.row{display:flex;flex-wrap:wrap;gap:.4rem;margin:.6rem 0}
-.take{display:flex;gap:.8rem;align-items:center}</style>
-<main><h1>Studio</h1><p id="about"></p>
-<div class="row" id="kinds" role="group" aria-label="kind"></div>
+<style>{_STYLE}</style>
+<main><h1>Studio</h1><p id="about" class="soft"></p>
+<h2>What to do</h2>
 <div class="row" id="ways" role="group" aria-label="what to do"></div>
-<div id="drop">Drop a recording here, or
+<div id="drop" data-for="vary fill continue_ loop">Drop a recording here, or
 <input type="file" id="file" accept="audio/*" aria-label="recording">
-<span id="held"></span></div>
-<div id="when" hidden>Tap when something shall happen:
-<button id="clear">clear</button><div id="strip"></div></div>
-<div class="row">
+<p id="held" class="soft"></p></div>
+<section id="what"><h2>Kind</h2>
+<div class="row" id="kinds" role="group" aria-label="kind"></div>
+<p class="soft" data-for="vary fill continue_ loop">With no kind pressed, it is what the
+recording sounds like.</p></section>
+<section id="when" hidden><h2>When</h2><div class="row end"><span>Tap where something
+happens, or draw how loud it is.</span><button id="clear">clear</button></div>
+<div id="strip"></div></section>
+<h2>How much</h2><div class="row end">
 <label>takes <input id="n" type="number" min="1" max="16" value="1"></label>
-<label>seconds <input id="seconds" type="number" step=".1" min=".1"></label>
-<label>strength
+<label data-for="new continue_">seconds
+<input id="seconds" type="number" step=".1" min=".1"></label>
+<label data-for="vary">how far from it
 <input id="strength" type="range" min="0" max="1" step=".05" value=".5"></label>
-<label>hole from <input id="start" type="number" step=".05" value="0"></label>
-<label>to <input id="end" type="number" step=".05" value=".5"></label></div>
-<p><button id="make">Make</button> <output id="told"></output>
-<button id="zip">Download what is kept</button></p>
-<div id="takes"></div></main>"""
+<label data-for="fill">hole from, s
+<input id="start" type="number" step=".05" min="0" value="0"></label>
+<label data-for="fill">to, s
+<input id="end" type="number" step=".05" min="0" value=".5"></label></div>
+<p class="row end"><button id="make">Make</button>
+<output id="told" role="status"></output></p>
+<section id="results" hidden><h2>Takes</h2><div id="takes"></div>
+<p><button id="zip" disabled>Download what is kept</button></p></section></main>"""
 
 # %% ../../nbs/apps/serve.ipynb #5a41b0b4
 _CHOOSE = """
@@ -257,24 +303,65 @@ function buttons(box, names, key) {
     b.dataset.name = name;
     b.setAttribute('aria-pressed', wish[key] === name);
     b.onclick = () => {
-      wish[key] = name;
-      for (const o of box.children) o.setAttribute('aria-pressed', o === b);
+      const off = key === 'cond' && wish.way !== 'new' && wish.cond === name;
+      wish[key] = off ? null : name;
+      for (const o of box.children)
+        o.setAttribute('aria-pressed', o === b && !off);
+      fit();
     };
     box.append(b);
   }
 }
+// What a way has no use for is out of sight
+function fit() {
+  for (const e of document.querySelectorAll('[data-for]'))
+    e.hidden = !e.dataset.for.split(' ').includes(wish.way);
+  $('when').hidden = !about.level || wish.way === 'loop';
+}
 buttons($('kinds'), about.labels, 'cond'); buttons($('ways'), about.ways, 'way');
+$('what').hidden = !about.labels.length;
 $('about').textContent = `${about.model}: ${about.sample_rate} Hz, up to ` +
-  `${about.longest} s, licence ${about.licence}`;
-$('seconds').value = about.seconds; $('when').hidden = !about.level;
-$('strip').onclick = e => {
+  `${about.longest} s; licence ${about.licence}`;
+$('seconds').value = about.seconds; fit();
+"""
+
+# %% ../../nbs/apps/serve.ipynb #1a9e1031
+_STRIP = """
+let level = [], held = null;
+// A tap is a moment; a line that is drawn is a level, 0 to 1 from below
+function place(e) {
   const box = $('strip').getBoundingClientRect();
-  taps.push((e.clientX - box.x) / box.width);
-  const mark = add('i');
-  mark.style.left = 100 * taps.at(-1) + '%';
-  $('strip').append(mark);
+  const within = v => Math.max(0, Math.min(1, v));
+  return [within((e.clientX - box.x) / box.width),
+          within(1 - (e.clientY - box.y) / box.height)];
+}
+function draw() {
+  const line = level.map((v, k) => `${k},${99 * (1 - v)}`).join(' ');
+  $('strip').innerHTML = level.length ? '<svg viewBox="0 0 99 99" ' +
+    `preserveAspectRatio="none"><polyline points="${line}"/></svg>` : '';
+  for (const s of taps) {
+    const mark = add('i');
+    mark.style.left = 100 * s + '%';
+    $('strip').append(mark);
+  }
+}
+$('strip').onpointerdown = e => {
+  held = place(e); $('strip').setPointerCapture(e.pointerId);
 };
-$('clear').onclick = () => { taps = []; $('strip').replaceChildren(); };
+$('strip').onpointermove = e => {
+  if (!held) return;
+  const at = place(e), [a, b] = [held, at].map(p => Math.round(99 * p[0]));
+  if (!held.moved && Math.abs(at[0] - held[0]) < .01) return;
+  if (!level.length) level = Array(100).fill(0);
+  for (let k = Math.min(a, b); k <= Math.max(a, b); k++)
+    level[k] = a === b ? at[1] : held[1] + (at[1] - held[1]) * (k - a) / (b - a);
+  held = Object.assign(at, {moved: true}); taps = []; draw();
+};
+$('strip').onpointerup = () => {
+  if (held && !held.moved) { taps.push(held[0]); level = []; draw(); }
+  held = null;
+};
+$('clear').onclick = () => { taps = []; level = []; draw(); };
 """
 
 # %% ../../nbs/apps/serve.ipynb #490076cd
@@ -285,6 +372,7 @@ async function take(f) {
     const got = await (await answer(path, f, true)).json();
     file = got.file; say('');
     $('held').textContent = `${f.name}, ${got.seconds.toFixed(2)} s`;
+    $('end').value = Math.min(.5, got.seconds).toFixed(2);
   } catch (e) { say(e.message); }
 }
 $('file').onchange = () => take($('file').files[0]);
@@ -294,14 +382,25 @@ async function show(t) {
   const blob = await (await answer('sound', {take: t.take})).blob();
   const url = URL.createObjectURL(blob), row = add('div', {className: 'take'});
   const keep = add('input', {type: 'checkbox'}), label = add('label');
-  keep.onchange = () => answer('keep', {take: t.take, keep: keep.checked})
-    .catch(e => say(e.message));
-  label.append(keep, ' keep');
-  row.append(`${t.label} ${t.seed}`, add('audio', {controls: true, src: url}), label,
+  keep.onchange = async () => {
+    try {
+      const told = await answer('keep', {take: t.take, keep: keep.checked});
+      $('zip').disabled = !(await told.json()).kept;
+    } catch (e) { say(e.message); }
+  };
+  label.append(keep, 'keep');
+  const name = `${t.label} ${t.seed}`.trim();
+  const audio = add('audio', {controls: true, src: url});
+  audio.setAttribute('aria-label', name);
+  row.append(add('b', {textContent: name.replaceAll('_', ' ')}), audio, label,
     add('a', {href: url, textContent: 'download',
-      download: `${t.label}_${t.seed}.wav`}));
-  $('takes').prepend(row);
+      download: `${name.replace(' ', '_')}.wav`}));
+  $('takes').prepend(row); $('results').hidden = false;
 }
+"""
+
+# %% ../../nbs/apps/serve.ipynb #45493aa3
+_DESK = _LOOKS + '<script>' + _CHOOSE + _STRIP + _MAKE + """
 function asked() {
   const length = Number($('seconds').value), n = Number($('n').value), way = wish.way;
   const number = id => Number($(id).value), out = {...wish, n};
@@ -309,14 +408,11 @@ function asked() {
   if (way !== 'new') out.file = file || '';
   if (way === 'vary') out.strength = number('strength');
   if (way === 'fill') Object.assign(out, {start: number('start'), end: number('end')});
-  if (taps.length && about.level) out.at = taps.map(s => s * length);
+  if (!$('when').hidden && taps.length) out.at = taps.map(s => s * length);
+  if (!$('when').hidden && level.length) out.level = level.map(v => 60 * v - 72);
   if (!out.cond) delete out.cond;
   return out;
 }
-"""
-
-# %% ../../nbs/apps/serve.ipynb #45493aa3
-_DESK = _LOOKS + '<script>' + _CHOOSE + _MAKE + """
 $('make').onclick = async () => {
   $('make').disabled = true;
   try {
@@ -341,25 +437,28 @@ $('zip').onclick = async () => {
 </script>"""
 
 # %% ../../nbs/apps/serve.ipynb #a5b6eda5
-class Desk:
+class Desk(LocalPage):
     "A page and a JSON API on this machine for a `Studio`"
+    whose, busy, wait = 'serve', 429, 30
+    paths = dict(about=2**20, make=2**20, state=2**20, sound=2**20, keep=2**20,
+                 zip=2**20, upload=MOST_BYTES)
+
     def __init__(self,
         studio:Studio, # makes the sounds
         port:int=0, # of the page; 0: any that is free
     ):
-        self.studio, self.token = studio, secrets.token_urlsafe(16)
-        self.server = _open_server(port, _handler(self))
-        self.url = f'http://127.0.0.1:{self.server.server_port}/{self.token}/'
-        Thread(target=self.server.serve_forever, daemon=True).start()
+        super().__init__(port)
+        self.studio = studio
+        self.begin()
 
     def page(self)->str:
         "HTML of the page"
         told = json.dumps(self.studio.about()).replace('<', '\\u003c')
         return _DESK.replace('ABOUT', told, 1)
+
     def close(self):
         "Stop"
-        self.server.shutdown()
-        self.server.server_close()
+        super().close()
         self.studio.close()
 
 # %% ../../nbs/apps/serve.ipynb #5b5f3cca
@@ -378,74 +477,12 @@ def answer(self:Desk,
     if path == 'make': return _json(dict(job=s.ask(asked)))
     if not isinstance(asked, dict):
         raise ValueError('the body is an object, {...}.')
-    if path == 'state': return _json(s.jobs[asked.get('job')])
-    if path == 'sound': return 'audio/wav', _wav(s.takes[asked.get('take')])
     if path == 'zip': return 'application/zip', _zipped(s)
-    if path == 'keep':
-        key = asked.get('take')
-        s.takes[key]
-        (s.kept.add if asked.get('keep', True) else s.kept.discard)(key)
-        return _json(dict(kept=len(s.kept)))
-    raise KeyError(path)
+    if path == 'state': return _json(s.jobs[str(asked.get('job'))])
+    take = s.takes[key := str(asked.get('take'))]
+    if path == 'sound': return 'audio/wav', _wav(take)
+    (s.kept.add if asked.get('keep', True) else s.kept.discard)(key)
+    return _json(dict(kept=len(s.kept)))
 
 # %% ../../nbs/apps/serve.ipynb #0245eaa9
 def _json(value): return 'application/json', json.dumps(value).encode()
-
-_POLICY = _GUARDED | {'Content-Security-Policy': _GUARDED['Content-Security-Policy']
-                      + '; media-src blob:; img-src data:'}
-
-def _body(handler, most):
-    "What was sent, or None for more than allowed"
-    try: size = int(handler.headers.get('Content-Length', 0))
-    except ValueError: return None
-    long = not 0 <= size <= most or 'Transfer-Encoding' in handler.headers
-    return None if long else handler.rfile.read(size)
-
-def _answered(desk, path, query, post, body):
-    "Code, kind and content"
-    if path == '' and not post:
-        return 200, 'text/html; charset=utf-8', desk.page().encode()
-    if not post: return 405, 'text/plain', b'POST only'
-    if body is None: return 413, 'text/plain', (
-        f'more than {MOST_BYTES // 2**20} MB, or of no known length.').encode()
-    try: return 200, *desk.answer(path, query, body)
-    except KeyError as e: return 404, 'text/plain', f'there is no {e}'.encode()
-    except ValueError as e: return 400, 'text/plain', str(e).encode()
-    except BlockingIOError as e: return 429, 'text/plain', str(e).encode()
-
-# %% ../../nbs/apps/serve.ipynb #9402a097
-def _handler(desk):
-    "What the page and this machine's programs may ask for"
-    from http.server import BaseHTTPRequestHandler
-    from urllib.parse import parse_qs, urlparse
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 30 # s without a word
-
-        def log_message(self, *_): pass
-
-        def handle(self):
-            try: super().handle()
-            except OSError: pass # the page was closed while it waited
-
-        def do_GET(self, post=False):
-            asked = urlparse(self.path)
-            query = {k: v[0] for k, v in parse_qs(asked.query).items()}
-            if why := LivePlayer.refused(desk, asked.path, self.headers):
-                code, kind = 403, 'text/plain'
-                body = f'refused: {why}. Open the address that serve gave.'.encode()
-            else:
-                path = asked.path.split('/', 2)[2] if asked.path.count('/') > 1 else '?'
-                sent = _body(self, MOST_BYTES if path == 'upload' else 2**20)
-                code, kind, body = _answered(desk, path, query, post, sent)
-            self.send_response(code)
-            told = {'Content-Type': kind, 'Content-Length': str(len(body))} | _POLICY
-            if code == 413: told['Connection'] = 'close'
-            for name, value in told.items(): self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-            if code == 413: self.close_connection = True
-
-        def do_POST(self): self.do_GET(post=True)
-
-    return Handler

@@ -13,8 +13,7 @@ from torch import nn, Tensor
 from tqdm.auto import tqdm
 from ..audio_features import GriffinLim, log_mel, mel_centres, MelConfig
 from .code_maps import MelAutoencoder
-from .generator import Conditions, ItemNoise
-from .half_precision import chosen_precision, held
+from .generator import _audio_of, Conditions, ItemNoise
 from .rendering import find_vocoder, MelGenerator
 from .sound_files import unclipped
 from .sounds import Sounds
@@ -45,7 +44,7 @@ class LatentDiffusion(MelGenerator):
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
                          'mask loop on_step progress').split())
-    best_batch, precision = 8, 'float32' # of the weights, see `set_precision`
+    best_batch = 8
 
     def __init__(self,
         config:LatentDiffusionConfig, # labels and defaults
@@ -115,10 +114,9 @@ def answer(self:LatentDiffusion,
 )->Tensor: # (n, c, h, l)
     "What the backbone says of latents of any length"
     n, length, size = len(x), x.shape[-1], self.columns
-    keep, net = None if keep is None else keep.to(x.device), self.backbone
-    if not torch.is_grad_enabled(): net = held(net, self.precision)
+    keep = None if keep is None else keep.to(x.device)
     if length <= size:
-        return net(x, t, cond, None if keep is None else keep.expand(n, -1))
+        return self.backbone(x, t, cond, None if keep is None else keep.expand(n, -1))
     where, weight = (v.to(x.device) for v in windows(length, size, ring))
     w = len(where)
     parts = x[..., where].permute(3, 0, 1, 2, 4).flatten(0, 1) # (w n, c, h, size)
@@ -128,29 +126,12 @@ def answer(self:LatentDiffusion,
         # (n, w, size, values)
         tracks = track.unflatten(-1, (length, -1)).to(x.device)[:, where]
         asked.fields['controls.level'] = tracks.transpose(0, 1).flatten(2).flatten(0, 1)
-    said = net(parts, t.repeat(w), asked, kept).unflatten(0, (w, n))
+    said = self.backbone(parts, t.repeat(w), asked, kept).unflatten(0, (w, n))
     total = torch.zeros_like(x)
     for at, piece in zip(where, said):
         total.index_add_(-1, at, piece * weight)
     return total / torch.zeros(length, device=x.device).index_add_(
         0, where.flatten(), weight.repeat(w))
-
-# %% ../../nbs/core/painting.ipynb #b1f60012
-@patch
-@torch.no_grad()
-def set_precision(self:LatentDiffusion,
-    precision:str, # 'float32', 'bf16', or 'auto': the faster one here
-)->LatentDiffusion: # itself
-    "How the weights of the backbone are held while it paints; its own stay as they are"
-    c, size = self.vae.config, min(self.columns, 43)
-    x = torch.zeros(2, c.channels, c.rows, size, device=self.device)
-    t = torch.full((2,), 500., device=self.device)
-    text = getattr(self.backbone.config, 'cross_attention_dim', None)
-    asked = Conditions(text=torch.zeros(2, 1, text)).to(self.device) if text else None
-    run = lambda half: held(self.backbone, 'bf16' if half
-                            else 'float32')(x, t, asked).cpu()
-    self.precision = chosen_precision(precision, run, self.device)
-    return self
 
 # %% ../../nbs/core/painting.ipynb #e9b9264d
 def _rolled(cond, roll, length):
@@ -319,8 +300,6 @@ def follow(self:LatentDiffusion,
     depth:float=60., # dB below that, where it ends
 )->dict: # for `sample(controls=...)`: name -> track, dB, (n, frames)
     "How loud a recording is when; a silent one raises `ValueError`"
-    from foleybook.core.generator import _audio_of
-
     x = _audio_of(sound, self.sample_rate).mean(1)
     track = mel_level(log_mel(x, self.mel), self.mel)
     if track.max() < -90:
@@ -380,7 +359,6 @@ def latents_of(self:LatentDiffusion,
     sound, # path, `Sounds`, or waveform (n, c, t) at the model's rate
 )->Tensor: # (n, c, h, l)
     "Latents of sounds"
-    from foleybook.core.generator import _audio_of
     x = _audio_of(sound, self.sample_rate).mean(1)
     return self.vae.encode(log_mel(x, self.mel).to(self.device))
 
@@ -473,6 +451,37 @@ def morph(self:LatentDiffusion,
              else Conditions(label=[-1] * n))
     most = self.mel.samples(length * self.vae.time_stride) / self.sample_rate
     return self.from_noise(noise, asked, min(seconds or most, most), steps=steps)
+
+# %% ../../nbs/core/painting.ipynb #3b5e2002
+@patch
+@torch.no_grad()
+def heard_as(self:LatentDiffusion,
+    sound, # path, `Sounds` of one, or waveform (c, t); of a longer one the loudest part
+    times:tuple=(350., 550., 850., 950.), # of the noise, 0 to 999
+    seed:int=0, # of the noise
+)->list: # (error, 1 being the mean of all classes; label), the best first
+    "By which of its classes a model explains a sound best (Li et al. 2023)"
+    x = _loudest(_audio_of(sound, self.sample_rate)[:1].mean(1),
+                 round(self.default_seconds * self.sample_rate))
+    z, n, was = self.latents_of(x), len(self.labels), self.training
+    asked, wrong = Conditions(label=list(range(n))).to(z.device), []
+    self.eval()
+    for k, t in enumerate(times):
+        t, noise = torch.full((1,), t, device=z.device), ItemNoise([seed + k])
+        item = self.process.training_item(z, t, noise.randn(*z.shape[1:]).to(z))
+        said = self.answer(item.x.expand(n, -1, -1, -1), t.expand(n), asked)
+        wrong.append((said.float() - item.target).square().mean((1, 2, 3)))
+    self.train(was)
+    wrong = torch.stack(wrong)
+    errors = (wrong / wrong.mean(1, keepdim=True).clamp_min(1e-12)).mean(0)
+    return sorted(zip(errors.tolist(), self.labels))
+
+def _loudest(x, size):
+    "The loudest so many samples of a waveform (1, t)"
+    if x.shape[-1] <= size: return x
+    total = F.pad(x[0].double().square().cumsum(0), (1, 0))
+    at = (total[size:] - total[:-size]).argmax().item()
+    return x[:, at:at + size]
 
 # %% ../../nbs/core/painting.ipynb #2246d618
 def attention(

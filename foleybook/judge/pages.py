@@ -155,7 +155,8 @@ def player(
     seconds = torch.as_tensor(x).shape[-1] / sample_rate
     known = [f'{seconds:.2f} s',
              None if seed is None or seed != seed else f'seed {int(seed)}',
-             f'licence {licence}' if licence and licence == licence
+             # what stands in brackets is about others' parts: said once above
+             f"licence {licence.partition(' (')[0]}" if licence and licence == licence
              else 'licence unknown']
     facts = ', '.join(k for k in known if k)
     try: picture = mel_data_uri(x, sample_rate)
