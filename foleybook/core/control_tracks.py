@@ -12,7 +12,7 @@ from torch import Tensor
 from ..audio_features import frame_features
 from .files import atomic_file
 from .generator import Conditions, Generator
-from .noise_bands import noise_levels, BANDS, strikes_a_second
+from .noise_bands import BANDS, noise_levels
 from .settings import config_hash, near
 
 # %% auto #0
@@ -117,7 +117,7 @@ def _onset_track(x, sample_rate, rate):
 
 # %% ../../nbs/core/control_tracks.ipynb #7be6249e
 EXTRACTED = dict(rms='dB', centroid='octaves above 1 Hz', pitch='octaves above 1 Hz',
-                 onset='', strikes='strikes a second')
+                 onset='')
 
 def _units():
     "What is scaled by what occurs"
@@ -135,7 +135,7 @@ def extract_tracks(
     hop = round(sample_rate / rate)
     length, found = max(2**round(math.log2(sample_rate / 20)), hop), {}
     bands, asked = [f'band{k}' for k in range(BANDS)], set(names)
-    if asked - {'onset', 'strikes', *bands}:
+    if asked - {'onset', *bands}:
         f = frame_features(x, sample_rate, hop, length)
         hold = np.where(f.pitch > 0, f.pitch, 200.) # where nothing repeats
         found = {f'mfcc{k}': v for k, v in enumerate(f.mfcc)}
@@ -143,8 +143,6 @@ def extract_tracks(
                       centroid=f.centroid.clamp_min(30).log2())
     if asked & {*bands}:
         found |= dict(zip(bands, noise_levels(x, sample_rate, rate).T))
-    if 'strikes' in names:
-        found['strikes'] = strikes_a_second(x, sample_rate, rate)
     if 'onset' in names: found['onset'] = _onset_track(x, sample_rate, rate)
     if unknown := [k for k in names if k not in found]:
         raise ValueError(f"no track {unknown[0]!r} is in the parameter files or can be "

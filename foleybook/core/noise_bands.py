@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 # %% auto #0
-__all__ = ['BANDS', 'FLOOR', 'band_edges', 'noise_levels', 'noise_in_bands', 'strikes_a_second']
+__all__ = ['BANDS', 'FLOOR', 'band_edges', 'noise_levels', 'noise_in_bands']
 
 # %% ../../nbs/core/noise_bands.ipynb #59c35518
 BANDS = 24 # bands of equal width in mel, from 40 Hz to almost half the sample rate
@@ -29,7 +29,7 @@ def _powers(x, sample_rate, hop, length):
     padded = np.pad(x, (length // 2, length // 2))
     frames = np.lib.stride_tricks.sliding_window_view(padded, length)[::hop]
     power = np.abs(np.fft.rfft(frames * window, axis=1))**2
-    power *= 2 / (length * (window**2).sum()) # so that all bins add up to the mean square
+    power *= 2 / (length * (window**2).sum()) # all bins add up to the mean square
     edges, bin = band_edges(sample_rate), sample_rate / length # Hz
     f = np.fft.rfftfreq(length, 1 / sample_rate)[:, None]
     high, low = np.minimum(edges[1:], f + bin / 2), np.maximum(edges[:-1], f - bin / 2)
@@ -79,19 +79,3 @@ def noise_in_bands(
         sound += noise * gains[:, k]
         after.append(held)
     return sound, after
-
-# %% ../../nbs/core/noise_bands.ipynb #aeb2d620
-def strikes_a_second(
-    x, # waveform, (t,)
-    sample_rate:int, # Hz
-    rate:float=500., # rows a second
-)->np.ndarray: # (frames,) float32
-    "How often the upper half of the bands jumps, counted around each row over 2 s"
-    level = -FLOOR * noise_levels(x, sample_rate)[:, BANDS // 2:].mean(1) # dB
-    rise = np.zeros(len(level))
-    if len(level) > 5: rise[2:-2] = level[4:] - level[:-4]
-    near = np.lib.stride_tricks.sliding_window_view(np.pad(rise, 7), 15).max(1)
-    count = np.r_[0, np.cumsum((rise == near) & (rise > 6))]
-    at = np.round(np.arange(int(len(level) * rate / 500 + .999)) * 500 / rate).astype(int)
-    first, last = (at - 500).clip(0), (at + 500).clip(max=len(level))
-    return (500 * (count[last] - count[first]) / (last - first)).astype(np.float32)

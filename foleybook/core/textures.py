@@ -35,7 +35,7 @@ class NoiseTierConfig:
 
 # %% ../../nbs/core/textures.ipynb #0118dea3
 class NoiseTier(Tier):
-    "Noise in bands that are as strong as it is told; without weights (Serra and Smith 1990)"
+    "Noise in bands as strong as it is told; no weights (Serra and Smith 1990)"
     asks, honours = frozenset(('controls',)), frozenset(('seconds', 'init', 'mask'))
 
     def __init__(self,
@@ -107,7 +107,7 @@ class BandTierConfig(ParamTierConfig):
 
 # %% ../../nbs/core/textures.ipynb #e295b108
 class BandTier(ParamTier):
-    "A recurrent network over the levels of bands, told how loud, how bright, how lively"
+    "A recurrent network over levels of bands, told how loud and how bright"
     LEAST = .003 # smallest spread, .3 dB
 
     def __init__(self,
@@ -135,13 +135,14 @@ def _curve(b, l, most):
     return lines * most * torch.rand(b, 1)
 
 def _misheard(levels):
-    "Levels as the tier's own rows will be: off for a while, all together and each by itself"
+    "Levels as its own rows will be: off for a while, all together and each alone"
     b, l, k = levels.shape
     each = _curve(b * k, l, .12).view(b, k, l).mT
-    return levels + _curve(b, l, .25)[..., None] + each + .005 * torch.randn_like(levels)
+    off = _curve(b, l, .25)[..., None] + each
+    return levels + off + .005 * torch.randn_like(levels)
 
 def _turned(tier, levels):
-    "Levels with gain and tilt altered, and what rms and centroid become, in their units"
+    "Levels with gain and tilt altered, and what rms and centroid become"
     c, (b, l) = tier.config, levels.shape[:2]
     spans = dict(zip(c.controls, c.ranges))
     told = lambda v: heard_in_levels(v, c.sample_rate, round(c.row_rate / 5))
@@ -163,7 +164,7 @@ def _turned(tier, levels):
 @patch
 def training_rows(self:BandTier,
     x:Tensor, # sounds; not looked at
-    cond:Conditions, # levels at the rate of the rows (b, l), strikes, and classes
+    cond:Conditions, # levels at the rate of the rows (b, l), and classes
 )->tuple: # rows (b, l, bands + cond_size), next rows of levels (b, l, bands)
     "What the network reads, its knobs turned while it trains, and what it is to say"
     levels = torch.stack([cond.controls[k] for k in self.outputs], -1)
@@ -172,9 +173,9 @@ def training_rows(self:BandTier,
         c = self.config
         found = heard_in_levels(levels, c.sample_rate, round(c.row_rate / 5))
         told = dict(zip(('rms', 'centroid'), found.unbind(-1)))
-    beside = {**cond.controls}
+    beside = {}
     for name, (low, high) in zip(self.control_names, self.config.ranges):
-        if name in told: beside[name] = ((told[name] - low) / (high - low)).clamp(0, 1)
+        beside[name] = ((told[name] - low) / (high - low)).clamp(0, 1)
     columns = [beside[k] for k in self.control_names]
     columns += _class_columns(self, cond, levels.shape[1])
     seen = _misheard(levels) if self.training else levels

@@ -346,8 +346,8 @@ class ParamOut(NamedTuple):
     "What a parameter tier says of its next row"
     mu:Tensor # means, (b, l, tracks), or (b, l, mixtures, tracks)
     sigma:Tensor # spreads before the softplus, of the same shape
-    # logits of the mixture, of the same shape, or one for all tracks (b, l, mixtures, 1);
-    # None: no mixture
+    # logits of the mixture, of the same shape, or (b, l, mixtures, 1) for all tracks
+    # together; None: no mixture
     pi:Tensor = None
 
 # %% ../../nbs/core/tiers.ipynb #ef85e65d

@@ -22,10 +22,13 @@ def knobs_followed(
     delay:float=.1, # s that the sound may lag behind
 )->dict: # name of a control -> correlation with what was measured
     "Every knob walks by itself; how closely does the sound follow each?"
-    names = model.control_names
-    walks = {k: wander(10 * seed + i + 1, hz=.3) for i, k in enumerate(names)}
+    names = [k for k in ('rms', 'centroid') if k in model.control_names]
+    other = [k for k in model.control_names if k not in names]
+    walks = {k: wander(10 * seed + i + 1, hz=.3)
+             for i, k in enumerate([*names, *other])}
     x = model.sample(controls=walks, seconds=seconds, seed=seed, progress=False)
     came = model.controls_in(x.audio[0, 0])
+    came = came[:, [model.control_names.index(k) for k in names]]
     at, late = np.arange(len(came)) / 50, round(50 * delay)
     def correlation(k, i):
         asked, v = walks[k](at), np.convolve(came[:, i], np.full(5, .2), 'same')
@@ -44,18 +47,20 @@ def colour(
     return 10 * np.log10(power.mean(0) / power.mean(0).sum() + 1e-10)
 
 def _rhythm(x, sample_rate):
-    return ModulationSpectrum().embed(torch.as_tensor(x).float(), sample_rate)[0].numpy()
+    x = torch.as_tensor(x).float()
+    return ModulationSpectrum().embed(x, sample_rate)[0].numpy()
 
 def nearest_ratio(
     made:list, # sounds, (t,) each
     held:list, # recordings that were held out
     known:list, # recordings trained on
     sample_rate:int, # Hz, of all
-)->dict: # 'colour', 'rhythm' -> how much further from the nearest recording, 1: no further
-    "Distances of sounds from the nearest recording, over those of held-out recordings from it"
+)->dict: # 'colour', 'rhythm' -> how much further off than a recording, 1: no further
+    "Distances from the nearest recording, over those of held-out recordings from it"
     found = {}
     for name, f in (('colour', colour), ('rhythm', _rhythm)):
-        a, b, c = (np.stack([f(x, sample_rate) for x in xs]) for xs in (made, held, known))
+        a, b, c = (np.stack([f(x, sample_rate) for x in xs])
+                   for xs in (made, held, known))
         far = lambda v, others: np.mean([np.abs(o - others).mean(1).min() for o in v])
         found[name] = float(far(a, np.concatenate([b, c])) / far(b, c))
     return found
@@ -77,6 +82,7 @@ def texture_scores(
         middle = np.median(model.controls_in(torch.as_tensor(x)), 0).clip(0, 1).tolist()
         asked = dict(controls=dict(zip(model.control_names, middle)), progress=False)
         length = len(x) / model.sample_rate
-        made.append(model.sample(seconds=length, seed=seed + i, **asked).audio[0, 0].numpy())
+        sound = model.sample(seconds=length, seed=seed + i, **asked)
+        made.append(sound.audio[0, 0].numpy())
     row |= nearest_ratio(made, held, known, model.sample_rate)
     return row | {'times real time': speed}

@@ -214,22 +214,17 @@ class TierStackRecipe(StagedRecipe):
 class BandTierRecipe(ParamTierRecipe):
     "A tier of levels of bands; level and brightness are turned while it trains"
     model:BandTierConfig = field(default_factory=BandTierConfig)
-    # what it can be told: rms, centroid, strikes
-    controls:tuple[str, ...] = ('rms', 'centroid', 'strikes')
+    controls:tuple[str, ...] = ('rms', 'centroid') # heard in the levels themselves
     kind:ClassVar[type] = BandTier
 
     @property
-    def measured(self): return tuple(k for k in self.controls if k == 'strikes')
+    def measured(self): return () # nothing is read beside the levels
 
     def check(self):
-        "As `TierRecipe.check`; only what can be heard in levels is told"
-        for k in self.controls:
-            if k not in ('rms', 'centroid', 'strikes'):
-                raise SettingsError(f"controls={self.controls!r}: a tier of bands knows "
-                                    "rms, centroid and strikes.")
-        if not {'rms', 'centroid'} <= {*self.controls}:
-            raise SettingsError(f"controls={self.controls!r}: rms and centroid must be "
-                                "among them, for they are turned in training.")
+        "As `TierRecipe.check`; its knobs are those that training turns"
+        if sorted(self.controls) != ['centroid', 'rms']:
+            raise SettingsError(f"controls={self.controls!r}: a tier of bands is told "
+                                "rms and centroid, which are turned in training.")
         return TierRecipe.check(self)
 
     def loss_func(self):
@@ -242,9 +237,11 @@ class BandTierRecipe(ParamTierRecipe):
         bands = [tracks.names.index(k) for k in self.made]
         rows = torch.from_numpy(np.array(tracks.memory[tracks.train][..., bands]))
         smooth = round(self.model.row_rate / 5)
-        heard = heard_in_levels(rows, self.model.sample_rate, smooth).view(-1, 2).numpy()
-        ends = dict(zip(('rms', 'centroid'), np.quantile(heard, (.02, .98), 0).T.tolist()))
-        ends |= dict(zip(tracks.names, tracks.ranges))
+        heard = heard_in_levels(rows, self.model.sample_rate, smooth)
+        heard = heard.view(-1, 2).numpy()
+        low, high = np.quantile(heard, (.02, .98), 0).tolist()
+        low[0] = max(low[0], high[0] - 40) # dB; beyond that lies silence
+        ends = dict(zip(('rms', 'centroid'), zip(low, high)))
         return tuple(tuple(ends[k]) for k in self.controls)
 
 # %% ../../nbs/train/multitier_rnn.ipynb #2c69ca08
