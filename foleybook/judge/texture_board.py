@@ -37,7 +37,7 @@ def knobs_followed(
                    for d in range(late + 1))
     return {k: float(correlation(k, i)) for i, k in enumerate(names)}
 
-# %% ../../nbs/judge/texture_board.ipynb #aca920b1
+# %% ../../nbs/judge/texture_board.ipynb #9528f69c
 def colour(
     x, # waveform, (t,)
     sample_rate:int, # Hz
@@ -46,6 +46,7 @@ def colour(
     power = 10**((1 - noise_levels(x, sample_rate).astype(float)) * FLOOR / 10)
     return 10 * np.log10(power.mean(0) / power.mean(0).sum() + 1e-10)
 
+# %% ../../nbs/judge/texture_board.ipynb #ad433597
 def _rhythm(x, sample_rate):
     x = torch.as_tensor(x).float()
     return ModulationSpectrum().embed(x, sample_rate)[0].numpy()
