@@ -228,6 +228,7 @@ def _stream(self:TierStack, cond, n, seeds, block, seconds=2., temperature=1.,
     there, made = {} if init is None else _known(self, init, mask), {}
     own = [[mix_seed(s, 'tier', k) for s in seeds] for k in range(len(self.tiers))]
     carried = [tier.begin(numbers) for tier, numbers in zip(self.tiers, own)]
+    warm = [t for t in self.tiers if 'temperature' in t.honours][-1] # noise draws none
     for first in range(0, length, block):
         end = min(first + block, length)
         stops, until = {self.tiers[-1]: end}, end / self.rate
@@ -240,7 +241,8 @@ def _stream(self:TierStack, cond, n, seeds, block, seconds=2., temperature=1.,
             controls = tier.control_tracks(cond, stop - start, start,
                                            math.ceil(seconds * tier.rate),
                                            _made_above(made, tier, start, stop))
-            values = _next_rows(tier, memory, controls, temperature if lowest else 1.,
+            values = _next_rows(tier, memory, controls,
+                                temperature if tier is warm else 1.,
                                 *there.get(tier, ()))
             if lowest: continue
             at, kept = made.get(tier, (0, values[:, :0]))

@@ -26,6 +26,9 @@ from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Conditions, Pretrained
 from foleybook.apps.live import LivePlayer
 from foleybook.published.mtcrnn import PublishedTier, PublishedTierConfig, published_loss
+from foleybook.core.noise_bands import BANDS, noise_in_bands, noise_levels
+from foleybook.core.textures import BandTier, BandTierConfig, NoiseTier, heard_in_levels
+from foleybook.core.tiers import ParamOut
 from foleybook.core.control_tracks import (
     Gesture, Tracks, extract_tracks, follow_row, glide, onset_samples, steps, vibrato, wander)
 from foleybook.multitier_rnn import (
@@ -585,6 +588,119 @@ def test_the_shipped_pops_follow_their_knob():
         counted = sum(len(onset_samples(row, model.sample_rate, 3e-3, 3.0)) for row in x) / 8
         errors.append(abs(counted / (4 * 8**knob) - 1))
     assert np.median(errors) <= 0.15, errors
+
+
+# ---- textures ----
+
+TEXTURES = ["rain", "fire", "wind"]
+
+
+def test_levels_in_are_levels_out():
+    levels = np.linspace(0.8, 0.4, BANDS, dtype=np.float32)[None].repeat(32000, 0)
+    x, _ = noise_in_bands(np.random.default_rng(0).random(levels.shape), levels, 16000)
+    power = lambda v: 10 * np.log10((10 ** ((v - 1) * 10.0)).mean(0))  # noqa: E731
+    assert abs(power(noise_levels(x, 16000)[20:-20].astype(float)) - power(levels[:1].astype(float))).mean() < 1.5  # dB
+    assert abs(20 * np.log10(x.std()) - 10 * np.log10((10 ** ((levels[0].astype(float) - 1) * 10)).sum())) < 0.5
+
+
+def texture(**changes):
+    torch.manual_seed(0)
+    upper = BandTier(BandTierConfig(controls=("rms", "centroid"), ranges=((-40.0, -15.0), (10.0, 12.0)), hidden_size=8, **changes))
+    return TierStack(TierStackConfig(16000, 1.0), tier1=NoiseTier(), tier2=upper).eval()
+
+
+def test_a_texture_in_blocks_is_the_whole_and_goes_on(tmp_path):
+    stack = texture()
+    asked = dict(controls=dict(rms=glide(0, 1, seconds=0.3), centroid=0.5), n=2, seconds=0.3, seed=3, progress=False)
+    whole = stack.sample(**asked).audio
+    for block in (0.007, 0.05): assert torch.allclose(torch.cat([s.audio for s in stack.stream(block=block, **asked)], -1), whole, atol=1e-5)
+    assert not torch.equal(whole[0], whole[1]) and whole.abs().max() < 1
+    stack.save_pretrained(tmp_path / "t", bits=8)
+    assert Pretrained.from_pretrained(tmp_path / "t").sample(**asked).audio.shape == (2, 1, 4800)
+    longer = stack.sample(init=whole[0], seconds=0.5, seed=1, progress=False).audio
+    assert torch.equal(longer[0, :, :4800], whole[0]) and longer[0, :, 4800:].abs().max() > 0
+
+
+def test_temperature_reaches_the_tier_that_draws():
+    stack = texture()
+    asked = dict(controls=dict(rms=0.5, centroid=0.5), seconds=0.3, seed=0, progress=False)
+    assert not torch.equal(*(stack.sample(temperature=t, **asked).audio for t in (1.0, 0.1)))
+    spreads = [stack.tier2.spread(torch.zeros(3), t) for t in (1.0, 0.1)]
+    assert torch.allclose(0.1 * spreads[0], spreads[1])
+
+
+def test_one_choice_for_a_whole_row():
+    "A row of a joint mixture comes from one Gaussian in all tracks, and its likelihood is that of the row"
+    tier = ParamTier(ParamTierConfig(outputs=("a", "b", "c"), hidden_size=8, n_layers=1, mixtures=2, joint=True)).eval()
+    mu = torch.tensor([0.2, 0.8]).view(1, 1, 2, 1).expand(500, 1, 2, 3)
+    out = ParamOut(mu, torch.full_like(mu, -4.0), torch.zeros(500, 1, 2, 1))
+    rows = tier.draw_row(out, torch.randn(500, 3), torch.rand(3, 500))
+    high = rows > 0.5
+    assert (high.all(1) | ~high.any(1)).all() and 0.4 < high[:, 0].float().mean() < 0.6
+    spread = torch.nn.functional.softplus(torch.tensor(-4.0))
+    each = torch.distributions.Normal(mu[0, 0], spread).log_prob(rows[0]).sum(-1)
+    wanted = -(each.logsumexp(0) - np.log(2)) / 3
+    one = ParamOut(*(v[:1] for v in out))
+    assert torch.allclose(param_loss(one, rows[:1, None]).sum(), wanted, atol=1e-4)
+
+
+def test_knobs_are_turned_in_training_and_not_beside_it():
+    upper = texture().tier2
+    levels = torch.from_numpy(np.linspace(0.7, 0.4, BANDS, dtype=np.float32))[:, None, None].expand(-1, 4, 400)
+    cond = Conditions(4, controls=dict(zip(upper.outputs, levels)))
+    still = [upper.training_rows(None, cond) for _ in range(2)]
+    assert torch.equal(still[0][0], still[1][0]) and torch.equal(still[0][1], levels.permute(1, 2, 0)[:, 1:])
+    upper.train()
+    rows, wanted = upper.training_rows(None, cond)
+    told = rows[..., BANDS:] * torch.tensor([25.0, 2.0]) + torch.tensor([-40.0, 10.0])  # in dB and octaves
+    inside = (rows[..., BANDS] > 0) & (rows[..., BANDS] < 1) & (wanted.amin(-1) > 0)
+    off = (told[..., 0] - heard_in_levels(wanted, 16000)[..., 0])[inside].abs()
+    assert wanted.std(0).mean() > 0.02 and off.median() < 1.5, off.median()  # dB
+
+
+def test_what_a_tier_of_bands_can_be_told():
+    for controls in (("rms", "pitch"), ("rms",), ()):
+        with pytest.raises(SettingsError, match="is told rms and centroid"):
+            tier_recipes.TextureRecipe.preset("texture").override({"upper.controls": controls})
+
+
+@pytest.mark.parametrize("name", TEXTURES)
+def test_shipped_textures_follow_their_knobs(name):
+    from importlib.resources import files
+
+    from foleybook.judge.texture_board import knobs_followed
+    folder = files("foleybook") / "weights" / name
+    model = Pretrained.from_pretrained(folder)
+    assert sum(f.stat().st_size for f in folder.rglob("*")) < 1e6 and model.sample_rate == 16000
+    follows = knobs_followed(model, seconds=10.0, seed=1)
+    assert min(follows["rms"], follows["centroid"]) >= 0.9, follows
+    minute = model.sample(controls={k: 0.5 for k in model.control_names}, seconds=20.0, seed=2, progress=False).audio[0, 0]
+    level = minute.view(20, -1).square().mean(1).sqrt()
+    assert level.min() > 0.3 * level.max() and 1e-3 < level.min() and minute.abs().max() < 1
+
+
+@pytest.mark.skipif(not CHROMIUM, reason=NEEDS)
+def test_rain_in_a_browser_is_as_loud_as_its_knob_says(tmp_path):
+    "A real page: play, the level turned down and up, what the page was given measured in the page"
+    model = load_generator("rain")
+    player = LivePlayer(model, seed=1)
+    low, high = model.tier2.config.ranges[0]  # dB
+    with Browser(tmp_path / "user") as page:
+        page.open(player.url, f"document.querySelectorAll('#knobs input').length == {len(model.control_names)}")
+        page.value("window.levels = [], window.plain = add, add = s => { levels.push(10 * Math.log10(s.reduce((a, v) => a + v * v, 0) / s.length)); return plain(s); }, 1")
+        page.click("#play")
+        page.wait("window.heard >= 8000")
+        heard = {}
+        for across in (0.1, 0.9):
+            page.click("#rms", across=across)
+            end = time.monotonic() + 60
+            while abs(player.known["rms"] - across) > 0.05 and time.monotonic() < end: time.sleep(0.05)
+            page.value("levels.length = 0")
+            page.wait("levels.length >= 40", seconds=120)  # 1.6 s
+            heard[player.values["rms"]] = page.value("levels.slice(10, 40).reduce((a, v) => a + v, 0) / 30")
+        assert page.value("document.getElementById('knobs').textContent").count(" dB")
+    player.close()
+    for knob, level in heard.items(): assert abs(level - (low + (high - low) * knob)) < 4, heard
 
 
 # ---- published runs ----

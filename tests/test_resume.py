@@ -91,7 +91,7 @@ def train_preset(name, data, out, stop=0, **changes):
     "Train a tiny version of a preset; `stop`: pull the plug after so many steps (in a cascade: of the last stage with steps)"
     recipe, save = shrunk(name, **changes), Checkpoint.after_batch
     stage = next((s for s in ("prior", "codebook", "backbone") if isinstance(getattr(recipe, s, None), LoopRecipe)), out.name)
-    stage = "tier1" if name in STACKS else stage
+    stage = ("tier2" if name == "texture" else "tier1") if name in STACKS else stage  # noise below has no weights
 
     def after_batch(self):
         save(self)

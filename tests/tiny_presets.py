@@ -12,7 +12,7 @@ from foleybook.core.code_maps import CodeTable
 from foleybook.train.diffwave import PatchDiffusionRecipe, WaveDiffusionRecipe
 from foleybook.judge.embedders import ClassifierRecipe
 from foleybook.judge.embedders import MelceptionRecipe
-from foleybook.train.multitier_rnn import TierRecipe, TierStackRecipe
+from foleybook.train.multitier_rnn import TextureRecipe, TierRecipe, TierStackRecipe
 from foleybook.train.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.train.recipes import LoopRecipe, all_recipes, find_recipe
 from foleybook.train.spectrogram_vqgan import VQGANRecipe
@@ -32,7 +32,7 @@ SHIPPED = {name: cls for name, cls in sorted(all_recipes().items()) if cls.__mod
 LOOPS = [name for name, cls in SHIPPED.items() if issubclass(cls, LoopRecipe)]
 STAGED = [name for name, cls in SHIPPED.items() if issubclass(cls, LatentDiffusionRecipe)]
 CASCADES = [name for name, cls in SHIPPED.items() if issubclass(cls, CascadeRecipe)]
-STACKS = [name for name, cls in SHIPPED.items() if issubclass(cls, TierStackRecipe)]
+STACKS = [name for name, cls in SHIPPED.items() if issubclass(cls, (TextureRecipe, TierStackRecipe))]
 AT_ONCE = [name for name in SHIPPED if name not in LOOPS + CASCADES + STACKS + STAGED]  # no steps, so nothing to take up again
 
 
@@ -115,8 +115,8 @@ def run_of(recipe):
 def shrunk(name, **changes):
     "A tiny version of a preset"
     recipe = find_recipe(name)
-    if isinstance(recipe, TierStackRecipe):
-        inner = {f"{s}.{k}": v for s in ("upper", "lower") for part in [getattr(recipe, s)]
+    if isinstance(recipe, (TextureRecipe, TierStackRecipe)):
+        inner = {f"{s}.{k}": v for s, part in recipe.stages.items()
                  for k, v in (run_of(part) | sizes(part)).items() if k != "device"}
         return recipe.override(inner | dict(device="cpu") | changes)
     if not isinstance(recipe, (CascadeRecipe, LatentDiffusionRecipe)): return recipe.override(run_of(recipe) | sizes(recipe) | changes)
@@ -169,7 +169,7 @@ class Data:
         if isinstance(recipe, TransformerRecipe) and recipe.model.condition != "class":
             return with_features(self.codes(), torch.rand(10, 8, 6, generator=torch.Generator().manual_seed(0)))
         if isinstance(recipe, (PixelSNAILRecipe, TransformerRecipe)): return self.codes()
-        if isinstance(recipe, TierStackRecipe): return self.of(recipe.upper)
+        if isinstance(recipe, (TextureRecipe, TierStackRecipe)): return self.of(recipe.upper)
         if isinstance(recipe, TierRecipe): return self.clips() if recipe.classes or recipe.only else self.pops()
         options = dict(n_jobs=1, progress=False)
         if isinstance(recipe, (VocoderRecipe, WaveDiffusionRecipe, SashimiARRecipe)):

@@ -1695,8 +1695,8 @@ def _write_stream(generator, out, seconds, block, say, **asked):
 
 # %% ../../nbs/apps/cli.ipynb #4614901f
 def play(
-    # folder of a model that streams, `pops` for the one that comes with the book, or
-    # hf://OWNER/NAME
+    # folder of a model that streams, one of those that come with the book (rain, fire,
+    # wind, pops), or hf://OWNER/NAME
     model: str,
     *,
     out: str = "",  # write this sound file instead of opening a page

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..audio_features import frame_features
 from .files import atomic_file
 from .generator import Conditions, Generator
+from .noise_bands import BANDS, noise_levels
 from .settings import config_hash, near
 
 # %% auto #0
@@ -127,18 +128,21 @@ def _units():
 def extract_tracks(
     x:Tensor, # waveform, (t,)
     sample_rate:int, # Hz
-    names:list, # of `EXTRACTED`, or mfcc0, mfcc1 ... mfcc12
+    names:list, # of `EXTRACTED`, or mfcc0 ... mfcc12, or band0 ... band23
     rate:float, # rows per second
 )->np.ndarray: # (frames, names) float32, in the units of `EXTRACTED`
     "What can be heard, row by row: level, brightness, pitch, timbre, attacks"
     hop = round(sample_rate / rate)
     length, found = max(2**round(math.log2(sample_rate / 20)), hop), {}
-    if set(names) - {'onset'}:
+    bands, asked = [f'band{k}' for k in range(BANDS)], set(names)
+    if asked - {'onset', *bands}:
         f = frame_features(x, sample_rate, hop, length)
         hold = np.where(f.pitch > 0, f.pitch, 200.) # where nothing repeats
         found = {f'mfcc{k}': v for k, v in enumerate(f.mfcc)}
         found |= dict(pitch=np.log2(hold), rms=20 * f.rms.clamp_min(1e-4).log10(),
                       centroid=f.centroid.clamp_min(30).log2())
+    if asked & {*bands}:
+        found |= dict(zip(bands, noise_levels(x, sample_rate, rate).T))
     if 'onset' in names: found['onset'] = _onset_track(x, sample_rate, rate)
     if unknown := [k for k in names if k not in found]:
         raise ValueError(f"no track {unknown[0]!r} is in the parameter files or can be "
@@ -170,7 +174,8 @@ class Tracks:
             with atomic_file(file) as work, open(work, 'wb') as f: np.save(f, made)
         self.memory = np.load(file, mmap_mode='r') # (clips, frames, names)
         _check_range(self, cache, outside)
-        seen = self.memory if train is None else self.memory[np.asarray(train)]
+        self.train = slice(None) if train is None else np.asarray(train)
+        seen = self.memory[self.train]
         pairs = [np.nanpercentile(v, (1, 99)) if k in _units() else (0., 1.)
                  for k, v in zip(self.names, np.moveaxis(seen, -1, 0))]
         self.ranges = tuple((float(a), float(max(b, a + 1e-3))) for a, b in pairs)
@@ -412,11 +417,12 @@ def controls_in(self:Steerable,
     rate:float=50., # rows per second
 )->np.ndarray: # (frames, controls); 0 and 1 are the ends of the range heard in training
     "Controls measured in a sound, to ask for or to compare with what was asked"
-    ranges = getattr(self.config, 'ranges', ())
-    if not ranges or len(ranges) != len(self.control_names):
+    spans = _spans(self)
+    if not spans or set(self.control_names) - set(spans):
         raise ValueError("the controls of this model were not measured in sounds. "
                          "Train one of `steerable` with controls=rms,centroid.")
-    return _shares(x, round(self.rate), self.control_names, rate, ranges)
+    ends = [spans[k] for k in self.control_names]
+    return _shares(x, round(self.rate), self.control_names, rate, ends)
 
 def _shares(x, rate, names, per_second, spans):
     "Tracks measured in a sound, (frames, names); 0 and 1 are the ends of their spans"

@@ -347,6 +347,7 @@ class ParamTierConfig:
     hidden_size:int = 300 # width d of every recurrent layer
     n_layers:int = 3 # recurrent layers
     mixtures:int = 0 # Gaussians that a row is drawn from; 0: one, without a choice
+    joint:bool = False # one choice of a Gaussian for all tracks, or one for each
     row_rate:float = 125. # rows per second
     phased:bool = False # phased LSTM in place of the GRU
     signed_phase:bool = False # as published, see `phase_gate`
@@ -363,7 +364,9 @@ class ParamOut(NamedTuple):
     "What a parameter tier says of its next row"
     mu:Tensor # means, (b, l, tracks), or (b, l, mixtures, tracks)
     sigma:Tensor # spreads before the softplus, of the same shape
-    pi:Tensor = None # logits of the mixture, of the same shape; None: no mixture
+    # logits of the mixture, of the same shape, or (b, l, mixtures, 1) for all tracks
+    # together; None: no mixture
+    pi:Tensor = None
 
 # %% ../../nbs/core/tiers.ipynb #ef85e65d
 class ParamTier(Tier):
@@ -381,7 +384,8 @@ class ParamTier(Tier):
         self.input = nn.Linear(len(c.outputs) + c.cond_size, d)
         self.add_cells(c)
         self.mu, self.sigma = nn.Linear(d, k), nn.Linear(d, k)
-        if c.mixtures: self.pi = nn.Linear(d, k)
+        choices = c.mixtures if c.joint else k
+        if c.mixtures: self.pi = nn.Linear(d, choices)
 
     @property
     def rate(self): return self.config.row_rate # rows per second
@@ -417,7 +421,10 @@ def heads(self:ParamTier,
     else: h = self.through(self.gru, h, state, 0)
     if not c.mixtures: return ParamOut(self.mu(h), self.sigma(h))
     shape = (*h.shape[:2], c.mixtures, len(c.outputs))
-    return ParamOut(*(f(h.tanh()).view(shape) for f in (self.mu, self.sigma, self.pi)))
+    choices = (*shape[:3], 1 if c.joint else shape[3])
+    h = h.tanh()
+    return ParamOut(self.mu(h).view(shape), self.sigma(h).view(shape),
+                    self.pi(h).view(choices))
 
 # %% ../../nbs/core/tiers.ipynb #b46c4f7f
 @patch
@@ -450,8 +457,9 @@ def draw_row(self:ParamTier,
     mu, std = out.mu[:, 0], self.spread(out.sigma[:, 0], temperature)
     if out.pi is not None:
         p = out.pi[:, 0].softmax(1).double().cumsum(1) # (b, mixtures, tracks)
-        u = uniforms.mT[:, None].to(p)
+        u = uniforms.mT[:, None, :p.shape[2]].to(p)
         k = (p / p[:, -1:] <= u).sum(1, keepdim=True).clamp_max(p.shape[1] - 1)
+        k = k.expand(-1, -1, mu.shape[2])
         mu, std = mu.gather(1, k)[:, 0], std.gather(1, k)[:, 0]
     return mu + eps.to(mu) * std
 
@@ -465,7 +473,11 @@ def param_loss(
     std = F.softplus(out.sigma) if std is None else std
     x = targets if out.pi is None else targets[..., None, :]
     log_p = -.5 * ((x - out.mu) / std).square() - std.log() - .5 * math.log(2 * math.pi)
+    # a joint choice is of a whole row: its mean log-density over the tracks is told
+    joint = out.pi is not None and out.pi.shape[-1] < log_p.shape[-1]
+    if joint: log_p, tracks = log_p.sum(-1, keepdim=True), log_p.shape[-1]
     if out.pi is not None: log_p = (out.pi.log_softmax(-2) + log_p).logsumexp(-2)
+    if joint: log_p = log_p / tracks
     return -log_p.mean((0, 2))
 
 # %% ../../nbs/core/tiers.ipynb #1550af9d

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
-import torch
+import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,13 +16,15 @@ from ..core.control_tracks import Tracks
 from ..core.files import load_strict
 from ..core.generator import Pretrained
 from ..core.settings import SettingsError
+from ..core.textures import (
+    BandTier, BandTierConfig, heard_in_levels, NoiseTier, NoiseTierConfig)
 from foleybook.multitier_rnn import (
     AudioTier, AudioTierConfig, param_loss, ParamTier, ParamTierConfig, Tier, TierStack,
     TierStackConfig)
 from .recipes import by_preset, LoopRecipe, StagedRecipe
 
 # %% auto #0
-__all__ = ['TierRecipe', 'AudioTierRecipe', 'ParamTierRecipe', 'TierStackRecipe']
+__all__ = ['TierRecipe', 'AudioTierRecipe', 'ParamTierRecipe', 'TierStackRecipe', 'BandTierRecipe', 'TextureRecipe']
 
 # %% ../../nbs/train/multitier_rnn.ipynb #b913ba50
 @dataclass
@@ -41,6 +43,13 @@ class TierRecipe(LoopRecipe):
     teacher_forcing_end:float|None = None # and at the end; None: as at the start
     start_from:str|None = None # folder of a model, ours or published, to start from
     cache_dir:str|None = None # see `cache_folder`
+
+    @property
+    def measured(self): return self.controls # what is read beside the sounds
+
+    def spans(self, tracks):
+        "What 0 and 1 of each control mean in the clips trained on"
+        return tracks.ranges[:len(self.controls)]
 
     def check(self):
         "As `LoopRecipe.check`; controls are named once"
@@ -114,7 +123,7 @@ def dataloaders(self:TierRecipe,
     cache = WaveCache.build(table, sound, self.clip_seconds, self.cache_dir, trim=False,
                             progress=False)
     train, _ = split_table(cache.index, seed=self.seed)
-    tracks = Tracks(cache, (*self.controls, *self.made), self.track_rate, train,
+    tracks = Tracks(cache, (*self.measured, *self.made), self.track_rate, train,
                     self.rate, self.model.outside)
     dls = wave_dls(cache, bs=self.batch_size, seconds=(self.length + 1) / self.rate,
                    conditions=tracks, seed=self.seed, drop_last=False)
@@ -128,7 +137,7 @@ def build_model(self:TierRecipe, dls):
     tracks, labels = dls.tracks, tuple(dls.vocab) if self.classes else ()
     config = replace(self.model, controls=self.controls, labels=labels,
                      cond_size=len(self.controls) + len(labels),
-                     ranges=tracks.ranges[:len(self.controls)])
+                     ranges=self.spans(tracks))
     tier = self.kind(config)
     if self.start_from:
         published = (Path(self.start_from) / 'model').is_dir()
@@ -198,5 +207,61 @@ class TierStackRecipe(StagedRecipe):
         rate = self.lower.model.sample_rate
         stack = TierStack(TierStackConfig(rate, self.seconds), **tiers).eval()
         told = dict(steps=sum(t.card.get('steps', 0) for t in tiers.values()))
+        if not rank_distrib(): stack.save_pretrained(out, self.card(table) | told)
+        return stack
+
+# %% ../../nbs/train/multitier_rnn.ipynb #047e62b5
+@dataclass
+class BandTierRecipe(ParamTierRecipe):
+    "A tier of levels of bands; level and brightness are turned while it trains"
+    model:BandTierConfig = field(default_factory=BandTierConfig)
+    controls:tuple[str, ...] = ('rms', 'centroid') # heard in the levels themselves
+    kind:ClassVar[type] = BandTier
+
+    @property
+    def measured(self): return () # nothing is read beside the levels
+
+    def check(self):
+        "As `TierRecipe.check`; its knobs are those that training turns"
+        if sorted(self.controls) != ['centroid', 'rms']:
+            raise SettingsError(f"controls={self.controls!r}: a tier of bands is told "
+                                "rms and centroid, which are turned in training.")
+        return TierRecipe.check(self)
+
+    def loss_func(self):
+        "Minus the logarithm of the likelihood of the next row, per band"
+        spread = lambda out: F.softplus(out.sigma) + BandTier.LEAST
+        return lambda out, rows: param_loss(out[0], rows, spread(out[0])).mean()
+
+    def spans(self, tracks):
+        "What 0 and 1 of each control mean in the clips trained on"
+        bands = [tracks.names.index(k) for k in self.made]
+        rows = torch.from_numpy(np.array(tracks.memory[tracks.train][..., bands]))
+        smooth = round(self.model.row_rate / 5)
+        heard = heard_in_levels(rows, self.model.sample_rate, smooth)
+        heard = heard.view(-1, 2).numpy()
+        low, high = np.quantile(heard, (.02, .98), 0).tolist()
+        low[0] = max(low[0], high[0] - 40) # dB; beyond that lies silence
+        ends = dict(zip(('rms', 'centroid'), zip(low, high)))
+        return tuple(tuple(ends[k]) for k in self.controls)
+
+# %% ../../nbs/train/multitier_rnn.ipynb #2c69ca08
+@dataclass
+class TextureRecipe(StagedRecipe):
+    "A tier of levels of bands, stacked on one that makes noise of them"
+    upper:BandTierRecipe = by_preset('texture-levels')
+    seconds:float = 4. # length of a sound where nobody says
+
+    def _train(self, data, out, resume, progress) -> TierStack:
+        "`out` gets tier1/, tier2/ and pipeline.json"
+        from fastai.torch_core import rank_distrib
+        from foleybook.core.data_sets import open_dataset
+
+        table = open_dataset(data) if isinstance(data, (str, Path)) else data
+        tier = self.stage('upper').train(table, out / 'tier2', resume, progress).cpu()
+        rate = tier.config.sample_rate
+        tiers = dict(tier1=NoiseTier(NoiseTierConfig(rate)), tier2=tier)
+        stack = TierStack(TierStackConfig(rate, self.seconds), **tiers).eval()
+        told = dict(steps=tier.card.get('steps', 0))
         if not rank_distrib(): stack.save_pretrained(out, self.card(table) | told)
         return stack

@@ -391,6 +391,12 @@ _add('steerable-fire', SMALL, 'train.multitier_rnn.AudioTierRecipe',
      **_STEERABLE | dict(only='fire_crackling'))
 
 # %% ../../nbs/train/presets.ipynb #8a6c76e6
+_add('texture-levels', SMALL, 'train.multitier_rnn.BandTierRecipe',
+     'chapter 11: levels of 24 bands, 250 times a second',
+     steps=800, epoch_steps=100, batch_size=16, lr=.004, clip_norm=1., length=320,
+     track_rate=250., audio_rate=16000)
+_add('texture', OURS, 'train.multitier_rnn.TextureRecipe',
+     'endless rain, fire or wind: noise in bands that knobs turn')
 _add('mtcrnn-tier3', PUBLISHED, 'published.mtcrnn.PublishedTierRecipe',
      'the slowest tier of MTCRNN',
      steps=4000, epoch_steps=200, batch_size=16, lr=.0005, schedule='constant',
