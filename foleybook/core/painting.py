@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..audio_features import GriffinLim, log_mel, mel_centres, MelConfig
 from .code_maps import MelAutoencoder
 from .generator import _audio_of, Conditions, ItemNoise
+from .half_precision import chosen_precision, held
 from .rendering import find_vocoder, MelGenerator
 from .sound_files import unclipped
 from .sounds import Sounds
@@ -44,7 +45,7 @@ class LatentDiffusion(MelGenerator):
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
                          'mask loop on_step progress').split())
-    best_batch = 8
+    best_batch, precision = 8, 'float32' # of the weights, see `set_precision`
 
     def __init__(self,
         config:LatentDiffusionConfig, # labels and defaults
@@ -114,9 +115,10 @@ def answer(self:LatentDiffusion,
 )->Tensor: # (n, c, h, l)
     "What the backbone says of latents of any length"
     n, length, size = len(x), x.shape[-1], self.columns
-    keep = None if keep is None else keep.to(x.device)
+    keep, net = None if keep is None else keep.to(x.device), self.backbone
+    if not torch.is_grad_enabled(): net = held(net, self.precision)
     if length <= size:
-        return self.backbone(x, t, cond, None if keep is None else keep.expand(n, -1))
+        return net(x, t, cond, None if keep is None else keep.expand(n, -1))
     where, weight = (v.to(x.device) for v in windows(length, size, ring))
     w = len(where)
     parts = x[..., where].permute(3, 0, 1, 2, 4).flatten(0, 1) # (w n, c, h, size)
@@ -126,12 +128,29 @@ def answer(self:LatentDiffusion,
         # (n, w, size, values)
         tracks = track.unflatten(-1, (length, -1)).to(x.device)[:, where]
         asked.fields['controls.level'] = tracks.transpose(0, 1).flatten(2).flatten(0, 1)
-    said = self.backbone(parts, t.repeat(w), asked, kept).unflatten(0, (w, n))
+    said = net(parts, t.repeat(w), asked, kept).unflatten(0, (w, n))
     total = torch.zeros_like(x)
     for at, piece in zip(where, said):
         total.index_add_(-1, at, piece * weight)
     return total / torch.zeros(length, device=x.device).index_add_(
         0, where.flatten(), weight.repeat(w))
+
+# %% ../../nbs/core/painting.ipynb #b1f60012
+@patch
+@torch.no_grad()
+def set_precision(self:LatentDiffusion,
+    precision:str, # 'float32', 'bf16', or 'auto': the faster one here
+)->LatentDiffusion: # itself
+    "How the weights of the backbone are held while it paints; its own stay as they are"
+    c, size = self.vae.config, min(self.columns, 43)
+    x = torch.zeros(2, c.channels, c.rows, size, device=self.device)
+    t = torch.full((2,), 500., device=self.device)
+    text = getattr(self.backbone.config, 'cross_attention_dim', None)
+    asked = Conditions(text=torch.zeros(2, 1, text)).to(self.device) if text else None
+    run = lambda half: held(self.backbone, 'bf16' if half
+                            else 'float32')(x, t, asked).cpu()
+    self.precision = chosen_precision(precision, run, self.device)
+    return self
 
 # %% ../../nbs/core/painting.ipynb #e9b9264d
 def _rolled(cond, roll, length):
