@@ -132,4 +132,6 @@ def test_the_wheel_works_alone(tmp_path):
     assert len(list((tmp_path / "out").glob("*.wav"))) == 2
     run("env/bin/foleybook", "gallery", "out", env=env)
     assert (tmp_path / "out" / "index.html").read_text().count("<audio") == 2
+    run("env/bin/foleybook", "play", "rain", "--seconds", "1", "--out", "rain.wav", env=env)
+    assert (tmp_path / "rain.wav").stat().st_size > 30_000
     run("env/bin/foleybook", "demo", "--quiet", env=env)
