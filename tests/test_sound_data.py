@@ -486,6 +486,13 @@ def test_whatever_libsndfile_reads_is_a_clip(tmp_path, suffix, kind):
     assert len(table) == 1 and not table.skipped
 
 
+def test_opus_is_a_clip(tmp_path):
+    (tmp_path / "ui").mkdir()
+    with open(tmp_path / "ui/x.opus", "wb") as f: sf.write(f, np.full(48000, 0.25), 48000, format="OGG", subtype="OPUS")
+    table = open_dataset(tmp_path).check()
+    assert len(table) == 1 and not table.skipped and read_audio(table.file(0))[0].shape[-1] == 48000
+
+
 def test_every_file_that_is_left_out_is_named(tmp_path):
     tone(tmp_path / "kick/a.wav")
     for name in ("kick/b.wv", "kick/c.M4A", "ui/d.wv"): text(tmp_path / name, "x")
