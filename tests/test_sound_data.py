@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from foleybook import sound_data
 from foleybook.audio_features import MelConfig
 from foleybook.core import clip_tables
-from foleybook.core.sound_files import write_audio
+from foleybook.core.sound_files import read_audio, write_audio
 from foleybook.core.data_sets import (
     ClipConditions, load_features, open_dataset, read_csv, read_dcase2023, read_esc, read_folder, read_fsd50k, read_fsdd,
     read_ljspeech, read_params, read_speech_commands, read_urbansound8k, read_vas, read_vggsound, snake_case)
