@@ -341,6 +341,18 @@ def test_the_front_page_sounds_before_it_is_read(browser):
     assert len(bottoms) == 16 and max(bottoms[:12]) <= 900, bottoms
 
 
+def test_the_front_page_makes_a_new_sound(browser):
+    "A press on the front page itself: nothing of the model is loaded before, a sound is there after"
+    if not (SITE / "_static/vendor/new_sound/about.js").exists():
+        pytest.skip("this copy of the site was built without the model: its runtime could not be fetched")
+    opened(browser, SITE / "index.html")
+    browser.wait("document.querySelectorAll('.new-sound-kinds button').length == 30")
+    assert not browser.value("[...document.scripts].some(s => s.src.endsWith('model.js'))")
+    browser.click(".new-sound-kinds button:nth-child(10)")
+    browser.wait("document.querySelectorAll('.new-sound-take audio').length == 1", 150)
+    assert browser.value("document.querySelector('.new-sound-take a').download") == "dog_bark.wav"
+
+
 @pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda p: p.stem)
 def test_no_code_box_scrolls_sideways(browser, notebook):
     opened(browser, page_of(notebook), 1280)
