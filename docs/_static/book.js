@@ -1,7 +1,7 @@
 // Long code shows its first lines; a press shows the rest, and one link opens all code of all pages from then on.
 (() => {
   "use strict";
-  const MOST = 13, SHOWN = 10, KEY = "foleybook-all-code"; // a box with more lines than MOST shows SHOWN of them
+  const MOST = 13, SHOWN = 9, KEY = "foleybook-all-code"; // a box with more lines than MOST shows SHOWN of them
   const remembered = () => { try { return localStorage.getItem(KEY) === "yes"; } catch { return false; } };
   const remember = (all) => { try { localStorage.setItem(KEY, all ? "yes" : "no"); } catch { /* from a disk, some browsers keep nothing */ } };
 
