@@ -198,3 +198,17 @@ def test_names_need_not_be_utf_8(made, tmp_path, capsys):
     assert edited(made, file, tmp_path / f"{name}_out.wav") == 0 and "na\\udcefve_out.wav: 1.00 s, hum" in capsys.readouterr().out
     assert main(["sample", str(made / "run"), "-n", "1", "--out", str(tmp_path / name)]) == 0
     assert len([*(tmp_path / name).glob("*.wav")]) == 2
+
+
+@pytest.mark.parametrize("task", [dict(mask=(0.4, 0.7)), dict(strength=0.6)], ids=["hole", "variation"])
+def test_a_quiet_recording_is_edited_as_quietly(task):
+    "Painters know sounds at full level: a tick at a fifth of it must not be joined by ticks five times as loud"
+    import torch
+
+    import foleybook as fb
+
+    foley, ticks = fb.load("foley"), 0.002 * torch.randn(1, 1, 44100, generator=torch.Generator().manual_seed(0))
+    ticks[..., 4000::9000] += 0.8
+    loud, quiet = (foley.sample("clock_tick", seed=1, init=share * ticks, steps=6, progress=False, **task).audio for share in (1.0, 0.25))
+    far = (quiet - 0.25 * loud).abs().max() / loud.abs().max()
+    assert far < 0.01 and quiet.abs().max() <= 0.25 * 0.9

@@ -17,7 +17,7 @@ from .sound_files import (
     AudioError, read_audio, resample, unclipped, write_audio)
 
 # %% auto #0
-__all__ = ['CEILING', 'Finish', 'SamplingError', 'Sounds', 'safe_name', 'listed_sounds']
+__all__ = ['CEILING', 'Finish', 'headroom', 'SamplingError', 'Sounds', 'safe_name', 'listed_sounds']
 
 # %% ../../nbs/core/sounds.ipynb #fad8c15a
 # -1 dBFS: a peak between two samples stays below full scale, too
@@ -75,6 +75,15 @@ def _faded(self:Finish, y, last):
     if last and self.fade[1] and (k := min(edge, y.shape[-1])):
         y = torch.cat([y[..., :-k], y[..., -k:] * self.ramp.flip(0)[-k:]], -1)
     return y
+
+# %% ../../nbs/core/sounds.ipynb #47a85958
+def headroom(
+    x:Tensor, # waveforms, (n, c, t)
+    most:float=5., # 14 dB: noise of an empty room stays noise of an empty room
+)->Tensor: # gains, (n, 1, 1), at least 1; of silence 1
+    "How much louder each sound can become before its peak meets the ceiling"
+    peak = x.abs().amax((1, 2), keepdim=True)
+    return torch.where(peak > 0, CEILING / peak.clamp_min(1e-9), 1.).clamp(1., most)
 
 # %% ../../nbs/core/sounds.ipynb #ddefbdd3
 class SamplingError(RuntimeError):
