@@ -79,9 +79,8 @@ def __call__(self:_Feature, file, start, seconds):
         if self.trim: x = trim_silence(x, self.sample_rate)
         if not x.shape[1]: return f"{file}: silent. Remove it from the set."
         x = fit_length(x, self.samples, self.fit)
-        if self.mel is None:
-            return (x[0].clamp(-1, 1)*32767).round().numpy().astype(self.dtype)
-        return log_mel(x, self.mel)[0].numpy().astype(self.dtype)
+        made = log_mel(x, self.mel) if self.mel else (x.clamp(-1, 1)*32767).round()
+        return made[0].numpy().astype(self.dtype)
     except (AudioError, OSError, ValueError) as e: return str(e)
 
 @patch
@@ -93,9 +92,8 @@ def _heard(self:_Feature, file, start, seconds):
         loud = (x.abs() > 1e-4).any(0).nonzero()
         if len(loud):
             start = max(0., start + loud[0].item()/self.sample_rate - .05)
-            part = dict(start=start,
-                        seconds=min(end - start, max(PIECE, 2*self.seconds)))
-            return read_audio(file, self.sample_rate, **part)[0]
+            seconds = min(end - start, max(PIECE, 2*self.seconds))
+            return read_audio(file, self.sample_rate, start=start, seconds=seconds)[0]
         start += PIECE
     return x
 
@@ -186,10 +184,18 @@ def _reserve(f, start, size):
         os.posix_fallocate(f.fileno(), start, size)
     elif size: f.truncate(start + size)
 
+@contextmanager
+def _one_thread():
+    "Torch works on one thread: the clips are what runs in parallel"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(threads)
+
 # %% ../../nbs/core/feature_cache.ipynb #dea53a90
 #| code-fold: true
 class _Rows:
-    "The rows `rows` of a memory map `memory` as an array (n, ...); what is indexed is read"
+    "The rows `rows` of a memory map as an array (n, ...); what is indexed is read"
     def __init__(self, memory, rows):
         self.memory, self.rows, self.dtype = np.asarray(memory), rows, memory.dtype
         self.shape, self.ndim = (len(rows), *memory.shape[1:]), memory.ndim
@@ -209,18 +215,18 @@ class _Damage(CacheError):
     "Rows that are not what was written"
 
 def _damaged(memory, places):
-    "Rows whose checksum is wrong: all are tried, or in a large cache some, evenly spread"
+    "Rows whose checksum is wrong: all are tried, in a large cache some, evenly spread"
     gone = places[places[:, 0] >= len(memory), 0].tolist()
     there = places[places[:, 0] < len(memory)]
     step = max(1, int(len(there)*memory[:1].nbytes/CHECKED))
-    wrong = lambda some: [int(row) for row,
-                          crc in some if zlib.crc32(memory[row]) != crc]
+    wrong = lambda some: [int(row) for row, crc in some
+                          if zlib.crc32(memory[row]) != crc]
     bad = wrong(there[::step])
     return gone + (wrong(there) if bad and step > 1 else bad)
 
 # %% ../../nbs/core/feature_cache.ipynb #26c6ba54
 class ClipCache:
-    "A row of numbers per clip, memory-mapped; `index` is the table of its rows, `skipped` the rest"
+    "A row of numbers per clip, memory-mapped; `index` tells of them, `skipped`"
     def __init__(self,
         path, # folder made by `build`
     ):
@@ -236,7 +242,8 @@ class ClipCache:
             if len(self.index) != len(self.places):
                 raise ValueError("clips.csv has lost rows")
         except (OSError, ValueError, KeyError, TypeError) as e:
-            raise CacheError(f"{self.path}: not a finished cache ({e}). Build it again.") from e
+            raise CacheError(f"{self.path}: not a finished cache ({e}). Build it "
+                             "again.") from e
         self.seconds, self.dtype = self.feature.seconds, self.feature.dtype
         self.array = _Rows(self.memory, self.places[:, 0])
         if bad := _damaged(self.memory, self.places):
@@ -250,14 +257,15 @@ class ClipCache:
     # a worker process maps the file itself
     def __reduce__(self): return type(self), (self.path,)
     def __repr__(self):
-        return f"{type(self).__name__}({self.array.shape}, {len(self.skipped)} clips left out)"
+        left = f"{len(self.skipped)} clips left out"
+        return f"{type(self).__name__}({self.array.shape}, {left})"
     @property
     def labels(self): return self.index.labels
 
 # %% ../../nbs/core/feature_cache.ipynb #03858740
 #| code-fold: true
 def _digests(files, folder, n_jobs):
-    "Content hashes; those of files that were not touched since are remembered in `folder`"
+    "Content hashes; those of files not touched since are remembered in `folder`"
     memo, book = folder/"hashes.json", {}
     if memo.exists():
         try: book = json.loads(memo.read_text())
@@ -284,40 +292,24 @@ def _digest(file):
 def _clip_keys(table, folder, n_jobs):
     "{key: (file, start, seconds)} of the clips of a table, and the key of each row"
     files, keys, clips = table.files(), [], {}
-    parts = [(_num(a, 0.), _num(b, None)) for a,
-             b in zip(table.df.start, table.df.seconds)]
-    for i, (file, digest,
-            part) in enumerate(zip(files, _digests(files, folder, n_jobs), parts)):
-        # not remembered
+    cuts = [*zip(table.df.start, table.df.seconds)]
+    digests = _digests(files, folder, n_jobs)
+    for i, (file, digest, (start, seconds)) in enumerate(zip(files, digests, cuts)):
+        part = _num(start, 0.), _num(seconds, None)
+        # what cannot be read is not remembered
         keys.append(f"{digest[:32]} {part[0]} {part[1]}" if digest else f"row {i}")
         clips[keys[-1]] = (file, *part)
     return clips, keys
 
 # %% ../../nbs/core/feature_cache.ipynb #88fa8d05
 #| code-fold: true
-@contextmanager
-def _one_thread():
-    "Torch works on one thread: the clips are what runs in parallel"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(threads)
-
-def _no_room(folder, size, error):
-    "What to say when `size` bytes could not be written"
-    there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    free = shutil.disk_usage(there).free/2**20
-    return CacheError(f"{folder}: cannot write the cache of {size/2**20:.1f} MiB "
-                      f"({error.strerror or error}; {free:.0f} MiB are free). "
-                      "Free some room, or name another cache folder by FOLEYBOOK_CACHE.")
-
 @patch
 def look_up(self:_Store, clips, n_jobs=-1, progress=False, strict=False, damaged=()):
     "{key: (row, checksum) or reason} of `clips`; what is missing is computed"
     lost = [k for k in clips if k.startswith("row ")]
     gone = {k: self.feature(*clips[k]) for k in lost} # not there, or not to be read
-    gone = {k: v if isinstance(v, str) else "was not there a moment ago." for k,
-            v in gone.items()}
+    gone = {k: v if isinstance(v, str) else "was not there a moment ago."
+            for k, v in gone.items()}
     missing = lambda known: {k: c for k, c in clips.items() if k not in gone
                              and (k not in known or known[k][0] in damaged)}
     known = self.read()
@@ -329,14 +321,15 @@ def look_up(self:_Store, clips, n_jobs=-1, progress=False, strict=False, damaged
             todo = missing(known)
             rows = {k: v[0] for k, v in known.items() if not isinstance(v, str)}
             bar = counted(len(clips), "features", progress, len(clips) - len(todo))
-            again, end = {k: rows[k] for k in todo if k in rows}, max(rows.values(),
-                                                                      default=-1) + 1
+            again = {k: rows[k] for k in todo if k in rows}
+            end = max(rows.values(), default=-1) + 1
             with bar as bar, _one_thread():
                 if todo: self.fill(todo, again, end, n_jobs, bar, strict)
             known = self.read()
-    reason = lambda k, text: text if text.startswith(str(clips[k][0])) else f"{clips[k][0]}: {text}"
+    named = lambda file, text: text if text.startswith(file) else f"{file}: {text}"
     found = {k: known[k] if k in known else gone[k] for k in clips}
-    return {k: reason(k, v) if isinstance(v, str) else v for k, v in found.items()}
+    return {k: named(str(clips[k][0]), v) if isinstance(v, str) else v
+            for k, v in found.items()}
 
 # %% ../../nbs/core/feature_cache.ipynb #3b28f293
 #| code-fold: true
@@ -347,8 +340,7 @@ def _build(cls, table, feature, folder, n_jobs, progress, strict):
     if not (math.isfinite(feature.seconds) and 1 <= feature.samples <= LONGEST):
         raise CacheError(f"seconds={feature.seconds:g} is no length of clips. Give "
                          "some seconds.")
-    store, size, damaged = _Store(folder/feature.key,
-                                  feature), len(table)*feature.size, ()
+    store, damaged = _Store(folder/feature.key, feature), ()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         clips, keys = _clip_keys(table, folder, n_jobs)
@@ -359,14 +351,25 @@ def _build(cls, table, feature, folder, n_jobs, progress, strict):
             except _Damage as e:
                 warnings.warn(f"{e}", stacklevel=3)
                 damaged = set(e.rows)
-    except OSError as e: raise _no_room(folder, size, e) from e
+    except OSError as e: raise _no_room(folder, len(table)*feature.size, e) from e
     raise CacheError(f"{store.data}: what is written is not what is read. Check the "
                      "disk.")
 
+def _no_room(folder, size, error):
+    "What to say when `size` bytes could not be written"
+    there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    free = shutil.disk_usage(there).free/2**20
+    return CacheError(f"{folder}: cannot write the cache of {size/2**20:.1f} MiB "
+                      f"({error.strerror or error}; {free:.0f} MiB are free). "
+                      "Free some room, or name another cache folder by "
+                      "FOLEYBOOK_CACHE.")
+
+# %% ../../nbs/core/feature_cache.ipynb #a3a6bda6
+#| code-fold: true
 def _write_set(store, table, keys, found, strict):
     "Folder of the set that `table` is, with rows as `found`"
-    bad = [[i, table.df.path[i], found[k]] for i,
-           k in enumerate(keys) if isinstance(found[k], str)]
+    bad = [[i, table.df.path[i], found[k]]
+           for i, k in enumerate(keys) if isinstance(found[k], str)]
     reasons = [reason for *_, reason in bad]
     if strict and bad: raise CacheError(reasons[0])
     if len(bad) == len(table):
@@ -387,8 +390,6 @@ def _write_set(store, table, keys, found, strict):
             with atomic_file(path/name) as f: f.write_bytes(data)
     return path
 
-# %% ../../nbs/core/feature_cache.ipynb #73994392
-#| code-fold: true
 def _report(cache, total):
     "Warn about the clips that were left out"
     if cache.skipped: _warn_skipped([reason for _, reason in cache.skipped], total)

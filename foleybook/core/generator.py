@@ -1263,14 +1263,6 @@ def _placed(model, made, kept, loop=False):
     made = resample(made, model.sample_rate, kept.rate)[..., k * b:]
     return fit_length(made, samples) * channel_levels(kept.audio, kept.mask, kept.rate)
 
-# %% ../../nbs/core/generator.ipynb #c14ab86c
-def _with_kept(model, made, kept, at=0):
-    "New beside kept; the family has joined them itself where it heard the recording as it is"
-    there = slice(at, at + made.shape[-1])
-    mask, audio = kept.mask[there], kept.audio[..., there]
-    if kept.same(model.sample_rate): return torch.where(mask, made, audio)
-    return crossfaded(made, audio, mask, 2 * round(.005 * kept.rate) + 1)
-
 # %% ../../nbs/core/generator.ipynb #bfe2c1fe
 def _streamed(model, cond, block, n, seconds, features, text, controls, progress,
               arguments):
@@ -1321,6 +1313,7 @@ def _pieces(model, asked, block):
             if at >= w.last: break
     yield from out[..., done:].split(block, -1)
 
+# %% ../../nbs/core/generator.ipynb #6b21cb60
 def _blocks(model, asked, block):
     "Finished blocks; what runs between them does not see the generator's seeds"
     pieces, finish = _pieces(model, asked, block), _finish(model, asked)
@@ -1340,6 +1333,13 @@ def _blocks(model, asked, block):
         if asked.kept is not None: audio = _with_kept(model, audio, asked.kept, at)
         at += audio.shape[-1]
         yield _told(model, audio, asked, part=True)
+
+def _with_kept(model, made, kept, at=0):
+    "New beside kept; the family has joined them where it heard the recording as it is"
+    there = slice(at, at + made.shape[-1])
+    mask, audio = kept.mask[there], kept.audio[..., there]
+    if kept.same(model.sample_rate): return torch.where(mask, made, audio)
+    return crossfaded(made, audio, mask, 2 * round(.005 * kept.rate) + 1)
 
 # %% ../../nbs/core/generator.ipynb #79e5a235
 class Generator(Pretrained):

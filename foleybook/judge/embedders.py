@@ -48,8 +48,7 @@ class Embedder(nn.Module):
         x:Tensor, # waveform at `sample_rate`, (t,)
     )->Tensor: # one vector per window, (n, d)
         "Embed one clip"
-        raise TypeError(f"{type(self).__name__} has no forward; subclass Embedder and "
-                        "write one")
+        raise TypeError(f"{type(self).__name__} has no forward: write one")
 
     @torch.no_grad()
     def embed(self,
@@ -75,14 +74,15 @@ class Embedder(nn.Module):
         mel = getattr(self, 'mel', None)
         return min(self.sample_rate / 2, mel.top if mel else math.inf)
 
-    @property
-    def hash(self)->str:
-        "Changes with the weights and with every option"
-        h = hashlib.sha256(repr((self.name, self.sample_rate, self.seconds, self.peak,
-                                 self.extra_repr())).encode())
-        for k,v in self.state_dict().items():
-            h.update(k.encode() + v.detach().cpu().contiguous().numpy().tobytes())
-        return h.hexdigest()[:12]
+# %% ../../nbs/judge/embedders.ipynb #5bb5a54d
+@patch(as_prop=True)
+def hash(self:Embedder)->str:
+    "Changes with the weights and with every option"
+    told = self.name,self.sample_rate,self.seconds,self.peak,self.extra_repr()
+    h = hashlib.sha256(repr(told).encode())
+    for k,v in self.state_dict().items():
+        h.update(k.encode() + v.detach().cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()[:12]
 
 # %% ../../nbs/judge/embedders.ipynb #49c188c5
 class LogMelStatistics(Embedder):
@@ -90,8 +90,7 @@ class LogMelStatistics(Embedder):
     name,sample_rate,seconds,width = 'log-mel statistics',22050,1.,128
     source = 'computed, no weights'
     mel = MelConfig(sample_rate=22050, n_fft=1024, hop_length=512, n_mels=64,
-                    f_max=None,
-                    center=True, floor=1e-4)
+                    f_max=None, center=True, floor=1e-4)
 
     def forward(self, x):
         "Windows of 43 frames, half overlapping: (n, 128)"
@@ -269,24 +268,21 @@ class Aisfx(Embedder):
     source = 'aisfx 0.1.2, Ma and Lerch 2022, model CC BY 4.0'
 
     def __init__(self,
-        # the package's folder; by default `FOLEYBOOK_AISFX` or where it is installed
-        folder=None,
-        # 'float32', 'bf16', or 'auto': bf16 where the processor has it
-        precision:str='auto',
+        folder=None, # of the package; None: `FOLEYBOOK_AISFX`, or where it is installed
+        precision:str='auto', # 'float32', 'bf16', 'auto': bf16 if the processor has it
     ):
         super().__init__()
         if precision not in ('float32', 'bf16', 'auto'):
-            raise ValueError(f"precision={precision!r}: use 'float32', 'bf16' or 'auto'")
+            raise ValueError(f"precision={precision!r}: give float32, bf16 or auto")
         self.bf16 = precision == 'bf16' or precision == 'auto' and _has_bf16()
         self.net = _Aisfx()
         weights = _aisfx_weights(_aisfx_file(folder))
         self.net.load_state_dict({k[14:]: v for k,v in weights.items()
                                   if k.startswith('embedding_net.')})
         self.net.fold()
-        bank = mel_filterbank(MelConfig(sample_rate=44100, n_fft=2048, hop_length=1024,
-                                        win_length=2048, n_mels=96,
-                                        f_max=None, mel_scale='htk',
-                                        mel_norm=None)).float()
+        bank = mel_filterbank(MelConfig(
+            sample_rate=44100, n_fft=2048, hop_length=1024, win_length=2048, n_mels=96,
+            f_max=None, mel_scale='htk', mel_norm=None)).float()
         self.register_buffer('bank', bank / bank.sum(1, keepdim=True), persistent=False)
 
     def extra_repr(self): return f'bf16={self.bf16}'
@@ -296,9 +292,8 @@ class Aisfx(Embedder):
         window = torch.hann_window(2048, device=x.device)
         spec = torch.stft(x, 2048, 1024, window=window, pad_mode='constant',
                           return_complex=True)
-        # (f, 96)
-        mel = torch.log10(1e4 * self.bank
-                          @ spec.abs().square() + 1).T / 9.457798957824707
+        power = self.bank @ spec.abs().square()
+        mel = torch.log10(1e4 * power + 1).T / 9.457798957824707 # (f, 96)
         n = max(1, math.ceil((len(mel) - 100) / 50) + 1)
         blocks = F.pad(mel, (0, 0, 0, 50 * (n - 1) + 100 - len(mel))).unfold(0, 100, 50)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
@@ -328,32 +323,23 @@ def _aisfx_weights(file):
 
 # %% ../../nbs/judge/embedders.ipynb #c283255e
 class VGGish(Embedder):
-    "VGGish embeddings (Hershey 2017) before the last activation: 128 numbers every half second"
+    "VGGish (Hershey 2017) before the last activation: 128 numbers every half second"
     name,sample_rate,seconds,width,peak = 'VGGish',16000,1.,128,False
 
     def __init__(self,
         weights=None, # state dict or file with keys `features.*` and `embeddings.*`
-        # take 22,050 Hz samples for 16,000 Hz ones, as that challenge did
-        dcase2023:bool=False,
+        dcase2023:bool=False, # take 22,050 Hz for 16,000 Hz, as that challenge did
     ):
         super().__init__()
         self.dcase2023 = dcase2023
-        layers,a = [],1
-        for b in (64, 'M', 128, 'M', 256, 256, 'M', 512, 512, 'M'):
-            layers += [nn.MaxPool2d(2)] if b == 'M' else [nn.Conv2d(a, b, 3, padding=1),
-                                                          nn.ReLU()]
-            a = a if b == 'M' else b
-        self.features = nn.Sequential(*layers)
-        self.embeddings = nn.Sequential(nn.Linear(12288, 4096), nn.ReLU(),
-                                        nn.Linear(4096, 4096),
-                                        nn.ReLU(),
-                                        nn.Linear(4096, 128))
+        self.features,self.embeddings = _vggish_layers()
         self.register_buffer('bank', _vggish_bank(), persistent=False)
         if dcase2023:
-            self.name,self.sample_rate,self.seconds = 'VGGish (DCASE 2023)',22050,16000 / 22050
+            self.name,self.sample_rate = 'VGGish (DCASE 2023)',22050
+            self.seconds = 16000 / 22050
         if weights is not None:
-            load_strict(self, published_weights(weights),
-                        'the dict' if isinstance(weights, dict) else weights)
+            where = 'the dict' if isinstance(weights, dict) else weights
+            load_strict(self, published_weights(weights), where)
 
     def extra_repr(self): return f'dcase2023={self.dcase2023}'
 
@@ -368,17 +354,28 @@ class VGGish(Embedder):
         "Windows of 16,000 samples every 8,000, each the first 96 of 98 frames"
         if self.dcase2023: x = x / x.max().clamp_min(.1 / 32768)
         x = F.pad(x, (0, max(0, 16000 - len(x)))).unfold(0, 16000, 8000)
-        # (n, 98, 512)
-        frames = F.pad(x.unfold(1, 400, 160) * torch.hann_window(400, device=x.device),
-                       (0, 112))
+        x = x.unfold(1, 400, 160) * torch.hann_window(400, device=x.device)
+        frames = F.pad(x, (0, 112)) # (n, 98, 512)
         return (torch.fft.rfft(frames).abs() @ self.bank.T + .01).log()[:, None, :96]
 
     def forward(self, x):
         "(n, 128)"
-        return self.embeddings(self.features(self.log_mel(x)).permute(0, 2, 3,
-                                                                      1).flatten(1))
+        x = self.features(self.log_mel(x))
+        return self.embeddings(x.permute(0, 2, 3, 1).flatten(1))
 
 # %% ../../nbs/judge/embedders.ipynb #a5a558aa
+def _vggish_layers():
+    "Four blocks of 3 x 3 convolutions, each halved, and three linear layers"
+    layers,a = [],1
+    for widths in ((64,), (128,), (256, 256), (512, 512)):
+        for b in widths:
+            layers += [nn.Conv2d(a, b, 3, padding=1), nn.ReLU()]
+            a = b
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers),nn.Sequential(
+        nn.Linear(12288, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(),
+        nn.Linear(4096, 128))
+
 def _vggish_bank():
     "64 triangles from 125 to 7500 Hz, straight on the HTK mel scale, (64, 257)"
     mel = lambda f: 1127 * torch.log1p(torch.as_tensor(f, dtype=torch.float64) / 700)
@@ -459,7 +456,7 @@ class MelceptionOut(NamedTuple):
 
 # %% ../../nbs/judge/embedders.ipynb #e73bca95
 class Melception(Pretrained):
-    "Inception v3 with one input channel and without the first two poolings (Iashin and Rahtu 2021)"
+    "Inception v3 for mels, without the first two poolings (Iashin and Rahtu 2021)"
     def __init__(self,
         config:MelceptionConfig, # labels, and mean and deviation of each band
     ):
@@ -477,8 +474,8 @@ class Melception(Pretrained):
         log_mel:Tensor, # in 0..1, (b, 80, f)
     )->MelceptionOut:
         "Every feature the scores are taken from"
-        x,taps,pool = (((log_mel.as_subclass(Tensor) - self.mean) / self.std)[:, None],
-                       {},lambda x: x.mean((2, 3)))
+        x = ((log_mel.as_subclass(Tensor) - self.mean) / self.std)[:, None]
+        taps,pool = {},lambda x: x.mean((2, 3))
         for name,module in self.net.named_children():
             if name in ('AuxLogits', 'maxpool1', 'maxpool2'): continue
             if name == 'avgpool': break
@@ -486,10 +483,9 @@ class Melception(Pretrained):
             taps[name] = x
         f = pool(x)
         deep = self.net.dropout(f)
-        return MelceptionOut(*(pool(taps[k])
-                               for k in ('Conv2d_2b_3x3', 'Conv2d_4a_3x3', 'Mixed_6e')),
-                               f,
-                             deep @ self.net.fc.weight.T, self.net.fc(deep))
+        early = (taps[k] for k in ('Conv2d_2b_3x3', 'Conv2d_4a_3x3', 'Mixed_6e'))
+        unbiased,logits = deep @ self.net.fc.weight.T,self.net.fc(deep)
+        return MelceptionOut(*map(pool, early), f, unbiased, logits)
 
     def features(self, log_mel):
         "What FID is taken from, (b, 2048)"
@@ -503,13 +499,11 @@ class Melception(Pretrained):
 @patch(cls_method=True)
 def from_original(cls:Melception,
     path, # the published `melception-*.pt`, or its state dict
-    # the published `train_means_stds_*.txt` (80 rows of mean and standard deviation),
-    # or an (80, 2)
-    # array
-    stats=None,
+    stats=None, # `train_means_stds_*.txt`, or mean and deviation of each band, (80, 2)
 )->Melception:
     "Melception with the weights of SpecVQGAN; every key must fit"
-    state,where = published_weights(path, 'model'),'state dict' if isinstance(path, dict) else path
+    state = published_weights(path, 'model')
+    where = 'state dict' if isinstance(path, dict) else path
     if 'fc.weight' not in state:
         raise CheckpointError(f"{where}: holds no 'fc.weight'. Give SpecVQGAN's "
                               "melception file.")
@@ -524,7 +518,7 @@ def from_original(cls:Melception,
 
 # %% ../../nbs/judge/embedders.ipynb #237f256f
 class MelEmbedder(Embedder):
-    "Embeddings of a `MelClassifier` or `Melception`; shorter clips are looped, as in training"
+    "A `MelClassifier` or `Melception`; shorter clips are looped, as in training"
     def __init__(self,
         model:nn.Module, # has `.mel`, `.config.seconds` and `.features`
     ):
@@ -539,16 +533,14 @@ class MelEmbedder(Embedder):
         if len(x) < self.window: x = x.repeat(-(-self.window // len(x)))[:self.window]
         n = (len(x) - self.window) // (self.window // 2) + 1
         x = torch.stack([x[i * (self.window // 2):][:self.window] for i in range(n)])
-        return self.model.eval().features(log_mel(x,
-                                                  self.mel)[..., :848
-                                                            if self.name == 'Melception'
-                                                            else None])
+        frames = 848 if self.name == 'Melception' else None
+        return self.model.eval().features(log_mel(x, self.mel)[..., :frames])
 
 # %% ../../nbs/judge/embedders.ipynb #21df510c
 def roll_and_mask(
     share:float=.2, # of the frames and of the bands, at most
 ): # a fastai `Callback`
-    "Training batches rolled in time, with one stripe of frames and one of bands blanked"
+    "Training batches rolled in time, one stripe of frames and one of bands blanked"
     from fastai.callback.core import Callback
 
     class RollAndMask(Callback):
@@ -597,7 +589,7 @@ class ClassifierRecipe(LoopRecipe):
         return [accuracy]
 
     def dataloaders(self, data):
-        "Random windows of each clip; held out is the fold asked for, or what `split_table` says"
+        "Random windows of each clip; held out is the fold asked, or by `split_table`"
         from foleybook.train.loaders import mel_dls
 
         table = open_dataset(data) if isinstance(data, (str, Path)) else data
@@ -627,11 +619,10 @@ class MelceptionRecipe(ClassifierRecipe):
         "Melception with the mean and deviation of each band over the training clips"
         clips = torch.from_numpy(np.array(dls.cache.mels[dls.train_rows[::max(1,
             len(dls.train_rows) // 500)]], dtype=np.float32))
-        mean,std = clips.mean((0, 2)).tolist(),clips.std(2).mean(0).clamp_min(1e-3).tolist()
-        model = Melception(MelceptionConfig(labels=tuple(dls.vocab), mean=tuple(mean),
-                                            std=tuple(std),
-                                            seconds=min(self.seconds,
-                                                        self.model.seconds)))
+        mean,std = clips.mean((0, 2)),clips.std(2).mean(0).clamp_min(1e-3)
+        model = Melception(MelceptionConfig(
+            labels=tuple(dls.vocab), mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()), seconds=min(self.seconds, self.model.seconds)))
         for m in model.modules():
             if isinstance(m, (nn.Conv2d, nn.Linear)):
                 nn.init.trunc_normal_(m.weight, std=getattr(m, 'stddev', .1), a=-2, b=2)
@@ -658,13 +649,10 @@ class FunctionEmbedder(Embedder):
 
 # %% ../../nbs/judge/embedders.ipynb #dcf8aef8
 def find_embedder(
-    # an `Embedder`; 'aisfx', 'log-mel', a folder of a trained `MelClassifier` or
-    # `Melception`,
-    # 'auto'
-    embedder='auto',
+    embedder='auto', # an `Embedder`, 'aisfx', 'log-mel', 'auto', or a trained folder
     device='cpu', # where a network found by name goes; an `Embedder` stays where it is
 )->Embedder:
-    "An embedder by name; 'auto' is aiSFX where it is installed, else log-mel statistics"
+    "By name; 'auto' is aiSFX where it is installed, else log-mel statistics"
     if isinstance(embedder, Embedder): return embedder
     if embedder == 'log-mel': return LogMelStatistics()
     if embedder == 'aisfx': return Aisfx().to(device)
@@ -685,62 +673,63 @@ class Clips:
         source, # folder, csv, `ClipTable` or `Sounds`
     ):
         self.sounds = source if isinstance(source, Sounds) else None
-        self.skipped,self.source = [],'Sounds' if self.sounds else str(source)
         if self.sounds:
-            self.names = [f'{l}/{i}' for i,l in enumerate(source.labels)]
-            self.labels,self.files,self.cuts = list(source.labels),None,None
-            self.authors = [''] * len(source)
-            self.sources = [''] * len(source)
-            self.seeds,self.licences = (list(source.seeds),
-                                        [str(source.meta.get('licence',
-                                                             ''))] * len(source))
-            return
-        table = source if isinstance(source, ClipTable) else _open_clips(Path(source))
-        if not len(table):
-            raise TableError(f"{table.root}: no clips. Give a folder of sounds.")
-        self.source,self.skipped = str(table.root),list(table.skipped)
-        self.names,self.labels,self.files = list(table.df.path),list(table.df.label),table.files()
-        self.licences,self.sources = list(table.df.licence),list(table.df.source)
-        self.authors = list(table.df.author if 'author' in table.df
-                            else [''] * len(table))
-        self.seeds = list(table.df.seed) if 'seed' in table.df else [None] * len(table)
-        self.cuts = [(0. if s != s else float(s),
-                      None if l != l or 'start' not in table.df or s != s else float(l))
-                     for s,l in zip(table.df.start, table.df.seconds)]
+            self.source,self.skipped,self.files,self.cuts = 'Sounds',[],None,None
+            names = [f'{l}/{i}' for i,l in enumerate(source.labels)]
+            known = dict(path=names, label=source.labels, seed=source.seeds,
+                         licence=[str(source.meta.get('licence', ''))] * len(source))
+        else:
+            table = source if isinstance(source, ClipTable) else _open_clips(source)
+            if not len(table):
+                raise TableError(f"{table.root}: no clips. Give a folder of sounds.")
+            self.source,self.skipped = str(table.root),list(table.skipped)
+            known,self.files,self.cuts = table.df,table.files(),_cuts(table.df)
+        read = lambda k, v='': list(known[k]) if k in known else [v] * len(known['path'])
+        self.names,self.labels,self.seeds = read('path'),read('label'),read('seed', None)
+        self.licences,self.sources = read('licence'),read('source')
+        self.authors = read('author')
 
     def __len__(self): return len(self.names)
 
     def read(self, i):
         "Waveform (c, t) and sample rate of one clip"
         if self.sounds: return self.sounds.audio[i],self.sounds.sample_rate
-        return read_audio(self.files[i], mono=False, start=self.cuts[i][0],
-                          seconds=self.cuts[i][1])
+        start,seconds = self.cuts[i]
+        return read_audio(self.files[i], mono=False, start=start, seconds=seconds)
 
     def digest(self, i):
         "Hash of one clip's content"
         if self.sounds:
-            content = self.sounds.audio[i].numpy().tobytes() + str(self.sounds.sample_rate).encode()
+            rate = str(self.sounds.sample_rate).encode()
+            content = self.sounds.audio[i].numpy().tobytes() + rate
             return hashlib.sha256(content).hexdigest()
         h = hashlib.sha256(repr(self.cuts[i]).encode())
         with open(self.files[i], 'rb') as f:
-            while block := f.read(1 << 20): h.update(block)
-        return h.hexdigest()
+            return hashlib.file_digest(f, lambda: h).hexdigest()
 
-    @property
-    def content(self)->str:
-        "Hash of what is known of each clip and of what is in its file, if it is there"
-        told = []
-        for i,known in enumerate(zip(self.names, self.labels, self.sources)):
-            try: told.append((*known, self.digest(i)))
-            except OSError: told.append((*known, None))
-        return hashlib.sha256(repr(told).encode()).hexdigest()
+# %% ../../nbs/judge/embedders.ipynb #4329a88b
+@patch(as_prop=True)
+def content(self:Clips)->str:
+    "Hash of what is known of each clip and of what is in its file, if it is there"
+    told = []
+    for i,known in enumerate(zip(self.names, self.labels, self.sources)):
+        try: told.append((*known, self.digest(i)))
+        except OSError: told.append((*known, None))
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 # %% ../../nbs/judge/embedders.ipynb #73f623fd
 def _open_clips(folder):
     "A data set, or what `Sounds.save` wrote"
+    folder = Path(folder)
     if not (folder/'metadata.jsonl').is_file(): return open_dataset(folder)
     return ClipTable(pd.DataFrame(saved_rows(folder),
                                   columns=['path', 'label', 'seed', 'licence']), folder)
+
+def _cuts(df):
+    "(start, seconds) of each clip in its file"
+    return [(0. if s != s else float(s),
+             None if l != l or 'start' not in df or s != s else float(l))
+            for s,l in zip(df.start, df.seconds)]
 
 # %% ../../nbs/judge/embedders.ipynb #e5cb345e
 def sounds_of(
@@ -765,12 +754,10 @@ class Embeddings:
     labels:np.ndarray # (clips,)
     names:list
     rows:list # position of each in the `Clips`
-    # one row a clip: rate (Hz), channels, seconds, and what else was asked
-    facts:pd.DataFrame
+    facts:pd.DataFrame # a row a clip: rate (Hz), channels, seconds, and what was asked
     digests:list # sha256 of each clip's content
     skipped:list # (name, reason)
-    # other vectors: name -> one a clip, (clips, d)
-    more:dict = field(default_factory=dict)
+    more:dict = field(default_factory=dict) # other vectors: name -> (clips, d)
     sources:list = None # the recording that each clip is a take of; None: each its own
 
     def __post_init__(self):
@@ -783,9 +770,8 @@ class Embeddings:
     def clips(self)->Tensor:
         "One vector a clip, the mean of its own: (clips, d)"
         owner = torch.repeat_interleave(torch.arange(len(self)), self.counts)
-        return (torch.zeros(len(self), self.frames.shape[1]).index_add_(0, owner,
-                                                                        self.frames)
-                / self.counts[:, None])
+        sums = torch.zeros(len(self), self.frames.shape[1])
+        return sums.index_add_(0, owner, self.frames) / self.counts[:, None]
 
     def rows_of(self,
         index:Tensor, # clips, repetitions allowed, (m,)
@@ -795,22 +781,25 @@ class Embeddings:
         return (torch.arange(int(counts.sum()))
                 + torch.repeat_interleave(ends - counts.cumsum(0), counts))
 
-    def subset(self, keep):
-        "Only some clips"
-        keep = torch.as_tensor(np.asarray(keep))
-        keep = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
-        pick = lambda values: [values[int(k)] for k in keep]
-        return Embeddings(self.frames[self.rows_of(keep)], self.counts[keep],
-                          self.labels[keep.numpy()], pick(self.names),
-                          pick(self.rows), self.facts.iloc[keep.numpy()],
-                          pick(self.digests),
-                          self.skipped, {name: v[keep] for name,v in self.more.items()},
-                          pick(self.sources))
-
     @property
     def hash(self)->str:
         "Hash of the set: of all contents, in any order"
         return hashlib.sha256(''.join(sorted(self.digests)).encode()).hexdigest()[:16]
+
+# %% ../../nbs/judge/embedders.ipynb #ad32c7db
+@patch
+def subset(self:Embeddings,
+    keep, # which clips: their numbers, or a bool for each
+)->Embeddings:
+    "Only some clips"
+    keep = torch.as_tensor(np.asarray(keep))
+    keep = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
+    lists = {k: [getattr(self, k)[int(i)] for i in keep]
+             for k in ('names', 'rows', 'digests', 'sources')}
+    return replace(self, frames=self.frames[self.rows_of(keep)],
+                   counts=self.counts[keep], labels=self.labels[keep.numpy()],
+                   facts=self.facts.iloc[keep.numpy()],
+                   more={name: v[keep] for name,v in self.more.items()}, **lists)
 
 # %% ../../nbs/judge/embedders.ipynb #8613b45a
 class _Shelf:
@@ -982,20 +971,19 @@ def embed_clips(
     clips, # `Clips`, or what makes one: folder, csv, `ClipTable`, `Sounds`
     embedder='auto', # see `find_embedder`
     cache=None, # folder; by default below `cache_folder()`; False keeps nothing
-    # Hz; take away what is above half of it first, as if the clips had this rate
-    sample_rate:int=None,
+    sample_rate:int=None, # Hz; take away what is above half of it first
     # joblib workers, -1 for one per core; threads, unless told otherwise, for
     # instance by `joblib.parallel_config('dask')`
     n_jobs:int=1,
     strict:bool=False, # a bad file is an error
-    # waveform (c, t), rate -> NamedTuple of more facts of a clip; `sound_faults` of
-    # notebook 12
-    also:Callable=None,
+    also:Callable=None, # waveform (c, t), rate -> NamedTuple of more facts of a clip
     progress:bool=True, # say how far it is where it takes long
 )->Embeddings:
     "Embed each clip, from the cache where the same content was seen before"
-    clips,embedder = clips if isinstance(clips, Clips) else Clips(clips),find_embedder(embedder)
-    folder = None if cache is False else Path(cache) if cache else cache_folder()/'embeddings'
+    clips = clips if isinstance(clips, Clips) else Clips(clips)
+    embedder = find_embedder(embedder)
+    folder = Path(cache) if cache else cache_folder()/'embeddings'
+    if cache is False: folder = None
     fields,name = _fields(also),f'listening to {Path(clips.source).name}'
     told = hashlib.sha256(repr(fields).encode()).hexdigest()[:6]
     shelves = [_Shelf(folder and folder/kind)
@@ -1053,8 +1041,8 @@ def read_gt_embedding(
 )->Gaussian: # 128 dimensions (VGGish)
     "Reference mean and covariance, read without executing the pickle"
     try:
-        ops = [(op.name, arg) for op,arg,
-               _ in pickletools.genops(Path(path).read_bytes())]
+        ops = [(op.name, arg)
+               for op,arg,_ in pickletools.genops(Path(path).read_bytes())]
     except ValueError as e:
         raise ValueError(f"{path}: not a pickle ({e}). Give a gt_embedding.pkl.") from e
     found,key = {},None
@@ -1065,7 +1053,8 @@ def read_gt_embedding(
         if 'BINBYTES' in name and key: found[key],key = _proto_feature(arg),None
     missing = {'embedding_count', 'embedding_length', 'mu', 'sigma'} - set(found)
     if missing:
-        raise ValueError(f"{path}: holds no {sorted(missing)}. Give a gt_embedding.pkl.")
+        raise ValueError(f"{path}: holds no {sorted(missing)}. Give a "
+                         "gt_embedding.pkl.")
     mu,d = torch.from_numpy(found['mu']),int(found['embedding_length'][0])
     return Gaussian(mu, torch.from_numpy(found['sigma']).view(d, d),
                     int(found['embedding_count'][0]))

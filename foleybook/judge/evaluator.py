@@ -9,6 +9,7 @@ import json, math, re, time, warnings
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np, pandas as pd, torch
@@ -115,11 +116,9 @@ SHAPES = dict( # vectors that need no network: embedder, distance of two means
     rhythm=(ModulationSpectrum, lambda d: d.abs().mean()),
     spectrum=(BandLevels, lambda d: d.square().mean().sqrt()))
 
-# %% ../../nbs/judge/evaluator.ipynb #c9126fc5
 MADE = dict( # hand-made features, of what can be heard and of all there is
     audible=HandMade, full=partial(HandMade, top=None, floor=-100.))
 
-# %% ../../nbs/judge/evaluator.ipynb #fe1874f9
 def _with_shapes(emb, clips, cache, n_jobs, second=False):
     "The same clips with vectors of formulas beside those of the embedder"
     kinds = {name: kind for name,(kind,_) in SHAPES.items()} | (MADE if second else {})
@@ -131,8 +130,9 @@ def _with_shapes(emb, clips, cache, n_jobs, second=False):
         emb.more[name] = found.clips[[at[row] for row in emb.rows]]
     return emb
 
+# %% ../../nbs/judge/evaluator.ipynb #fe1874f9
 def _shape_measures(emb, ref):
-    "Distances of the mean vectors of `SHAPES`, averaged over the classes that both have"
+    "Distances of the mean vectors of `SHAPES`, averaged over shared classes"
     shared = sorted(set(emb.labels) & set(ref.labels))
     number = {l: k for k,l in enumerate(shared)}
     of = lambda e: torch.tensor([number.get(l, -1) if shared else -1 for l in e.labels])
@@ -188,9 +188,8 @@ def _deviation(emb, ref, fact):
 def _apart_measures(emb, ref, evened, seed, draws=3):
     "`Verdicts` on two sets: by the embedder and, if they are there, hand-made features"
     of = lambda e: (e.labels, e.sources)
-    tell = lambda x, y: told_apart(x, y, *(v for two in zip(of(emb), of(ref))
-                                           for v in two),
-                                   draws=draws, seed=seed)
+    both = [v for two in zip(of(emb), of(ref)) for v in two]
+    tell = lambda x, y: told_apart(x, y, *both, draws=draws, seed=seed)
     found = dict(told_apart=tell(*evened))
     found |= {f'apart_{k}': tell(emb.more[k], ref.more[k])
               for k in MADE if k in emb.more}
@@ -210,10 +209,11 @@ def _spread_measures(emb, ref):
 
 # %% ../../nbs/judge/evaluator.ipynb #feabb7c2
 def _cloud_measures(emb, ref, k):
-    "The measures of two sets of clips, as functions of the clips drawn from the first"
+    "Measures of two sets of clips, as functions of the clips drawn from the first"
     x,y = emb.clips.double(),ref.clips.double()
     k,drawn = min(k, len(y) - 1),lambda i: torch.bincount(i, minlength=len(x)).double()
-    grams,inside,apart,real = kernels(x, y),_inside(x, y, k),torch.cdist(x, x),diversity(y)
+    grams,inside,apart = kernels(x, y),_inside(x, y, k),torch.cdist(x, x)
+    real = diversity(y)
     return dict(
         frechet=_frechet_to(emb, ref.frames),
         kernel=lambda i: 100 * float(_mmd(*grams, drawn(i))),
@@ -222,10 +222,10 @@ def _cloud_measures(emb, ref, k):
         diversity=lambda i: float(_mean_of_pairs(apart, drawn(i))) / real)
 
 def _probe_measures(probe, emb):
-    "Accuracy and the scores of p(y|x); accuracy counts clips of unknown labels as wrong"
+    "Accuracy, where unknown labels are wrong, and the scores of p(y|x)"
     logits = probe.logits(emb.clips)
-    right = torch.from_numpy(np.asarray([probe.labels[j]
-                                         for j in logits.argmax(1)]) == emb.labels).double()
+    heard = np.asarray([probe.labels[j] for j in logits.argmax(1)])
+    right = torch.from_numpy(heard == emb.labels).double()
     found = dict(accuracy=lambda i: float(right[i].mean()))
     if len(emb) < 2: return found
     return found | dict(
@@ -284,38 +284,28 @@ class Measure(NamedTuple):
 # %% ../../nbs/judge/evaluator.ipynb #c75b6016
 MEASURES = dict(
     frechet=Measure('Fréchet distance from the reference', 'lower'),
-    frechet_inf=Measure('the same, extrapolated to endlessly many clips', 'lower',
-                        -math.inf),
-    kernel=Measure('kernel distance from the reference, without bias', 'lower',
-                   -math.inf),
+    frechet_inf=Measure('the same, extrapolated to endless clips', 'lower', -inf),
+    kernel=Measure('kernel distance from the reference, without bias', 'lower', -inf),
     density=Measure('how often a clip lies near a recording', 'higher'),
     coverage=Measure('share of the recordings with a clip near them', 'higher', 0, 1),
     diversity=Measure('distance of two clips over that of two recordings', 'near 1'),
-    accuracy=Measure('share taken for its class by a classifier of recordings',
-                     'higher', 0, 1),
+    accuracy=Measure('share that a classifier of recordings knows', 'higher', 0, 1),
     inception=Measure('clear classes, and many of them', 'higher', 1),
     mis=Measure('variety inside a class', 'higher', 1),
     am=Measure('classes unlike those of training, or unclear', 'lower'),
-    second=Measure('share taken for its class by a second listener', 'higher', 0, 1),
-    spread=Measure('distance of two sounds of a kind over that of two recordings, by '
-                   'hand-made features', 'near 1'),
-    told_apart=Measure('share that a probe tells from recordings rightly, 50 % is '
-                       'guessing',
-                       'near 50 %', 0, 1),
+    second=Measure('share that a second listener knows', 'higher', 0, 1),
+    spread=Measure('distance within a kind over that of recordings', 'near 1'),
+    told_apart=Measure('share that a probe tells from recordings', 'near 50 %', 0, 1),
     apart_full=Measure('the same by hand-made features', 'near 50 %', 0, 1),
-    apart_audible=Measure('the same by what can be heard: up to 16 kHz, down to 70 dB '
-                          'below the peak', 'near 50 %', 0, 1),
+    apart_audible=Measure('the same up to 16 kHz, down to -70 dB', 'near 50 %', 0, 1),
     rhythm=Measure('distance of modulation spectra, 0.5 to 20 Hz', 'lower'),
     onsets=Measure('sounds that set in, a second', 'like recordings'),
-    busyness=Measure('the same, off recordings in their deviations', 'near 0',
-                     -math.inf),
+    busyness=Measure('the same, off recordings in their deviations', 'near 0', -inf),
     regularity=Measure('how evenly things set in', 'like recordings', -1, 1),
-    modulation=Measure('strongest swing from 4 to 40 Hz over the median, dB',
-                       'like recordings'),
-    unrest=Measure('change from frame to frame, off recordings in their deviations',
-                   'near 0', -math.inf),
+    modulation=Measure('strongest swing, 4 to 40 Hz, dB', 'like recordings'),
+    unrest=Measure('change between frames, off in the same way', 'near 0', -inf),
     spectrum=Measure('log-spectral distance of mean spectra, full band, dB', 'lower'),
-    top=Measure('energy above 8 kHz against recordings, dB', 'near 0', -math.inf),
+    top=Measure('energy above 8 kHz against recordings, dB', 'near 0', -inf),
     copies=Measure('share suspiciously near a training clip', 'lower', 0, 1),
     nearest=Measure('median distance to a training clip, copies below 1', 'higher'),
     faulty=Measure('share with a click, clipping, or mostly silent', 'lower', 0, 1),
@@ -328,10 +318,9 @@ MEASURES = dict(
     log_spectral=Measure('log-spectral distance, full band, dB', 'lower'),
     stft_low=Measure('STFT distance below 8 kHz', 'lower'),
     stft_high=Measure('STFT distance above 8 kHz', 'lower'),
-    pre_echo=Measure('energy before attacks against the recording, dB', 'near 0',
-                     -math.inf),
+    pre_echo=Measure('energy before attacks against recordings, dB', 'near 0', -inf),
     event_l1=Measure('difference of level tracks, E-L1', 'lower'),
-    mkl=Measure('how differently a classifier hears it', 'lower', -math.inf))
+    mkl=Measure('how differently a classifier hears it', 'lower', -inf))
 
 # %% ../../nbs/judge/evaluator.ipynb #e47ef404
 class Probe(NamedTuple):
@@ -373,16 +362,15 @@ def fit_probe(
 def _doubts(emb, ref, width, compared, width_hz):
     "Sentences on what is uneven between two sets or too small"
     notes,g,r = [],emb.facts,ref.facts
-    few = [f"{len(e.frames)} {what}" for what,
-           e in (('generated', emb), ('reference', ref))
-           if len(e.frames) <= width]
+    sets = (('generated', emb), ('reference', ref))
+    few = [f"{len(e.frames)} {what}" for what,e in sets if len(e.frames) <= width]
     if few:
         notes.append(f"{' and '.join(few)} vectors for {width} dimensions: the Fréchet "
                      "distance is too large by an unknown amount. Compare only equal "
                      "numbers of clips, or read frechet_inf and kernel.")
-    for what,e in (('generated', emb), ('reference', ref)):
-        rates,low = (sorted(e.facts.rate.astype(int).unique().tolist()),
-                     int((e.facts.rate < compared).sum()))
+    for what,e in sets:
+        rates = sorted(e.facts.rate.astype(int).unique().tolist())
+        low = int((e.facts.rate < compared).sum())
         if len(rates) > 1: notes.append(f"{what}: mixed sample rates {rates}")
         if low:
             notes.append(f"{what}: {low} clips below {compared} Hz lack the highest "
@@ -396,23 +384,13 @@ def _doubts(emb, ref, width, compared, width_hz):
         f"clips of {g.seconds.median():.2f} s against {r.seconds.median():.2f} s: "
         "length alone moves the scores")
     if width_hz < compared / 2:
-        notes.append(f"the embedder hears up to {width_hz:.0f} Hz; what "
-                                             "lies above shows only in top and spectrum")
+        notes.append(f"the embedder hears up to {width_hz:.0f} Hz; what lies above "
+                     "shows only in top and spectrum")
     strange = sorted(set(map(str, emb.labels)) - set(map(str, ref.labels)))
     if strange:
         notes.append(f"no reference for {', '.join(map(repr, strange))}: these count "
                      "only overall")
     return notes
-
-def _rate(clips):
-    "The lowest sample rate of a set but for a stray clip, or one in twenty, from the headers"
-    if clips.sounds: return clips.sounds.sample_rate
-    rates = []
-    for f in clips.files:
-        try: rates.append(audio_info(f).sample_rate)
-        except AudioError: continue # reported when the clip is read
-    stray = max(1, len(rates) // 20) if len(rates) > 2 else 0
-    return sorted(rates)[stray] if rates else 22050
 
 # %% ../../nbs/judge/evaluator.ipynb #8084d7b3
 def _overlaps(sets):
@@ -428,25 +406,26 @@ def _overlaps(sets):
                        'reference: their distances say nothing of a model')
     if t is None: return notes
     if a := shared(g, t):
-        notes.append(f'{a} of {len(g)} generated clips are training clips, copied whole')
+        notes.append(f'{a} of {len(g)} generated clips are training clips')
     if a := shared(r, t):
         notes.append(f'{a} of {len(r)} reference recordings are training clips, which '
                      'the model and the probe have heard. Hold them out (--fold) for '
                      'an honest figure')
     return notes
 
-# %% ../../nbs/judge/evaluator.ipynb #dd12bd02
-def _versions():
-    "What computed the scores"
-    import platform, torchaudio
-    from foleybook import __version__
-    return dict(foleybook=__version__, torch=torch.__version__,
-                torchaudio=torchaudio.__version__,
-                numpy=np.__version__,
-                python=platform.python_version(), machine=platform.machine())
+def _rate(clips):
+    "The lowest sample rate of a set but for a stray clip in twenty, by the headers"
+    if clips.sounds: return clips.sounds.sample_rate
+    rates = []
+    for f in clips.files:
+        try: rates.append(audio_info(f).sample_rate)
+        except AudioError: continue # reported when the clip is read
+    stray = max(1, len(rates) // 20) if len(rates) > 2 else 0
+    return sorted(rates)[stray] if rates else 22050
 
+# %% ../../nbs/judge/evaluator.ipynb #dd12bd02
 def _recordings(gen, ref, train, probe, second, k, seed):
-    "What recordings score in the generated clips' place: how found, how many, measure -> value"
+    "What recordings score in the generated clips' place: how, how many, values"
     rng,known = np.random.default_rng(seed),set(ref.digests)
     pool = np.array([i for i,d in enumerate(train.digests) if d not in known]
                     if train is not None
@@ -510,8 +489,9 @@ def training_clips(
         card = next((c for f in ('pipeline.json', 'config.json')
                      if isinstance(c := _told(home/f).get('card'), dict)), {})
         what = data or card.get('data')
+        if not what: return None,''
         return None,(f"the model was trained on {what}, not found here: give these "
-                     "clips as the training set (--train) to look for copies") if what else ''
+                     "clips as the training set (--train) to look for copies")
     table,held = open_dataset(data),run.get('hold_out') or []
     text = lambda v: f'{v:g}' if isinstance(v, float) else str(v)
     for column,value in (h.split('=', 1) for h in held if '=' in str(h)):
@@ -523,7 +503,7 @@ def training_clips(
 # %% ../../nbs/judge/evaluator.ipynb #c4167833
 @dataclass(repr=False)
 class Evaluation:
-    "Scores with intervals, the record of how they came about, and what the report shows"
+    "Scores with intervals, how they came about, and what the report shows"
     table:pd.DataFrame # one row for each label and measure
     record:dict # JSON
     clips:dict # 'generated', 'reference', 'train' -> (Clips, Embeddings)
@@ -540,7 +520,8 @@ class Evaluation:
 
     def __repr__(self):
         n = {k: len(e) for k,(_,e) in self.clips.items()}
-        return f"Evaluation({self.record['mode']}, {self.record['embedder']['name']}, {n})"
+        r = self.record
+        return f"Evaluation({r['mode']}, {r['embedder']['name']}, {n})"
 
     def __str__(self): return '\n'.join(self.in_words())
 
@@ -550,7 +531,7 @@ class Evaluation:
                 + (f'<ul>{notes}</ul>' if notes else ''))
 
     def basis(self)->str:
-        "What the figures stand on: how many clips of what length, against which, heard by whom"
+        "How many clips, how long, against which, heard by whom"
         s,e = self.record['sets'],self.record['embedder']
         of = lambda n: (f"{s[n]['clips']} "
                         f"{'clips' if n == 'generated' else 'recordings'} of "
@@ -559,19 +540,6 @@ class Evaluation:
         heard_to = min(e['hears_to'], self.record['compared_at'] / 2) / 1000
         return (f"{of('generated')} against {of('reference')} ({name}), heard by "
                 f"{e['name']} up to {heard_to:.3g} kHz")
-
-    # what it stands on, a sentence a row of `summary`, then the notes
-    def in_words(self)->list:
-        "The summary for a terminal"
-        rows = self.summary()
-        pad = max(map(len, rows.index))
-        beside = (lambda r: f'recordings {r.recordings}; {r.better} is better'
-                  if r.recordings
-                  else f'{r.better} is better')
-        said = [f"{q:{pad}}  {r.generated:>6}  {r.says} ({beside(r)})" for q,
-                r in rows.iterrows()]
-        return [self.basis()] + said + self.beside() + [f'note: {n}'
-                                                        for n in self.record['notes']]
 
 # %% ../../nbs/judge/evaluator.ipynb #00727530
 # what people ask first: measure, how it is written, why it may be missing
@@ -606,7 +574,7 @@ def beside(self:Evaluation)->list: # one line or none
 @patch
 # one row a question: says, generated, recordings, better
 def summary(self:Evaluation)->pd.DataFrame:
-    "Five numbers beside what recordings score; of pairs the distances, 0 for a perfect copy"
+    "Five numbers beside those of recordings; of pairs the distances, 0 for a copy"
     paired,rows = self.record['mode'] == 'paired',{}
     asked = {m: (m, '{:.3g}', '')
              for m in self.table.measure.unique()} if paired else SUMMARY
@@ -631,12 +599,24 @@ def wide(self:Evaluation)->pd.DataFrame: # of text
     order = sorted(wide.index, key=lambda l: (l != 'all', l))
     return wide.loc[order, [m for m in MEASURES if m in wide]]
 
+# %% ../../nbs/judge/evaluator.ipynb #fac53032
+@patch
+def in_words(self:Evaluation)->list: # of text
+    "For a terminal: what it stands on, a sentence a row of `summary`, then the notes"
+    rows,said = self.summary(),[self.basis()]
+    pad = max(map(len, rows.index))
+    for question,r in rows.iterrows():
+        real = f'recordings {r.recordings}; ' if r.recordings else ''
+        said.append(f"{question:{pad}}  {r.generated:>6}  {r.says} "
+                    f"({real}{r.better} is better)")
+    return said + self.beside() + [f'note: {n}' for n in self.record['notes']]
+
 # %% ../../nbs/judge/evaluator.ipynb #041d0bdf
 @patch
 def save(self:Evaluation,
     folder, # is made; files of the same names are replaced
 )->Path: # the folder
-    "Write scores.csv, evaluation.json and, with a training set, nearest.csv: all or none"
+    "Write scores.csv, evaluation.json and, with a training set, nearest.csv"
     with atomic_folder(Path(folder), merge=True) as work:
         self.table.to_csv(work/'scores.csv', index=False)
         if self.nearest is not None:
@@ -666,8 +646,8 @@ def _unpaired(emb, ref, train, probe, second, k, times, seed, evened):
             for m,v in _apart_measures(emb, ref, evened, seed).items():
                 found[m] = bootstrap(v.share, len(v), times, seed=seed)
         elif label != 'all':
-            found = {m: f for m,
-                     f in found.items() if m not in ('inception', 'mis', 'am')}
+            found = {m: f for m,f in found.items()
+                     if m not in ('inception', 'mis', 'am')}
         groups.append((label, len(e), len(r), found))
     table = pd.DataFrame(_rows(groups, times, seed))
     if near is not None:
@@ -692,8 +672,8 @@ def _paired(gen_clips, emb, ref_clips, ref, probe, rate, times, seed):
         x,y = (resample(c.read(e.rows[k])[0], c.read(e.rows[k])[1], rate)
                for c,e,k in ((gen_clips, emb, i), (ref_clips, ref, j)))
         found.append(reconstruction_distances(x, y, rate))
-    columns = {n: torch.tensor([f[c] for f in found]) for c,
-               n in enumerate(Reconstruction._fields)}
+    columns = {n: torch.tensor([f[c] for f in found])
+               for c,n in enumerate(Reconstruction._fields)}
     if probe:
         columns['mkl'] = mean_kl(probe.logits(emb.clips), probe.logits(ref.clips[at]),
                                  reduce=False)
@@ -701,12 +681,36 @@ def _paired(gen_clips, emb, ref_clips, ref, probe, rate, times, seed):
     for label in ['all', *sorted(set(labels))] if len(set(labels)) > 1 else ['all']:
         own = torch.from_numpy((labels == label) | (label == 'all'))
         groups.append((label, int(own.sum()), int(own.sum()),
-                       {n: lambda i, v=v[own]: float(v[i].nanmean()) for n,
-                        v in columns.items()
-                        if not v[own].isnan().all()}))
+                       {n: lambda i, v=v[own]: float(v[i].nanmean())
+                        for n,v in columns.items() if not v[own].isnan().all()}))
     return pd.DataFrame(_rows(groups, times, seed))
 
 # %% ../../nbs/judge/evaluator.ipynb #f7d7824e
+def _heard(sources, listen, rate, second):
+    "Each set as it is heard at a common rate; name -> `Embeddings`"
+    how = listen.keywords
+    band = rate if rate < how['embedder'].sample_rate else None
+    return {n: _with_shapes(listen(c, sample_rate=band), c, how['cache'],
+                            how['n_jobs'], second)
+            for n,c in sources.items()}
+
+def _compared(sources, emb, listen, rate, second, paired, **drawn):
+    "Table, nearest clips and confusion, and what the record says of them"
+    g,r,t = (emb.get(n) for n in ('generated', 'reference', 'train'))
+    both,seed = (sources['generated'], sources['reference']),drawn['seed']
+    probe = fit_probe(t, r, seed) if t is not None else fit_probe(r, seed=seed)
+    if paired:
+        table = _paired(both[0], g, both[1], r, probe, rate, drawn['times'], seed)
+        return table,None,None,dict(probe=probe, notes=[], real=None)
+    other = _second_listener(t or r, seed) if second else None
+    hears_to = listen.keywords['embedder'].hears_to
+    notes = _doubts(g, r, g.frames.shape[1], rate, hears_to)
+    found = _unpaired(g, r, t, probe, other, **drawn,
+                      evened=_evened(g, r, both, listen))
+    real = _recordings(g, r, t, probe, other, drawn['k'], seed)
+    return *found,dict(probe=probe, notes=notes, real=real)
+
+# %% ../../nbs/judge/evaluator.ipynb #8e0b084e
 def _second_listener(emb, seed):
     "Fitted to recordings; None where there is nothing to tell apart"
     labels,counts = np.unique(emb.labels, return_counts=True)
@@ -719,42 +723,42 @@ def _stand_in(asked, embedder):
     return [f"aisfx is not installed, {embedder.name} stand in: their figures compare "
             f"with no figure of {Aisfx.name}"] * (auto and embedder.name != Aisfx.name)
 
-def _record(sources, emb, embedder, paired, sample_rate, probe, notes, real, drawn):
+def _record(sources, emb, embedder, paired, sample_rate, probe, notes, real, drawn,
+            began):
     "How scores came about, as JSON"
     sets = {n: dict(source=sources[n].source, clips=len(e), vectors=len(e.frames),
-                    hash=e.hash,
-                    skipped=e.skipped, rates=sorted(e.facts.rate.unique().tolist()),
+                    hash=e.hash, skipped=e.skipped,
+                    rates=sorted(e.facts.rate.unique().tolist()),
                     seconds=float(e.facts.seconds.sum()))
             for n,e in emb.items()}
     return dict(mode='paired' if paired else 'unpaired',
         embedder=dict(name=embedder.name, hash=embedder.hash, source=embedder.source,
                       sample_rate=embedder.sample_rate, hears_to=embedder.hears_to,
                       peak_normalised=embedder.peak),
-        compared_at=sample_rate,
-        resampler='torchaudio.functional.resample, windowed sinc, width 6, rolloff 0.99', **drawn,
-        sets=sets, probe_accuracy_on_real=probe and probe.accuracy, recordings=real,
-        notes=notes,
-        versions=_versions())
+        compared_at=sample_rate, **drawn, sets=sets, recordings=real, notes=notes,
+        resampler='torchaudio.functional.resample, windowed sinc, width 6, '
+                  'rolloff 0.99',
+        probe_accuracy_on_real=probe and probe.accuracy, versions=_versions(),
+        seconds=round(time.time() - began, 1))
+
+def _versions():
+    "What computed the scores"
+    import platform, torchaudio
+    from foleybook import __version__
+    return dict(foleybook=__version__, torch=torch.__version__,
+                torchaudio=torchaudio.__version__, numpy=np.__version__,
+                python=platform.python_version(), machine=platform.machine())
 
 # %% ../../nbs/judge/evaluator.ipynb #0ec65f00
 def evaluate(
     generated, # folder, csv, `ClipTable`, `Sounds`: clips of a model
     reference, # the same: real clips that the model has not seen
-    # the same: real clips that the model was trained on; for the probe and to find
-    # copies
-    # by default those that the sounds name (see `training_clips`)
-    train=None,
-    # ask a second listener, too, and all else that hand-made features say
-    second:bool=False,
-    # each generated clip is a take of the reference clip of the same name
-    paired:bool=False,
+    train=None, # the same: its training clips; None: those named, see `training_clips`
+    second:bool=False, # ask a second listener, too, and all that hand-made features say
+    paired:bool=False, # is each clip a take of the reference clip of the same name?
     embedder='auto', # see `find_embedder`
-    # Hz at which all are compared; by default the lowest rate in both sets, but for a
-    # stray clip in
-    # twenty
-    sample_rate:int=None,
-    # folder for scores.csv and evaluation.json; `reports.save_report` adds the page
-    out=None,
+    sample_rate:int=None, # Hz at which all are compared; None: the lowest, save strays
+    out=None, # folder for scores.csv and evaluation.json; `save_report` adds the page
     k:int=5, # neighbours for density and coverage
     times:int=100, # bootstrap resamplings, 10,000 at most; 0 leaves the intervals out
     seed:int=0, # of all that is drawn
@@ -764,43 +768,25 @@ def evaluate(
     device='cpu', # where an embedder found by name runs
     progress:bool=True, # say how far it is where it takes long
 )->Evaluation:
-    "Judge generated clips; raises when there are none, or in paired mode when a partner is missing"
+    "Judge generated clips; raises if there are none, or if one lacks its partner"
     _check_times(times)
     began,asked,embedder = time.time(),embedder,find_embedder(embedder, device)
-    found = ''
-    if train is None and not paired: train,found = training_clips(generated)
-    sources = {n: Clips(s)
-               for n,s in (('generated', generated), ('reference', reference),
-                           ('train', train))
-               if s is not None}
-    if sample_rate is None:
-        sample_rate = min(_rate(c) for n,c in sources.items() if n != 'train')
-    band = sample_rate if sample_rate < embedder.sample_rate else None
+    train,found = (training_clips(generated) if train is None and not paired
+                   else (train, ''))
+    given = dict(generated=generated, reference=reference, train=train)
+    sources = {n: Clips(s) for n,s in given.items() if s is not None}
+    rate = sample_rate or min(_rate(c) for n,c in sources.items() if n != 'train')
     listen = partial(embed_clips, embedder=embedder, cache=cache, n_jobs=n_jobs,
-                     strict=strict,
-                     also=clip_facts, progress=progress)
-    emb = {n: _with_shapes(listen(c, sample_rate=band), c, cache, n_jobs,
-                           second and not paired)
-           for n,c in sources.items()}
-    g,r,t = (emb.get(n) for n in ('generated', 'reference', 'train'))
-    probe = fit_probe(t, r, seed) if t is not None else fit_probe(r, seed=seed)
-    other = _second_listener(t or r, seed) if second and not paired else None
-    near = confusion = real = None
-    both = sources['generated'],sources['reference']
-    if paired: table = _paired(both[0], g, both[1], r, probe, sample_rate, times, seed)
-    else:
-        table,near,confusion = _unpaired(g, r, t, probe, other, k, times, seed,
-                                         _evened(g, r, both, listen))
-        real = _recordings(g, r, t, probe, other, k, seed)
-    notes = ([] if paired
-             else _doubts(g, r, g.frames.shape[1], sample_rate, embedder.hears_to))
-    notes += [found] * bool(found) + ([] if paired else _overlaps(emb))
-    notes += _stand_in(asked, embedder)
-    record = _record(sources, emb, embedder, paired, sample_rate, probe, notes, real,
-                     dict(seed=seed, resamplings=times, neighbours=k))
-    result = Evaluation(table, record, {n: (sources[n], emb[n]) for n in emb}, near,
-                        confusion)
-    record['seconds'] = round(time.time() - began, 1)
+                     strict=strict, also=clip_facts, progress=progress)
+    emb = _heard(sources, listen, rate, second and not paired)
+    *shown,more = _compared(sources, emb, listen, rate, second, paired,
+                            k=k, times=times, seed=seed)
+    more['notes'] += ([found] * bool(found) + ([] if paired else _overlaps(emb))
+                      + _stand_in(asked, embedder))
+    more['drawn'] = dict(seed=seed, resamplings=times, neighbours=k)
+    record = _record(sources, emb, embedder, paired, rate, **more, began=began)
+    pairs = {n: (sources[n], emb[n]) for n in emb}
+    result = Evaluation(shown[0], record, pairs, *shown[1:])
     if out is not None: result.save(out)
     return result
 

@@ -51,8 +51,7 @@ def _linear(x, weight, bias):
     "x (g, c_in), weight (c_in, c_out)"
     y = np.empty((len(x), len(bias)), np.float32)
     for b in range(len(x)):
-        for o in range(len(bias)):
-            y[b, o] = bias[o]
+        y[b] = bias
     add_product(x, weight, y)
     return y
 

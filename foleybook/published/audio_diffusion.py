@@ -309,18 +309,17 @@ class MelImageDiffusion(MelGenerator):
         config:MelImageDiffusionConfig, # pictures, process and defaults
         unet:UNet, # the network
         vae:AutoencoderKL|None=None, # where it paints latents
-        # has `mel`, turns (b, m, f) into (b, 1, t); None: `GriffinLim`
-        vocoder:nn.Module|None=None,
+        vocoder:nn.Module|None=None, # of `mel`: (b, m, f) to (b, 1, t); or `GriffinLim`
     ):
         super().__init__()
         self.config, self.unet, self.vae = config, unet, vae
         self.vocoder = vocoder or GriffinLim(config.mel, config.griffin_lim)
-        config.mel.require(self.vocoder.mel,
-                           f'the vocoder ({type(self.vocoder).__name__})')
+        name = type(self.vocoder).__name__
+        config.mel.require(self.vocoder.mel, f'the vocoder ({name})')
         self.labels, text = list(config.labels), unet.config.cross_attention_dim
         self.asks = frozenset({'label', 'shares', *(['text'] if text else [])})
-        seconds = config.frames * config.mel.hop_length / config.mel.sample_rate
-        self.default_seconds = seconds
+        mel = config.mel
+        self.default_seconds = config.frames * mel.hop_length / mel.sample_rate
         self.longest_seconds = 8 * self.default_seconds
         self.defaults = {k: getattr(config, k) for k in ('steps', 'guidance', 'sampler')}
 

@@ -58,41 +58,31 @@ class CacheLoader(TfmdDL):
         vocab:list, # labels; position = index
         bs:int=16, # items in a batch
         crop:int=None, # frames or samples per item; None takes all
-        # random order and random crops; else in order, cropped at the centre
-        shuffle:bool=False,
+        shuffle:bool=False, # random order and crops; else in order, crops of the centre
         n:int=None, # items per epoch (default: one pass)
         seed:int=0, # of order and crops
         # 'label', 'audio' (the input again, for vocoders) or 'conditions'
         target:str="label",
-        # object with `read(table, rows, start, seconds, vocab)`, for that target
-        conditions=None,
+        conditions=None, # has `read(table, rows, start, seconds, vocab)`, for those
         num_workers:int=0, # processes that read
-        # 0: each clip as often as any other; 1: each class; .5: half the way
-        balance:float=0.,
+        balance:float=0., # 0: each clip as often as any other; 1: each class
         **kwargs, # of fastai's DataLoader: drop_last, device, ...
     ):
         self.cache, self.rows, self.vocab = cache, np.asarray(rows, int), list(vocab)
-        self.length, self.seed, self.epoch, self.target = cache.array.shape[-1], seed, 0, target
-        self.crop, self.conditions = min(crop or self.length, self.length), conditions
-        index = {l: i for i, l in enumerate(self.vocab)}
-        labels = cache.index.df.label.iloc[self.rows]
-        self.classes = torch.tensor([index[l] for l in labels], dtype=torch.long)
-        count = torch.bincount(self.classes, minlength=len(self.vocab)).double()
-        share = count[self.classes].pow(-balance).numpy()
-        self.shares = share/share.sum() if balance and len(share) else None
-        given = dict(bs=bs, crop=crop, shuffle=shuffle, n=n, seed=seed, target=target,
-                     balance=balance)
-        self._given = kwargs | given | dict(conditions=conditions,
-                                            num_workers=num_workers)
+        self.length, self.seed, self.epoch = cache.array.shape[-1], seed, 0
+        self.target, self.conditions = target, conditions
+        self.crop = min(crop or self.length, self.length)
+        self.classes, self.shares = _classes(cache, self.rows, self.vocab, balance)
+        self._given = kwargs | dict(
+            bs=bs, crop=crop, shuffle=shuffle, n=n, seed=seed, target=target,
+            balance=balance, conditions=conditions, num_workers=num_workers)
         if target == "conditions": kwargs["after_batch"] = [_ToDevice()]
-        n = len(self.rows) if n is None else n
-        super().__init__(self.rows, bs=bs, shuffle=shuffle, n=n,
-                         num_workers=num_workers,
-                         do_setup=False, **kwargs)
+        super().__init__(self.rows, bs=bs, shuffle=shuffle, do_setup=False, **kwargs,
+                         n=len(self.rows) if n is None else n, num_workers=num_workers)
         self._n_inp = 1
 
     def new(self, dataset=None, cls=None, **kwargs):
-        "A loader over the same rows (or `dataset`, other row numbers) with some arguments changed"
+        "A loader with some arguments changed; `dataset`: over other row numbers"
         rows = self.rows if dataset is None else dataset
         known = {k: v for k, v in kwargs.items() if k not in ("indexed", "do_setup")}
         given = self._given | dict(device=self.device) | known
@@ -108,13 +98,22 @@ class _ToDevice(Transform):
     def to(self, device): self.device = device
     def encodes(self, x:Conditions): return x.to(self.device)
 
+def _classes(cache, rows, vocab, balance):
+    "The class number of each clip, and the share it is drawn with where it has one"
+    index = {l: i for i, l in enumerate(vocab)}
+    classes = torch.tensor([index[l] for l in cache.index.df.label.iloc[rows]]).long()
+    count = torch.bincount(classes, minlength=len(vocab)).double()
+    share = count[classes].pow(-balance).numpy()
+    return classes, share/share.sum() if balance and len(share) else None
+
 @patch
 def _draws(self:CacheLoader, k):
     "Order and crop positions (0..1) of pass `k`"
     if getattr(self, "_drawn", (None,))[0] != k:
         rng = np.random.default_rng([self.seed, k])
         n = len(self.rows)
-        order = rng.permutation(n) if self.shares is None else rng.choice(n, n, p=self.shares)
+        order = (rng.permutation(n) if self.shares is None
+                 else rng.choice(n, n, p=self.shares))
         self._drawn = k, order, rng.random(n)
     return self._drawn[1:]
 
@@ -128,7 +127,7 @@ def get_idxs(self:CacheLoader):
     return [p//n*n + int(self._draws(p//n)[0][p % n])
             for p in range(first, first + self.n)]
 
-# %% ../../nbs/train/loaders.ipynb #4c50b39e
+# %% ../../nbs/train/loaders.ipynb #bdd1d1c2
 #| code-fold: true
 @patch
 def create_batches(self:CacheLoader, samps):

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from ..audio_features import hz_to_mel, mel_centres, MelConfig
 from ..core.code_maps import mel_cache, mel_loaders, MelAutoencoderRecipe
 from ..core.files import (
@@ -41,8 +42,6 @@ class MelVAERecipe(MelAutoencoderRecipe):
     def build_model(self, dls)->MelVAE:
         "A model whose components are those of the training clips"
         return MelVAE(self.model).fit(dls.cache.mels, dls.train_rows)
-
-
 
 # %% ../../nbs/train/spectrogram_diffusion.ipynb #c7058692
 @dataclass
@@ -79,8 +78,8 @@ def crop(self:FlowTask,
     b, room = len(log_mel), max(0, log_mel.shape[-1] - frames)
     at = (torch.rand(b) * (room + 1)).long() * (torch.rand(b) >= self.from_start)
     gain = self.gain_db / 8.686 * (2 * torch.rand(b) - 1)
-    crops = [m[:, i:i + frames] + g for m, i,
-             g in zip(log_mel, at.tolist(), gain.tolist())]
+    crops = [m[:, i:i + frames] + g
+             for m, i, g in zip(log_mel, at.tolist(), gain.tolist())]
     return torch.stack(crops).clamp_min(math.log(1e-5))
 
 # %% ../../nbs/train/spectrogram_diffusion.ipynb #98ff8d34
@@ -99,7 +98,6 @@ def spans(self:FlowTask,
 # %% ../../nbs/train/spectrogram_diffusion.ipynb #0e8ca218
 SILENT = -11. # log-mel below which nothing is heard; digital silence is -11.5
 
-# %% ../../nbs/train/spectrogram_diffusion.ipynb #0b2043fc
 def event_ends(
     log_mel:Tensor, # (b, m, f)
 # (2, b): first frame of each clip that is not silent, and the one after the last
@@ -271,10 +269,8 @@ class Encodings:
         self.width = next(iter(table.values())).shape[-1] if table else 0
 
     @classmethod
-    def load(cls,
-        path, # .safetensors file, from `save`
-    )->'Encodings':
-        "From a file"
+    def load(cls, path)->'Encodings':
+        "From a .safetensors file that `save` wrote"
         return cls(read_safetensors(path), path)
 
     def save(self, path):
@@ -296,11 +292,9 @@ class Encodings:
         return x if x.ndim == 2 else x[None]
 
     def read(self, table, rows, start, seconds, vocab):
-        "The conditions of some rows, for `mel_dls`; shorter encodings are filled up with zeros"
+        "The conditions of some rows, for `mel_dls`; short encodings end in zeros"
         df = table.df.iloc[rows]
-        texts = [self.of(f) for f in df.path]
-        longest = max(len(x) for x in texts)
-        text = torch.stack([F.pad(x, (0, 0, 0, longest - len(x))) for x in texts])
+        text = pad_sequence([self.of(f) for f in df.path], batch_first=True)
         return Conditions(label=[vocab.index(l) for l in df.label], text=text,
                           names=list(df.label))
 
@@ -310,16 +304,15 @@ def text_encodings(
     model:str='t5-small', # name or folder of a T5 encoder, for transformers
 )->list: # Tensors (k, d), one vector a word piece
     "Read sentences by a T5 encoder; needs the extra `foleybook[text]`"
-    try:
-        from transformers import AutoTokenizer, T5EncoderModel
+    try: from transformers import AutoTokenizer, T5EncoderModel
     except ImportError:
-        raise ImportError("encoding text needs transformers. Install foleybook[text].") from None
-    words, reader = AutoTokenizer.from_pretrained(model), T5EncoderModel.from_pretrained(model)
-    found = []
+        raise ImportError("encoding text needs transformers. Install "
+                          "foleybook[text].") from None
+    words = AutoTokenizer.from_pretrained(model)
+    reader = T5EncoderModel.from_pretrained(model).eval()
     with torch.no_grad():
-        for s in sentences:
-            found.append(reader.eval()(**words(s, return_tensors='pt')).last_hidden_state[0])
-    return found
+        return [reader(**words(s, return_tensors='pt')).last_hidden_state[0]
+                for s in sentences]
 
 # %% ../../nbs/train/spectrogram_diffusion.ipynb #d86c81b3
 @dataclass
@@ -340,14 +333,7 @@ class FlowRecipe(LoopRecipe):
     @property
     def autoencoder(self)->MelVAE:
         "Read from its folder, once"
-        held = getattr(self, '_vae', None)
-        if held is None or held[0] != self.vae:
-            if not self.vae:
-                raise SettingsError("vae='' is not allowed. Give the folder of a "
-                                    "trained MelVAE.")
-            held = self.vae, MelVAE.from_pretrained(self.vae, self.torch_device)
-            object.__setattr__(self, '_vae', held)
-        return held[1]
+        return _held_autoencoder(self)
 
     def dataloaders(self, data):
         "`DataLoaders` from a path, `ClipTable` or `MelCache`"
@@ -357,31 +343,47 @@ class FlowRecipe(LoopRecipe):
 
     def build_model(self, dls):
         "A fresh backbone for these latents and classes"
-        v, n = self.autoencoder, len(dls.vocab)
-        if isinstance(self.model, UNetConfig):
-            return LatentUNet(replace(self.model, in_channels=v.config.channels,
-                                      n_classes=n,
-                                      out_channels=v.config.channels))
-        width = Encodings.load(self.encodings).width if self.encodings else 0
-        return FlowTransformer(replace(self.model, channels=v.config.channels,
-                                       n_classes=n,
-                                       rows=v.config.rows, latents=v.latents_hash,
-                                       text_width=width, hints=4 * self.task.place,
-                                       level=v.time_stride * (self.task.level > 0)))
+        return _backbone(self, len(dls.vocab))
 
     def loss_func(self): return flow_loss
     def callbacks(self)->list: return [exercises(self)]
     def check_listen(self, learn): pass
-
     def listen(self, learn)->Sounds:
         "Four sounds, by Griffin-Lim"
-        from foleybook.training import unwrap
+        return _heard(self, learn)
 
-        config = LatentDiffusionConfig(tuple(learn.dls.vocab), self.frames / 86,
-                                       griffin_lim=32,
-                                       prediction=self.task.prediction)
-        model = LatentDiffusion(config, self.autoencoder, unwrap(learn.model))
-        return model.to(self.torch_device).sample(n=4, seed=0, progress=False)
+# %% ../../nbs/train/spectrogram_diffusion.ipynb #6ac486de
+def _held_autoencoder(recipe):
+    "The autoencoder of a recipe, read when it is first asked for"
+    held = getattr(recipe, '_vae', None)
+    if held is None or held[0] != recipe.vae:
+        if not recipe.vae:
+            raise SettingsError("vae='' is not allowed. Give the folder of a trained "
+                                "MelVAE.")
+        held = recipe.vae, MelVAE.from_pretrained(recipe.vae, recipe.torch_device)
+        object.__setattr__(recipe, '_vae', held)
+    return held[1]
+
+def _backbone(recipe, n_classes):
+    "A fresh network for the latents of a recipe's autoencoder"
+    v, c = recipe.autoencoder, recipe.autoencoder.config
+    if isinstance(recipe.model, UNetConfig):
+        return LatentUNet(replace(recipe.model, in_channels=c.channels,
+                                  out_channels=c.channels, n_classes=n_classes))
+    width = Encodings.load(recipe.encodings).width if recipe.encodings else 0
+    return FlowTransformer(replace(
+        recipe.model, channels=c.channels, rows=c.rows, n_classes=n_classes,
+        latents=v.latents_hash, text_width=width, hints=4 * recipe.task.place,
+        level=v.time_stride * (recipe.task.level > 0)))
+
+def _heard(recipe, learn):
+    "Four sounds of what is being trained"
+    from foleybook.training import unwrap
+
+    config = LatentDiffusionConfig(tuple(learn.dls.vocab), recipe.frames / 86,
+                                   griffin_lim=32, prediction=recipe.task.prediction)
+    model = LatentDiffusion(config, recipe.autoencoder, unwrap(learn.model))
+    return model.to(recipe.torch_device).sample(n=4, seed=0, progress=False)
 
 # %% ../../nbs/train/spectrogram_diffusion.ipynb #a808dfe3
 def exercises(
@@ -403,26 +405,23 @@ def exercises(
             return made.log_mel.to(mel.device), (made.hints.to(mel.device),)
         def takes(self, label):
             "Of each class any training clip, (b, m, f)"
-            dl, drawn = self.dls.train, torch.rand(len(label))
+            dl, drawn = self.dls.train, torch.rand(len(label)).tolist()
             there = [(dl.classes == k).nonzero()[:, 0] for k in label.tolist()]
-            rows = dl.rows[[int(r[int(u * len(r))]) for r,
-                            u in zip(there, drawn.tolist())]]
+            rows = dl.rows[[int(r[int(u * len(r))]) for r, u in zip(there, drawn)]]
             return torch.from_numpy(np.array(dl.cache.mels[rows])).float()
         def before_batch(self):
             mel, asked = self.xb[0].as_subclass(Tensor), self.yb[0]
             if not isinstance(asked, Conditions):
                 asked = Conditions(label=asked.as_subclass(Tensor))
-            task = self.task if self.training else replace(
-                self.task, keep=0., drop=0., gain_db=0., from_start=1., alter=0.,
-                mix=0., level=0.)
+            task = self.task if self.training else _plain(self.task)
             with torch.no_grad():
                 crop, hints = self.cropped(task, mel, asked)
                 z = self.vae.encode(crop)
                 item = task.exercise(z, task.spans(len(z), z.shape[-1]))
             asked = asked.drop(torch.rand(len(z)) < task.drop)
             if task.level:
-                asked.fields['controls.level'] = task.level_of(crop.cpu(),
-                                                               self.vae.mel).to(z.device)
+                level = task.level_of(crop.cpu(), self.vae.mel)
+                asked.fields['controls.level'] = level.to(z.device)
             self.learn.xb = (item.x, item.t, asked, item.keep, *hints)
             self.learn.yb = (item.target, item.weight)
     return Exercises()
@@ -430,14 +429,12 @@ def exercises(
 # %% ../../nbs/train/spectrogram_diffusion.ipynb #16351981
 @dataclass
 class LatentDiffusionRecipe(StagedRecipe):
-    "Train an autoencoder, then a backbone on its latents; seed and device hold for both"
+    "An autoencoder, then a backbone on its latents; seed and device hold for both"
     vae:LoopRecipe = by_preset('foley-melvae')
     backbone:LoopRecipe = by_preset('foley-backbone')
-    # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
-    vocoder:str|None = 'default'
+    vocoder:str|None = 'default' # see `find_vocoder`; None: Griffin-Lim
     seconds:float = 4. # length of what `sample` makes where it is not told otherwise
-    # as above; the steps of training are vae.steps and backbone.steps
-    sample_steps:int = 12
+    sample_steps:int = 12 # as above; those of training are vae.steps, backbone.steps
     guidance:float = 2. # as above
     sampler:str = 'dpm++2m' # as above
     interval:tuple[float, float] = (.1, .9) # see `LatentDiffusionConfig`
@@ -458,37 +455,41 @@ class LatentDiffusionRecipe(StagedRecipe):
                         "backbone knows. Leave it out.") if self.start else {}
         return super().unused() | told
 
-    def _train(self, data, out, resume, progress)->LatentDiffusion:
-        "All stages: `out` gets vae/, backbone/ and pipeline.json, or teacher/ does"
-        from fastai.torch_core import rank_distrib
+# %% ../../nbs/train/spectrogram_diffusion.ipynb #c91d3a4d
+def _plain(task):
+    "As clips are judged: from their start, at their own level, all of them asked for"
+    return replace(task, keep=0., drop=0., gain_db=0., from_start=1., alter=0., mix=0.,
+                   level=0.)
 
-        base = out if self.student is None else out/'teacher'
-        say, vae = teller(progress), self.stage('vae')
-        backbone = self.stage('backbone', vae=str(base/'vae'), start=self.start)
-        cache = mel_cache(data, vae.model.mel, backbone.seconds, vae.cache_dir,
-                          fit=backbone.shorter, trim=backbone.trim, progress=progress)
-        vocoder = find_vocoder(self.vocoder) if self.vocoder else None
-        if vocoder is not None:
-            vae.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
-        codec = self.started('vae', base/'vae', say)
-        if codec is None:
-            say(f'1/2 autoencoder: {vae.steps} steps on {len(cache)} clips')
-            codec = train_stage(vae, cache, cache.path.name, base/'vae', resume,
-                                progress, say)
-        say(f'2/2 backbone: {backbone.steps} steps')
-        key = f'{cache.path.name} {codec.latents_hash}'
-        model = train_stage(backbone, cache, key, base/'backbone', resume, progress,
+@patch
+def _train(self:LatentDiffusionRecipe, data, out, resume, progress):
+    "All stages: `out` gets vae/, backbone/ and pipeline.json, or teacher/ does"
+    from fastai.torch_core import rank_distrib
+
+    base = out if self.student is None else out/'teacher'
+    say, vae = teller(progress), self.stage('vae')
+    backbone = self.stage('backbone', vae=str(base/'vae'), start=self.start)
+    cache = mel_cache(data, vae.model.mel, backbone.seconds, vae.cache_dir,
+                      fit=backbone.shorter, trim=backbone.trim, progress=progress)
+    vocoder = find_vocoder(self.vocoder) if self.vocoder else None
+    if vocoder is not None:
+        vae.model.mel.require(vocoder.mel, f'the vocoder {self.vocoder}')
+    codec = self.started('vae', base/'vae', say)
+    if codec is None:
+        say(f'1/2 autoencoder: {vae.steps} steps on {len(cache)} clips')
+        codec = train_stage(vae, cache, cache.path.name, base/'vae', resume, progress,
                             say)
-        model = self.join(codec.cpu(), model.cpu(), vocoder, cache, base)
-        if self.student is None: return model
-        say(f'3/3 student: {self.student.steps} steps')
-        student, key = self.stage('student'), ' '.join([model.config_hash,
-                                                        file_digest(base/'backbone'
-                                                                    /'model.safetensors')])
-        model = train_stage(student, model, key, out/'student', resume, progress,
-                            say).cpu()
-        if not rank_distrib(): model.save_pretrained(out, model.card)
-        return model
+    say(f'2/2 backbone: {backbone.steps} steps')
+    key = f'{cache.path.name} {codec.latents_hash}'
+    model = train_stage(backbone, cache, key, base/'backbone', resume, progress, say)
+    model = self.join(codec.cpu(), model.cpu(), vocoder, cache, base)
+    if self.student is None: return model
+    say(f'3/3 student: {self.student.steps} steps')
+    weights = file_digest(base/'backbone/model.safetensors')
+    model = train_stage(self.stage('student'), model, f'{model.config_hash} {weights}',
+                        out/'student', resume, progress, say).cpu()
+    if not rank_distrib(): model.save_pretrained(out, model.card)
+    return model
 
 # %% ../../nbs/train/spectrogram_diffusion.ipynb #eb47aef8
 @patch
@@ -504,9 +505,8 @@ def join(self:LatentDiffusionRecipe, codec, backbone, vocoder, cache, out):
     own = 'default' if self.vocoder == 'default' else vocoder
     model = LatentDiffusion(config, codec, backbone, own).eval()
     told = dict(vae=codec, backbone=backbone, vocoder=vocoder)
-    licence = licence_of_parts({k: m.card.get('licence', 'unknown') for k,
-                                m in told.items()
-                                if m is not None})
+    licence = licence_of_parts({k: m.card.get('licence', 'unknown')
+                                for k, m in told.items() if m is not None})
     if not rank_distrib():
         model.save_pretrained(out, self.card(cache) | dict(licence=licence))
     return model
