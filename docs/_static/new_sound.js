@@ -179,19 +179,23 @@
     here.append(told);
     try { await script("about.js"); } catch (e) { say(e.message); return; }
     const about = window.foleybookAbout, moments = () => taps.map((s) => s * about.seconds);
+    const clear = make("button", { textContent: "clear", hidden: true });
+    strip.dataset.hint = `When? Tap here, from 0 s at the left to ${about.seconds} s at the right; then press a kind.`;
     strip.onclick = (e) => {
       const at = strip.getBoundingClientRect(), share = (e.clientX - at.x) / at.width;
       taps.push(share);
       const mark = make("i");
       mark.style.left = `${100 * share}%`;
       strip.append(mark);
+      clear.hidden = false;
     };
-    const clear = make("button", { textContent: "clear", onclick: () => { taps.length = 0; strip.replaceChildren(); } });
+    clear.onclick = () => { taps.length = 0; strip.replaceChildren(); clear.hidden = true; };
     const kinds = make("div", { className: "new-sound-kinds" });
     for (const label of about.labels)
       kinds.append(make("button", { textContent: label.replaceAll("_", " "), onclick: (e) => press(e.currentTarget, label, moments, say) }));
-    if (about.level) here.append(make("p", {}, "When shall it happen? Tap: ", clear), strip);
-    here.append(kinds, told, make("div", { className: "new-sound-takes" }));
+    here.append(kinds);
+    if (about.level) here.append(make("div", { className: "new-sound-when" }, strip, clear));
+    here.append(told, make("div", { className: "new-sound-takes" }));
   }
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
