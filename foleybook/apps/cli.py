@@ -268,8 +268,7 @@ def prepare(
     from foleybook.sound_data import make_procedural
 
     _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
-                   scheduler,
-                   backend, jobs)
+                   scheduler, backend, jobs)
     _no_use(files=(files and not slice_, "nothing is cut. Add --slice onsets."))
     say, out, ours = _say(quiet), Path(out), data == "procedural"
     if codebook:
@@ -387,7 +386,6 @@ def _model_to_learn_from(data):
                               "none. Give the name or folder of one, as in --data "
                               "foley.")
     return folder
-
 
 # %% ../../nbs/apps/cli.ipynb #ef547a8a
 def train(
@@ -692,8 +690,7 @@ def _make(generator, out, todo, asked, files, finish, batch, quiet, before):
     for i in range(0, len(todo), batch):
         labels, _, seeds = map(list, zip(*todo[i : i + batch]))
         made = generator.sample(None if None in labels else labels, n=len(seeds),
-                                seed=seeds,
-                                progress=_bar(quiet), **asked)
+                                seed=seeds, progress=_bar(quiet), **asked)
         if how or moments or asked["loop"]:
             save_takes(made, out, how, moments, asked["loop"], **files)
         else: made.save(out, append=True, **files)
@@ -747,8 +744,7 @@ def _dub(generator, video, out, eye, class_, asked, seed, quiet):
     film_seconds(video)  # a film that cannot be read is told first
     there = f"; it replaces the {out} that was there" if out.exists() else ""
     made = dub(generator, video, out, find_eye(generator, eye), seed=seed,
-               progress=_bar(quiet),
-               **given)
+               progress=_bar(quiet), **given)
     seconds = made.audio.shape[-1] / made.sample_rate
     _say(quiet)(f"{seconds:.2f} s of sound under {video}; {out}{there}")
     return [out]
@@ -861,8 +857,7 @@ def sample(
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p,
                  steps=steps,
                  sampler=sampler, guidance=guidance, init=init, strength=strength,
-                 text=text,
-                 mask=_regions(mask), loop=loop, controls=_tracks(controls))
+                 text=text, mask=_regions(mask), loop=loop, controls=_tracks(controls))
     how = _finishing(loop, loader, loudness, peak, trim, fade, markers)
     if video:
         _no_use(share=(share.parts > 1, "a film has one sound."),
@@ -1265,8 +1260,7 @@ def vocode(
         say(f"{input} -> {path}: Hz {own.sample_rate} -> {rate}, channels "
             f"{own.channels} -> 1")
     say(f"{path}: {audio.shape[-1] / rate:.2f} s in {spent:.2f} s; peak memory "
-        f"{_peak():.0f} MB"
-        + "; replaces what was there" * there)
+        f"{_peak():.0f} MB" + "; replaces what was there" * there)
     return path
 
 # %% ../../nbs/apps/cli.ipynb #53097fe3
@@ -1539,8 +1533,7 @@ def roundtrip(
         tried = tried.subset(sorted(tried.df.groupby("label").head(per_class).index))
     where = _device(device)
     ways = ways_back(mel or ["foley", "dcase2023"], vocoder or ["default"],
-                     codebook or [],
-                     iterations, where)
+                     codebook or [], iterations, where)
     found = measure(tried, out, ways, rest, seconds, embedder, device=where,
                     progress=not quiet)
     page = save_roundtrip(found, out, listen)
@@ -1580,14 +1573,13 @@ def doctor():
     import platform
 
     core = ["torch", "torchaudio", "torchvision", "fastai", "fastcore", "nbdev",
-            "librosa",
-            "soundfile", "safetensors", "accelerate"]
+            "librosa", "soundfile", "safetensors", "accelerate"]
     extras = ["tensorboard", "wandb", "dask", "onnxruntime", "aisfx", "torch-fidelity"]
     print(f"foleybook {_version('foleybook') or 'from source'}, Python "
           f"{platform.python_version()}, {platform.platform()}")
     versions = {p: _version(p) for p in core}
-    print("packages: " + ", ".join(f"{p} {v or 'MISSING'}" for p,
-                                   v in versions.items()))
+    print("packages: " + ", ".join(f"{p} {v or 'MISSING'}"
+                                   for p, v in versions.items()))
     print("extras:   " + ", ".join(f"{p} {_version(p) or '-'}" for p in extras))
     wrong = matched(versions)
     if not wrong:
@@ -1721,8 +1713,7 @@ def play(
     asked = dict(cond=class_, temperature=temperature, seed=seed)
     if out:
         return _write_stream(generator, Path(out), seconds, block, say,
-                             controls=_tracks(controls),
-                             **asked)
+                             controls=_tracks(controls), **asked)
     if controls:
         raise ValueError("--controls are for a file: give --out too, or turn the knobs "
                          "on the page.")

@@ -192,8 +192,7 @@ def save(self:Encoded,
 )->Path:
     "Head, packed codes, digest; the file appears only when it is whole"
     head = json.dumps(dict(shape=list(self.codes.shape), n_codes=self.n_codes,
-                           samples=self.samples,
-                           sample_rate=self.sample_rate,
+                           samples=self.samples, sample_rate=self.sample_rate,
                            codebook=self.codebook)).encode()
     body = _MAGIC + struct.pack('<I', len(head)) + head + pack_codes(self.codes,
                                                                      self.n_codes)
@@ -279,8 +278,7 @@ class NeuralCodec:
         self.mel.require(self.vocoder.mel,
                          f'the vocoder ({type(self.vocoder).__name__})')
         self.rounded = partial(torch.autocast, self.codebook.device.type,
-                               torch.bfloat16,
-                               precision == 'bf16')
+                               torch.bfloat16, precision == 'bf16')
 
     @property
     def stages(self)->int:
@@ -381,8 +379,7 @@ def lossy(
     x, rate, file = audio.reshape(1, -1), rate or sample_rate, io.BytesIO()
     how = dict(bitrate_mode='CONSTANT') if codec == 'MP3' else {}
     sf.write(file, resample(x, sample_rate, rate).T.numpy(), rate, format=form,
-             subtype=subtype,
-             compression_level=level, **how)
+             subtype=subtype, compression_level=level, **how)
     size = len(file.getvalue())
     file.seek(0)
     y = torch.from_numpy(sf.read(file, dtype='float32', always_2d=True)[0].T.copy())

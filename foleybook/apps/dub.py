@@ -280,8 +280,8 @@ def sample_takes(
     if len(set(clips)) != len(conditions) or len(clips) != len(conditions):
         raise ValueError(f"{len(set(clips))} names for {len(conditions)} clips. Give "
                          "each its own.")
-    rank, world = (int(os.environ.get(k, v)) for k,
-                   v in (('RANK', 0), ('WORLD_SIZE', 1)))
+    rank, world = (int(os.environ.get(k, v))
+                   for k, v in (('RANK', 0), ('WORLD_SIZE', 1)))
     target = conditions.label.tolist() if conditions.label is not None else [0] * len(clips)
     work = [(i, t, Path(out)/pattern.format(target=target[i], clip=clip, take=t))
             for i, clip in enumerate(clips) for t in range(takes)]
@@ -291,13 +291,11 @@ def sample_takes(
         rows, numbers, files = zip(*some)
         seeds = [mix_seed(seed, clips[i], t) % 2**31 for i, t in zip(rows, numbers)]
         sounds = model.sample(conditions[list(rows)], n=len(rows), seed=seeds,
-                              progress=False,
-                              **how)
-        made += [write_audio(f, x, sounds.sample_rate) for f,
-                 x in zip(files, sounds.audio)]
+                              progress=False, **how)
+        made += [write_audio(f, x, sounds.sample_rate)
+                 for f, x in zip(files, sounds.audio)]
     if not rank:
         told = dict(model=type(model).__name__, config_hash=model.config_hash,
-                    takes=takes,
-                    seed=seed, pattern=pattern, **how)
+                    takes=takes, seed=seed, pattern=pattern, **how)
         write_text(Path(out)/'sampling.json', json.dumps(told, indent=1, default=str))
     return made

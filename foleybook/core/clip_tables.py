@@ -118,8 +118,7 @@ class ClipTable:
     def shippable(self)->ClipTable: # rows that may be given on with attribution
         "Rows under CC0, CC BY, CC BY-SA or generated; unknown licences are left out"
         return self.subset(np.array([bool(_FREE.match(l.strip()))
-                                     for l in self.df.licence],
-                                    bool))
+                                     for l in self.df.licence], bool))
 
     def under_licence(self,
         # such as 'CC0', 'CC BY'; versions do not count: 'CC BY' means CC BY 4.0, not CC
@@ -465,8 +464,7 @@ def split_by_fold(
 
 # %% ../../nbs/core/clip_tables.ipynb #d8a4bbcd
 _SPLITS = dict(training="train", dev="train", validation="valid", val="valid",
-               eval="valid",
-               testing="test")
+               eval="valid", testing="test")
 
 def official_split(
     df, # frame of clips; without a column `split` nothing is stated
@@ -539,8 +537,8 @@ def _cuts(begin, end, at, seconds, overlap, file):
     "(start, seconds) of the clips of one recording"
     if at == "onsets" and len(found := onsets(file, begin, end - begin)):
         begins = np.maximum(begin, found - .02)
-        return [(a, min(seconds, b - a)) for a,
-                b in zip(begins, [*begins[1:], end]) if b - a > .05]
+        return [(a, min(seconds, b - a))
+                for a, b in zip(begins, [*begins[1:], end]) if b - a > .05]
     step = seconds*(1 - overlap)
     _bounded(file, (end - begin)/step, seconds)
     starts = begin + step*np.arange(int((end - begin - seconds)/step + 1e-6) + 1)

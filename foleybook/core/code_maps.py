@@ -278,11 +278,9 @@ class CodeTable:
 def _save_codes(table, folder):
     "Write codes.safetensors, clips.csv and codes.json"
     about = dict(n_codes=table.n_codes, codebook_hash=table.codebook_hash,
-                 seconds=table.seconds,
-                 labels=table.labels,
+                 seconds=table.seconds, labels=table.labels,
                  valid_idx=table.valid_idx, source=table.source,
-                 code_shape=table.code_shape,
-                 names=table.conditions.names)
+                 code_shape=table.code_shape, names=table.conditions.names)
     small = torch.int16 if table.n_codes <= 2**15 else torch.int32
     with atomic_folder(folder, merge=True) as work:
         asked = {f'conditions.{k}': v for k, v in table.conditions.tensors().items()}
@@ -357,8 +355,7 @@ def encode_table(
     if valid_idx is None: valid_idx = split_table(cache.index)[1]
     df = cache.index.relative(folder) if folder else cache.index.df
     table = CodeTable(torch.cat(codes), df, codebook.n_codes, codebook.codebook_hash,
-                      cache.seconds,
-                      cache.labels, valid_idx, cache.path.name)
+                      cache.seconds, cache.labels, valid_idx, cache.path.name)
     if folder: table.save(folder)
     return table
 
@@ -381,8 +378,7 @@ def code_dls(
         return table.codes[index], table.conditions[index], table.codes[index]
     def moved(b): return tuple(part.to(device) for part in b)
     loader = lambda index, **options: DataLoader(index, bs=min(bs, len(index)),
-                                                 num_workers=0,
-                                                 n_inp=2, device=device,
+                                                 num_workers=0, n_inp=2, device=device,
                                                  create_batch=batch, after_batch=moved,
                                                  **options)
     dls = DataLoaders(loader(train, shuffle=True, drop_last=True), loader(valid),
@@ -733,8 +729,7 @@ def _cascade_of(cls, parts, config):
         'default' if config.vocoder == 'default'
         else GriffinLim(parts['codebook'].mel, config.griffin_lim))
     return cls(parts['prior'], parts['codebook'], vocoder, list(config.labels),
-               config.seconds,
-               config.top_p, config.guidance)
+               config.seconds, config.top_p, config.guidance)
 
 # %% ../../nbs/core/code_maps.ipynb #66880857
 def turn_codes(

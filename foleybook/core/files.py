@@ -242,8 +242,7 @@ def load_strict(
     own = model.state_dict() if only is None else only
     missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [f'{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}'
-              for k in own.keys() & state.keys()
-              if own[k].shape != state[k].shape]
+              for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     kinds = [f'{k} {state[k].dtype}' for k in own.keys() & state.keys()
              if own[k].is_floating_point() != state[k].is_floating_point()]
     problems = [f'{what}: {", ".join(names)}' for what, names in
@@ -259,8 +258,7 @@ def load_strict(
 _PLAIN = [argparse.Namespace, np.dtype, np.ndarray,
           (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
           (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
-          np._core.multiarray.scalar,
-          np._core.multiarray._reconstruct,
+          np._core.multiarray.scalar, np._core.multiarray._reconstruct,
           *(type(np.dtype(k)) for k in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'b1'))]
 
 # %% ../../nbs/core/files.ipynb #707b63f1
@@ -283,8 +281,7 @@ def read_published(
                               f"checkpoint ({str(e).splitlines()[0][:160]}). Have its "
                               "owner save the state dict alone.") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError,
-            TypeError,
-            zipfile.BadZipFile) as e:
+            TypeError, zipfile.BadZipFile) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0][:160]
         raise CheckpointError(f"{path}: damaged or cut ({why}). Download it again.") from None
     if isinstance(held, (list, tuple)): held = dict(enumerate(held))

@@ -199,8 +199,7 @@ class Conditions:
     ):
         given = dict(label=label, shares=shares, features=features, text=text)
         self.fields = {k: _field(k, v, d) for (k, d),
-                       v in zip(_FIELDS.items(), given.values())
-                       if v is not None}
+                       v in zip(_FIELDS.items(), given.values()) if v is not None}
         self.fields |= {f'controls.{k}': _field(f'controls.{k}', v, 2)
                         for k, v in _named(controls).items()}
         self.feature_rate, self.control_rate = feature_rate, control_rate
@@ -230,8 +229,8 @@ class Conditions:
     @property
     def controls(self) -> dict: # name -> (n, l)
         "Control tracks"
-        return {k.partition('.')[2]: v for k,
-                v in self.fields.items() if k.startswith('controls.')}
+        return {k.partition('.')[2]: v
+                for k, v in self.fields.items() if k.startswith('controls.')}
 
     def __getitem__(self,
         index, # a number (of one sound), a slice, numbers, or a mask
@@ -257,8 +256,8 @@ class Conditions:
     ) -> Conditions:
         "Ask nothing where the mask is set: label -1, all else 0 (Ho and Salimans 2022)"
         gone = lambda v: mask.to(v.device).view(-1, *[1] * (v.ndim - 1))
-        fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0) for k,
-                  v in self.fields.items()}
+        fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0)
+                  for k, v in self.fields.items()}
         return _like(self, self.n, self.names, fields)
 
     def repeat(self,
@@ -285,8 +284,8 @@ class Conditions:
     def tensors(self) -> dict: # name -> Tensor, for `files.write_safetensors`
         "What is saved beside codes or latents"
         rates = dict(feature_rate=self.feature_rate, control_rate=self.control_rate)
-        return self.fields | {k: torch.tensor(float(v)) for k,
-                              v in rates.items() if v is not None}
+        return self.fields | {k: torch.tensor(float(v))
+                              for k, v in rates.items() if v is not None}
 
     @classmethod
     def of(cls,
@@ -387,8 +386,7 @@ def _model_card(model):
         lines += ['', '| metric | value |', '|---|---|',
                   *(f'| {k} | {v} |' for k, v in numbers.items())]
     lines += ['', '```python', 'import foleybook as fb',
-              "model = fb.load('this folder')",
-              '```', '']
+              "model = fb.load('this folder')", '```', '']
     return '\n'.join(lines)
 
 # %% ../../nbs/core/generator.ipynb #89c3a590
@@ -468,8 +466,7 @@ def _read_about(where):
     version, form = about.get('foleybook'), about.get('format')
     if isinstance(form, bool) or form not in range(1, _FORMAT + 1):
         bad(f"has the format {form!r}, written by foleybook {version}; this is "
-            f"{__version__}",
-            'Update foleybook, or copy the folder again.')
+            f"{__version__}", 'Update foleybook, or copy the folder again.')
     if _newer(version):
         warnings.warn(f"{where} was written by foleybook {version}, which is "
                                       f"newer than this one, {__version__}.",
@@ -484,8 +481,7 @@ def _read_about(where):
 class _Bound(TorchFunctionMode):
     "Raises `ValueError` where more is made than weights of this size could fill"
     made = {'empty', 'zeros', 'ones', 'full', 'rand', 'randn', 'randint', 'eye',
-            'arange',
-            'linspace', 'empty_strided'}
+            'arange', 'linspace', 'empty_strided'}
     def __init__(self, file):
         super().__init__()
         with safe_open(file, 'pt') as f:
@@ -500,8 +496,7 @@ class _Bound(TorchFunctionMode):
         if name in self.made: self.take(_size(name, (*args, *kwargs.values())))
         out = func(*args, **kwargs)
         if name not in self.made and isinstance(out, Tensor):
-            self.take(out.numel() > self.limit
-                                                                        and math.inf)
+            self.take(out.numel() > self.limit and math.inf)
         return out
 
     def take(self, numbers):
@@ -683,8 +678,7 @@ class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foley
 _ALIASES = dict(num_inference_steps='steps', guidance_scale='guidance',
                 generator='seed')
 _NAMES = ('seconds', 'steps', 'guidance', 'sampler', 'temperature', 'top_k', 'top_p',
-          'init',
-          'strength', 'mask', 'loop', 'on_step', 'seed')
+          'init', 'strength', 'mask', 'loop', 'on_step', 'seed')
 # what None means where the family says nothing
 _PLAIN = dict(temperature=1., loop=False)
 _RULES = dict(seconds=(lambda v: v > 0, 'a length in seconds above 0'),
@@ -1131,8 +1125,7 @@ def _request(model, cond, n, features, text, controls, aliases, progress,
     used = {k: v for k, v in args.items() if k in model.honours}
     if 'progress' in model.honours: used['progress'] = progress
     return Request(model.default_cond(seeds) if cond is None else cond, seeds,
-                   args['seconds'],
-                   used, told, kept)
+                   args['seconds'], used, told, kept)
 
 # %% ../../nbs/core/generator.ipynb #79e8e8be
 def _sampled(model, asked):
@@ -1220,8 +1213,7 @@ def _told(model, audio, asked, part):
     told = asked.told | dict(precision=held) if held != 'float32' else asked.told
     meta = dict(model=type(model).__name__, config_hash=model.config_hash,
                 steps=model.card.get('steps'), seeds=list(asked.seeds),
-                licence=model.licence,
-                arguments=told, foleybook=__version__)
+                licence=model.licence, arguments=told, foleybook=__version__)
     return Sounds(audio, model.sample_rate if asked.kept is None else asked.kept.rate,
                   seeds=list(asked.seeds), labels=asked.cond.names, meta=meta,
                   part=part)
@@ -1505,8 +1497,7 @@ def _save_pipeline(model, folder, card, bits):
     for name, part in model.parts().items():
         part.save_pretrained(folder/name, bits=bits)
     hashes, own = ({name: file_digest(folder/name/'model.safetensors')
-                    for name in model.parts()},
-                   model.own_weights())
+                    for name in model.parts()}, model.own_weights())
     about = dict(format=_FORMAT, foleybook=__version__, module=type(model).__module__,
                  model=type(model).__name__, parts=hashes,
                  config=to_plain(model.config), config_hash=model.config_hash,
@@ -1532,8 +1523,7 @@ def _pipeline_of(cls, folder, about, device):
         raise CheckpointError(f"{where}: the entry 'parts' is {str(hashes)[:80]!r}, "
                               "which names no models. Copy the folder again.")
     for name, digest in hashes.items():
-        _same_file(folder/name/'model.safetensors', digest,
-                                                   folder/name)
+        _same_file(folder/name/'model.safetensors', digest, folder/name)
     parts = {name: _opened(Pretrained, folder/name, device) for name in hashes}
     with _made_of(about['config'], where):
         config = from_plain(cls.config_type(), about['config'], f'{where}')
@@ -1574,8 +1564,7 @@ def _pipeline_card(model):
             f'{p.card.get("data", "unknown")} |'
             for name, p in model.parts().items()]
     table = ['', '## Parts', '', '| part | model | licence | data |',
-             '|---|---|---|---|',
-             *rows, '']
+             '|---|---|---|---|', *rows, '']
     return Pretrained.model_card(model) + '\n'.join(table)
 
 # %% ../../nbs/core/generator.ipynb #e4242309
@@ -1586,8 +1575,8 @@ class Pipeline(Generator):
     def parts(self) -> dict: # name -> Pretrained
         "The parts that are models with a folder"
         found = {name: getattr(self, name) for name in self.part_names}
-        return {name: part for name,
-                part in found.items() if isinstance(part, Pretrained)}
+        return {name: part
+                for name, part in found.items() if isinstance(part, Pretrained)}
 
     def own_weights(self) -> dict: # name -> Tensor
         "The weights that belong to no part"
@@ -1655,16 +1644,13 @@ def _knobs(model):
                   for k in model.control_names}
     longest = model.longest_seconds or 4 * (model.default_seconds or 1.)
     usual = (dict(temperature=1., guidance=1., top_p=1.,
-                  seconds=model.default_seconds or 1.)
-             | model.defaults)
+                  seconds=model.default_seconds or 1.) | model.defaults)
     sliders = dict(seconds=(.1, longest, .1), temperature=(.1, 2., .05),
-                   guidance=(0., 8., .25),
-                   top_p=(.05, 1., .05))
+                   guidance=(0., 8., .25), top_p=(.05, 1., .05))
     for name, (low, high, step) in sliders.items():
         if name in model.honours:
             knobs[name] = w.FloatSlider(min(high, usual[name]), min=low, max=high,
-                                        step=step,
-                                        description=name, **wide)
+                                        step=step, description=name, **wide)
     if 'steps' in model.honours:
         knobs['steps'] = w.IntSlider(usual.get('steps', 20), min=1, max=200,
                                      description='steps', **wide)

@@ -355,8 +355,8 @@ def _sample_by_mel(model, cond, n, seeds, seconds, init, mask, loop, honoured):
         fall = max(1, round(model.sample_rate / 2 / mel.hop_length))
         painted = joined(painted, honoured['init'].to(painted), honoured['mask'], limit,
                          fall)
-    made = torch.cat([model.play(m, samples, seed, loop) for m,
-                      seed in zip(painted.split(1), seeds)])
+    made = torch.cat([model.play(m, samples, seed, loop)
+                      for m, seed in zip(painted.split(1), seeds)])
     return made if mask is None else model.paste(made, init.mean(1, keepdim=True), mask)
 
 # %% ../../nbs/core/rendering.ipynb #df7d1c32

@@ -225,7 +225,6 @@ def _written(path, x, rate, subtype, kind):
                          "Choose another sample rate, or .wav") from None
     return whole.getvalue()
 
-
 # %% ../../nbs/core/sound_files.ipynb #d77294e8
 def write_audio(
     path:str|Path, # the suffix chooses the format: .wav, .flac, .ogg, .mp3

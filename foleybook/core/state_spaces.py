@@ -375,8 +375,7 @@ def recurrence(self:StateSpace,
     inner = torch.einsum('rhn,shn->hrs', Q * D, P).real * 2 + torch.eye(len(P))
     R = torch.linalg.solve(inner.to(D), (Q * D).movedim(0, 1)).movedim(1, 0)
     return Recurrence(mode, torch.stack([D, 2 / dt + A]), 2 * B,
-                      2 * C[..., :A.shape[-1]],
-                      torch.stack([P, Q, R]))
+                      2 * C[..., :A.shape[-1]], torch.stack([P, Q, R]))
 
 # %% ../../nbs/core/state_spaces.ipynb #41676e1a
 def advance(

@@ -274,8 +274,7 @@ def _attention_of(kind, width, c):
             raise ValueError(f"UNetConfig: {kind} needs cross_attention_dim, the width "
                              "of the context.")
         return partial(ContextAttention, width, c.attention_head_dim,
-                       c.cross_attention_dim,
-                       c.norm_num_groups)
+                       c.cross_attention_dim, c.norm_num_groups)
     if kind.startswith('Attn') or kind == 'mid':
         heads = max(1, width // c.attention_head_dim)
         return partial(Attention, width, heads, groups=c.norm_num_groups,
@@ -313,8 +312,7 @@ class UNet(Pretrained):
             sizes = [((before if j == 0 else w) + (below if j == layers else w), w)
                      for j in range(layers + 1)]
             self.up_blocks.append(Stage(sizes, _attention_of(kind, w, c),
-                                        'double' * (i < n - 1),
-                                        **given))
+                                        'double' * (i < n - 1), **given))
         self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[0], c.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
 

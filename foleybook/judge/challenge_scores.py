@@ -167,6 +167,5 @@ def classification(
                    for c in some]) if some else math.nan
     normal = lambda q: torch.special.ndtri(torch.tensor(q).double())
     return Classification(float(top[:, 0].double().mean()),
-                          float(top.any(1).double().mean()),
-                          float(ap), float(auc),
+                          float(top.any(1).double().mean()), float(ap), float(auc),
                           float(math.sqrt(2) * normal(auc)), confusion)

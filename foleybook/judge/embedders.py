@@ -113,8 +113,7 @@ def band_levels(
 # %% ../../nbs/judge/embedders.ipynb #c6256396
 HAND_MADE = MelConfig(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=441,
                       n_mels=40, f_min=50., f_max=16000., center=True,
-                      pad_mode='constant',
-                      power=2., mel_norm=None, floor=1e-12)
+                      pad_mode='constant', power=2., mel_norm=None, floor=1e-12)
 
 # %% ../../nbs/judge/embedders.ipynb #a4aea2f8
 def onset_strength(
@@ -560,8 +559,7 @@ def roll_and_mask(
 def classification_loss(smoothing=.1, weight=None):
     "Cross-entropy with label smoothing and class weights"
     return lambda pred, y: F.cross_entropy(pred, y.as_subclass(Tensor).long(),
-                                           weight=weight,
-                                           label_smoothing=smoothing)
+                                           weight=weight, label_smoothing=smoothing)
 
 # %% ../../nbs/judge/embedders.ipynb #45155f82
 @dataclass
@@ -837,8 +835,7 @@ def save(self:_Shelf):
     if not names: return
     name = hashlib.sha256(''.join(names).encode()).hexdigest()[:16]
     try:
-        with (atomic_file(self.folder/f'{name}.npz') as work,
-              open(work, 'wb') as f):
+        with (atomic_file(self.folder/f'{name}.npz') as work, open(work, 'wb') as f):
             np.savez(f, digests=names, counts=[len(r) for r in rows],
                      rows=np.concatenate(rows))
     except OSError as e:
@@ -905,8 +902,7 @@ def with_progress(
         if progress and k < total and time.monotonic() >= due:
             due = time.monotonic() + every
             print(f'{what}: {k} of {total}, {time.monotonic() - began:.0f} s',
-                  file=sys.stderr,
-                  flush=True)
+                  file=sys.stderr, flush=True)
 
 # %% ../../nbs/judge/embedders.ipynb #2d03c2f3
 def _gather(clips, found, strict, more):
@@ -927,8 +923,7 @@ def _gather(clips, found, strict, more):
         frames=torch.from_numpy(np.concatenate(vectors)).float(),
         counts=torch.tensor([len(v) for v in vectors]),
         labels=np.array([clips.labels[i] for i in rows]),
-        names=[clips.names[i] for i in rows],
-        rows=rows,
+        names=[clips.names[i] for i in rows], rows=rows,
         facts=pd.DataFrame(np.array(facts),
                            columns=['rate', 'channels', 'seconds', *more]),
         digests=list(digests), skipped=clips.skipped + skipped,

@@ -209,8 +209,7 @@ def _autoencoder_half(c, widths, c_in, c_out, layers, way):
     given, n = dict(groups=c.norm_num_groups, eps=1e-6), len(widths)
     half.conv_in = nn.Conv2d(c_in, widths[0], 3, padding=1)
     stages = [PlainStage([(widths[max(i - 1, 0)] if j == 0 else w, w)
-                          for j in range(layers)],
-                         resample=way * (i < n - 1), **given)
+                          for j in range(layers)], resample=way * (i < n - 1), **given)
               for i, w in enumerate(widths)]
     name = 'down_blocks' if way == 'half' else 'up_blocks'
     setattr(half, name, nn.ModuleList(stages))
@@ -231,8 +230,7 @@ class AutoencoderKL(Pretrained):
         self.config = c = config
         widths, z = c.block_out_channels, c.latent_channels
         self.encoder = _autoencoder_half(c, widths, c.in_channels, 2 * z,
-                                         c.layers_per_block,
-                                         'half')
+                                         c.layers_per_block, 'half')
         self.decoder = _autoencoder_half(c, widths[::-1], z, c.out_channels,
                                          c.layers_per_block + 1, 'double')
         self.quant_conv, self.post_quant_conv = nn.Conv2d(2 * z, 2 * z,
@@ -454,8 +452,7 @@ class PackedConv2d(nn.Module):
             reorder = torch.ops.mkldnn._reorder_convolution_weight
             self.packed[shape] = reorder(c.weight.detach(), *how, list(shape))
         return torch.ops.mkldnn._convolution_pointwise(x, self.packed[shape], c.bias,
-                                                       *how, 'none',
-                                                       [], '')
+                                                       *how, 'none', [], '')
 
 # %% ../../nbs/published/audio_diffusion.ipynb #d946514b
 def prepared(
@@ -487,12 +484,10 @@ def _sample(self:MelImageDiffusion, cond, n, seeds, seconds, init=None, mask=Non
         return MelGenerator._sample(self, cond, n, seeds, seconds, init=init, mask=mask,
                                     **asked)
     level = mel_values(log_mel(init.mean(1),
-                               self.mel.replace(ref_max=False, top_db=None)),
-                       self.mel)
+                               self.mel.replace(ref_max=False, top_db=None)), self.mel)
     gain = level.amax((1, 2)).clamp_min(1e-10).pow(1 / self.mel.power).view(-1, 1, 1)
     made = gain * MelGenerator._sample(self, cond, n, seeds, seconds, init=init / gain,
-                                       mask=mask,
-                                       **asked)
+                                       mask=mask, **asked)
     return made if mask is None else torch.where(mask, made, init.mean(1, keepdim=True))
 
 # %% ../../nbs/published/audio_diffusion.ipynb #2ae9e51f
@@ -576,8 +571,7 @@ class MelImageRecipe(DiffusionRecipe):
         "A fresh model"
         labels = tuple(dls.vocab) if self.classes else ()
         config = MelImageDiffusionConfig(self.image.mel, -self.image.top_db, 0.,
-                                         self.image.x_res,
-                                         self.process, labels=labels)
+                                         self.image.x_res, self.process, labels=labels)
         return MelImageDiffusion(config, UNet(replace(self.model,
                                                       n_classes=len(labels))))
 
@@ -666,8 +660,7 @@ def loop_beats(
 # %% ../../nbs/published/audio_diffusion.ipynb #29354745
 #| code-fold: true
 _OLD_NAMES = [(r'\.query\.', '.to_q.'), (r'\.key\.', '.to_k.'),
-              (r'\.value\.', '.to_v.'),
-              (r'\.proj_attn\.', '.to_out.0.')]
+              (r'\.value\.', '.to_v.'), (r'\.proj_attn\.', '.to_out.0.')]
 
 def _diffusers_state(state, own):
     "Weights by today's names; what was a 1x1 convolution is a linear map"
@@ -772,8 +765,7 @@ def scheduler_settings(
     answer = dict(epsilon='eps', v_prediction='v', sample='x0')
     process = DiffusionProcess(
         schedule, settings.get('num_train_timesteps', 1000),
-        settings.get('beta_start', 1e-4),
-        settings.get('beta_end', .02),
+        settings.get('beta_start', 1e-4), settings.get('beta_end', .02),
         answer[settings.get('prediction_type', 'epsilon')])
     kind = settings.get('_class_name', 'DDIMScheduler')
     clip = settings.get('clip_sample_range', 1.) if settings.get('clip_sample',
@@ -800,8 +792,7 @@ def from_original(cls:MelImageDiffusion,
     vae = next((AutoencoderKL.from_original(folder/name) for name in ('vqvae', 'vae')
                 if (folder/name).is_dir()), None)
     config = MelImageDiffusionConfig(image.mel, -float(image.top_db), 0., image.x_res,
-                                     process,
-                                     clip, sampler='ddim', steps=steps,
+                                     process, clip, sampler='ddim', steps=steps,
                                      griffin_lim=image.n_iter)
     return cls(config, UNet.from_original(folder/'unet'), vae).eval()
 

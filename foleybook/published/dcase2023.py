@@ -115,8 +115,8 @@ def _audyn_names(sd:dict)->dict:
         names |= {f'{old}.conv2d_{j + 1}': f'{new}.{part}'
                   for j, part in enumerate(('down.0', 'down.1', 'conv'))}
         stacks.append((old, new))
-    names |= {f'{old}.res_blocks.{r}.conv2d_{j}': f'{new}.res.{r}.conv{j}' for old,
-              new in stacks
+    names |= {f'{old}.res_blocks.{r}.conv2d_{j}': f'{new}.res.{r}.conv{j}'
+              for old, new in stacks
               for r in range(_indices(sd, r'decoder\.res_blocks\.(\d+)\.'))
               for j in (1, 2)}
     keys = {f'{old}.{part}': f'{new}.{part}' for old, new in names.items()
@@ -189,8 +189,7 @@ def from_original(cls:VQVAE,
     """Load a published VQ-VAE or RVQ-VAE; sizes are read from the shapes, quirks are
     switched on"""
     sd, name = (published_weights(source, 'model'),
-                'state dict' if isinstance(source, dict)
-                else str(source))
+                'state dict' if isinstance(source, dict) else str(source))
     keys, baseline = published_keys(sd, name), 'quantize_b.embed' in sd
     ours = {new: sd[old].float() for old, new in keys.items()}
     for key in ('quantizer.codebook', 'quantizer.total') * baseline:
@@ -430,9 +429,7 @@ def pixelsnail_config(
              cond_width=ours['condition.layers.0.weight'].shape[0], attend_self=False)
     return PublishedPixelSNAILConfig(
         code_shape=tuple(shape), n_codes=v.shape[1], channels=v.shape[0],
-        kernel_size=v.shape[3],
-        n_heads=int(heads),
-        n_blocks=number(r'blocks\.(\d+)\.'),
+        kernel_size=v.shape[3], n_heads=int(heads), n_blocks=number(r'blocks\.(\d+)\.'),
         n_res_blocks=number(r'blocks\.0\.resblocks\.(\d+)\.'),
         res_channels=ours['blocks.0.resblocks.0.conv1.weight_v'].shape[0],
         attention=queries is not None,

@@ -114,8 +114,7 @@ class PublishedTierRecipe(ParamTierRecipe):
 _NAMES = (("plstm_layer.", ""), ("mu1.", "mu_gru."), ("mu2.", "mu."),
           ("sigma1.", "sigma_gru."),
           ("sigma2.", "sigma."), ("h2n.", "mu."), ("h2v.", "sigma."),
-          ("h2o.", "output."),
-          ("i2d.", "input."), ("d2h.", "widen."))
+          ("h2o.", "output."), ("i2d.", "input."), ("d2h.", "widen."))
 
 def _our_name(k):
     "The name of a published weight here"
@@ -123,8 +122,8 @@ def _our_name(k):
         _, o, rest = k.split(".", 2)
         return f"each.{o}." + rest.replace("rec.", "gru.").replace("h2n", "mu").replace(
             "h2v", "sigma")
-    return next((name + k[len(theirs):] for theirs,
-                 name in _NAMES if k.startswith(theirs)), k)
+    return next((name + k[len(theirs):]
+                 for theirs, name in _NAMES if k.startswith(theirs)), k)
 
 def _layers(ours):
     "How many recurrent layers there are"
@@ -218,8 +217,7 @@ def from_original(
         outputs=named if len(named) == tracks
         else tuple(f"track_{k}" for k in range(tracks)),
         controls=props if len(props) == d_in - tracks else (), cond_size=d_in - tracks,
-        net=net,
-        hidden_size=ours["input.weight"].shape[0], n_layers=_layers(ours),
+        net=net, hidden_size=ours["input.weight"].shape[0], n_layers=_layers(ours),
         phased="cells.0.bias" in ours, signed_phase=True,
         row_rate=row_rate or told.get("sample_rate") or 125.0)
     tier = PublishedTier(config)

@@ -103,8 +103,8 @@ class History(Callback):
 
     def after_epoch(self):
         values = dict(zip(list(self.recorder.metric_names)[1:], self.recorder.log[1:]))
-        self.row(**{k: float(v) for k,
-                    v in values.items() if isinstance(v, (int, float))
+        self.row(**{k: float(v)
+                    for k, v in values.items() if isinstance(v, (int, float))
                     or torch.is_tensor(v)})
         self.flush()
 
@@ -169,8 +169,8 @@ def pack_state(
     if isinstance(state, dict):
         named = all(isinstance(k, str) and k[:1] != '#' for k in state)
         if named: return tensors, {k: pack(v, k) for k, v in state.items()}
-        return tensors, {'#items': [[pack(k, 'key'), pack(v, k)] for k,
-                                    v in state.items()]}
+        return tensors, {'#items': [[pack(k, 'key'), pack(v, k)]
+                                    for k, v in state.items()]}
     if not hasattr(state, '__iter__'):
         raise CheckpointError(f"{key}: a {type(state).__name__} cannot be stored.")
     packed = [pack(v, i) for i, v in enumerate(state)]
@@ -188,8 +188,8 @@ def unpack_state(
     if '#tuple' in plain:
         return tuple(unpack_state(tensors, v) for v in plain['#tuple'])
     if '#items' in plain:
-        return {unpack_state(tensors, k): unpack_state(tensors, v) for k,
-                v in plain['#items']}
+        return {unpack_state(tensors, k): unpack_state(tensors, v)
+                for k, v in plain['#items']}
     return {k: unpack_state(tensors, v) for k, v in plain.items()}
 
 # %% ../../nbs/train/checkpoints.ipynb #f14a0237
@@ -291,8 +291,7 @@ def state(self:Checkpoint,
         rngs = [None] * num_distrib()
         torch.distributed.all_gather_object(rngs, rng_state())
     losses = (torch.stack([torch.as_tensor(l).float().cpu() for l in rec.losses])
-              if rec.losses
-              else torch.zeros(0))
+              if rec.losses else torch.zeros(0))
     log = dict(losses=losses, lrs=torch.tensor(rec.lrs, dtype=torch.float64),
                iters=list(rec.iters),
                values=[list(v) for v in rec.values], smooth=rec.smooth_loss.val,
@@ -300,10 +299,9 @@ def state(self:Checkpoint,
     return dict(epoch=epoch, start=start, pct_train=learn.pct_train,
                 train_iter=learn.train_iter, rng=rngs,
                 optimizer=learn.opt.state_dict(), recorder=log,
-                valid_losses=[*self.losses.items()],
-                items=self._items(),
-                callbacks={name: cb.checkpoint_state() for name,
-                           cb in self._stateful().items()})
+                valid_losses=[*self.losses.items()], items=self._items(),
+                callbacks={name: cb.checkpoint_state()
+                           for name, cb in self._stateful().items()})
 
 # %% ../../nbs/train/checkpoints.ipynb #308b93f9
 @patch
@@ -320,8 +318,7 @@ def save(self:Checkpoint,
                  n_epoch=self.learn.n_epoch)
     try:
         write_checkpoint(self.folder/f'step_{step:08d}',
-                         unwrap(self.learn.model).state_dict(),
-                         state, **notes)
+                         unwrap(self.learn.model).state_dict(), state, **notes)
     except CheckpointError as e:
         newest = self.found()[-1].name if self.found() else 'missing'
         warnings.warn(f"{e} Training goes on; the newest checkpoint is {newest}.")

@@ -252,8 +252,7 @@ def mel_dls(
         cache = MelCache.build(data, mel, seconds, cache_dir, **cache_options)
     if mel is not None: mel.require(cache.mel, f"the cache {cache.path}")
     dls = _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold,
-                   bs=bs,
-                   crop=frames, seed=seed, target="label", num_workers=workers,
+                   bs=bs, crop=frames, seed=seed, target="label", num_workers=workers,
                    balance=balance)
     dls.mel = cache.mel
     return dls
@@ -286,8 +285,7 @@ def wave_dls(
         length = max(seconds, clip_seconds)
         data = WaveCache.build(data, sample_rate, length, cache_dir, **cache_options)
     dls = _loaders(data, valid_idx, device, n, drop_last, valid, conditions, bs=bs,
-                   seed=seed,
-                   crop=round(seconds*data.sample_rate), target=target,
+                   seed=seed, crop=round(seconds*data.sample_rate), target=target,
                    num_workers=workers, balance=balance)
     dls.sample_rate = data.sample_rate
     return dls

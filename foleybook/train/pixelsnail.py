@@ -95,8 +95,7 @@ def sample_set(self:FoleyRecipe,
                       [out/part/'finished.json'
                        for part in ('first_vocoder', 'codebook', 'prior')])
     about = dict(stages=[read_json(f) for f in stages if f.is_file()],
-                 vocoder=self.vocoder,
-                 top_p=self.top_p, guidance=self.guidance)
+                 vocoder=self.vocoder, top_p=self.top_p, guidance=self.guidance)
     mark, listing = folder/'made_by.json', folder/'metadata.jsonl'
     if folder.exists() and (not mark.is_file() or read_json(mark) != about):
         os.replace(folder,
