@@ -196,10 +196,11 @@ def _told_lengths(table, seconds):
 def _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
                    scheduler, backend,
                    jobs):
-    "Raise where an option of `prepare` is out of range, or is left without effect by another"
+    "Raise where an option of `prepare` is out of range or has no effect"
     _at_least_one(per_class=per_class)
     if not jobs:
-        raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per core.")
+        raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per "
+                         "core.")
     if (seed or 0) < 0:
         raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
     ours, other = data == "procedural", "it is for procedural sounds. Leave it out."
@@ -522,10 +523,11 @@ def _regions(texts):
                 or []] or None
     except ValueError:
         given = ' '.join(texts)
-        raise ValueError(f"--mask {given}: write START:END in seconds, as in 1:2.5") from None
+        raise ValueError(f"--mask {given}: write START:END in seconds, as in "
+                         "1:2.5") from None
 
 def _joint(file):
-    "What is made anew for a loop: the last second or quarter of a file, and its first 20 ms"
+    "What is made anew for a loop: the last second or quarter, and the first 20 ms"
     from foleybook.core.sound_files import audio_info
     seconds = audio_info(file).seconds
     return [(0.0, min(0.02, seconds / 8)), (seconds - min(1.0, seconds / 4), seconds)]
@@ -728,7 +730,8 @@ def _film_alone(video, out, class_, asked, **files):
     if not Path(video).is_file(): raise ValueError(f"--video {video}: no such film.")
     _not_over(Path(video), out)
     if len(set(class_ or [])) > 1:
-        raise ValueError(f"--class {' '.join(class_)}: a film gets one sound. Give one.")
+        raise ValueError(f"--class {' '.join(class_)}: a film gets one sound. Give "
+                         "one.")
     none = ("init", "mask", "strength", "loop", "text", "controls")
     none = {k: asked[k] for k in none} | files
     if wrong := [k for k, v in none.items() if v is not None and v is not False]:
@@ -752,7 +755,7 @@ def _dub(generator, video, out, eye, class_, asked, seed, quiet):
 # %% ../../nbs/apps/cli.ipynb #d8244edd
 #| code-fold: true
 def _course(generator, follow, at, asked):
-    "`controls` and `seconds` of sounds that follow a recording, or happen at some moments"
+    "`controls` and `seconds` of sounds that follow a recording, or some moments"
     from foleybook.core.sound_files import audio_info
 
     if 'level' not in generator.optional_tracks:
@@ -1132,7 +1135,6 @@ _WORDS = {  # name of a figure on a card -> form, words
     "told apart": (".0%", "a classifier trained to tell them from recordings is "
                           "right in {}{}, where chance is 50%")}
 
-# %% ../../nbs/apps/cli.ipynb #d0825020
 def _card_of(model):
     "The card of a model on this machine, {} where there is none; no network is asked"
     from foleybook.core.files import CheckpointError, read_json
@@ -1163,6 +1165,23 @@ def _measured(model):
     more = f" Measured on {on}." if lines and isinstance(on, str) and on else ""
     return f"By its card: {'; '.join(lines)}.{more}" if lines else ""
 
+# %% ../../nbs/apps/cli.ipynb #76f05742
+def _made_by(model, beside):
+    "What a page says of the model: its name, licence and figures"
+    licence = _card_of(model).get("licence")
+    about = f"Made by {model or 'an unknown model'}{beside}"
+    if isinstance(licence, str): about += f" Its licence: {licence}."
+    return f"{about}\n{_measured(model)}".strip()
+
+def _sampling_report(file):
+    "What `sample` wrote about the sounds of a folder; {} where there is nothing"
+    from foleybook.core.files import read_json
+
+    told = read_json(file) if file.exists() else {}
+    if isinstance(told, dict) and all(isinstance(told.get(k), str | None)
+                                      for k in ("model", "data")): return told
+    raise ValueError(f"{file}: is damaged. Remove it, or sample again.")
+
 def _trained_beside(folder, model):
     "What a model on this machine, outside of the folder, says it was trained on"
     if not model or not Path(model).is_dir(): return None
@@ -1174,51 +1193,38 @@ def _trained_beside(folder, model):
 def gallery(
     folder: str,  # folder of sounds written by `foleybook sample`
     *,
-    # real sounds to show beside them (default: those the model was trained on)
-    data: str = "",
+    data: str = "",  # recordings beside them (default: what the model was trained on)
     real_per_class: int = 4,  # real clips of each class
     out: str = "",  # the page (default: index.html in the folder)
-    # the folder is a model: what it makes of recordings (--data) instead
-    edits: bool = False,
-    # of `--edits`: folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    edits: bool = False,  # the folder is a model: what it makes of recordings (--data)
+    adapter: list = None,  # of --edits: what `adapt` wrote, FOLDER or FOLDER:STRENGTH
     device: str = "auto",  # where the model of `--edits` runs: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
-    from foleybook.core.files import read_json, write_text
+    from foleybook.core.files import write_text
     from foleybook.judge.pages import edits_page, gallery_page
 
-    report = Path(folder) / "sampling.json"
-    told = read_json(report) if report.exists() else {}
-    if not isinstance(told, dict) or not all(isinstance(told.get(k), str | None)
-                                             for k in ("model", "data")):
-        raise ValueError(f"{report}: is damaged. Remove it, or sample again.")
-    report = told
+    report = _sampling_report(Path(folder) / "sampling.json")
     if real_per_class < 0:
         raise ValueError(f"--real-per-class {real_per_class} is not allowed. Give 0 or "
                          "more.")
     _no_use(adapter=(adapter and not edits, "The sounds are made; it is for --edits."))
     model = report.get("model") or ""
-    source = data or (not edits and _trained_beside(folder, model)) or ""
+    source = data or (not edits and _trained_beside(folder, model))
     real = find_data(source) if source else None
     if edits:
         if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
         from foleybook.core.data_sets import open_dataset
 
         table = open_dataset(real)
-        step = max(1, len(table.df) // 8)
-        page = edits_page(load_generator(folder, device=device, adapter=adapter),
-                          table.subset(range(0, len(table.df), step)))
+        some = table.subset(range(0, len(table.df), max(1, len(table.df) // 8)))
+        page = edits_page(load_generator(folder, device=device, adapter=adapter), some)
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path
-    licence = _card_of(model).get("licence")
-    about = f"Made by {model or 'an unknown model'}"
-    about += ", beside recordings." if real else "."
-    if isinstance(licence, str): about += f" Its licence: {licence}."
     name = f"by {Path(model).name}" if model else f"in {Path(folder).resolve().name}"
-    about = f"{about}\n{_measured(model)}".strip()
+    about = _made_by(model, ", beside recordings." if real else ".")
     page = gallery_page(folder, real, f"Sounds {name}", about, real_per_class)
     path = write_text(Path(out or Path(folder) / "index.html"), page)
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
@@ -1404,20 +1410,12 @@ def evaluate(
     generated: str,  # folder of generated sounds, or a clip table
     reference: str,  # recordings that the model has not seen
     *,
-    # recordings that it was trained on: for the class probe and to find copies
-    train: str = "",
-    # judge against this fold of the reference and take its other folds as the training
-    # set
-    fold: int = None,
-    # ask a second listener, too, and see all that hand-made features say
-    second: bool = False,
-    # each generated clip is a take of the reference clip of the same name
-    paired: bool = False,
+    train: str = "",  # what it was trained on: for the probe and to find copies
+    fold: int = None,  # of the reference to judge against; the others are for training
+    second: bool = False,  # a second listener, too, and what hand-made features say
+    paired: bool = False,  # each clip is a take of the reference of the same name
     embedder: str = "auto",  # what embeds the clips, see notebook 12
-    # folder for scores.csv, evaluation.json and report.html (default: evaluation/
-    # beside the
-    # sounds)
-    out: str = "",
+    out: str = "",  # for scores and report.html (default: evaluation/ in the folder)
     times: int = 100,  # bootstrap resamplings
     jobs: int = -1,  # workers that embed clips, -1 for one per core
     seed: int = 0,  # of all that is drawn
@@ -1425,7 +1423,7 @@ def evaluate(
     strict: bool = False,  # a bad file is an error
     quiet: bool = False,  # print only errors
 ):
-    "Judge generated sounds against recordings: distances, accuracy, variety, copies and faults"
+    "Judge generated sounds against recordings: distance, accuracy, copies, faults"
     import warnings
     from foleybook.judge.evaluator import evaluate as judge
     from foleybook.judge.reports import save_report
@@ -1437,54 +1435,43 @@ def evaluate(
     if fold is not None:
         rest, held_out = split_by_fold(real, fold)
         real, seen = real.subset(held_out), seen or real.subset(rest)
-    folder = out or str(Path(generated) / "evaluation")
-    with warnings.catch_warnings():
-        # the same words come below, as notes
+    with warnings.catch_warnings():  # the same words come below, as notes
         warnings.filterwarnings("ignore", module="foleybook.evaluation")
         result = judge(generated, real, seen, second=second, paired=paired,
                        embedder=embedder,
                        times=times, n_jobs=jobs, seed=seed, strict=strict,
                        device=_device(device), progress=not quiet)
-    say, page = _say(quiet), save_report(result, folder)
+    page, say = save_report(result, out or Path(generated) / "evaluation"), _say(quiet)
     say(result)
     say(f"all of it: open {page.resolve()} in a browser")
     return result
 
 # %% ../../nbs/apps/cli.ipynb #390128cb
 def leaderboard(
-    # recordings: folder of class subfolders, clip table, or known set such as ESC-10
-    data: str,
+    data: str,  # recordings: folder of class subfolders, clip table, or known set
     *,
-    # judge against this fold, train on the others (default: the last; of a plain folder
-    # a fifth of
-    # each class is held out)
+    # to judge against (default: the last; of a plain folder a fifth of each class)
     fold: int = None,
-    # folder for the models, leaderboard.html, leaderboard.csv and leaderboard.json
-    out: str = "out/leaderboard",
-    # names of families or recipes (default: all families of the book)
-    families: list = None,
+    out: str = "out/leaderboard",  # folder for models and leaderboard.html, .csv, .json
+    families: list = None,  # names of families or recipes (default: all of the book)
     models: list = None,  # trained models to add, as NAME=FOLDER
     per_class: int = 10,  # sounds of each class
     seconds: float = 4.0,  # length of each sound, seconds
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     times: int = 100,  # bootstrap resamplings
     seed: int = 0,  # of the sounds and of all that is drawn
-    # also show families that are not there or cannot be asked for a class, and why
-    all_: bool = False,
+    all_: bool = False,  # also show families that are not there, and why
     device: str = "auto",  # where models train and sample: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
-    "Train or load every family, let each make the same sounds, judge them all, and write a page"
+    "Train or load every family, judge the same sounds of each, and write a page"
     from foleybook.judge.leaderboard import (
         FAMILIES, find_families, leaderboard as compete, leaderboard_basis,
         leaderboard_table, split_for_judging)
     from foleybook.judge.reports import save_leaderboard
     from foleybook.core.data_sets import open_dataset
 
-    if bad := [m for m in models or [] if "=" not in m]:
-        raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
-    chosen = ((find_families(families) if families else FAMILIES)
-              | dict(m.split("=", 1) for m in models or []))
+    chosen = (find_families(families) if families else FAMILIES) | _pairs(models)
     table, say = open_dataset(find_data(data)).check(), _say(quiet)
     rest, held_out, how = split_for_judging(table, fold)
     say(how)
@@ -1495,8 +1482,8 @@ def leaderboard(
     page = save_leaderboard(board, out, all_)
     say(leaderboard_table(board, all_).to_string(index=False))
     say(leaderboard_basis(board))
-    hidden = int(board.absent.sum())
-    if hidden and not all_: say(f"{hidden} families are not there; --all says why")
+    if (hidden := int(board.absent.sum())) and not all_:
+        say(f"{hidden} families are not there; --all says why")
     say(f"open {page.resolve()} in a browser")
     return board
 
@@ -1507,8 +1494,7 @@ def roundtrip(
     # the recordings to try, as COLUMN=VALUE: fold=5 (default: all)
     hold_out: list = None,
     mel: list = None,  # mel presets for Griffin-Lim (default: fullband and dcase2023)
-    # vocoders, FOLDER or NAME=FOLDER (default: `default`, the book's own)
-    vocoder: list = None,
+    vocoder: list = None,  # FOLDER or NAME=FOLDER (default: `default`, the book's own)
     # codebooks or cascades, each through every vocoder of its mel
     codebook: list = None,
     out: str = "out/roundtrip",  # folder for roundtrip.html, .csv, .json and the sounds
@@ -1520,10 +1506,11 @@ def roundtrip(
     device: str = "auto",  # where networks run: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
-    "Measure what recordings lose on ways through a spectrogram and back, and write a page"
+    "Measure what recordings lose on ways through a spectrogram and back; write a page"
     from foleybook.core.data_sets import open_dataset
     from foleybook.judge.reports import save_roundtrip
-    from foleybook.judge.roundtrip import roundtrip as measure, roundtrip_table, ways_back
+    from foleybook.judge.roundtrip import (
+        roundtrip as measure, roundtrip_table, ways_back)
 
     table, say = open_dataset(find_data(data)), _say(quiet)
     held = held_rows(table, hold_out)
@@ -1562,14 +1549,16 @@ def matched(
     if minor(torch) != minor(audio):
         return f"torch {torch} and torchaudio {audio} do not belong together. {remedy}"
     if vision and int(minor(vision)[1]) - int(minor(torch)[1]) != 15:
-        return f"torch {torch} and torchvision {vision} do not belong together. {remedy}"
+        return (f"torch {torch} and torchvision {vision} do not belong together. "
+                f"{remedy}")
     if "+" in torch and "+" in audio and torch.split("+")[1] != audio.split("+")[1]:
-        return f"torch {torch} and torchaudio {audio} are built for different devices. {remedy}"
+        return (f"torch {torch} and torchaudio {audio} are built for different "
+                f"devices. {remedy}")
     return ""
 
 # %% ../../nbs/apps/cli.ipynb #3fb9430e
 def doctor():
-    "Print versions, devices, extras, data sets and mels; exit code 1 when torch's packages clash"
+    "Print versions, devices, extras, data sets, mels; exit code 1 when packages clash"
     import platform
 
     core = ["torch", "torchaudio", "torchvision", "fastai", "fastcore", "nbdev",
@@ -1687,14 +1676,12 @@ def _write_stream(generator, out, seconds, block, say, **asked):
 
 # %% ../../nbs/apps/cli.ipynb #4614901f
 def play(
-    # folder of a model that streams, one of those that come with the book (rain, fire,
-    # wind, pops), or hf://OWNER/NAME
+    # folder of a model that streams, rain, fire, wind, pops, or hf://OWNER/NAME
     model: str,
     *,
     out: str = "",  # write this sound file instead of opening a page
     seconds: float = 10.0,  # length of the file, seconds
-    # for the file, as NAME=VALUE or NAME=V1,V2,... (stretched over it)
-    controls: list = None,
+    controls: list = None,  # of the file: NAME=VALUE, or NAME=V1,V2,... over it
     class_: str = None,  # for models that know classes
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     block: float = 0.04,  # seconds made at once: shorter follows a knob sooner
@@ -1705,11 +1692,12 @@ def play(
     browser: bool = True,  # open the page
     quiet: bool = False,  # print only errors
 ):
-    "Play a model without an end while its knobs are turned on a page, or write a stretch of it"
+    "Play a model without an end while you turn its knobs on a page, or write a file"
+    import webbrowser
     from foleybook.apps.live import LivePlayer
 
-    say, generator = _say(quiet), load_generator(model, device=device,
-                                                 precision=precision)
+    say = _say(quiet)
+    generator = load_generator(model, device=device, precision=precision)
     asked = dict(cond=class_, temperature=temperature, seed=seed)
     if out:
         return _write_stream(generator, Path(out), seconds, block, say,
@@ -1721,9 +1709,7 @@ def play(
     try:
         player = LivePlayer(generator, block, port=port, **asked)
         say(f"open {player.url} in a browser; Ctrl-C ends it")
-        if browser:
-            import webbrowser
-            webbrowser.open(player.url)
+        if browser: webbrowser.open(player.url)
         try:
             while True: time.sleep(1)
         finally: player.close()

@@ -207,9 +207,11 @@ def read_frame(
     numbers"""
     try: df = pd.read_csv(csv, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise TableError(f"{csv}: no such file. Give the path of a clip table.") from None
+        raise TableError(f"{csv}: no such file. Give the path of a clip "
+                         "table.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise TableError(f"{csv}: not a csv table ({e}). Save it as UTF-8 with commas.") from None
+        raise TableError(f"{csv}: not a csv table ({e}). Save it as UTF-8 with "
+                         "commas.") from None
     for c in df:
         if c in (*_PATHS, "label", "split", "source", "licence"): continue
         number = pd.to_numeric(df[c].replace("", None), errors="coerce")
@@ -251,7 +253,7 @@ def _unusable(x, file):
     top = x.abs().max().item() if x.numel() else 0.
     if top == 0: return f"{file}: silent (all samples are 0). Remove it from the set."
     if not top <= LOUDEST:
-        return f"{file}: samples reach {top:.3g} times full scale. Export it with peaks below 1."
+        return f"{file}: samples reach {top:.3g} times full scale. Keep peaks below 1."
 
 def _fault(file, start, seconds, decode):
     "Reason why `file` cannot be used, or None"

@@ -225,7 +225,7 @@ class CodeTable:
         if len(codes) != len(df):
             raise CodeError(f"{len(codes)} code maps for {len(df)} rows")
         self.codebook_hash, self.seconds, self.source = codebook_hash, seconds, source
-        self.labels = list(labels) if labels is not None else sorted(self.df.label.unique())
+        self.labels = list(sorted(self.df.label.unique()) if labels is None else labels)
         self.valid_idx = [int(i) for i in valid_idx] if valid_idx is not None else []
         if conditions is None:
             conditions = Conditions(label=[self.labels.index(l) for l in self.df.label],
@@ -583,7 +583,8 @@ class Cascade(MelGenerator):
         if len(self.labels) != prior.config.n_classes:
             raise CodeError(f"{len(self.labels)} labels for a prior of "
                             f"{prior.config.n_classes} classes")
-        self.asks, self.takes = prior.asks, set(inspect.signature(prior.sample_codes).parameters)
+        self.asks = prior.asks
+        self.takes = set(inspect.signature(prior.sample_codes).parameters)
         self.honours = frozenset({'seconds'} | self.takes & {
             'temperature', 'top_k', 'top_p', 'guidance', 'steps', 'init', 'mask',
             'progress'})
@@ -792,14 +793,15 @@ def held_out_bits(
     "What a held-out code costs under a prior; compare with `UnigramPrior`"
     index, total = torch.tensor(table.valid_idx or table.train_idx), 0.
     for part in index.split(bs):
-        codes, cond = table.codes[part].to(prior.device), table.conditions[part].to(prior.device)
+        codes = table.codes[part].to(prior.device)
+        cond = table.conditions[part].to(prior.device)
         total += code_bits(prior.eval()(codes, cond), codes).item() * len(part)
     return total / len(index)
 
 # %% ../../nbs/core/code_maps.ipynb #cf375fcb
 @dataclass
 class PriorRecipe(LoopRecipe):
-    "Train a prior on code maps; a family adds `model`, with the fields of `PriorConfig`"
+    "Train a prior on code maps; a family adds `model`, fields as in `PriorConfig`"
     # turn every map in time by a random number of columns, anew each time
     turn:bool = True
     noise:float = 0.  # share of read codes replaced by random ones

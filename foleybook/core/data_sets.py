@@ -240,7 +240,8 @@ def read_free_kinds(
             raise TableError(f"{folder/part}: not found. Run data_scripts/esc10.py, "
                              "and put the free clips of ESC-50 with their table into "
                              "esc50_more/.")
-    old, new = read_esc(folder/"esc10").shippable().df, read_frame(folder/"esc50_more/clips.csv")
+    old = read_esc(folder/"esc10").shippable().df
+    new = read_frame(folder/"esc50_more/clips.csv")
     old = old.assign(path="esc10/" + old.path,
                      split=np.where(old.fold == 5, "valid", "train"))
     source = new.path.str.extract(r"/\d-(\d+)-", expand=False).astype(str)
@@ -398,9 +399,11 @@ def load_features(
             return np.load(file, mmap_mode="r", allow_pickle=False)
         with open(file, "rb") as f: x = _ArrayUnpickler(f).load()
     except FileNotFoundError:
-        raise TableError(f"{file}: no such file. Check the column of the table.") from None
+        raise TableError(f"{file}: no such file. Check the column of the "
+                         "table.") from None
     except _DAMAGE as e:
-        raise TableError(f"{file}: not a plain array ({e}). Save it as a numeric .npy.") from None
+        raise TableError(f"{file}: not a plain array ({e}). Save it as a numeric "
+                         ".npy.") from None
     if not isinstance(x, np.ndarray) or x.dtype == object:
         raise TableError(f"{file}: holds {type(x).__name__}, not a numeric array. Save "
                          "it as .npy.")

@@ -240,7 +240,8 @@ def load_strict(
     """Load weights; every missing, surplus or misshapen one is listed in a
     `CheckpointError`"""
     own = model.state_dict() if only is None else only
-    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    missing = sorted(own.keys() - state.keys())
+    surplus = sorted(state.keys() - own.keys())
     shapes = [f'{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}'
               for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     kinds = [f'{k} {state[k].dtype}' for k in own.keys() & state.keys()
@@ -283,7 +284,8 @@ def read_published(
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError,
             TypeError, zipfile.BadZipFile) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0][:160]
-        raise CheckpointError(f"{path}: damaged or cut ({why}). Download it again.") from None
+        raise CheckpointError(f"{path}: damaged or cut ({why}). Download it "
+                              "again.") from None
     if isinstance(held, (list, tuple)): held = dict(enumerate(held))
     if isinstance(held, dict): return held
     raise CheckpointError(f"{path}: holds a {type(held).__name__}, not a table of "
@@ -298,7 +300,8 @@ def published_weights(
     *parts,
 ) -> dict: # name -> Tensor
     "The weights in a published file, by their original names"
-    state, where = read_published(source), 'the dict' if isinstance(source, dict) else source
+    state = read_published(source)
+    where = 'the dict' if isinstance(source, dict) else source
     for name in parts:
         if isinstance(state.get(name), dict): state = state[name]
     # flags

@@ -87,7 +87,7 @@ def preserve_rng(
 
 # %% ../../nbs/core/generator.ipynb #87a5cc86
 class ItemNoise:
-    "One generator per item: item k of seed s is the same alone, in a batch, on any device"
+    "One generator per item: the same alone, in a batch, on any device"
     def __init__(self,
         seeds:list, # one number per item, n of them
         device='cpu', # where the drawn tensors go
@@ -177,7 +177,7 @@ def _stored_conditions(cls, tensors, names, n):
 
 # %% ../../nbs/core/generator.ipynb #8d6ce81f
 class Conditions:
-    "What n sounds are asked by: classes, shares, features, text, control tracks, nothing"
+    "What n sounds are asked by: classes, shares, features, text, controls, nothing"
     label:Tensor|None    # (n,) int64; -1: no class
     shares:Tensor|None   # (n, k)
     features:Tensor|None # (n, l, d)
@@ -310,7 +310,7 @@ def class_numbers(
 
 # %% ../../nbs/core/generator.ipynb #2587ee06
 class Published:
-    "A model whose published weights can be read: the reader stands on the `published` shelf"
+    "A model whose published weights can be read: the reader is in `published`"
     published:str = '' # module of `foleybook.published` that gives the class its reader
 
     def __init_subclass__(cls, **options):
@@ -324,7 +324,7 @@ class Published:
         path, # what the original project wrote; see the reader's own arguments
         *args, **options, # of the reader
     ): # the model, in eval mode
-        "Read a published checkpoint, weights only; `CheckpointError` names what does not fit"
+        "Read a published checkpoint; `CheckpointError` names what does not fit"
         # replaces this method
         importlib.import_module(f'foleybook.published.{cls.published}')
         return cls.from_original(path, *args, **options)
@@ -353,8 +353,9 @@ _ABOUT = re.compile(r'clips\.csv|recordings\.csv|(LICEN[CS]E|NOTICE)(\.(txt|md))
 _FILE = re.compile(r'[\w-]+\.(?:csv|tsv|txt|md)')
 
 def _beside(folder, card):
-    "Name -> content of the files about clips and licences that lie by a model, or by its pipeline"
-    told, found = set(_FILE.findall(json.dumps(card, ensure_ascii=False))) - {'README.md'}, {}
+    "Name -> content of the files on clips and licences by a model or its pipeline"
+    told = set(_FILE.findall(json.dumps(card, ensure_ascii=False))) - {'README.md'}
+    found = {}
     # the hub's links
     inside = folder.parents[1] if folder.parent.name == 'snapshots' else folder
     for place in [folder.parent] * (folder.parent/'pipeline.json').is_file() + [folder]:
@@ -401,7 +402,7 @@ def model_folder(
     hub:bool=False, # OWNER/NAME means the hub, too
     **options, # revision, token, cache_dir ... of the hub download
 ) -> Path:
-    "Where a model lies; a bare name is first the book's, the hub is asked by hf://OWNER/NAME"
+    "Where a model lies; a bare name is first the book's, the hub is hf://OWNER/NAME"
     if not isinstance(where, (str, os.PathLike)) or not str(where).strip() or '\0' in str(where):
         raise CheckpointError(f"{where!r}: no name of a model. Give a folder, one of "
                               f"{', '.join(shipped_models())}, or hf://OWNER/NAME.")
@@ -816,7 +817,8 @@ def _conditions(model, cond, n, features, text, controls):
     if isinstance(cond, (list, tuple)) and not cond:
         raise ValueError("cond=[] asks for nothing. Give a class, or None.")
     if isinstance(cond, Conditions): _check_conditions(model, cond)
-    entries = list(cond) if isinstance(cond, (list, tuple)) else [] if cond is None else [cond]
+    several = isinstance(cond, (list, tuple))
+    entries = list(cond) if several else [] if cond is None else [cond]
     if entries and not isinstance(cond, Conditions): cond = _of_classes(model, entries)
     parts = [] if cond is None else [cond]
     if features is not None:
@@ -840,7 +842,7 @@ def _check_names(model, controls):
         raise ValueError(f"no control {unknown[0]!r}. {near(unknown[0], known)}")
 
 def _check_conditions(model, cond):
-    "Raise for `Conditions` that this model cannot mean: classes, shares, names of controls"
+    "Raise for `Conditions` that this model cannot mean: classes, shares, controls"
     if not len(cond):
         raise ValueError("cond holds no sounds. Give conditions of one or more.")
     _check_names(model, cond.controls)
@@ -867,7 +869,7 @@ def _rows(name, x, axes):
         raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give rows "
                          f"of numbers, with up to {axes} axes, the first one for the "
                          "sounds.")
-    return x.reshape((1,) * (axes - x.ndim) + x.shape) if x.ndim else x.reshape((1,) * axes)
+    return x.reshape((1,) * (axes - x.ndim) + x.shape)
 
 def _joined(model, parts, n):
     "One object out of what a family was asked by, with as many rows as sounds"
@@ -890,7 +892,7 @@ def _joined(model, parts, n):
 
 # %% ../../nbs/core/generator.ipynb #ab7007c4
 def _audio_of(init, sample_rate):
-    "A waveform (n, c, t) from a path, `Sounds`, or a tensor at the model's own sample rate"
+    "A waveform (n, c, t) from a path, `Sounds`, or a tensor at the model's rate"
     if isinstance(init, (str, Path)): return read_audio(init, sample_rate)[0][None]
     if isinstance(init, Sounds):
         return (init.audio if init.sample_rate == sample_rate
@@ -976,7 +978,7 @@ class Kept(NamedTuple):
         return self.audio.shape[1] == 1 and self.rate == rate
 
 def _recorded(model, recording, mask, strength, seconds, n):
-    "The recording and its mask at its own rate; without mask and strength it is continued"
+    "The recording and its mask at its rate; without mask and strength it is continued"
     audio, rate = recording
     if len(audio) not in (1, n):
         raise ValueError(f"init holds {len(audio)} sounds for n={n}. Give one, or as "
@@ -994,7 +996,7 @@ def _recorded(model, recording, mask, strength, seconds, n):
     return Kept(fit_length(audio, samples, 'pad').expand(n, -1, -1), rate, mask)
 
 def _start(model, kept):
-    "`init` (n, 1, t) and mask (t,) as the families want them: one channel at the model's rate"
+    "`init` (n, 1, t) and mask (t,) for the families: one channel at the model's rate"
     samples = round(kept.audio.shape[-1] / kept.rate * model.sample_rate)
     init = resample(kept.audio.mean(1, keepdim=True), kept.rate, model.sample_rate)
     mask = None if kept.mask is None else (kept.mask if len(kept.mask) == samples else
@@ -1007,7 +1009,7 @@ def channel_levels(
     mask:Tensor|None, # bool, (t,): where nothing is known of it; None: nowhere
     sample_rate:int, # Hz
 ) -> Tensor: # (n, c, t), at most 4
-    "How loud each channel is beside the mean of all, in quarters of a second, joined by lines"
+    "How loud each channel is beside the mean of all, a quarter of a second at a time"
     n, c, t = audio.shape
     size = round(sample_rate / 4)
     both = torch.cat([audio.mean(1, keepdim=True), audio], 1)
@@ -1038,7 +1040,7 @@ def crossfaded(
 
 # %% ../../nbs/core/generator.ipynb #60211a45
 class Window(NamedTuple):
-    "A part of a recording that goes through the model, and what is made anew in it, in samples"
+    "A part of a recording that goes through the model; what is made anew, in samples"
     start: int
     stop: int
     first: int  # of what is new ...
@@ -1068,7 +1070,7 @@ def _windows(model, mask, samples, whole=False):
 _SEED = 'a whole number from 0 on, or one for each sound'
 
 def _seeds(seed, n):
-    "The seeds of n items; a torch generator draws one, and so is further on the next time"
+    "The seeds of n items; a torch generator draws one, and is further on the next time"
     plain = lambda s: (torch.randint(2**31, (), generator=s, device=s.device).item()
                        if isinstance(s, torch.Generator) else s)
     if isinstance(seed, np.ndarray) or torch.is_tensor(seed): seed = seed.tolist()
@@ -1138,7 +1140,7 @@ def _sampled(model, asked):
 
 # %% ../../nbs/core/generator.ipynb #9243afc4
 def _parts(model, asked):
-    "Windows of the whole, and what to ask the family for each: (window, seeds, arguments)"
+    "Windows of the whole, and what to ask for each: (window, seeds, arguments)"
     used, samples = asked.used, asked.used['init'].shape[-1]
     # they belong to the whole sound
     timed = asked.cond.kinds & {'features', 'controls'}
@@ -1239,7 +1241,7 @@ def _finish(model, asked, samples=None):
         return Finish(rate, fade=(not loop, not loop), samples=whole)
     edge = min(round(.005 * kept.rate), len(kept.mask))
     new = (bool(kept.mask[:edge].all()), bool(kept.mask[-edge:].all()))
-    loudest = kept.audio[..., ~kept.mask].abs().amax().item() if (~kept.mask).any() else 0.
+    loudest = kept.audio[..., ~kept.mask].abs().amax().item() if not kept.mask.all() else 0.
     return Finish(kept.rate, max(CEILING, loudest), tuple(f and not loop for f in new),
                   len(kept.mask))
 
@@ -1517,7 +1519,8 @@ def _save_pipeline(model, folder, card, bits):
 # %% ../../nbs/core/generator.ipynb #7eacb8b9
 def _pipeline_of(cls, folder, about, device):
     "The parts, checked against the hashes of `pipeline.json`, joined"
-    hashes, where, file = about.get('parts'), folder/'pipeline.json', folder/'model.safetensors'
+    hashes, where = about.get('parts'), folder/'pipeline.json'
+    file = folder/'model.safetensors'
     good = isinstance(hashes, dict) and hashes and all(map(str.isidentifier, hashes))
     if not good or cls.part_names and not hashes.keys() <= set(cls.part_names):
         raise CheckpointError(f"{where}: the entry 'parts' is {str(hashes)[:80]!r}, "
@@ -1633,7 +1636,7 @@ def peak_memory_mb(
 
 # %% ../../nbs/core/generator.ipynb #028c6af7
 def _knobs(model):
-    "A widget for everything the model can be asked by or honours, by the name of the argument"
+    "A widget for everything the model can be asked by or honours, by its name"
     import ipywidgets as w
     wide = dict(style={'description_width': '6rem'})
     knobs = (dict(cond=w.Dropdown(options=model.labels, description='class', **wide))

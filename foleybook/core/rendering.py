@@ -24,7 +24,7 @@ __all__ = ['Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'find_voc
 
 # %% ../../nbs/core/rendering.ipynb #5e23911b
 class Conv1d(nn.Conv1d):
-    "`nn.Conv1d` that works channels-last on a CPU: same weights, same numbers, less waiting"
+    "`nn.Conv1d` that works channels-last on a CPU: same numbers, less waiting"
 
     def forward(self,
         x:Tensor, # (b, c, t)
@@ -129,7 +129,7 @@ def takes_bf16(self:Vocoder,
     precision:str, # 'float32', 'bf16' or 'auto'
     frames:int=64, # of the spectrogram that 'auto' tries
 )->bool:
-    "Render in bf16? 'auto' asks the machine: once per device, a little of both, in turns"
+    "Render in bf16? 'auto' asks the machine: once per device, a little of both"
     found,at = self.__dict__.setdefault('_found', {}),str(self.device)
     if precision == 'auto' and at in found: return found[at]
     def run(half):
@@ -156,9 +156,10 @@ def vocode(self:Vocoder,
     chunk:int=None, # frames rendered at a time; None: `frames_at_once`
     precision:str='float32', # 'bf16': near, or 'auto': the faster one here
 )->Tensor: # waveform, float32, (b, 1, f * hop_length)
-    "Render a sound of any length in bounded memory: pieces with their context are the whole"
+    "Render a sound of any length in bounded memory: pieces with their context"
     x,half = self.ready(log_mel, mel),self.takes_bf16(precision)
-    f,hop,c,chunk = x.shape[-1],self.mel.hop_length,self.context,chunk or self.frames_at_once
+    f,hop,c = x.shape[-1],self.mel.hop_length,self.context
+    chunk = chunk or self.frames_at_once
     out = x.new_empty(len(x), 1, f * hop, dtype=torch.float32)
     for y,x in zip(out.split(max(1, chunk // f)), x.split(max(1, chunk // f))):
         step = f if f <= chunk + c else chunk
@@ -420,7 +421,8 @@ def render_file(
     try:
         m = torch.from_numpy(np.load(path, allow_pickle=False)).float()
     except (OSError, ValueError, EOFError) as e:
-        raise ValueError(f"{path}: no readable .npy array ({e}); save it by numpy.save") from None
+        raise ValueError(f"{path}: no readable .npy array ({e}); save it by "
+                         "numpy.save") from None
     if m.ndim not in (2, 3):
         raise ValueError(f"{path}: shape {tuple(m.shape)}; a log-mel is (bands, "
                          "frames) or (batch, bands, frames)")

@@ -39,7 +39,8 @@ def near(
     "A hint at what may have been meant"
     known = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), known, 3, .5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known)}."
+    if close: return f"Did you mean {' or '.join(close)}?"
+    return f"Known: {', '.join(known)}."
 
 # %% ../../nbs/core/settings.ipynb #d8dc0ceb
 def _number(kind, value, where):
@@ -52,7 +53,8 @@ def _number(kind, value, where):
         try: number = float(value)
         except (TypeError, ValueError, OverflowError):
             wanted = kind.__name__
-            raise SettingsError(f"{where}: {value!r} is no number. Give a {wanted}.") from None
+            raise SettingsError(f"{where}: {value!r} is no number. Give a "
+                            f"{wanted}.") from None
     if not math.isfinite(number):
         raise SettingsError(f"{where}: {value!r} is not allowed. Give a finite number.")
     if kind is float or isinstance(number, int): return kind(number)

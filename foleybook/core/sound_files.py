@@ -68,7 +68,8 @@ def _header_fault(f, path):
         return "holds no samples (length 0)", "Leave it out or record it again"
     # no format packs even silence so tightly
     if f.frames > 8192 * path.stat().st_size:
-        return f"promises {f.frames} samples in {path.stat().st_size} bytes", "Export it again"
+        size = path.stat().st_size
+        return f"promises {f.frames} samples in {size} bytes", "Export it again"
     if _cut_short(path): return "is cut off before its end", "Copy or export it again"
 
 @contextmanager

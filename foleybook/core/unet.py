@@ -102,7 +102,7 @@ class Attention(nn.Module):
     def attend(self, x, context):
         "Sequences (b, l, width) and (b, k, context) to (b, l, width)"
         split = lambda y: y.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous()
-        q, k, v = split(self.to_q(x)), split(self.to_k(context)), split(self.to_v(context))
+        q, k, v = map(split, (self.to_q(x), self.to_k(context), self.to_v(context)))
         y = F.scaled_dot_product_attention(q, k, v)
         return self.to_out[0](y.transpose(1, 2).flatten(2))
 
@@ -290,7 +290,8 @@ class UNet(Pretrained):
     ):
         super().__init__()
         self.config = c = config
-        widths, n, layers = c.block_out_channels, len(c.block_out_channels), c.layers_per_block
+        widths, layers = c.block_out_channels, c.layers_per_block
+        n = len(widths)
         given = dict(time_width=4 * widths[0], groups=c.norm_num_groups, eps=c.norm_eps)
         self.time_embedding = nn.Module()
         self.time_embedding.linear_1 = nn.Linear(widths[0], 4 * widths[0])

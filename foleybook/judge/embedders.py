@@ -354,8 +354,7 @@ class VGGish(Embedder):
         if self.dcase2023: x = x / x.max().clamp_min(.1 / 32768)
         x = F.pad(x, (0, max(0, 16000 - len(x)))).unfold(0, 16000, 8000)
         x = x.unfold(1, 400, 160) * torch.hann_window(400, device=x.device)
-        frames = F.pad(x, (0, 112)) # (n, 98, 512)
-        return (torch.fft.rfft(frames).abs() @ self.bank.T + .01).log()[:, None, :96]
+        return (torch.fft.rfft(x, 512).abs() @ self.bank.T + .01).log()[:, None, :96]
 
     def forward(self, x):
         "(n, 128)"
@@ -509,7 +508,8 @@ def from_original(cls:Melception,
     if isinstance(stats, (str, Path)): stats = np.loadtxt(stats)
     table = np.array([[0, 1]] * 80) if stats is None else np.asarray(stats)
     if table.shape != (80, 2):
-        raise CheckpointError(f"stats: {table.shape}, expected 80 means and deviations.")
+        raise CheckpointError(f"stats: {table.shape}, expected 80 means and "
+                              "deviations.")
     mean,std = (tuple(float(v) for v in c) for c in table.T)
     model = cls(MelceptionConfig(n_classes=len(state['fc.weight']), mean=mean, std=std))
     load_strict(model.net, state, where)
@@ -673,19 +673,19 @@ class Clips:
         self.sounds = source if isinstance(source, Sounds) else None
         if self.sounds:
             self.source,self.skipped,self.files,self.cuts = 'Sounds',[],None,None
-            names = [f'{l}/{i}' for i,l in enumerate(source.labels)]
-            known = dict(path=names, label=source.labels, seed=source.seeds,
-                         licence=[str(source.meta.get('licence', ''))] * len(source))
+            own = [str(source.meta.get('licence', ''))] * len(source)
+            known = dict(path=[f'{l}/{i}' for i,l in enumerate(source.labels)],
+                         label=source.labels, seed=source.seeds, licence=own)
         else:
             table = source if isinstance(source, ClipTable) else _open_clips(source)
             if not len(table):
                 raise TableError(f"{table.root}: no clips. Give a folder of sounds.")
             self.source,self.skipped = str(table.root),list(table.skipped)
             known,self.files,self.cuts = table.df,table.files(),_cuts(table.df)
-        read = lambda k, v='': list(known[k]) if k in known else [v] * len(known['path'])
-        self.names,self.labels,self.seeds = read('path'),read('label'),read('seed', None)
-        self.licences,self.sources = read('licence'),read('source')
-        self.authors = read('author')
+        self.names = names = list(known['path'])
+        read = lambda k, v='': list(known[k]) if k in known else [v] * len(names)
+        self.labels,self.seeds = read('label'),read('seed', None)
+        self.licences,self.sources,self.authors = map(read, _TOLD)
 
     def __len__(self): return len(self.names)
 
@@ -716,6 +716,8 @@ def content(self:Clips)->str:
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 # %% ../../nbs/judge/embedders.ipynb #73f623fd
+_TOLD = 'licence', 'source', 'author' # of a clip, where they are known
+
 def _open_clips(folder):
     "A data set, or what `Sounds.save` wrote"
     folder = Path(folder)

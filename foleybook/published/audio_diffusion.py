@@ -316,10 +316,10 @@ class MelImageDiffusion(MelGenerator):
         config.mel.require(self.vocoder.mel, f'the vocoder ({name})')
         self.labels, text = list(config.labels), unet.config.cross_attention_dim
         self.asks = frozenset({'label', 'shares', *(['text'] if text else [])})
-        mel = config.mel
-        self.default_seconds = config.frames * mel.hop_length / mel.sample_rate
-        self.longest_seconds = 8 * self.default_seconds
-        self.defaults = {k: getattr(config, k) for k in ('steps', 'guidance', 'sampler')}
+        seconds = config.frames * config.mel.hop_length / config.mel.sample_rate
+        self.default_seconds,self.longest_seconds = seconds,8 * seconds
+        told = 'steps', 'guidance', 'sampler'
+        self.defaults = {k: getattr(config, k) for k in told}
 
     @property
     def process(self)->DiffusionProcess:
@@ -361,7 +361,8 @@ def to_pictures(self:MelImageDiffusion,
     state:Tensor, # (b, c, h, w)
 )->Tensor: # about -1 to 1, (b, 1, h, w)
     "What it has painted"
-    return state if self.vae is None else self.vae.decode(state / self.vae.config.scaling_factor)
+    if self.vae is None: return state
+    return self.vae.decode(state / self.vae.config.scaling_factor)
 
 # %% ../../nbs/published/audio_diffusion.ipynb #11b2ae02
 @patch
@@ -418,7 +419,8 @@ def check_paint(self:MelImageDiffusion, steps, sampler, source, start_step, hold
     if min(hold) < 0 or sum(hold) >= width:
         raise ValueError(f"hold={hold} leaves nothing of {width} columns. Hold fewer.")
     if source is None and (start_step or any(hold)):
-        raise ValueError("start_step and hold need a source. Give the state of a sound.")
+        raise ValueError("start_step and hold need a source. Give the state of a "
+                         "sound.")
 
 # %% ../../nbs/published/audio_diffusion.ipynb #806f8a37
 @patch
@@ -630,7 +632,8 @@ def read_images(
     try:
         found = _datasets().load_from_disk(str(folder))
     except FileNotFoundError as e:
-        raise CheckpointError(f"{e}. Give one from `write_images` or `save_to_disk`.") from None
+        raise CheckpointError(f"{e}. Give one from `write_images` or "
+                              "`save_to_disk`.") from None
     table = found.get('train') if isinstance(found, dict) else found
     missing = {'image', 'audio_file',
                'slice'} - set([] if table is None else table.column_names)

@@ -466,7 +466,8 @@ def from_original(cls:PixelSNAIL,
 ):
     """Load a published prior; a key that is missing, surplus or misshapen is a
     `CheckpointError`"""
-    held, name = read_published(source), 'the dict' if isinstance(source, dict) else str(source)
+    held = read_published(source)
+    name = 'the dict' if isinstance(source, dict) else str(source)
     sd = published_weights(held, 'model')
     audyn = any(k.startswith('conditionor.') for k in sd)
     needed = ['background',

@@ -69,7 +69,8 @@ def from_published(
     "The inverse of `to_published`; what is missing or too much is a `CheckpointError`"
     places, made = _published_places(config), {k: torch.empty_like(v)
                                                for k, v in like.items()}
-    missing, surplus = sorted(places.keys() - state.keys()), sorted(state.keys() - places.keys())
+    missing = sorted(places.keys() - state.keys())
+    surplus = sorted(state.keys() - places.keys())
     if missing or surplus:
         raise CheckpointError(f"{where}: not the weights of such a WaveNet; missing: "
                               f"{', '.join(missing[:6]) or 'none'}; surplus: "
@@ -161,7 +162,8 @@ def published_optimizer(
     **options, # of Adam: lr ...
 ): # `torch.optim.Adam`, ready to go on
     "The optimiser of a published checkpoint, to go on with its training"
-    held, where = read_published(source), 'the dict' if isinstance(source, dict) else source
+    held = read_published(source)
+    where = 'the dict' if isinstance(source, dict) else source
     if not isinstance(held.get('optimizer_state_dict'), dict):
         raise CheckpointError(f"{where}: holds no optimiser. Begin one with "
                               "torch.optim.Adam.")
@@ -358,7 +360,8 @@ def published_sizes(
             step_out=len(sd['fc_t2.bias']), upsample=tuple(ups), cut_mel=True,
             n_mels=block['mel_conv.conv.weight_v'].shape[1] if ups else 0)
     except (KeyError, IndexError) as e:
-        raise CheckpointError(f"{where}: no SaShiMi of diffwave-sashimi; missing {e}.") from None
+        raise CheckpointError(f"{where}: no SaShiMi of diffwave-sashimi; missing "
+                              f"{e}.") from None
 
 def _layer_of(block): return {k.removeprefix('layer.'): v for k, v in block.items()
                               if k.startswith('layer.')}

@@ -255,7 +255,8 @@ def from_original(cls:MelGANDiscriminator,
 )->MelGANDiscriminator:
     "Read a published MelGAN discriminator"
     state = _weights(source, 'discriminator')
-    n,layers = _count(state, 'model.disc_{}.'),_count(state, 'model.disc_0.model.layer_{}.')
+    n = _count(state, 'model.disc_{}.')
+    layers = _count(state, 'model.disc_0.model.layer_{}.')
     if layers < 4:
         raise CheckpointError(f"{_where(source)}: no MelGAN discriminator; begins with "
                               f"{', '.join(list(state)[:4])}")

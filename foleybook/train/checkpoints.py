@@ -54,7 +54,8 @@ class StepLines(Callback):
 
     def after_batch(self):
         if not self.training or rank_distrib(): return
-        now, step, total = time.time(), self.train_iter, self.learn.n_epoch * self.n_iter
+        now, step = time.time(), self.train_iter
+        total = self.learn.n_epoch * self.n_iter
         if self.since is None: self.since, self.due = (now, step), now + self.every / 3
         elif now >= self.due:
             left = (total - step) * (now - self.since[0]) / (step - self.since[1])
@@ -77,7 +78,7 @@ def reduce_mean(
 
 # %% ../../nbs/train/checkpoints.ipynb #0355e4ec
 class History(Callback):
-    "`history.csv`: loss of every `log_every`-th step; validation loss, metrics of epochs"
+    "`history.csv`: loss of every `log_every`-th step; metrics of epochs"
     order = 95
     def __init__(self,
         folder:Path, # where history.csv goes
@@ -376,7 +377,8 @@ def restore(self:Checkpoint,
     notes:dict, # step, about ...
 ):
     "Put everything back as it was"
-    learn, dl, rec, log = self.learn, self.learn.dls.train, self.learn.recorder, state['recorder']
+    learn, log = self.learn, state['recorder']
+    dl, rec = learn.dls.train, learn.recorder
     if self.about and notes['about'] != self.about:
         raise CheckpointError(f"{folder}: is from a run with other settings. Choose "
                               "another folder with --out, use those, or begin anew "

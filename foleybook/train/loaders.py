@@ -195,7 +195,7 @@ def show_batch(self:CacheLoader,
 #| code-fold: true
 def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold=None,
              **given):
-    "Train and valid loaders; `valid_idx` counts rows of the table the cache was built from"
+    "Train and valid loaders; `valid_idx` counts rows of the table behind the cache"
     if valid_idx is None:
         train, held = split_table(cache.index, valid, given["seed"], fold)
     else:
@@ -220,7 +220,8 @@ def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold=Non
     drop_last = drop_last and (n or len(train)) >= given["bs"]
     dls = [make(train, shuffle=True, n=n, drop_last=drop_last), make(held)]
     dls = DataLoaders(*dls, device=device)
-    dls.vocab, dls.cache, dls.train_rows, dls.valid_rows = cache.labels, cache, train, held
+    dls.vocab, dls.cache = cache.labels, cache
+    dls.train_rows, dls.valid_rows = train, held
     return dls
 
 # %% ../../nbs/train/loaders.ipynb #86160eff

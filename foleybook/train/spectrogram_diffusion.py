@@ -217,7 +217,7 @@ def level_of(self:FlowTask,
     log_mel:Tensor, # crops, (b, m, f)
     mel:MelConfig, # front end they were made by
 )->Tensor: # dB, (b, f); 0: not said
-    "Tracks of level, some of them smoothed as a hand would draw them, some not said at all"
+    "Tracks of level, some of them smoothed as by hand, some not said at all"
     track = mel_level(log_mel, mel)
     for k in (5, 15):
         smooth = F.avg_pool1d(F.pad(track[:, None], (k // 2, k // 2), mode='replicate'),

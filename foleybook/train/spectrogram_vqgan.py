@@ -125,7 +125,8 @@ def callbacks(self:VQGANRecipe)->list:
 def unused(self:VQGANRecipe)->dict:
     "Settings of a judge that is left out"
     no_critic = "critic_weight is 0. Leave this out, or give the critic a weight."
-    no_ear = "perceptual_weight is 0. Leave this out, or give the perceptual distance a weight."
+    no_ear = ("perceptual_weight is 0. Leave this out, or give the perceptual "
+              "distance a weight.")
     ours = {f'classifier.{k}': f"Set {k}: the classifier follows the codebook."
             for k in ('seed', 'device', 'seconds', 'model.mel')}
     names = ('critic_start', 'critic_width', 'critic_layers', 'critic_lr', 'adapt')
