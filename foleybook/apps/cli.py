@@ -18,8 +18,7 @@ __all__ = ['VERBS', 'parser_of', 'explain', 'find_data', 'held_rows', 'without',
 # %% ../../nbs/apps/cli.ipynb #b23ba8b1
 def parser_of(
     f,  # a function with docments
-    # add to this parser (default: a new one named after `f`)
-    parser: ArgumentParser = None,
+    parser: ArgumentParser = None,  # add to this (default: a new one named after `f`)
 ) -> ArgumentParser:  # one argument for each parameter of `f`
     "An argument parser that says of `f` what its docments say"
     parser = parser or ArgumentParser(f.__name__, description=inspect.getdoc(f))
@@ -248,16 +247,14 @@ def prepare(
     codebook: str = "",
     hold_out: list = None,  # clips to leave out, as COLUMN=VALUE: fold=5, split=test
     licence: list = None,  # only clips under these, such as CC0 or "CC BY"
-    # class folders and nothing else, whatever the folder looks like
-    plain: bool = False,
+    plain: bool = False,  # class folders and nothing else, whatever it looks like
     slice_: str = "",  # cut long recordings into clips: `onsets`, or `fixed` lengths
     # share of a clip that the next one repeats (with `--slice fixed`)
     overlap: float = 0.0,
     files: bool = False,  # write the clips that --slice cuts as files, too
     device: str = "auto",  # where the codebook runs: auto, cpu, cuda
     jobs: int = -1,  # workers, -1 for one per core
-    # joblib backend: threading, loky (processes), dask or ray
-    backend: str = "threading",
+    backend: str = "threading",  # joblib backend: threading, loky, dask or ray
     scheduler: str = "",  # address of the dask or ray cluster (default: start one here)
     seed: int = None,  # seed of procedural sounds, 0 if not given
     strict: bool = False,  # stop at the first bad file instead of leaving it out
@@ -404,10 +401,8 @@ def train(
     device: str = "auto",  # auto, cpu, cuda
     fresh: bool = False,  # start anew although checkpoints are there
     strict: bool = False,  # stop at a bad file instead of leaving it out
-    # class folders and nothing else, whatever the folder looks like
-    plain: bool = False,
-    # list the recipes, or tell what the one named costs, and stop
-    list_: bool = False,
+    plain: bool = False,  # class folders and nothing else, whatever it looks like
+    list_: bool = False,  # list the recipes, or tell what the one named costs, and stop
     quiet: bool = False,  # print only errors
 ):
     "Train a recipe; run the same command again to go on after an interruption"
@@ -497,12 +492,10 @@ def adapt(
 # %% ../../nbs/apps/cli.ipynb #7a0c3e81
 def load_generator(
     folder: str,  # folder of a trained model, or hf://OWNER/NAME
-    # folder of a vocoder to use instead of the model's own, or `default`
-    vocoder: str = None,
+    vocoder: str = None,  # folder of a vocoder instead of the model's own, or `default`
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
     device: str = "cpu",  # auto, cpu, cuda
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     precision: str = "float32",  # float32, bf16, int8 or auto, where the family can
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
@@ -792,11 +785,9 @@ def _handed_on(out, manifest, loader):
 
 # %% ../../nbs/apps/cli.ipynb #cdc063d8
 def sample(
-    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
     *,
-    # folder for the sounds, `metadata.jsonl` and `sampling.json`
-    out: str = "out/samples",
+    out: str = "out/samples",  # for the sounds, `metadata.jsonl` and `sampling.json`
     per_class: int = None,  # sounds of each class (default: 4)
     class_: list = None,  # names of classes, or dog_bark:.5+rain:.5 (default: all)
     controls: list = None,  # NAME=VALUE or NAME=V1,V2,... (stretched over the sound)
@@ -817,13 +808,10 @@ def sample(
     top_p: float = None,
     steps: int = None,  # steps of an iterative sampler
     sampler: str = None,  # name of the sampler
-    # strength of classifier-free guidance (default: the model's own)
-    guidance: float = None,
-    # folder of a vocoder to use instead of the model's own, or `default`
-    vocoder: str = None,
+    guidance: float = None,  # of classifier-free guidance (default: the model's own)
+    vocoder: str = None,  # folder of a vocoder instead of the model's own, or `default`
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     video: str = None,  # a film to make sound for; --out is then a film, too (.mp4)
     eye: str = None,  # torchvision's ResNet-50 weights, for models that see by them
     device: str = "auto",  # auto, cpu, cuda
@@ -832,11 +820,9 @@ def sample(
     sample_rate: int = None,  # of the files, Hz (default: the model's own)
     format: str = None,  # wav, flac, ogg or mp3 (default: wav)
     bits: int = None,  # per sample: 16 or 24 (default: 16)
-    # write CLASS/000.wav, CLASS/001.wav ..., as challenges want it
-    by_class: bool = False,
+    by_class: bool = False,  # CLASS/000.wav, CLASS/001.wav ..., as challenges want it
     loudness: float = None,  # LUFS that each is brought to, as in -23
-    # dBTP that no peak passes; without --loudness each is brought to it
-    peak: float = None,
+    peak: float = None,  # dBTP that no peak passes, or without --loudness comes to
     trim: bool = False,  # cut silence off both ends
     fade: float = None,  # ms at both ends
     markers: bool = False,  # say in wav files where something begins
@@ -969,8 +955,7 @@ def _guessed(generator, file, holes, say):
 
 # %% ../../nbs/apps/cli.ipynb #187fa882
 def edit(
-    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
     input: str,  # the sound file
     *,
     # file to write; several versions are numbered (default: edited.wav, edited.flac
@@ -980,8 +965,7 @@ def edit(
     # a flow such as `foley` hears in the file)
     class_: list = None,
     mask: list = None,  # parts to make anew, as START:END in seconds
-    # length of the result: beyond the end of the file it is continued
-    seconds: float = None,
+    seconds: float = None,  # of the result: beyond the end of the file it is continued
     strength: float = None,  # how far to leave the file, 0 to 1: a variation
     loop: bool = False,  # the end joins the start
     n: int = 1,  # versions
@@ -989,18 +973,14 @@ def edit(
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     steps: int = None,  # steps of an iterative sampler
     sampler: str = None,  # name of the sampler
-    # strength of classifier-free guidance (default: the model's own)
-    guidance: float = None,
-    # folder of a vocoder to use instead of the model's own, or `default`
-    vocoder: str = None,
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    guidance: float = None,  # of classifier-free guidance (default: the model's own)
+    vocoder: str = None,  # folder of a vocoder instead of the model's own, or `default`
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     device: str = "auto",  # auto, cpu, cuda
     sample_rate: int = None,  # of the result, Hz (default: the file's)
     channels: int = None,  # of the result: 1, or as many as the file has (default)
     format: str = None,  # wav, flac, ogg or mp3 (default: the file's)
-    # per sample: 16, 24, or 32 for floating point (default: the file's)
-    bits: int = None,
+    bits: int = None,  # per sample: 16, 24, or 32, floating (default: the file's)
     quiet: bool = False,  # print only errors
 ) -> list:  # the files
     "Fill holes in a recording, continue it, vary it, or make it a loop"
@@ -1059,8 +1039,7 @@ def _inverting(model, device, adapter, *files):
 
 # %% ../../nbs/apps/cli.ipynb #0382b987
 def morph(
-    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
     a: str,  # the sound file to begin with
     b: str,  # the one to end with
     *,
@@ -1069,8 +1048,7 @@ def morph(
     n: int = 5,  # sounds from one to the other, both ends among them
     seconds: float = None,  # length (default: that of the shorter one)
     steps: int = 24,  # of the sampler, each way
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> list:  # the files
@@ -1090,8 +1068,7 @@ def morph(
 
 # %% ../../nbs/apps/cli.ipynb #1509d8d6
 def restyle(
-    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
     input: str,  # the sound file
     *,
     class_: str = None,  # what it shall become
@@ -1099,8 +1076,7 @@ def restyle(
     out: str = "restyled.wav",  # file to write: .wav, .flac, .ogg, .mp3
     guidance: float = 2.0,  # towards the new class
     steps: int = 24,  # of the sampler, each way
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
@@ -1276,13 +1252,11 @@ def codec(
     *,
     # folder of a codebook or of a cascade that has one; the same for both ways
     codebook: str = "foley-cascade",
-    # file to write (default: the input's name with .foley or .decoded.wav)
-    out: str = "",
+    out: str = "",  # file to write (default: the input's, with .foley or .decoded.wav)
     vocoder: str = "default",  # folder of a vocoder for decoding, or none: Griffin-Lim
     stages: int = None,  # residual stages to keep (default: all)
     mono: bool = False,  # mix the channels before encoding
-    # of the codebook; bf16: near, and faster on some processors
-    precision: str = "float32",
+    precision: str = "float32",  # of the codebook; bf16: near, faster on some machines
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
@@ -1339,21 +1313,17 @@ def _program_of(model, out, device, adapter, say, asked):
 
 # %% ../../nbs/apps/cli.ipynb #05797703
 def export(
-    # a generator such as `foley`, or the folder of a trained vocoder
-    model: str = "default",
+    model: str = "default",  # a generator such as `foley`, or folder of a vocoder
     *,
     adapter: list = None,  # folders of students, as FOLDER or FOLDER:STRENGTH
-    # file to write: .onnx; for a vocoder also .pt2 for torch.export
-    out: str = "",
+    out: str = "",  # file to write: .onnx; for a vocoder also .pt2 for torch.export
     seconds: float = None,  # of a generator's sounds (default: the model's own)
     steps: int = None,  # calls of a generator's network (default: the model's own)
-    # strength of classifier-free guidance (default: the model's own)
-    guidance: float = None,
+    guidance: float = None,  # of classifier-free guidance (default: the model's own)
     sampler: str = None,  # name of a sampler that draws no noise on its way
     rounds: int = None,  # of a generator's vocoder (default: its own); fewer are faster
     bits: int = 8,  # of a generator's weights: 8 or 32
-    # where it is traced (cpu, cuda); a .pt2 program runs there, too
-    device: str = "cpu",
+    device: str = "cpu",  # where it is traced (cpu, cuda), and where a .pt2 runs
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Write a generator, or a vocoder, as a program for a game, a plug-in or a browser"
@@ -1491,12 +1461,10 @@ def leaderboard(
 def roundtrip(
     *,
     data: str,  # recordings: folder of class subfolders, clip table, or known set
-    # the recordings to try, as COLUMN=VALUE: fold=5 (default: all)
-    hold_out: list = None,
+    hold_out: list = None,  # recordings to try, as COLUMN=VALUE: fold=5 (default: all)
     mel: list = None,  # mel presets for Griffin-Lim (default: fullband and dcase2023)
     vocoder: list = None,  # FOLDER or NAME=FOLDER (default: `default`, the book's own)
-    # codebooks or cascades, each through every vocoder of its mel
-    codebook: list = None,
+    codebook: list = None,  # codebooks or cascades, each by every vocoder of its mel
     out: str = "out/roundtrip",  # folder for roundtrip.html, .csv, .json and the sounds
     iterations: int = 60,  # of Griffin-Lim
     per_class: int = None,  # recordings of each class (default: all)
@@ -1589,11 +1557,9 @@ def doctor():
 
 # %% ../../nbs/apps/cli.ipynb #0d7761d0
 def bench(
-    # rooms or the ends of their names, with commas between (default: all)
-    name: str = "",
+    name: str = "",  # rooms or the ends of their names, by commas (default: all)
     *,
-    # where the benchmarks are (a checkout of the project)
-    folder: str = "tests/benchmarks",
+    folder: str = "tests/benchmarks",  # where they are (a checkout of the project)
     out: str = "",  # write machine, ceiling and rows to this JSON file as well
 ):
     "Measure ours against the reference in one run, and print a table"
@@ -1676,8 +1642,7 @@ def _write_stream(generator, out, seconds, block, say, **asked):
 
 # %% ../../nbs/apps/cli.ipynb #4614901f
 def play(
-    # folder of a model that streams, rain, fire, wind, pops, or hf://OWNER/NAME
-    model: str,
+    model: str,  # folder of a model that streams, rain, fire, pops, or hf://OWNER/NAME
     *,
     out: str = "",  # write this sound file instead of opening a page
     seconds: float = 10.0,  # length of the file, seconds
@@ -1720,8 +1685,7 @@ def serve(
     # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
     model: str = "foley",
     *,
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     out: str = "",  # folder for what is uploaded (default: one that goes at the end)
     port: int = 0,  # of the page on this machine (default: any that is free)
     device: str = "auto",  # auto, cpu, cuda
@@ -1818,8 +1782,7 @@ def _run(words):
 
 # %% ../../nbs/apps/cli.ipynb #8808d51a
 def main(
-    # words after the program's name (default: those of this process)
-    argv: list = None,
+    argv: list = None,  # words after the program's name (default: this process's)
 ) -> int:  # exit code
     "The `foleybook` program"
     # threads that wait turn in circles otherwise: beside other work a demo takes four

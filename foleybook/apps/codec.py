@@ -415,10 +415,8 @@ def _renderings(x, rate, codecs, levels):
 def rate_distortion(
     sounds:Sounds, # recordings, one channel
     codecs:dict, # name -> `NeuralCodec`, residual ones are measured at each depth
-    # of the codecs that everybody has; (): leave them out
-    levels:tuple=(.2, .6, .9, .99),
-    # see `embedders.find_embedder`; left out where aisfx is not installed
-    embedder='aisfx',
+    levels:tuple=(.2, .6, .9, .99),  # of codecs that everybody has; (): leave them out
+    embedder='aisfx',  # see `find_embedder`; left out where aisfx is not installed
     mel:MelConfig|None=None, # in which the mel distance is measured; None: 'fullband'
 ): # pandas table: codec, setting, kbit/s, mel distance in dB, embedding distance
     "What a kilobit buys, codec by codec"

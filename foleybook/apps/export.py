@@ -61,8 +61,7 @@ class Exportable(nn.Module):
 
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
-        # number of the first frame, (1,) int64: 0, or where this piece begins
-        start:Tensor,
+        start:Tensor,  # number of the first frame, (1,) int64: where this piece begins
     )->Tensor: # waveform, (b, 1, f * hop_length)
         "Render"
         return self.vocoder(log_mel, start)

@@ -142,8 +142,7 @@ class ClipTable:
         seconds:float=4.,
         # 'fixed': one behind the other; 'onsets': where sounds begin, else as fixed
         at:str="fixed",
-        # share of a clip that the next one repeats, 0 to .95; for 'fixed'
-        overlap:float=0.,
+        overlap:float=0.,  # share of a clip that the next repeats, 0 to .95; 'fixed'
         )->ClipTable: # more rows, with `start`, `seconds` and `source`
         "Cut long recordings into clips"
         return _sliced(self, seconds, at, overlap)
@@ -489,8 +488,7 @@ def split_table(
     table:ClipTable, # to split
     valid:float=.2, # share, where the set states no split
     seed:int=0, # where a split is drawn
-    # to validate on, whatever is stated (default: the last, if there are any)
-    fold=None,
+    fold=None,  # to validate on, whatever is stated (default: the last, if any)
     )->tuple: # (train, valid) row numbers; an official test split is in neither
     "The official split if the table has one, else a fold, else by source"
     rows = np.flatnonzero(~in_test_split(table.df))

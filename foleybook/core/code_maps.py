@@ -567,8 +567,7 @@ class Cascade(MelGenerator):
         # one that
         # comes with the book, which is then not saved again
         vocoder:nn.Module|str|None=None,
-        # class names in the order of their numbers; None: their numbers
-        labels:list|None=None,
+        labels:list|None=None,  # classes in the order of their numbers; None: numbers
         seconds:float|None=None, # length of the training clips; None: that of the map
         top_p:float|None=None, # what `sample` uses where it is not told otherwise
         guidance:float|None=None, # as above
@@ -802,8 +801,7 @@ def held_out_bits(
 @dataclass
 class PriorRecipe(LoopRecipe):
     "Train a prior on code maps; a family adds `model`, fields as in `PriorConfig`"
-    # turn every map in time by a random number of columns, anew each time
-    turn:bool = True
+    turn:bool = True  # turn every map in time by random columns, anew each time
     noise:float = 0.  # share of read codes replaced by random ones
     # folder of the codebook: codes are heard through it every `audio_every` steps
     codebook:str|None = None

@@ -408,8 +408,7 @@ class MelCache(ClipCache):
     "Log-mels of a clip table, `mels` (n, m, f), memory-mapped"
     def __init__(self,
         path, # folder made by `build`
-        # front end the caller needs; another one raises `MelMismatch`
-        mel:MelConfig=None,
+        mel:MelConfig=None,  # front end that is needed; another raises `MelMismatch`
     ):
         super().__init__(path)
         if not self.feature.mel:
@@ -424,8 +423,7 @@ class MelCache(ClipCache):
         seconds:float, # length of every clip
         folder=None, # where caches are kept (default: see `cache_folder`)
         n_jobs:int=-1, # workers; threads unless a joblib backend is chosen
-        # what a shorter clip gets: 'loop', 'pad' or 'crop' (leave it out)
-        fit:str="loop",
+        fit:str="loop",  # what a shorter clip gets: 'loop', 'pad', or 'crop': out
         trim:bool=True, # cut silence from both ends first
         progress:bool=True, # show a bar
         dtype:str="float32", # or 'float16', half the room

@@ -65,8 +65,7 @@ def write_text(
 @contextmanager
 def atomic_folder(
     folder:Path, # what shall appear, or be renewed, in one go
-    # replace only the files written, keep the others of an existing folder
-    merge:bool=False,
+    merge:bool=False,  # replace the files written, keep the others of the folder
 ):
     """Yields a temporary folder that takes the place of `folder` when the block ends
     well"""
@@ -234,8 +233,7 @@ def load_strict(
     model:nn.Module, # gets the weights
     state:dict, # name -> Tensor
     where='the file', # how an error calls it
-    # the weights that the file should hold; None: all of the model's
-    only:dict|None=None,
+    only:dict|None=None,  # weights that the file should hold; None: all of the model's
 ):
     """Load weights; every missing, surplus or misshapen one is listed in a
     `CheckpointError`"""

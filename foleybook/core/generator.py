@@ -615,8 +615,7 @@ class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foley
                  tags=['audio', 'foley']):
     "A module with a `config` dataclass that is saved to a folder and loaded from it"
     card:dict = {}
-    # name -> content of files that belong to the card, such as clips.csv
-    beside:dict = {}
+    beside:dict = {}  # name -> content of files that belong to it, as clips.csv
     # may be kept in 8 bits; False where others know it by its exact weights
     rounds:bool = True
 
@@ -647,8 +646,7 @@ class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foley
 
     def save_pretrained(self,
         folder:Path, # is made; other files in it are kept
-        # data, licence, metrics, limits, steps ... for the model card
-        card:dict|None=None,
+        card:dict|None=None,  # data, licence, metrics, limits ... for the model card
         # 8: matrices rounded to 8 bits, a quarter of the size (see `pack_weights`)
         bits:int=32,
         **hub, # what `push_to_hub` passes on; not needed
@@ -969,8 +967,7 @@ def _check_length(model, seconds):
 # %% ../../nbs/core/generator.ipynb #74be799e
 class Kept(NamedTuple):
     "The recording that a sound starts from"
-    # as it came, (n, c, t), filled up with zeros to the length asked for
-    audio: Tensor
+    audio: Tensor  # as it came, (n, c, t), filled up with zeros to the length asked for
     rate: int          # Hz
     mask: Tensor|None  # bool, (t,): True where sound is made anew; None: everywhere
 
@@ -1337,21 +1334,16 @@ def _with_kept(model, made, kept, at=0):
 # %% ../../nbs/core/generator.ipynb #79e5a235
 class Generator(Pretrained):
     "Base of all that makes sound. A family says what it `honours`, writes `_sample`"
-    # names of the classes, in the order of their numbers
-    labels:list = []
+    labels:list = []  # names of the classes, in the order of their numbers
     asks:frozenset = frozenset({'label'})   # kinds of `Conditions` it understands
-    # names of the arguments of `sample` that it can use
-    honours:frozenset = frozenset()
-    # arguments of `sample` where the caller gives None
-    defaults:dict = {}
+    honours:frozenset = frozenset()  # names of arguments of `sample` that it can use
+    defaults:dict = {}  # arguments of `sample` where the caller gives None
     control_names:tuple = ()                # names of its control tracks
-    # of tracks that may be left out: they have no knob
-    optional_tracks:tuple = ()
+    optional_tracks:tuple = ()  # of tracks that may be left out: they have no knob
     default_seconds:float|None = None       # length of what it was trained on, s
     longest_seconds:float|None = None       # the longest it can make, s; None: no limit
     endless:bool = False                    # may it stream without end?
-    # sounds at once that take the least time each
-    best_batch:int = 16
+    best_batch:int = 16  # sounds at once that take the least time each
 
     @property
     def sample_rate(self) -> int: # Hz
@@ -1365,8 +1357,7 @@ class Generator(Pretrained):
         cond=None,
         n:int=1, # number of sounds
         *,
-        # length of each, s; None: what the model was trained on
-        seconds:float|None=None,
+        seconds:float|None=None,  # length of each, s; None: as the model was trained
         steps:int|None=None, # sampler steps (alias num_inference_steps)
         guidance:float|None=None, # classifier-free guidance (alias guidance_scale)
         sampler:str|None=None, # name of the sampler
@@ -1443,8 +1434,7 @@ class Generator(Pretrained):
         n:int=1, # number of sounds; 1 with several entries means one for each
         features=None, # (l, d) for all sounds, or (n, l, d)
         text=None, # sentence or sentences, or encoded text (n, l, d)
-        # name -> a number, points over the sound (l,), or (n, l)
-        controls:dict|None=None,
+        controls:dict|None=None,  # name -> number, points over the sound (l,) or (n, l)
     ) -> Conditions|None: # of n sounds; None when nothing was asked
         "What `sample` was asked by, checked and brought to one row for each sound"
         return _conditions(self, cond, n, features, text, controls)

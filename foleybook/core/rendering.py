@@ -238,8 +238,7 @@ class MelGenerator(Pipeline):
         seeds:list, # n numbers
         frames:int, # length of the spectrogram
         init:Tensor|None=None, # log-mel to start from, (n, m, f)
-        # bool, (f,): frames to make anew; the others of `init` stay
-        mask:Tensor|None=None,
+        mask:Tensor|None=None,  # bool, (f,): frames to make anew; others of `init` stay
         **honoured, # the other arguments that the family honours
     )->Tensor: # log-mel, (n, m, f) or longer
         "What a family writes"

@@ -289,8 +289,7 @@ def unclipped(
 def match_loudness(
     sounds:list, # waveforms, (c, t) or (t,)
     sample_rate:int, # Hz
-    # root mean square of the loudest 0.4 s; lower if a peak would pass 1
-    loudest:float=.1,
+    loudest:float=.1,  # RMS of the loudest 0.4 s; lower if a peak would pass 1
 )->list: # waveforms of the same shapes
     "Scale sounds so that all are equally loud; silence stays silent"
     sounds = [torch.as_tensor(x).detach().cpu().float() for x in sounds]
@@ -305,8 +304,7 @@ def match_loudness(
 
 # %% ../../nbs/core/sound_files.ipynb #b115b54f
 def recordings(
-    # folder below `FOLEYBOOK_DATA`, and the flag of the cells that need it
-    name:str='esc10',
+    name:str='esc10',  # folder below `FOLEYBOOK_DATA`, and flag of cells that need it
 )->Path|None: # the folder; None where there is none
     """Where a collection lies; without it, cells flagged with its name say how to get
     it instead"""

@@ -109,8 +109,7 @@ class Reconstruction(NamedTuple):
     stft_low:float # as `stft`, below 8 kHz
     stft_high:float # above 8 kHz
     top:float # energy above 8 kHz against the original's, dB
-    # energy before attacks against the original's, dB; nan without attacks
-    pre_echo:float
+    pre_echo:float  # energy before attacks against the original, dB; nan: no attacks
     rhythm:float # mean difference of modulation spectra
     event_l1:float # mean difference of level tracks
 

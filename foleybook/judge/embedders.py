@@ -431,8 +431,7 @@ class MelClassifier(Pretrained):
 @dataclass
 class MelceptionConfig:
     "Inception v3 for log-mels"
-    # empty for the published weights: their classes go by number
-    labels:tuple[str, ...] = ()
+    labels:tuple[str, ...] = ()  # empty for published weights: classes go by number
     n_classes:int = 309 # taken from `labels` where there are any
     mean:tuple[float, ...] = (0.,) * 80 # of each mel band over the training clips
     std:tuple[float, ...] = (1.,) * 80

@@ -371,15 +371,13 @@ def paint(self:MelImageDiffusion,
     noise:Tensor, # to start from, (n, c, h, w); is not changed
     steps:int=50, # of the published schedule
     sampler:str='ddim', # or 'ddpm'
-    # state of a sound to start from or to hold: (n or 1, c, h, w)
-    source:Tensor|None=None,
+    source:Tensor|None=None,  # of a sound to start from or to hold: (n or 1, c, h, w)
     start_step:int=0, # steps left out; above 0 it starts from `source`
     hold:tuple=(0, 0), # columns of `source` held at the front and at the end
     eta:float=0., # share of fresh noise of DDIM, 0 to 1
     fresh=None, # `ItemNoise` or anything with `randn`, for DDPM and eta
     context:Tensor|None=None, # what a conditional U-Net is asked by, (n, k, d)
-    # repeat the published slip in what is held after a late start
-    same_noise:bool=False,
+    same_noise:bool=False,  # the published slip in what is held after a late start
     on_step=None, # f(step, steps, x)
 )->Tensor: # state, (n, c, h, w)
     "The published call, for any number of pictures"

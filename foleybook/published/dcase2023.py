@@ -47,8 +47,7 @@ class PlainCounts(VectorQuantizer):
 @dataclass
 class PublishedVQVAEConfig(VQVAEConfig):
     "Sizes and quirks of a published VQ-VAE"
-    # running count of a row that was never used; the baseline: 0
-    count_init:float = 1.
+    count_init:float = 1.  # running count of a row that was never used; the baseline: 0
     laplace:bool = True  # Audyn: False
     relu_skip:bool = False  # the baseline: True
 
@@ -182,8 +181,7 @@ def _load_published(model:nn.Module, ours:dict, names:dict, source:str)->nn.Modu
 @patch(cls_method=True)
 def from_original(cls:VQVAE,
     source, # file of weights or state dict
-    # spectrogram; None: that of the project the file comes from
-    mel:MelConfig|None=None,
+    mel:MelConfig|None=None,  # spectrogram; None: of the project the file comes from
     **overrides, # fields of `PublishedVQVAEConfig`
 )->PublishedVQVAE:
     """Load a published VQ-VAE or RVQ-VAE; sizes are read from the shapes, quirks are
@@ -410,8 +408,7 @@ def pixelsnail_config(
     sd:dict, # weights under their original keys
     held, # all that the file holds
     audyn:bool, # Audyn's, not the DCASE baseline's?
-    # not to be seen in the weights; None: what the file says, else 8
-    n_heads:int|None=None,
+    n_heads:int|None=None,  # not seen in the weights; None: as the file says, else 8
 )->PublishedPixelSNAILConfig:
     "Sizes read off the shapes of the weights"
     ours = {published_key(k, audyn): v for k, v in sd.items()}
@@ -459,8 +456,7 @@ def _fit(
 def from_original(cls:PixelSNAIL,
     # file (.pt, .pth) or what it holds: the DCASE 2023 baseline's or Audyn's PixelSNAIL
     source,
-    # not to be seen in the weights; None: what the file says, else 8
-    n_heads:int|None=None,
+    n_heads:int|None=None,  # not seen in the weights; None: as the file says, else 8
 # `PublishedPixelSNAIL` in eval mode; `card['unused']` lists the tensors that no
 # computation ever used
 ):

@@ -50,8 +50,7 @@ def _published_places(c):
 #| code-fold: true
 def to_published(
     config:WaveNetConfig, # of a network with weight norm
-    # our names -> tensors shaped like the weights: weights, gradients, moments
-    state:dict,
+    state:dict,  # our names -> tensors like the weights: weights, gradients, moments
 ) -> dict: # original names -> Tensor
     "Weights of a WaveNet, or anything shaped like them, under the original names"
     places = _published_places(config)

@@ -75,8 +75,7 @@ def _pick(config_type, settings):
 @patch(cls_method=True)
 def from_original(cls:HiFiGAN,
     source, # `g_*` of jik876, a .pth of Audyn, or a dict of weights
-    # dict or file of settings; None: config.json beside the file, or the shapes
-    config=None,
+    config=None,  # settings, dict or file; None: config.json beside it, or the shapes
     mel:MelConfig=None, # front end; None: from the settings, or the usual one
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->HiFiGAN: # in eval mode

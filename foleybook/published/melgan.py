@@ -225,8 +225,7 @@ class MelGANRecipe(AdversarialRecipe):
 @patch(cls_method=True)
 def from_original(cls:MelGAN,
     source, # `best_netG.pt` or a dict of weights
-    # front end; None: that of SpecVQGAN. descriptinc's: `melgan_mel()`
-    mel:MelConfig=None,
+    mel:MelConfig=None,  # front end; None: SpecVQGAN's. descriptinc's: `melgan_mel()`
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->MelGAN: # in eval mode
     "Read a published MelGAN; the file does not say which mels it was trained on"

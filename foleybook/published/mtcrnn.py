@@ -88,8 +88,7 @@ def published_loss(
     out: ParamOut,  # for rows, (b, l, ...)
     targets: Tensor,  # the tracks that came, (b, l, tracks)
     config: PublishedTierConfig,  # of the tier
-    # normal numbers of the draws, (l, b, tracks); with `drawn_loss`
-    eps: Tensor = None,
+    eps: Tensor = None,  # normal numbers of draws, (l, b, tracks); with `drawn_loss`
     temperature: float = 1.0,  # see `PublishedTier.spread`
 ) -> Tensor:  # of each row, (l,)
     "Mean squared error of a draw; of a mixture the likelihood"
@@ -197,8 +196,7 @@ def from_original(
 def from_original(
     cls: ParamTier,
     weights,  # MTCRNN's run folder, `model_<step>` file or `state_dict`: nets 0 to 5
-    # rows per second; None: as args.txt of the folder says, else 125
-    row_rate: float = None,
+    row_rate: float = None,  # rows per second; None: as its args.txt says, else 125
     step: int = None,  # which model of a folder; None: the last
 ):  # a `PublishedTier` with the published weights and quirks
     "Load a parameter tier of MTCRNN; the shapes say which net it is"

@@ -426,8 +426,7 @@ class AudioLogger(Callback):
         folder:Path, # one folder per visit goes here
         every:int=1000, # steps
         n:int=4, # sounds
-        # f(model) -> `Sounds`; None: model.sample(n=n, seed=0, progress=False)
-        sampler=None,
+        sampler=None,  # model -> `Sounds`; None: sample(n=n, seed=0, progress=False)
         tensorboard:bool=True, # write event files when tensorboard is installed
     ):
         self.folder, self.every = Path(folder), every

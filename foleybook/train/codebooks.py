@@ -79,10 +79,8 @@ class CascadeRecipe(StagedRecipe):
     prior:Recipe = by_preset('unigram')
     # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     vocoder:str|None = None
-    # how the finished model draws where it is not told otherwise
-    top_p:float|None = None
-    # as above; needs `class_dropout` in the training of the prior
-    guidance:float|None = None
+    top_p:float|None = None  # how the finished model draws where not told otherwise
+    guidance:float|None = None  # as above; needs `class_dropout` in training
     # the prior learns from the validation clips too, when all is settled; bits are then
     # of those
     every_clip:bool = False

@@ -47,11 +47,9 @@ class FoleyRecipe(CascadeRecipe):
     prior:Recipe = by_preset('foley-pixelsnail')
     # not used if `vocoder` names a folder
     vocoder_recipe:LoopRecipe = by_preset('foley-vocoder')
-    # recordings for the vocoder; None: the same as for the rest
-    vocoder_data:str|None = None
+    vocoder_data:str|None = None  # recordings for the vocoder; None: as for the rest
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
-    # how the finished model draws where it is not told otherwise
-    guidance:float|None = 2.
+    guidance:float|None = 2.  # how the finished model draws where not told otherwise
 
     def unused(self)->dict:
         "With a vocoder that is there already, none is trained"

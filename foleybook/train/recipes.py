@@ -32,15 +32,13 @@ __all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'l
 class Recipe:
     "What a result depends on. A family adds fields, and writes `_train`"
     seed:int = 0                # of weights, order and everything drawn
-    # a trained model whose weights the new one begins with; '': fresh ones
-    start:str = ''
+    start:str = ''  # a trained model whose weights it begins with; '': fresh ones
     device:str = 'auto'         # auto, cpu, cuda, cuda:1 ...
 
     name:ClassVar[str] = ''     # the preset it comes from
     # name -> {field: value}; those that ship are in `foleybook.train.presets`
     presets:ClassVar[dict] = {}
-    # earlier name of a field -> name, for a stored recipe.json
-    renamed:ClassVar[dict] = {}
+    renamed:ClassVar[dict] = {}  # earlier name of a field -> name, for recipe.json
     free:ClassVar[tuple] = ('device',)  # fields that may change when a run is resumed
     warm:ClassVar[bool] = False # can it begin with the weights of another model?
     from_model:ClassVar[bool] = False # is a trained model what it learns from?
@@ -398,8 +396,7 @@ class LoopRecipe(Recipe):
     # memory of the two means; one_cycle moves the first from .95 to .85 and back
     betas:tuple[float, float] = (.9, .99)
     weight_decay:float = 0.     # pull of the weights towards 0
-    # float32, bf16, fp16, or auto: what a trial finds fastest here
-    precision:str = 'float32'
+    precision:str = 'float32'  # float32, bf16, fp16, auto: what a trial finds fastest
     ema:float = 0.              # decay of the averaged weights; 0: none
     accumulate:int = 1          # batches per optimiser step
     clip_norm:float = 0.        # largest norm of the gradients; 0: any
@@ -715,8 +712,7 @@ def by_preset(
 @dataclass
 class StagedRecipe(Recipe):
     "Recipes trained one after the other, each in a field; seed and device hold for all"
-    # 'stage.field' that the whole decides -> what to set instead
-    taken:ClassVar[dict] = {}
+    taken:ClassVar[dict] = {}  # 'stage.field' that the whole decides -> set instead
 
     @property
     def stages(self) -> dict: # name -> recipe

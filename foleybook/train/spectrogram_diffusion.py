@@ -55,12 +55,9 @@ class FlowTask:
     from_start:float = .5 # share of the crops that begin where the clip begins
     keep:float = .2 # share of the items of which a part stays clean
     drop:float = .1 # share of the items that are asked by nothing
-    # events stand anywhere, before and after them their clip's own floor
-    place:bool = False
-    # share of the items at another tape speed, length and tilt: it is told of
-    alter:float = 0.
-    # share of the items that are two takes of a class at once: it is told of
-    mix:float = 0.
+    place:bool = False  # events stand anywhere, around them their clip's own floor
+    alter:float = 0.  # share of items at another tape speed, length, tilt: it is told
+    mix:float = 0.  # share of the items that are two takes of a class: it is told of
     level:float = 0. # share of the items whose level over time is told
 
     @property
