@@ -8,10 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def copy(root, to):
-    "What nbdev reads and writes"
+def copy(root, to, only=""):
+    "What nbdev reads and writes, or one notebook and its module"
+    def left_out(folder, names):
+        others = [n for n in names if only and Path(n).suffix in (".ipynb", ".py") and Path(n).stem not in (only, "__init__")]
+        return {*others, "__pycache__", ".ipynb_checkpoints"}
+
     for name in ("nbs", "foleybook"):
-        shutil.copytree(root / name, to / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(root / name, to / name, ignore=left_out)
     for name in ("settings.ini", "pyproject.toml"):
         shutil.copy(root / name, to)
     return to
@@ -38,11 +42,11 @@ def test_notebooks_are_clean(tmp_path):
 def test_differences_are_seen(tmp_path):
     "The two checks above can fail: a line written into a module, metadata left in a notebook"
     (tmp_path / "a").mkdir()
-    worse = copy(ROOT, tmp_path / "a")
+    worse = copy(ROOT, tmp_path / "a", only="files")
     with open(worse / "foleybook" / "core" / "files.py", "a") as f:
         f.write("by_hand = 1\n")
     book = json.loads((worse / "nbs" / "core" / "files.ipynb").read_text())
     book["cells"][-1]["metadata"]["collapsed"] = True
     (worse / "nbs" / "core" / "files.ipynb").write_text(json.dumps(book))
-    assert changed_by("nbdev_export", worse, tmp_path / "b", "foleybook/**/*.py") == ["foleybook/core/files.py"]
+    assert changed_by("nbdev_export", worse, tmp_path / "b", "foleybook/core/*.py") == ["foleybook/core/files.py"]
     assert changed_by("nbdev_clean", worse, tmp_path / "c", "nbs/**/*.ipynb") == ["nbs/core/files.ipynb"]

@@ -40,7 +40,7 @@ def bitrate(
 
 # %% ../../nbs/apps/codec.ipynb #fea27028
 class Reach(NamedTuple):
-    "How far the networks of a codebook see, to either side; bounds, not less than the truth"
+    "How far the networks of a codebook see to either side, not less than the truth"
     frames: int   # of the spectrogram, that a code depends on
     columns: int  # of codes, that a frame depends on
 
@@ -63,7 +63,7 @@ def reach(self:VQVAE)->Reach:
 # %% ../../nbs/apps/codec.ipynb #aa3f7483
 @patch(as_prop=True)
 def reach(self:SpectrogramVQGAN)->Reach|None:
-    "None where a code depends on the whole clip: 'group' normalisation, attention without a window"
+    "None where a code depends on the whole clip: 'group' norms, attention to all"
     c, strides = self.config, self.config.time_strides
     if c.norm == 'group' or c.window is None: return None
     # frames of a column
@@ -160,7 +160,7 @@ def unpack_codes(
         f"{len(packed)} bytes for {n} codes of {bits} bits. The file is damaged: "
         "encode again.")
     each = np.unpackbits(np.frombuffer(packed, np.uint8))[:n * bits].reshape(n, bits).astype(int)
-    codes = torch.from_numpy((each << np.arange(bits)[::-1]).sum(1)).reshape(tuple(shape))
+    codes = torch.from_numpy((each << np.arange(bits)[::-1]).sum(1)).view(*shape)
     return check_codes(codes, n_codes)
 
 # %% ../../nbs/apps/codec.ipynb #763cc480
@@ -192,8 +192,7 @@ def save(self:Encoded,
 )->Path:
     "Head, packed codes, digest; the file appears only when it is whole"
     head = json.dumps(dict(shape=list(self.codes.shape), n_codes=self.n_codes,
-                           samples=self.samples,
-                           sample_rate=self.sample_rate,
+                           samples=self.samples, sample_rate=self.sample_rate,
                            codebook=self.codebook)).encode()
     body = _MAGIC + struct.pack('<I', len(head)) + head + pack_codes(self.codes,
                                                                      self.n_codes)
@@ -203,14 +202,14 @@ def save(self:Encoded,
 
 # %% ../../nbs/apps/codec.ipynb #33b556f0
 def _read_codes(path):
-    "All bytes of a file that begins as ours do; of another, a device or a pipe, only the first"
+    "All bytes of a file that begins as ours do; of another, or a pipe, only the first"
     if path.exists() and not path.is_file(): return b''
     with path.open('rb') as f:
         magic = f.read(8)
         return magic + (f.read() if magic == _MAGIC else b'')
 
 def _checked_head(text):
-    "The head of a file of codes as a dict; whoever can write a digest can write anything here"
+    "The head of a file as a dict; whoever can write a digest can write anything here"
     about = json.loads(text)
     whole = lambda v, low, high: type(v) is int and low <= v <= high
     rules = dict(shape=lambda v: isinstance(v, list) and len(v) in (3, 4)
@@ -279,8 +278,7 @@ class NeuralCodec:
         self.mel.require(self.vocoder.mel,
                          f'the vocoder ({type(self.vocoder).__name__})')
         self.rounded = partial(torch.autocast, self.codebook.device.type,
-                               torch.bfloat16,
-                               precision == 'bf16')
+                               torch.bfloat16, precision == 'bf16')
 
     @property
     def stages(self)->int:
@@ -290,7 +288,7 @@ class NeuralCodec:
 # %% ../../nbs/apps/codec.ipynb #51223c42
 @patch
 def _frames(self:NeuralCodec, channels, samples, rate):
-    "Frames of a sound in the codebook's mel; a sound that is too long is a `CodecError`"
+    "Frames of a sound in the codebook's mel; a `CodecError` where it is too long"
     if rate not in RATES:
         raise CodecError(f"{rate} Hz: use {RATES[0]} to {RATES[-1]} Hz.")
     wanted = -(-samples * self.mel.sample_rate // int(rate))
@@ -301,7 +299,7 @@ def _frames(self:NeuralCodec, channels, samples, rate):
 
 @patch
 def _check(self:NeuralCodec, encoded):
-    "That codes are those of this codebook, and as many as the samples they speak of need"
+    "That codes are of this codebook, and as many as the samples they speak of need"
     if encoded.codebook != self.codebook.codebook_hash: raise CodecError(
         f"codes of codebook {encoded.codebook}, given is "
         f"{self.codebook.codebook_hash}. Decode with the codebook that encoded.")
@@ -381,8 +379,7 @@ def lossy(
     x, rate, file = audio.reshape(1, -1), rate or sample_rate, io.BytesIO()
     how = dict(bitrate_mode='CONSTANT') if codec == 'MP3' else {}
     sf.write(file, resample(x, sample_rate, rate).T.numpy(), rate, format=form,
-             subtype=subtype,
-             compression_level=level, **how)
+             subtype=subtype, compression_level=level, **how)
     size = len(file.getvalue())
     file.seek(0)
     y = torch.from_numpy(sf.read(file, dtype='float32', always_2d=True)[0].T.copy())
@@ -418,10 +415,8 @@ def _renderings(x, rate, codecs, levels):
 def rate_distortion(
     sounds:Sounds, # recordings, one channel
     codecs:dict, # name -> `NeuralCodec`, residual ones are measured at each depth
-    # of the codecs that everybody has; (): leave them out
-    levels:tuple=(.2, .6, .9, .99),
-    # see `embedders.find_embedder`; left out where aisfx is not installed
-    embedder='aisfx',
+    levels:tuple=(.2, .6, .9, .99),  # of codecs that everybody has; (): leave them out
+    embedder='aisfx',  # see `find_embedder`; left out where aisfx is not installed
     mel:MelConfig|None=None, # in which the mel distance is measured; None: 'fullband'
 ): # pandas table: codec, setting, kbit/s, mel distance in dB, embedding distance
     "What a kilobit buys, codec by codec"

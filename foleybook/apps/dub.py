@@ -35,10 +35,11 @@ def _av():
 # %% ../../nbs/apps/dub.ipynb #a4ef1887
 @contextmanager
 def _film(path):
-    "An open film: a file, whatever its name may mean to FFmpeg, and nothing that it points to"
+    "An open film: a file, whatever its name means to FFmpeg, and nothing it points to"
     if not Path(path).is_file(): raise VideoError(f"{path}: no such film. Give a file.")
     av = _av()
-    with Path(path).open('rb') as file, av.open(file, options=dict(protocol_whitelist='-')) as film:
+    alone = dict(protocol_whitelist='-')
+    with Path(path).open('rb') as file, av.open(file, options=alone) as film:
         yield film
 
 # %% ../../nbs/apps/dub.ipynb #bc5769b6
@@ -95,7 +96,7 @@ def film_seconds(
 
 # %% ../../nbs/apps/dub.ipynb #001801fa
 class ResNetEye(nn.Module):
-    "Pictures to 2048 numbers: a ResNet-50 without its last layer, as torchvision's weights want it"
+    "Pictures to 2048 numbers: torchvision's ResNet-50 without its last layer"
     dim = 2048
     def __init__(self,
         weights=None, # torchvision's file, or 'random'
@@ -138,7 +139,7 @@ def tile_features(
     features:Tensor, # (l, d)
     length:int, # rows wanted
 )->Tensor: # (length, d)
-    "Cut, or begin again from the first row as often as needed, as the published data were made"
+    "Cut, or begin again from the first row, as the published data were made"
     if features.ndim != 2 or not len(features):
         raise ValueError(f"features of shape {tuple(features.shape)}: give rows, (l, "
                          "d).")
@@ -164,7 +165,7 @@ def follow_film(
     seed:int=0, # of what is drawn
     **how, # other arguments of `sample`
 )->Sounds:
-    "Sound for features of any length: half a piece at a time, each with its own part of the film"
+    "Sound for features of any length: half a piece at a time, each with its part"
     piece, rows = model.default_seconds, round(model.default_seconds * rate)
     seconds, at = len(features) / rate if seconds is None else seconds, 0.
     if not 0 < seconds <= _LONGEST_FILM:
@@ -280,8 +281,8 @@ def sample_takes(
     if len(set(clips)) != len(conditions) or len(clips) != len(conditions):
         raise ValueError(f"{len(set(clips))} names for {len(conditions)} clips. Give "
                          "each its own.")
-    rank, world = (int(os.environ.get(k, v)) for k,
-                   v in (('RANK', 0), ('WORLD_SIZE', 1)))
+    rank, world = (int(os.environ.get(k, v))
+                   for k, v in (('RANK', 0), ('WORLD_SIZE', 1)))
     target = conditions.label.tolist() if conditions.label is not None else [0] * len(clips)
     work = [(i, t, Path(out)/pattern.format(target=target[i], clip=clip, take=t))
             for i, clip in enumerate(clips) for t in range(takes)]
@@ -291,13 +292,11 @@ def sample_takes(
         rows, numbers, files = zip(*some)
         seeds = [mix_seed(seed, clips[i], t) % 2**31 for i, t in zip(rows, numbers)]
         sounds = model.sample(conditions[list(rows)], n=len(rows), seed=seeds,
-                              progress=False,
-                              **how)
-        made += [write_audio(f, x, sounds.sample_rate) for f,
-                 x in zip(files, sounds.audio)]
+                              progress=False, **how)
+        made += [write_audio(f, x, sounds.sample_rate)
+                 for f, x in zip(files, sounds.audio)]
     if not rank:
         told = dict(model=type(model).__name__, config_hash=model.config_hash,
-                    takes=takes,
-                    seed=seed, pattern=pattern, **how)
+                    takes=takes, seed=seed, pattern=pattern, **how)
         write_text(Path(out)/'sampling.json', json.dumps(told, indent=1, default=str))
     return made

@@ -61,8 +61,7 @@ class Exportable(nn.Module):
 
     def forward(self,
         log_mel:Tensor, # log-mel, (b, m, f)
-        # number of the first frame, (1,) int64: 0, or where this piece begins
-        start:Tensor,
+        start:Tensor,  # number of the first frame, (1,) int64: where this piece begins
     )->Tensor: # waveform, (b, 1, f * hop_length)
         "Render"
         return self.vocoder(log_mel, start)
@@ -88,7 +87,7 @@ def export_program(
     path, # .pt2
     device='cpu', # where it is traced, and where the program runs
 )->Path:
-    "A program with inputs (log_mel, start) that `torch.export.load(path).module()` runs"
+    "A program of (log_mel, start) that `torch.export.load(path).module()` runs"
     model,args,free = _traced(vocoder, device)
     notes = {'notes.json': json.dumps(export_notes(vocoder), indent=1)}
     with torch.no_grad():
@@ -112,7 +111,7 @@ def export_onnx(
     device='cpu', # where it is traced; the graph runs anywhere
     opset:int=18, # version of the operators
 )->Path:
-    "An ONNX graph from log_mel (batch, m, frames) and start (1) to audio; needs the extra `[export]`"
+    "An ONNX graph from log_mel (batch, m, frames) and start to audio; with `[export]`"
     if missing := [p for p in ('onnx', 'onnxscript')
                    if importlib.util.find_spec(p) is None]:
         raise ImportError(f"export_onnx needs {' and '.join(missing)}: "

@@ -91,8 +91,7 @@ def trimmed(
 class Finishing:
     "How takes are finished"
     loudness:float|None = None # LUFS
-    # dBTP: with a loudness at most, else exactly; None: -1 at most
-    peak:float|None = None
+    peak:float|None = None  # dBTP: with a loudness at most, else so; None: -1 at most
     trim:bool = False # cut silence off both ends?
     fade:float|None = None # ms at both ends
     markers:bool = False # say in the file where something begins?

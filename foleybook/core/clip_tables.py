@@ -118,8 +118,7 @@ class ClipTable:
     def shippable(self)->ClipTable: # rows that may be given on with attribution
         "Rows under CC0, CC BY, CC BY-SA or generated; unknown licences are left out"
         return self.subset(np.array([bool(_FREE.match(l.strip()))
-                                     for l in self.df.licence],
-                                    bool))
+                                     for l in self.df.licence], bool))
 
     def under_licence(self,
         # such as 'CC0', 'CC BY'; versions do not count: 'CC BY' means CC BY 4.0, not CC
@@ -143,8 +142,7 @@ class ClipTable:
         seconds:float=4.,
         # 'fixed': one behind the other; 'onsets': where sounds begin, else as fixed
         at:str="fixed",
-        # share of a clip that the next one repeats, 0 to .95; for 'fixed'
-        overlap:float=0.,
+        overlap:float=0.,  # share of a clip that the next repeats, 0 to .95; 'fixed'
         )->ClipTable: # more rows, with `start`, `seconds` and `source`
         "Cut long recordings into clips"
         return _sliced(self, seconds, at, overlap)
@@ -208,9 +206,11 @@ def read_frame(
     numbers"""
     try: df = pd.read_csv(csv, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise TableError(f"{csv}: no such file. Give the path of a clip table.") from None
+        raise TableError(f"{csv}: no such file. Give the path of a clip "
+                         "table.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise TableError(f"{csv}: not a csv table ({e}). Save it as UTF-8 with commas.") from None
+        raise TableError(f"{csv}: not a csv table ({e}). Save it as UTF-8 with "
+                         "commas.") from None
     for c in df:
         if c in (*_PATHS, "label", "split", "source", "licence"): continue
         number = pd.to_numeric(df[c].replace("", None), errors="coerce")
@@ -252,7 +252,7 @@ def _unusable(x, file):
     top = x.abs().max().item() if x.numel() else 0.
     if top == 0: return f"{file}: silent (all samples are 0). Remove it from the set."
     if not top <= LOUDEST:
-        return f"{file}: samples reach {top:.3g} times full scale. Export it with peaks below 1."
+        return f"{file}: samples reach {top:.3g} times full scale. Keep peaks below 1."
 
 def _fault(file, start, seconds, decode):
     "Reason why `file` cannot be used, or None"
@@ -465,8 +465,7 @@ def split_by_fold(
 
 # %% ../../nbs/core/clip_tables.ipynb #d8a4bbcd
 _SPLITS = dict(training="train", dev="train", validation="valid", val="valid",
-               eval="valid",
-               testing="test")
+               eval="valid", testing="test")
 
 def official_split(
     df, # frame of clips; without a column `split` nothing is stated
@@ -489,8 +488,7 @@ def split_table(
     table:ClipTable, # to split
     valid:float=.2, # share, where the set states no split
     seed:int=0, # where a split is drawn
-    # to validate on, whatever is stated (default: the last, if there are any)
-    fold=None,
+    fold=None,  # to validate on, whatever is stated (default: the last, if any)
     )->tuple: # (train, valid) row numbers; an official test split is in neither
     "The official split if the table has one, else a fold, else by source"
     rows = np.flatnonzero(~in_test_split(table.df))
@@ -539,8 +537,8 @@ def _cuts(begin, end, at, seconds, overlap, file):
     "(start, seconds) of the clips of one recording"
     if at == "onsets" and len(found := onsets(file, begin, end - begin)):
         begins = np.maximum(begin, found - .02)
-        return [(a, min(seconds, b - a)) for a,
-                b in zip(begins, [*begins[1:], end]) if b - a > .05]
+        return [(a, min(seconds, b - a))
+                for a, b in zip(begins, [*begins[1:], end]) if b - a > .05]
     step = seconds*(1 - overlap)
     _bounded(file, (end - begin)/step, seconds)
     starts = begin + step*np.arange(int((end - begin - seconds)/step + 1e-6) + 1)

@@ -225,7 +225,7 @@ class CodeTable:
         if len(codes) != len(df):
             raise CodeError(f"{len(codes)} code maps for {len(df)} rows")
         self.codebook_hash, self.seconds, self.source = codebook_hash, seconds, source
-        self.labels = list(labels) if labels is not None else sorted(self.df.label.unique())
+        self.labels = list(sorted(self.df.label.unique()) if labels is None else labels)
         self.valid_idx = [int(i) for i in valid_idx] if valid_idx is not None else []
         if conditions is None:
             conditions = Conditions(label=[self.labels.index(l) for l in self.df.label],
@@ -278,11 +278,9 @@ class CodeTable:
 def _save_codes(table, folder):
     "Write codes.safetensors, clips.csv and codes.json"
     about = dict(n_codes=table.n_codes, codebook_hash=table.codebook_hash,
-                 seconds=table.seconds,
-                 labels=table.labels,
+                 seconds=table.seconds, labels=table.labels,
                  valid_idx=table.valid_idx, source=table.source,
-                 code_shape=table.code_shape,
-                 names=table.conditions.names)
+                 code_shape=table.code_shape, names=table.conditions.names)
     small = torch.int16 if table.n_codes <= 2**15 else torch.int32
     with atomic_folder(folder, merge=True) as work:
         asked = {f'conditions.{k}': v for k, v in table.conditions.tensors().items()}
@@ -357,8 +355,7 @@ def encode_table(
     if valid_idx is None: valid_idx = split_table(cache.index)[1]
     df = cache.index.relative(folder) if folder else cache.index.df
     table = CodeTable(torch.cat(codes), df, codebook.n_codes, codebook.codebook_hash,
-                      cache.seconds,
-                      cache.labels, valid_idx, cache.path.name)
+                      cache.seconds, cache.labels, valid_idx, cache.path.name)
     if folder: table.save(folder)
     return table
 
@@ -381,8 +378,7 @@ def code_dls(
         return table.codes[index], table.conditions[index], table.codes[index]
     def moved(b): return tuple(part.to(device) for part in b)
     loader = lambda index, **options: DataLoader(index, bs=min(bs, len(index)),
-                                                 num_workers=0,
-                                                 n_inp=2, device=device,
+                                                 num_workers=0, n_inp=2, device=device,
                                                  create_batch=batch, after_batch=moved,
                                                  **options)
     dls = DataLoaders(loader(train, shuffle=True, drop_last=True), loader(valid),
@@ -571,8 +567,7 @@ class Cascade(MelGenerator):
         # one that
         # comes with the book, which is then not saved again
         vocoder:nn.Module|str|None=None,
-        # class names in the order of their numbers; None: their numbers
-        labels:list|None=None,
+        labels:list|None=None,  # classes in the order of their numbers; None: numbers
         seconds:float|None=None, # length of the training clips; None: that of the map
         top_p:float|None=None, # what `sample` uses where it is not told otherwise
         guidance:float|None=None, # as above
@@ -587,7 +582,8 @@ class Cascade(MelGenerator):
         if len(self.labels) != prior.config.n_classes:
             raise CodeError(f"{len(self.labels)} labels for a prior of "
                             f"{prior.config.n_classes} classes")
-        self.asks, self.takes = prior.asks, set(inspect.signature(prior.sample_codes).parameters)
+        self.asks = prior.asks
+        self.takes = set(inspect.signature(prior.sample_codes).parameters)
         self.honours = frozenset({'seconds'} | self.takes & {
             'temperature', 'top_k', 'top_p', 'guidance', 'steps', 'init', 'mask',
             'progress'})
@@ -733,8 +729,7 @@ def _cascade_of(cls, parts, config):
         'default' if config.vocoder == 'default'
         else GriffinLim(parts['codebook'].mel, config.griffin_lim))
     return cls(parts['prior'], parts['codebook'], vocoder, list(config.labels),
-               config.seconds,
-               config.top_p, config.guidance)
+               config.seconds, config.top_p, config.guidance)
 
 # %% ../../nbs/core/code_maps.ipynb #66880857
 def turn_codes(
@@ -797,16 +792,16 @@ def held_out_bits(
     "What a held-out code costs under a prior; compare with `UnigramPrior`"
     index, total = torch.tensor(table.valid_idx or table.train_idx), 0.
     for part in index.split(bs):
-        codes, cond = table.codes[part].to(prior.device), table.conditions[part].to(prior.device)
+        codes = table.codes[part].to(prior.device)
+        cond = table.conditions[part].to(prior.device)
         total += code_bits(prior.eval()(codes, cond), codes).item() * len(part)
     return total / len(index)
 
 # %% ../../nbs/core/code_maps.ipynb #cf375fcb
 @dataclass
 class PriorRecipe(LoopRecipe):
-    "Train a prior on code maps; a family adds `model`, with the fields of `PriorConfig`"
-    # turn every map in time by a random number of columns, anew each time
-    turn:bool = True
+    "Train a prior on code maps; a family adds `model`, fields as in `PriorConfig`"
+    turn:bool = True  # turn every map in time by random columns, anew each time
     noise:float = 0.  # share of read codes replaced by random ones
     # folder of the codebook: codes are heard through it every `audio_every` steps
     codebook:str|None = None

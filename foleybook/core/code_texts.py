@@ -74,10 +74,8 @@ class Steps(NamedTuple):
     shape:tuple # (k, h, w)
     order:Tensor # places in the order of reading, (h w,)
     streams:int # codes written in a step: 1, or k along the slope
-    # int64, (t,): the place (in order of reading) that the first stream writes
-    first:Tensor
-    # int64, (t, n): steps that write around it, all before it; -1: there is none
-    near:Tensor
+    first:Tensor  # int64, (t,): the place that the first stream writes
+    near:Tensor  # int64, (t, n): steps that write around it, before it; -1: none
     slope:int # steps between two streams
 
     def to_steps(self,
@@ -105,8 +103,7 @@ AROUND = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if r or c] + [(0, -2), 
 
 def code_steps(
     config, # `TransformerConfig` of chapter 07: order and pattern
-    # False: all streams of a place in one step, neighbours on all sides
-    causal:bool=True,
+    causal:bool=True,  # False: a place's streams in one step, neighbours all around
 )->Steps:
     "Places, streams and neighbours of every step"
     k, (h, w) = config.n_quantizers, config.code_shape[-2:]

@@ -162,8 +162,7 @@ class Tracks:
         rate:float=100., # rows per second
         train=None, # rows of the cache that set the ranges; None: all
         wanted:float=None, # values per second that `read` gives; None: one a sample
-        # a parameter beyond its range: 'clip' and warn, or 'refuse'
-        outside:str='clip',
+        outside:str='clip',  # parameters beyond their range: 'clip', warn, or 'refuse'
     ):
         self.names, self.labels = tuple(names), cache.labels
         self.rate = cache.sample_rate / round(cache.sample_rate / rate)

@@ -99,8 +99,8 @@ def _unread(root):
     odd = (f for f in _audio_files(root, text=False)
            if not _is_text(f.relative_to(root)))
     found = sorted([*found, *((f, remedy) for f in odd)])
-    return [(_shown(f.relative_to(root)), f"{_shown(f)}: {reason}") for f,
-            reason in found]
+    return [(_shown(f.relative_to(root)), f"{_shown(f)}: {reason}")
+            for f, reason in found]
 
 # %% ../../nbs/core/data_sets.ipynb #804aaf36
 #| code-fold: true
@@ -112,8 +112,7 @@ def _table(root, rows, what, skipped=()):
                       *[why for _, why in unread[:10]], *more])
     if not rows:
         raise TableError(f"{_shown(root)}: no clips found ({what}). Check the path and "
-                         "the layout."
-                         + f"\n{told}"*bool(unread))
+                         "the layout." + f"\n{told}"*bool(unread))
     if unread: warnings.warn(told)
     return ClipTable(pd.DataFrame(rows), root, [*skipped, *unread])
 
@@ -135,8 +134,8 @@ def read_folder(
             reason = f"{_shown(d)}: class folder holds {held}. Add clips or remove the folder."
             empty.append((_shown(d.name), reason))
             warnings.warn(reason)
-    rows = [dict(path=str(f), label=names[t], licence=licence) for f,
-            t in zip(files, top)]
+    rows = [dict(path=str(f), label=names[t], licence=licence)
+            for f, t in zip(files, top)]
     return _table(root, rows, "*/*" + "|".join(sorted(AUDIO_SUFFIXES)), empty)
 
 # %% ../../nbs/core/data_sets.ipynb #b47ee74a
@@ -187,8 +186,7 @@ def _esc_rows(folder):
         licence, author = licences.get(f.name, ("", ""))
         label = snake_case(re.sub(r"^\d+ - ", "", f.parent.name))
         yield dict(path=str(f.relative_to(folder)), label=label, fold=int(m[1]),
-                   source=m[2],
-                   take=m[3], licence=licence, author=author)
+                   source=m[2], take=m[3], licence=licence, author=author)
 
 # %% ../../nbs/core/data_sets.ipynb #848a2d99
 def read_esc(
@@ -210,8 +208,7 @@ def read_esc(
     df, licences = read_frame(meta), _esc_licences(folder)
     df = df.rename(columns=dict(filename="path", category="label", src_file="source"))
     df = df.assign(licence=[licences.get(p, ("", ""))[0] for p in df.path],
-                   path="audio/" + df.path,
-                   source=df.source.astype(str))
+                   path="audio/" + df.path, source=df.source.astype(str))
     return ClipTable(df[df.esc10.astype(str) == "True"] if esc10 else df, folder)
 
 # %% ../../nbs/core/data_sets.ipynb #c30242c1
@@ -243,7 +240,8 @@ def read_free_kinds(
             raise TableError(f"{folder/part}: not found. Run data_scripts/esc10.py, "
                              "and put the free clips of ESC-50 with their table into "
                              "esc50_more/.")
-    old, new = read_esc(folder/"esc10").shippable().df, read_frame(folder/"esc50_more/clips.csv")
+    old = read_esc(folder/"esc10").shippable().df
+    new = read_frame(folder/"esc50_more/clips.csv")
     old = old.assign(path="esc10/" + old.path,
                      split=np.where(old.fold == 5, "valid", "train"))
     source = new.path.str.extract(r"/\d-(\d+)-", expand=False).astype(str)
@@ -276,8 +274,7 @@ def read_oneshots(
 
 # %% ../../nbs/core/data_sets.ipynb #6d1ea046
 DCASE2023_LABELS = ["dog_bark", "footstep", "gunshot", "keyboard",
-                    "moving_motor_vehicle", "rain",
-                    "sneeze_cough"]
+                    "moving_motor_vehicle", "rain", "sneeze_cough"]
 
 # %% ../../nbs/core/data_sets.ipynb #383a2a41
 def read_dcase2023(
@@ -330,8 +327,7 @@ def read_speech_commands(
         word, speaker, _ = f.parent.name, *f.name.partition("_nohash_")[::2]
         if "_nohash_" not in f.name or (words and word not in words): continue
         rows.append(dict(path=f.relative_to(root).as_posix(), label=word,
-                         source=speaker,
-                         split=split.get(f"{word}/{f.name}", "train"),
+                         source=speaker, split=split.get(f"{word}/{f.name}", "train"),
                          licence="CC BY 4.0"))
     return _table(root, rows, "zero/<speaker>_nohash_<n>.wav")
 
@@ -363,8 +359,7 @@ def read_ljspeech(
     lines = [line.split("|") for line in meta.read_text(encoding="utf-8").splitlines()
              if line]
     rows = (dict(path=f"wavs/{p[0]}.wav", label="speech", source=p[0].split("-")[0],
-                 text=p[-1],
-                 licence="Public Domain") for p in lines)
+                 text=p[-1], licence="Public Domain") for p in lines)
     return _table(root, rows, "metadata.csv")
 
 # %% ../../nbs/core/data_sets.ipynb #854f49dd
@@ -391,8 +386,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 # %% ../../nbs/core/data_sets.ipynb #ad994fdb
 #| code-fold: true
 _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError,
-           KeyError,
-           TypeError)
+           KeyError, TypeError)
 
 # %% ../../nbs/core/data_sets.ipynb #61c238f9
 def load_features(
@@ -405,9 +399,11 @@ def load_features(
             return np.load(file, mmap_mode="r", allow_pickle=False)
         with open(file, "rb") as f: x = _ArrayUnpickler(f).load()
     except FileNotFoundError:
-        raise TableError(f"{file}: no such file. Check the column of the table.") from None
+        raise TableError(f"{file}: no such file. Check the column of the "
+                         "table.") from None
     except _DAMAGE as e:
-        raise TableError(f"{file}: not a plain array ({e}). Save it as a numeric .npy.") from None
+        raise TableError(f"{file}: not a plain array ({e}). Save it as a numeric "
+                         ".npy.") from None
     if not isinstance(x, np.ndarray) or x.dtype == object:
         raise TableError(f"{file}: holds {type(x).__name__}, not a numeric array. Save "
                          "it as .npy.")
@@ -425,8 +421,8 @@ def _feature_row(root, mel, folder, videos):
     vid = mel.stem.removesuffix("_mel")
     files = {k: folder/d/f"{vid}.pkl" for k, d in _FEATURES.items()}
     files["video"] = videos/f"{vid}.mp4"
-    extra = {k: str(f.relative_to(root)) if f.exists() else "" for k,
-             f in files.items()}
+    extra = {k: str(f.relative_to(root)) if f.exists() else ""
+             for k, f in files.items()}
     return dict(path=str(mel.relative_to(root)), **extra), vid
 
 # %% ../../nbs/core/data_sets.ipynb #83b11a20
@@ -476,7 +472,6 @@ def _implied(named):
     above = (both == alone[:, None]) & (alone[:, None] < alone)
     return {l: {every[j] for j in np.flatnonzero(above[i])} for l, i in at.items()}
 
-
 # %% ../../nbs/core/data_sets.ipynb #3d125f48
 _LICENCES = {"zero": "CC0 1.0", "by": "CC BY 3.0", "by-nc": "CC BY-NC 3.0",
              "sampling+": "CC Sampling+ 1.0"}
@@ -494,7 +489,6 @@ def _fsd50k_part(root, part):
         path=f"FSD50K.{part}_audio/" + df.fname + ".wav", label="", split=split,
         source=df.fname, licence=licence, labels=df.labels,
         author=[k.get("uploader", "") for k in known]))
-
 
 # %% ../../nbs/core/data_sets.ipynb #02ff93cc
 def read_fsd50k(
@@ -517,7 +511,6 @@ def read_fsd50k(
     df["label"] = [snake_case(o[0].replace("_", " ")) for o in own]
     keep = np.array([mixed or len(o) == 1 for o in own])
     return ClipTable(df[keep].reset_index(drop=True), root)
-
 
 # %% ../../nbs/core/data_sets.ipynb #a4ebb9fb
 def read_params(
@@ -576,14 +569,13 @@ class ClipConditions:
         "What is asked for in some seconds of some clips"
         names = list(table.df.label.iloc[rows])
         places = list(zip(rows, np.broadcast_to(start, len(rows))))
-        frames = [self._frames(table, i, s, seconds) for i,
-                  s in places] if self.features else None
+        frames = [self._frames(table, i, s, seconds)
+                  for i, s in places] if self.features else None
         tracks = {k: np.stack([self._track(table, i, s, seconds, k) for i, s in places])
                   for k in self.controls}
         label = [vocab.index(name) for name in names] if self.label and vocab else None
         return Conditions(len(rows), label, None, frames and np.stack(frames), None,
-                          tracks, names,
-                          self.feature_rate if self.features else None,
+                          tracks, names, self.feature_rate if self.features else None,
                           self.control_rate if self.controls else None)
 
 # %% ../../nbs/core/data_sets.ipynb #572e5f96

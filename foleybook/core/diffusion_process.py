@@ -29,13 +29,11 @@ class DiffusionProcess:
     "How sounds become noise, and what a network is asked about it"
     schedule: str = 'linear'    # linear, scaled_linear, squaredcos, flow
     T: int = 200                # steps of the clock: T - 1 is the noisiest, -1 is clean
-    # linear, scaled_linear: noise added by the first step ...
-    beta_0: float = 1e-4
+    beta_0: float = 1e-4  # linear, scaled_linear: noise added by the first step ...
     beta_T: float = .02         # ... and by the last
     prediction: str = 'eps'     # what the network answers: eps, x0, v, flow
     weighting: str = 'none'     # of the loss: none, or min_snr
-    # training times: uniform, even (one from each part), logit_normal
-    draw: str = 'uniform'
+    draw: str = 'uniform'  # training times: uniform, even (one a part), logit_normal
 
     def __post_init__(self):
         words = dict(schedule=NOISE_SCHEDULES, prediction=PREDICTIONS,

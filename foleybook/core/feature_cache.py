@@ -408,8 +408,7 @@ class MelCache(ClipCache):
     "Log-mels of a clip table, `mels` (n, m, f), memory-mapped"
     def __init__(self,
         path, # folder made by `build`
-        # front end the caller needs; another one raises `MelMismatch`
-        mel:MelConfig=None,
+        mel:MelConfig=None,  # front end that is needed; another raises `MelMismatch`
     ):
         super().__init__(path)
         if not self.feature.mel:
@@ -424,8 +423,7 @@ class MelCache(ClipCache):
         seconds:float, # length of every clip
         folder=None, # where caches are kept (default: see `cache_folder`)
         n_jobs:int=-1, # workers; threads unless a joblib backend is chosen
-        # what a shorter clip gets: 'loop', 'pad' or 'crop' (leave it out)
-        fit:str="loop",
+        fit:str="loop",  # what a shorter clip gets: 'loop', 'pad', or 'crop': out
         trim:bool=True, # cut silence from both ends first
         progress:bool=True, # show a bar
         dtype:str="float32", # or 'float16', half the room
@@ -485,7 +483,8 @@ def mean_std(self:ClipCache,
                                         np.float64)/scale)
         x = x.movedim(1, 0).flatten(1) if per_band else x.flatten()
         k, here = x.shape[-1], x.mean(-1)
-        squares = squares + (x - here[..., None]).square().sum(-1) + (here - mean)**2*n*k/(n + k)
+        within = (x - here[..., None]).square().sum(-1)
+        squares = squares + within + (here - mean)**2*n*k/(n + k)
         mean, n = mean + (here - mean)*k/(n + k), n + k
     return MeanStd(torch.as_tensor(mean), torch.as_tensor(squares/max(1, n - 1)).sqrt())
 
@@ -496,7 +495,7 @@ def joblib_workers(
     scheduler:str=None, # address of the dask or ray cluster; None starts one here
     n_jobs:int=-1, # workers
     ):
-    "Run the work of `MelCache.build`, `make_procedural`, `check` inside this context on workers"
+    "Run what `MelCache.build`, `make_procedural`, `check` do in here on workers"
     if backend == "dask":
         from dask.distributed import Client
         with Client(scheduler), joblib.parallel_config("dask", n_jobs=n_jobs): yield

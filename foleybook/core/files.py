@@ -65,8 +65,7 @@ def write_text(
 @contextmanager
 def atomic_folder(
     folder:Path, # what shall appear, or be renewed, in one go
-    # replace only the files written, keep the others of an existing folder
-    merge:bool=False,
+    merge:bool=False,  # replace the files written, keep the others of the folder
 ):
     """Yields a temporary folder that takes the place of `folder` when the block ends
     well"""
@@ -234,16 +233,15 @@ def load_strict(
     model:nn.Module, # gets the weights
     state:dict, # name -> Tensor
     where='the file', # how an error calls it
-    # the weights that the file should hold; None: all of the model's
-    only:dict|None=None,
+    only:dict|None=None,  # weights that the file should hold; None: all of the model's
 ):
     """Load weights; every missing, surplus or misshapen one is listed in a
     `CheckpointError`"""
     own = model.state_dict() if only is None else only
-    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    missing = sorted(own.keys() - state.keys())
+    surplus = sorted(state.keys() - own.keys())
     shapes = [f'{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}'
-              for k in own.keys() & state.keys()
-              if own[k].shape != state[k].shape]
+              for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     kinds = [f'{k} {state[k].dtype}' for k in own.keys() & state.keys()
              if own[k].is_floating_point() != state[k].is_floating_point()]
     problems = [f'{what}: {", ".join(names)}' for what, names in
@@ -259,8 +257,7 @@ def load_strict(
 _PLAIN = [argparse.Namespace, np.dtype, np.ndarray,
           (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
           (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
-          np._core.multiarray.scalar,
-          np._core.multiarray._reconstruct,
+          np._core.multiarray.scalar, np._core.multiarray._reconstruct,
           *(type(np.dtype(k)) for k in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'b1'))]
 
 # %% ../../nbs/core/files.ipynb #707b63f1
@@ -283,10 +280,10 @@ def read_published(
                               f"checkpoint ({str(e).splitlines()[0][:160]}). Have its "
                               "owner save the state dict alone.") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError,
-            TypeError,
-            zipfile.BadZipFile) as e:
+            TypeError, zipfile.BadZipFile) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0][:160]
-        raise CheckpointError(f"{path}: damaged or cut ({why}). Download it again.") from None
+        raise CheckpointError(f"{path}: damaged or cut ({why}). Download it "
+                              "again.") from None
     if isinstance(held, (list, tuple)): held = dict(enumerate(held))
     if isinstance(held, dict): return held
     raise CheckpointError(f"{path}: holds a {type(held).__name__}, not a table of "
@@ -301,7 +298,8 @@ def published_weights(
     *parts,
 ) -> dict: # name -> Tensor
     "The weights in a published file, by their original names"
-    state, where = read_published(source), 'the dict' if isinstance(source, dict) else source
+    state = read_published(source)
+    where = 'the dict' if isinstance(source, dict) else source
     for name in parts:
         if isinstance(state.get(name), dict): state = state[name]
     # flags

@@ -23,7 +23,7 @@ from .files import (
 from .settings import (
     config_hash, from_plain, known_class, near, SettingsError, to_plain)
 from .sound_files import fit_length, read_audio, resample
-from .sounds import CEILING, Finish, headroom, SamplingError, Sounds
+from .sounds import CEILING, Finish, SamplingError, Sounds
 
 # %% auto #0
 __all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
@@ -87,7 +87,7 @@ def preserve_rng(
 
 # %% ../../nbs/core/generator.ipynb #87a5cc86
 class ItemNoise:
-    "One generator per item: item k of seed s is the same alone, in a batch, on any device"
+    "One generator per item: the same alone, in a batch, on any device"
     def __init__(self,
         seeds:list, # one number per item, n of them
         device='cpu', # where the drawn tensors go
@@ -177,7 +177,7 @@ def _stored_conditions(cls, tensors, names, n):
 
 # %% ../../nbs/core/generator.ipynb #8d6ce81f
 class Conditions:
-    "What n sounds are asked by: classes, shares, features, text, control tracks, nothing"
+    "What n sounds are asked by: classes, shares, features, text, controls, nothing"
     label:Tensor|None    # (n,) int64; -1: no class
     shares:Tensor|None   # (n, k)
     features:Tensor|None # (n, l, d)
@@ -199,8 +199,7 @@ class Conditions:
     ):
         given = dict(label=label, shares=shares, features=features, text=text)
         self.fields = {k: _field(k, v, d) for (k, d),
-                       v in zip(_FIELDS.items(), given.values())
-                       if v is not None}
+                       v in zip(_FIELDS.items(), given.values()) if v is not None}
         self.fields |= {f'controls.{k}': _field(f'controls.{k}', v, 2)
                         for k, v in _named(controls).items()}
         self.feature_rate, self.control_rate = feature_rate, control_rate
@@ -230,8 +229,8 @@ class Conditions:
     @property
     def controls(self) -> dict: # name -> (n, l)
         "Control tracks"
-        return {k.partition('.')[2]: v for k,
-                v in self.fields.items() if k.startswith('controls.')}
+        return {k.partition('.')[2]: v
+                for k, v in self.fields.items() if k.startswith('controls.')}
 
     def __getitem__(self,
         index, # a number (of one sound), a slice, numbers, or a mask
@@ -257,8 +256,8 @@ class Conditions:
     ) -> Conditions:
         "Ask nothing where the mask is set: label -1, all else 0 (Ho and Salimans 2022)"
         gone = lambda v: mask.to(v.device).view(-1, *[1] * (v.ndim - 1))
-        fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0) for k,
-                  v in self.fields.items()}
+        fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0)
+                  for k, v in self.fields.items()}
         return _like(self, self.n, self.names, fields)
 
     def repeat(self,
@@ -285,8 +284,8 @@ class Conditions:
     def tensors(self) -> dict: # name -> Tensor, for `files.write_safetensors`
         "What is saved beside codes or latents"
         rates = dict(feature_rate=self.feature_rate, control_rate=self.control_rate)
-        return self.fields | {k: torch.tensor(float(v)) for k,
-                              v in rates.items() if v is not None}
+        return self.fields | {k: torch.tensor(float(v))
+                              for k, v in rates.items() if v is not None}
 
     @classmethod
     def of(cls,
@@ -311,7 +310,7 @@ def class_numbers(
 
 # %% ../../nbs/core/generator.ipynb #2587ee06
 class Published:
-    "A model whose published weights can be read: the reader stands on the `published` shelf"
+    "A model whose published weights can be read: the reader is in `published`"
     published:str = '' # module of `foleybook.published` that gives the class its reader
 
     def __init_subclass__(cls, **options):
@@ -325,7 +324,7 @@ class Published:
         path, # what the original project wrote; see the reader's own arguments
         *args, **options, # of the reader
     ): # the model, in eval mode
-        "Read a published checkpoint, weights only; `CheckpointError` names what does not fit"
+        "Read a published checkpoint; `CheckpointError` names what does not fit"
         # replaces this method
         importlib.import_module(f'foleybook.published.{cls.published}')
         return cls.from_original(path, *args, **options)
@@ -354,8 +353,9 @@ _ABOUT = re.compile(r'clips\.csv|recordings\.csv|(LICEN[CS]E|NOTICE)(\.(txt|md))
 _FILE = re.compile(r'[\w-]+\.(?:csv|tsv|txt|md)')
 
 def _beside(folder, card):
-    "Name -> content of the files about clips and licences that lie by a model, or by its pipeline"
-    told, found = set(_FILE.findall(json.dumps(card, ensure_ascii=False))) - {'README.md'}, {}
+    "Name -> content of the files on clips and licences by a model or its pipeline"
+    told = set(_FILE.findall(json.dumps(card, ensure_ascii=False))) - {'README.md'}
+    found = {}
     # the hub's links
     inside = folder.parents[1] if folder.parent.name == 'snapshots' else folder
     for place in [folder.parent] * (folder.parent/'pipeline.json').is_file() + [folder]:
@@ -387,8 +387,7 @@ def _model_card(model):
         lines += ['', '| metric | value |', '|---|---|',
                   *(f'| {k} | {v} |' for k, v in numbers.items())]
     lines += ['', '```python', 'import foleybook as fb',
-              "model = fb.load('this folder')",
-              '```', '']
+              "model = fb.load('this folder')", '```', '']
     return '\n'.join(lines)
 
 # %% ../../nbs/core/generator.ipynb #89c3a590
@@ -403,7 +402,7 @@ def model_folder(
     hub:bool=False, # OWNER/NAME means the hub, too
     **options, # revision, token, cache_dir ... of the hub download
 ) -> Path:
-    "Where a model lies; a bare name is first the book's, the hub is asked by hf://OWNER/NAME"
+    "Where a model lies; a bare name is first the book's, the hub is hf://OWNER/NAME"
     if not isinstance(where, (str, os.PathLike)) or not str(where).strip() or '\0' in str(where):
         raise CheckpointError(f"{where!r}: no name of a model. Give a folder, one of "
                               f"{', '.join(shipped_models())}, or hf://OWNER/NAME.")
@@ -468,8 +467,7 @@ def _read_about(where):
     version, form = about.get('foleybook'), about.get('format')
     if isinstance(form, bool) or form not in range(1, _FORMAT + 1):
         bad(f"has the format {form!r}, written by foleybook {version}; this is "
-            f"{__version__}",
-            'Update foleybook, or copy the folder again.')
+            f"{__version__}", 'Update foleybook, or copy the folder again.')
     if _newer(version):
         warnings.warn(f"{where} was written by foleybook {version}, which is "
                                       f"newer than this one, {__version__}.",
@@ -484,8 +482,7 @@ def _read_about(where):
 class _Bound(TorchFunctionMode):
     "Raises `ValueError` where more is made than weights of this size could fill"
     made = {'empty', 'zeros', 'ones', 'full', 'rand', 'randn', 'randint', 'eye',
-            'arange',
-            'linspace', 'empty_strided'}
+            'arange', 'linspace', 'empty_strided'}
     def __init__(self, file):
         super().__init__()
         with safe_open(file, 'pt') as f:
@@ -500,8 +497,7 @@ class _Bound(TorchFunctionMode):
         if name in self.made: self.take(_size(name, (*args, *kwargs.values())))
         out = func(*args, **kwargs)
         if name not in self.made and isinstance(out, Tensor):
-            self.take(out.numel() > self.limit
-                                                                        and math.inf)
+            self.take(out.numel() > self.limit and math.inf)
         return out
 
     def take(self, numbers):
@@ -619,8 +615,7 @@ class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foley
                  tags=['audio', 'foley']):
     "A module with a `config` dataclass that is saved to a folder and loaded from it"
     card:dict = {}
-    # name -> content of files that belong to the card, such as clips.csv
-    beside:dict = {}
+    beside:dict = {}  # name -> content of files that belong to it, as clips.csv
     # may be kept in 8 bits; False where others know it by its exact weights
     rounds:bool = True
 
@@ -651,8 +646,7 @@ class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foley
 
     def save_pretrained(self,
         folder:Path, # is made; other files in it are kept
-        # data, licence, metrics, limits, steps ... for the model card
-        card:dict|None=None,
+        card:dict|None=None,  # data, licence, metrics, limits ... for the model card
         # 8: matrices rounded to 8 bits, a quarter of the size (see `pack_weights`)
         bits:int=32,
         **hub, # what `push_to_hub` passes on; not needed
@@ -683,8 +677,7 @@ class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foley
 _ALIASES = dict(num_inference_steps='steps', guidance_scale='guidance',
                 generator='seed')
 _NAMES = ('seconds', 'steps', 'guidance', 'sampler', 'temperature', 'top_k', 'top_p',
-          'init',
-          'strength', 'mask', 'loop', 'on_step', 'seed')
+          'init', 'strength', 'mask', 'loop', 'on_step', 'seed')
 # what None means where the family says nothing
 _PLAIN = dict(temperature=1., loop=False)
 _RULES = dict(seconds=(lambda v: v > 0, 'a length in seconds above 0'),
@@ -822,7 +815,8 @@ def _conditions(model, cond, n, features, text, controls):
     if isinstance(cond, (list, tuple)) and not cond:
         raise ValueError("cond=[] asks for nothing. Give a class, or None.")
     if isinstance(cond, Conditions): _check_conditions(model, cond)
-    entries = list(cond) if isinstance(cond, (list, tuple)) else [] if cond is None else [cond]
+    several = isinstance(cond, (list, tuple))
+    entries = list(cond) if several else [] if cond is None else [cond]
     if entries and not isinstance(cond, Conditions): cond = _of_classes(model, entries)
     parts = [] if cond is None else [cond]
     if features is not None:
@@ -846,7 +840,7 @@ def _check_names(model, controls):
         raise ValueError(f"no control {unknown[0]!r}. {near(unknown[0], known)}")
 
 def _check_conditions(model, cond):
-    "Raise for `Conditions` that this model cannot mean: classes, shares, names of controls"
+    "Raise for `Conditions` that this model cannot mean: classes, shares, controls"
     if not len(cond):
         raise ValueError("cond holds no sounds. Give conditions of one or more.")
     _check_names(model, cond.controls)
@@ -873,7 +867,7 @@ def _rows(name, x, axes):
         raise ValueError(f"{name} of shape {tuple(x.shape)} is not allowed. Give rows "
                          f"of numbers, with up to {axes} axes, the first one for the "
                          "sounds.")
-    return x.reshape((1,) * (axes - x.ndim) + x.shape) if x.ndim else x.reshape((1,) * axes)
+    return x.reshape((1,) * (axes - x.ndim) + x.shape)
 
 def _joined(model, parts, n):
     "One object out of what a family was asked by, with as many rows as sounds"
@@ -896,7 +890,7 @@ def _joined(model, parts, n):
 
 # %% ../../nbs/core/generator.ipynb #ab7007c4
 def _audio_of(init, sample_rate):
-    "A waveform (n, c, t) from a path, `Sounds`, or a tensor at the model's own sample rate"
+    "A waveform (n, c, t) from a path, `Sounds`, or a tensor at the model's rate"
     if isinstance(init, (str, Path)): return read_audio(init, sample_rate)[0][None]
     if isinstance(init, Sounds):
         return (init.audio if init.sample_rate == sample_rate
@@ -973,8 +967,7 @@ def _check_length(model, seconds):
 # %% ../../nbs/core/generator.ipynb #74be799e
 class Kept(NamedTuple):
     "The recording that a sound starts from"
-    # as it came, (n, c, t), filled up with zeros to the length asked for
-    audio: Tensor
+    audio: Tensor  # as it came, (n, c, t), filled up with zeros to the length asked for
     rate: int          # Hz
     mask: Tensor|None  # bool, (t,): True where sound is made anew; None: everywhere
 
@@ -982,7 +975,7 @@ class Kept(NamedTuple):
         return self.audio.shape[1] == 1 and self.rate == rate
 
 def _recorded(model, recording, mask, strength, seconds, n):
-    "The recording and its mask at its own rate; without mask and strength it is continued"
+    "The recording and its mask at its rate; without mask and strength it is continued"
     audio, rate = recording
     if len(audio) not in (1, n):
         raise ValueError(f"init holds {len(audio)} sounds for n={n}. Give one, or as "
@@ -1000,7 +993,7 @@ def _recorded(model, recording, mask, strength, seconds, n):
     return Kept(fit_length(audio, samples, 'pad').expand(n, -1, -1), rate, mask)
 
 def _start(model, kept):
-    "`init` (n, 1, t) and mask (t,) as the families want them: one channel at the model's rate"
+    "`init` (n, 1, t) and mask (t,) for the families: one channel at the model's rate"
     samples = round(kept.audio.shape[-1] / kept.rate * model.sample_rate)
     init = resample(kept.audio.mean(1, keepdim=True), kept.rate, model.sample_rate)
     mask = None if kept.mask is None else (kept.mask if len(kept.mask) == samples else
@@ -1013,7 +1006,7 @@ def channel_levels(
     mask:Tensor|None, # bool, (t,): where nothing is known of it; None: nowhere
     sample_rate:int, # Hz
 ) -> Tensor: # (n, c, t), at most 4
-    "How loud each channel is beside the mean of all, in quarters of a second, joined by lines"
+    "How loud each channel is beside the mean of all, a quarter of a second at a time"
     n, c, t = audio.shape
     size = round(sample_rate / 4)
     both = torch.cat([audio.mean(1, keepdim=True), audio], 1)
@@ -1044,7 +1037,7 @@ def crossfaded(
 
 # %% ../../nbs/core/generator.ipynb #60211a45
 class Window(NamedTuple):
-    "A part of a recording that goes through the model, and what is made anew in it, in samples"
+    "A part of a recording that goes through the model; what is made anew, in samples"
     start: int
     stop: int
     first: int  # of what is new ...
@@ -1074,7 +1067,7 @@ def _windows(model, mask, samples, whole=False):
 _SEED = 'a whole number from 0 on, or one for each sound'
 
 def _seeds(seed, n):
-    "The seeds of n items; a torch generator draws one, and so is further on the next time"
+    "The seeds of n items; a torch generator draws one, and is further on the next time"
     plain = lambda s: (torch.randint(2**31, (), generator=s, device=s.device).item()
                        if isinstance(s, torch.Generator) else s)
     if isinstance(seed, np.ndarray) or torch.is_tensor(seed): seed = seed.tolist()
@@ -1131,8 +1124,7 @@ def _request(model, cond, n, features, text, controls, aliases, progress,
     used = {k: v for k, v in args.items() if k in model.honours}
     if 'progress' in model.honours: used['progress'] = progress
     return Request(model.default_cond(seeds) if cond is None else cond, seeds,
-                   args['seconds'],
-                   used, told, kept)
+                   args['seconds'], used, told, kept)
 
 # %% ../../nbs/core/generator.ipynb #79e8e8be
 def _sampled(model, asked):
@@ -1145,7 +1137,7 @@ def _sampled(model, asked):
 
 # %% ../../nbs/core/generator.ipynb #9243afc4
 def _parts(model, asked):
-    "Windows of the whole, and what to ask the family for each: (window, seeds, arguments)"
+    "Windows of the whole, and what to ask for each: (window, seeds, arguments)"
     used, samples = asked.used, asked.used['init'].shape[-1]
     # they belong to the whole sound
     timed = asked.cond.kinds & {'features', 'controls'}
@@ -1220,8 +1212,7 @@ def _told(model, audio, asked, part):
     told = asked.told | dict(precision=held) if held != 'float32' else asked.told
     meta = dict(model=type(model).__name__, config_hash=model.config_hash,
                 steps=model.card.get('steps'), seeds=list(asked.seeds),
-                licence=model.licence,
-                arguments=told, foleybook=__version__)
+                licence=model.licence, arguments=told, foleybook=__version__)
     return Sounds(audio, model.sample_rate if asked.kept is None else asked.kept.rate,
                   seeds=list(asked.seeds), labels=asked.cond.names, meta=meta,
                   part=part)
@@ -1247,9 +1238,8 @@ def _finish(model, asked, samples=None):
         return Finish(rate, fade=(not loop, not loop), samples=whole)
     edge = min(round(.005 * kept.rate), len(kept.mask))
     new = (bool(kept.mask[:edge].all()), bool(kept.mask[-edge:].all()))
-    loudest = kept.audio[..., ~kept.mask].abs().amax().item() if (~kept.mask).any() else 0.
-    ceiling = max(CEILING / headroom(kept.audio).min().item(), loudest)
-    return Finish(kept.rate, ceiling, tuple(f and not loop for f in new),
+    loudest = kept.audio[..., ~kept.mask].abs().amax().item() if not kept.mask.all() else 0.
+    return Finish(kept.rate, max(CEILING, loudest), tuple(f and not loop for f in new),
                   len(kept.mask))
 
 def _placed(model, made, kept, loop=False):
@@ -1344,21 +1334,16 @@ def _with_kept(model, made, kept, at=0):
 # %% ../../nbs/core/generator.ipynb #79e5a235
 class Generator(Pretrained):
     "Base of all that makes sound. A family says what it `honours`, writes `_sample`"
-    # names of the classes, in the order of their numbers
-    labels:list = []
+    labels:list = []  # names of the classes, in the order of their numbers
     asks:frozenset = frozenset({'label'})   # kinds of `Conditions` it understands
-    # names of the arguments of `sample` that it can use
-    honours:frozenset = frozenset()
-    # arguments of `sample` where the caller gives None
-    defaults:dict = {}
+    honours:frozenset = frozenset()  # names of arguments of `sample` that it can use
+    defaults:dict = {}  # arguments of `sample` where the caller gives None
     control_names:tuple = ()                # names of its control tracks
-    # of tracks that may be left out: they have no knob
-    optional_tracks:tuple = ()
+    optional_tracks:tuple = ()  # of tracks that may be left out: they have no knob
     default_seconds:float|None = None       # length of what it was trained on, s
     longest_seconds:float|None = None       # the longest it can make, s; None: no limit
     endless:bool = False                    # may it stream without end?
-    # sounds at once that take the least time each
-    best_batch:int = 16
+    best_batch:int = 16  # sounds at once that take the least time each
 
     @property
     def sample_rate(self) -> int: # Hz
@@ -1372,8 +1357,7 @@ class Generator(Pretrained):
         cond=None,
         n:int=1, # number of sounds
         *,
-        # length of each, s; None: what the model was trained on
-        seconds:float|None=None,
+        seconds:float|None=None,  # length of each, s; None: as the model was trained
         steps:int|None=None, # sampler steps (alias num_inference_steps)
         guidance:float|None=None, # classifier-free guidance (alias guidance_scale)
         sampler:str|None=None, # name of the sampler
@@ -1450,8 +1434,7 @@ class Generator(Pretrained):
         n:int=1, # number of sounds; 1 with several entries means one for each
         features=None, # (l, d) for all sounds, or (n, l, d)
         text=None, # sentence or sentences, or encoded text (n, l, d)
-        # name -> a number, points over the sound (l,), or (n, l)
-        controls:dict|None=None,
+        controls:dict|None=None,  # name -> number, points over the sound (l,) or (n, l)
     ) -> Conditions|None: # of n sounds; None when nothing was asked
         "What `sample` was asked by, checked and brought to one row for each sound"
         return _conditions(self, cond, n, features, text, controls)
@@ -1506,8 +1489,7 @@ def _save_pipeline(model, folder, card, bits):
     for name, part in model.parts().items():
         part.save_pretrained(folder/name, bits=bits)
     hashes, own = ({name: file_digest(folder/name/'model.safetensors')
-                    for name in model.parts()},
-                   model.own_weights())
+                    for name in model.parts()}, model.own_weights())
     about = dict(format=_FORMAT, foleybook=__version__, module=type(model).__module__,
                  model=type(model).__name__, parts=hashes,
                  config=to_plain(model.config), config_hash=model.config_hash,
@@ -1527,14 +1509,14 @@ def _save_pipeline(model, folder, card, bits):
 # %% ../../nbs/core/generator.ipynb #7eacb8b9
 def _pipeline_of(cls, folder, about, device):
     "The parts, checked against the hashes of `pipeline.json`, joined"
-    hashes, where, file = about.get('parts'), folder/'pipeline.json', folder/'model.safetensors'
+    hashes, where = about.get('parts'), folder/'pipeline.json'
+    file = folder/'model.safetensors'
     good = isinstance(hashes, dict) and hashes and all(map(str.isidentifier, hashes))
     if not good or cls.part_names and not hashes.keys() <= set(cls.part_names):
         raise CheckpointError(f"{where}: the entry 'parts' is {str(hashes)[:80]!r}, "
                               "which names no models. Copy the folder again.")
     for name, digest in hashes.items():
-        _same_file(folder/name/'model.safetensors', digest,
-                                                   folder/name)
+        _same_file(folder/name/'model.safetensors', digest, folder/name)
     parts = {name: _opened(Pretrained, folder/name, device) for name in hashes}
     with _made_of(about['config'], where):
         config = from_plain(cls.config_type(), about['config'], f'{where}')
@@ -1575,8 +1557,7 @@ def _pipeline_card(model):
             f'{p.card.get("data", "unknown")} |'
             for name, p in model.parts().items()]
     table = ['', '## Parts', '', '| part | model | licence | data |',
-             '|---|---|---|---|',
-             *rows, '']
+             '|---|---|---|---|', *rows, '']
     return Pretrained.model_card(model) + '\n'.join(table)
 
 # %% ../../nbs/core/generator.ipynb #e4242309
@@ -1587,8 +1568,8 @@ class Pipeline(Generator):
     def parts(self) -> dict: # name -> Pretrained
         "The parts that are models with a folder"
         found = {name: getattr(self, name) for name in self.part_names}
-        return {name: part for name,
-                part in found.items() if isinstance(part, Pretrained)}
+        return {name: part
+                for name, part in found.items() if isinstance(part, Pretrained)}
 
     def own_weights(self) -> dict: # name -> Tensor
         "The weights that belong to no part"
@@ -1645,7 +1626,7 @@ def peak_memory_mb(
 
 # %% ../../nbs/core/generator.ipynb #028c6af7
 def _knobs(model):
-    "A widget for everything the model can be asked by or honours, by the name of the argument"
+    "A widget for everything the model can be asked by or honours, by its name"
     import ipywidgets as w
     wide = dict(style={'description_width': '6rem'})
     knobs = (dict(cond=w.Dropdown(options=model.labels, description='class', **wide))
@@ -1656,16 +1637,13 @@ def _knobs(model):
                   for k in model.control_names}
     longest = model.longest_seconds or 4 * (model.default_seconds or 1.)
     usual = (dict(temperature=1., guidance=1., top_p=1.,
-                  seconds=model.default_seconds or 1.)
-             | model.defaults)
+                  seconds=model.default_seconds or 1.) | model.defaults)
     sliders = dict(seconds=(.1, longest, .1), temperature=(.1, 2., .05),
-                   guidance=(0., 8., .25),
-                   top_p=(.05, 1., .05))
+                   guidance=(0., 8., .25), top_p=(.05, 1., .05))
     for name, (low, high, step) in sliders.items():
         if name in model.honours:
             knobs[name] = w.FloatSlider(min(high, usual[name]), min=low, max=high,
-                                        step=step,
-                                        description=name, **wide)
+                                        step=step, description=name, **wide)
     if 'steps' in model.honours:
         knobs['steps'] = w.IntSlider(usual.get('steps', 20), min=1, max=200,
                                      description='steps', **wide)

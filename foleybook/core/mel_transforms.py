@@ -267,8 +267,7 @@ def _back_tables(mel, window, frames, floor):
 #| code-fold: true
 def agreeing(
     mag:Tensor, # magnitudes wanted, (b, f, bins), float32 on the processor
-    # real and imaginary part of the spectra to begin with, each (b, f, bins)
-    spec:tuple,
+    spec:tuple,  # real and imaginary part of the first spectra, each (b, f, bins)
     mel:MelConfig, # for hop and padding
     window:tuple, # samples of the window, n_fft of them
     rounds:int, # how often

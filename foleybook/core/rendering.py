@@ -18,14 +18,13 @@ from .files import CheckpointError
 from .generator import Conditions, crossfaded, Pipeline, Pretrained
 from .half_precision import chosen_precision
 from .sound_files import fit_length, read_audio, unclipped
-from .sounds import headroom
 
 # %% auto #0
 __all__ = ['Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'find_vocoder', 'MelGenerator', 'joined', 'render_file']
 
 # %% ../../nbs/core/rendering.ipynb #5e23911b
 class Conv1d(nn.Conv1d):
-    "`nn.Conv1d` that works channels-last on a CPU: same weights, same numbers, less waiting"
+    "`nn.Conv1d` that works channels-last on a CPU: same numbers, less waiting"
 
     def forward(self,
         x:Tensor, # (b, c, t)
@@ -130,7 +129,7 @@ def takes_bf16(self:Vocoder,
     precision:str, # 'float32', 'bf16' or 'auto'
     frames:int=64, # of the spectrogram that 'auto' tries
 )->bool:
-    "Render in bf16? 'auto' asks the machine: once per device, a little of both, in turns"
+    "Render in bf16? 'auto' asks the machine: once per device, a little of both"
     found,at = self.__dict__.setdefault('_found', {}),str(self.device)
     if precision == 'auto' and at in found: return found[at]
     def run(half):
@@ -157,9 +156,10 @@ def vocode(self:Vocoder,
     chunk:int=None, # frames rendered at a time; None: `frames_at_once`
     precision:str='float32', # 'bf16': near, or 'auto': the faster one here
 )->Tensor: # waveform, float32, (b, 1, f * hop_length)
-    "Render a sound of any length in bounded memory: pieces with their context are the whole"
+    "Render a sound of any length in bounded memory: pieces with their context"
     x,half = self.ready(log_mel, mel),self.takes_bf16(precision)
-    f,hop,c,chunk = x.shape[-1],self.mel.hop_length,self.context,chunk or self.frames_at_once
+    f,hop,c = x.shape[-1],self.mel.hop_length,self.context
+    chunk = chunk or self.frames_at_once
     out = x.new_empty(len(x), 1, f * hop, dtype=torch.float32)
     for y,x in zip(out.split(max(1, chunk // f)), x.split(max(1, chunk // f))):
         step = f if f <= chunk + c else chunk
@@ -238,8 +238,7 @@ class MelGenerator(Pipeline):
         seeds:list, # n numbers
         frames:int, # length of the spectrogram
         init:Tensor|None=None, # log-mel to start from, (n, m, f)
-        # bool, (f,): frames to make anew; the others of `init` stay
-        mask:Tensor|None=None,
+        mask:Tensor|None=None,  # bool, (f,): frames to make anew; others of `init` stay
         **honoured, # the other arguments that the family honours
     )->Tensor: # log-mel, (n, m, f) or longer
         "What a family writes"
@@ -343,11 +342,10 @@ def _sample_by_mel(model, cond, n, seeds, seconds, init, mask, loop, honoured):
     "Seconds to frames, sound to mel, mel to sound; the same in any batch"
     mel, samples = model.mel, round(seconds * model.sample_rate)
     frames = -(-samples // mel.hop_length)
-    gain = 1. if init is None else headroom(init)   # at the level that painters know
     if loop: honoured['loop'] = True
     if init is not None:
-        heard = fit_length((gain * init).mean(1), mel.samples(frames))
-        honoured['init'] = log_mel(heard, mel)[..., :frames]
+        honoured['init'] = log_mel(fit_length(init.mean(1), mel.samples(frames)),
+                                   mel)[..., :frames]
         if mask is not None:
             honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(),
                                                      frames)[0].bool()
@@ -357,8 +355,8 @@ def _sample_by_mel(model, cond, n, seeds, seconds, init, mask, loop, honoured):
         fall = max(1, round(model.sample_rate / 2 / mel.hop_length))
         painted = joined(painted, honoured['init'].to(painted), honoured['mask'], limit,
                          fall)
-    made = torch.cat([model.play(m, samples, seed, loop) for m,
-                      seed in zip(painted.split(1), seeds)]) / gain
+    made = torch.cat([model.play(m, samples, seed, loop)
+                      for m, seed in zip(painted.split(1), seeds)])
     return made if mask is None else model.paste(made, init.mean(1, keepdim=True), mask)
 
 # %% ../../nbs/core/rendering.ipynb #df7d1c32
@@ -422,7 +420,8 @@ def render_file(
     try:
         m = torch.from_numpy(np.load(path, allow_pickle=False)).float()
     except (OSError, ValueError, EOFError) as e:
-        raise ValueError(f"{path}: no readable .npy array ({e}); save it by numpy.save") from None
+        raise ValueError(f"{path}: no readable .npy array ({e}); save it by "
+                         "numpy.save") from None
     if m.ndim not in (2, 3):
         raise ValueError(f"{path}: shape {tuple(m.shape)}; a log-mel is (bands, "
                          "frames) or (batch, bands, frames)")

@@ -39,7 +39,8 @@ def near(
     "A hint at what may have been meant"
     known = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), known, 3, .5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known)}."
+    if close: return f"Did you mean {' or '.join(close)}?"
+    return f"Known: {', '.join(known)}."
 
 # %% ../../nbs/core/settings.ipynb #d8dc0ceb
 def _number(kind, value, where):
@@ -52,7 +53,8 @@ def _number(kind, value, where):
         try: number = float(value)
         except (TypeError, ValueError, OverflowError):
             wanted = kind.__name__
-            raise SettingsError(f"{where}: {value!r} is no number. Give a {wanted}.") from None
+            raise SettingsError(f"{where}: {value!r} is no number. Give a "
+                            f"{wanted}.") from None
     if not math.isfinite(number):
         raise SettingsError(f"{where}: {value!r} is not allowed. Give a finite number.")
     if kind is float or isinstance(number, int): return kind(number)
@@ -85,8 +87,7 @@ def from_plain(
     if fits: return value
     if kind is Path and isinstance(value, str): return Path(value)
     raise SettingsError(f"{where}: this is not allowed. Give {wanted}." if value is None
-                        else
-                      f"{where}: {value!r} is not allowed. Give {wanted}.")
+                        else f"{where}: {value!r} is not allowed. Give {wanted}.")
 
 # %% ../../nbs/core/settings.ipynb #44e02d10
 _BOOLS = (dict(true=True, yes=True, on=True, false=False, no=False, off=False)
@@ -126,8 +127,8 @@ def _from_sequence(kind, args, value, where):
         raise SettingsError(f"{where}: {value!r} has {len(value)} values. Give "
                             f"{len(args)}.")
     kinds = args if fixed else [args[0] if args else typing.Any] * len(value)
-    return kind(from_plain(k, v, f'{where}[{i}]') for i,
-                (k, v) in enumerate(zip(kinds, value)))
+    return kind(from_plain(k, v, f'{where}[{i}]')
+                for i, (k, v) in enumerate(zip(kinds, value)))
 
 # %% ../../nbs/core/settings.ipynb #a0f83330
 def _from_dataclass(kind, value, where):
@@ -147,8 +148,8 @@ def _from_dataclass(kind, value, where):
         raise SettingsError(f"{where}: {kind.__name__} has no field {name!r}. "
                             f"{near(name, hints)}")
     try:
-        return kind(**{k: from_plain(hints[k], v, f'{where}.{k}') for k,
-                       v in value.items()})
+        return kind(**{k: from_plain(hints[k], v, f'{where}.{k}')
+                       for k, v in value.items()})
     except SettingsError: raise
     except (TypeError, ValueError) as e: raise SettingsError(f"{where}: {e}") from None
 
@@ -222,5 +223,5 @@ def parse_overrides(
         if '=' not in pair:
             raise SettingsError(f"{pair!r} sets nothing. Write NAME=VALUE, as in "
                                 "lr=1e-4.")
-    return {name.strip(): value.strip() for name,
-            value in (pair.split('=', 1) for pair in pairs)}
+    return {name.strip(): value.strip()
+            for name, value in (pair.split('=', 1) for pair in pairs)}

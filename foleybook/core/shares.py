@@ -115,7 +115,7 @@ def share_at_work(
     share:Share, # of this process
     request:dict, # what is asked for
 ): # folder to write to
-    "The folder of a share, held; raises `CheckpointError` where another process is in it"
+    "The folder of a share, held; `CheckpointError` where another process is in it"
     folder = share.folder(out)
     with held_folder(folder):
         told = folder/'sampling.json'

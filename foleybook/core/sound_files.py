@@ -68,7 +68,8 @@ def _header_fault(f, path):
         return "holds no samples (length 0)", "Leave it out or record it again"
     # no format packs even silence so tightly
     if f.frames > 8192 * path.stat().st_size:
-        return f"promises {f.frames} samples in {path.stat().st_size} bytes", "Export it again"
+        size = path.stat().st_size
+        return f"promises {f.frames} samples in {size} bytes", "Export it again"
     if _cut_short(path): return "is cut off before its end", "Copy or export it again"
 
 @contextmanager
@@ -225,7 +226,6 @@ def _written(path, x, rate, subtype, kind):
                          "Choose another sample rate, or .wav") from None
     return whole.getvalue()
 
-
 # %% ../../nbs/core/sound_files.ipynb #d77294e8
 def write_audio(
     path:str|Path, # the suffix chooses the format: .wav, .flac, .ogg, .mp3
@@ -289,8 +289,7 @@ def unclipped(
 def match_loudness(
     sounds:list, # waveforms, (c, t) or (t,)
     sample_rate:int, # Hz
-    # root mean square of the loudest 0.4 s; lower if a peak would pass 1
-    loudest:float=.1,
+    loudest:float=.1,  # RMS of the loudest 0.4 s; lower if a peak would pass 1
 )->list: # waveforms of the same shapes
     "Scale sounds so that all are equally loud; silence stays silent"
     sounds = [torch.as_tensor(x).detach().cpu().float() for x in sounds]
@@ -305,8 +304,7 @@ def match_loudness(
 
 # %% ../../nbs/core/sound_files.ipynb #b115b54f
 def recordings(
-    # folder below `FOLEYBOOK_DATA`, and the flag of the cells that need it
-    name:str='esc10',
+    name:str='esc10',  # folder below `FOLEYBOOK_DATA`, and flag of cells that need it
 )->Path|None: # the folder; None where there is none
     """Where a collection lies; without it, cells flagged with its name say how to get
     it instead"""

@@ -120,8 +120,7 @@ class Sounds:
         seeds:list=None, # one per sound
         labels:list=None, # one per sound
         meta:dict=None, # how they were made: model, config hash, steps, licence
-        # of a stream or a recording: may be silent, and as loud as it is
-        part:bool=False,
+        part:bool=False,  # of a stream or a recording: silent or loud as it is
     ):
         self.audio = torch.as_tensor(audio).detach().cpu().float().contiguous()
         if self.audio.ndim != 3:
@@ -171,8 +170,7 @@ class Sounds:
         dir:str|Path, # folder, made if absent
         # keep the sounds that its metadata.jsonl lists? Else they are removed
         append:bool=False,
-        # CLASS/000.wav, CLASS/001.wav ... instead of CLASS_SEED.wav
-        by_class:bool=False,
+        by_class:bool=False,  # CLASS/000.wav, CLASS/001.wav ..., not CLASS_SEED.wav
         format:str='wav', # or 'flac', 'ogg', 'mp3'
         bits:int=16, # of each sample of wav and flac, or 24
         sample_rate:int=None, # resample to this, Hz; None keeps it

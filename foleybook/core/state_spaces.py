@@ -148,8 +148,7 @@ def dplr_kernel(
 class S4Config:
     "An S4 or S4D layer"
     d_model:int = 64            # systems, h: one for each channel
-    # real numbers of state per system: n = half as many complex ones
-    d_state:int = 64
+    d_state:int = 64  # real numbers of state per system: n = half as many complex ones
     kind:str = 'dplr'           # dplr: S4; diagonal: S4D
     init:str = 'legs'           # see `swings`; several names joined by + take turns
     rank:int = 1                # of the low-rank part
@@ -161,15 +160,12 @@ class S4Config:
     dt_min:float = 1e-3         # steps at the start, smallest ...
     dt_max:float = .1           # ... and largest
     dt_tied:bool = True         # one step for all swings of a system
-    # how a positive number is stored: exp, softplus, sigmoid, relu, none
-    dt_form:str = 'exp'
+    dt_form:str = 'exp'  # how a positive number is kept: exp, softplus, sigmoid, relu
     real_form:str = 'exp'       # the damping
     imag_form:str = 'none'      # the frequency
     gate:bool = True            # a gate (GLU) after the layer
-    # each direction has its own, and only C and Q are learned (V1)
-    two_systems:bool = False
-    # the other direction starts at the next sample; V1: at this one
-    backward_lag:int = 1
+    two_systems:bool = False  # each direction has one, only C and Q are learned (V1)
+    backward_lag:int = 1  # the other direction starts at the next; V1: at this one
 
     def __post_init__(self):
         for name, known in dict(kind=('dplr', 'diagonal'),
@@ -342,8 +338,7 @@ def kernel(self:StateSpace,
 class Recurrence(NamedTuple):
     "A `StateSpace` ready to step"
     mode: str      # pairs, dense, diagonal, linear
-    # (h, n), (h, 2n, 2n), (h, 2n), or for linear the two factors (2, h, n)
-    A: Tensor
+    A: Tensor  # (h, n), (h, 2n, 2n), (h, 2n), or for linear the two factors (2, h, n)
     B: Tensor      # (h, ...)
     C: Tensor      # (c, h, ...); the output is the real part
     # linear: P, Q and the solved side of Woodbury's formula, (3, r, h, n)
@@ -375,8 +370,7 @@ def recurrence(self:StateSpace,
     inner = torch.einsum('rhn,shn->hrs', Q * D, P).real * 2 + torch.eye(len(P))
     R = torch.linalg.solve(inner.to(D), (Q * D).movedim(0, 1)).movedim(1, 0)
     return Recurrence(mode, torch.stack([D, 2 / dt + A]), 2 * B,
-                      2 * C[..., :A.shape[-1]],
-                      torch.stack([P, Q, R]))
+                      2 * C[..., :A.shape[-1]], torch.stack([P, Q, R]))
 
 # %% ../../nbs/core/state_spaces.ipynb #41676e1a
 def advance(
@@ -426,8 +420,7 @@ class Stepper:
     def __init__(self,
         trunk, # `Sashimi`, causal
         n:int=1, # sounds side by side
-        # how S4 steps, see `StateSpace.recurrence`; S4D has one way only
-        mode:str='linear',
+        mode:str='linear',  # of steps of S4, see `StateSpace.recurrence`; S4D has one
         dtype:torch.dtype=torch.complex64, # of the states
     ):
         if not trunk.config.causal:

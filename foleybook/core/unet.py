@@ -102,7 +102,7 @@ class Attention(nn.Module):
     def attend(self, x, context):
         "Sequences (b, l, width) and (b, k, context) to (b, l, width)"
         split = lambda y: y.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous()
-        q, k, v = split(self.to_q(x)), split(self.to_k(context)), split(self.to_v(context))
+        q, k, v = map(split, (self.to_q(x), self.to_k(context), self.to_v(context)))
         y = F.scaled_dot_product_attention(q, k, v)
         return self.to_out[0](y.transpose(1, 2).flatten(2))
 
@@ -274,8 +274,7 @@ def _attention_of(kind, width, c):
             raise ValueError(f"UNetConfig: {kind} needs cross_attention_dim, the width "
                              "of the context.")
         return partial(ContextAttention, width, c.attention_head_dim,
-                       c.cross_attention_dim,
-                       c.norm_num_groups)
+                       c.cross_attention_dim, c.norm_num_groups)
     if kind.startswith('Attn') or kind == 'mid':
         heads = max(1, width // c.attention_head_dim)
         return partial(Attention, width, heads, groups=c.norm_num_groups,
@@ -291,7 +290,8 @@ class UNet(Pretrained):
     ):
         super().__init__()
         self.config = c = config
-        widths, n, layers = c.block_out_channels, len(c.block_out_channels), c.layers_per_block
+        widths, layers = c.block_out_channels, c.layers_per_block
+        n = len(widths)
         given = dict(time_width=4 * widths[0], groups=c.norm_num_groups, eps=c.norm_eps)
         self.time_embedding = nn.Module()
         self.time_embedding.linear_1 = nn.Linear(widths[0], 4 * widths[0])
@@ -313,8 +313,7 @@ class UNet(Pretrained):
             sizes = [((before if j == 0 else w) + (below if j == layers else w), w)
                      for j in range(layers + 1)]
             self.up_blocks.append(Stage(sizes, _attention_of(kind, w, c),
-                                        'double' * (i < n - 1),
-                                        **given))
+                                        'double' * (i < n - 1), **given))
         self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[0], c.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
 

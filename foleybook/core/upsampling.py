@@ -40,8 +40,7 @@ class UpsamplingConfig:
 @dataclass
 class HiFiGANConfig(UpsamplingConfig):
     "Sizes of a HiFi-GAN generator (Kong et al. 2020, table 5)"
-    # Audyn's topology: blocks one after another, one skip around each
-    chained: bool = False
+    chained: bool = False  # Audyn's: blocks one after another, one skip around each
 
     @classmethod
     def v1(cls, **changes)->'HiFiGANConfig':

@@ -254,8 +254,7 @@ VQGAN_PRESETS = {
     name: dict(mel=MelConfig.preset('specvqgan'), mel_mean=.5, mel_std=.5,
                widths=(128, 128, 256, 256, 512), freq_strides=(1, 2, 2, 2, 2),
                time_strides=(1, 2, 2, 2, 2), blocks=2, attention=(4,), window=None,
-               norm='group',
-               groups=32, z_channels=256, dim=256, n_codes=n_codes,
+               norm='group', groups=32, z_channels=256, dim=256, n_codes=n_codes,
                quantizer='gradient',
                commitment=4., quantizer_weight=.25, kmeans_iters=0, restart_below=0.,
                frames=848)

@@ -40,19 +40,16 @@ class WaveNetConfig:
     channels: int = 64          # width of the residual path
     skip_channels: int = 64     # width of the skip path
     n_layers: int = 30
-    # the dilation doubles so many layers long, then begins again at 1
-    cycle: int = 10
+    cycle: int = 10  # the dilation doubles so many layers long, then begins again at 1
     step_width: int = 128       # of the embedded time
     hidden: int = 512           # width of the two layers after it
     step_out: int = 512         # width of what every layer is told of time and class
-    # samples that are made together, as channels of one position
-    patch: int = 1
+    patch: int = 1  # samples that are made together, as channels of one position
     n_classes: int = 0          # 0: unconditional
     n_mels: int = 0             # bands of the log-mel it follows; 0: none
     # factors from frames to positions; their product is the hop
     upsample: tuple[int, ...] = ()
-    # answer with a gain for the noisy sound besides, see `gained`
-    gain: bool = False
+    gain: bool = False  # answer with a gain for the noisy sound besides, see `gained`
     weight_norm: bool = False   # directions and lengths of weights apart, as published
     # the time stays in the residual path: released WaveNets
     residual_includes_t: bool = False
@@ -99,15 +96,11 @@ class DiffWaveConfig:
     sample_rate: int = 16000        # Hz
     seconds: float = 1.             # length of the sounds it was trained on
     labels: tuple[str, ...] = ()    # names of the classes; none: unconditional
-    # front end of the log-mels that it follows; None: none
-    mel: MelConfig|None = None
-    # waveforms are divided by this first; recipes measure it
-    level: float = .1
-    # keep denoised waveforms within -1 to 1 at every step
-    clip: bool = True
+    mel: MelConfig|None = None  # front end of the log-mels that it follows; None: none
+    level: float = .1  # waveforms are divided by this first; recipes measure it
+    clip: bool = True  # keep denoised waveforms within -1 to 1 at every step
     sampler: str = 'dpm++2m'        # used when nobody names one ...
-    # ... with so many steps; None: as many as the sampler likes
-    steps: int|None = 7
+    steps: int|None = 7  # ... with so many steps; None: as many as the sampler likes
     guidance: float = 1.            # ... and so much guidance
 
 # %% ../../nbs/core/wave_diffusion.ipynb #ac6a7064

@@ -87,8 +87,7 @@ def am_score(
 # %% ../../nbs/judge/challenge_scores.ipynb #db962e11
 def clip_key(
     path, # of a generated or a real clip
-    # class names in order, for the folders `cls_0`, `cls_1`, … of VAS samples
-    labels=None,
+    labels=None,  # class names in order, for folders `cls_0`, `cls_1`, … of VAS samples
 )->str:
     "What a clip is a take of: its name without `_mel`, `_sample_3` and suffix"
     path = Path(path)
@@ -167,6 +166,5 @@ def classification(
                    for c in some]) if some else math.nan
     normal = lambda q: torch.special.ndtri(torch.tensor(q).double())
     return Classification(float(top[:, 0].double().mean()),
-                          float(top.any(1).double().mean()),
-                          float(ap), float(auc),
+                          float(top.any(1).double().mean()), float(ap), float(auc),
                           float(math.sqrt(2) * normal(auc)), confusion)

@@ -109,8 +109,7 @@ class Reconstruction(NamedTuple):
     stft_low:float # as `stft`, below 8 kHz
     stft_high:float # above 8 kHz
     top:float # energy above 8 kHz against the original's, dB
-    # energy before attacks against the original's, dB; nan without attacks
-    pre_echo:float
+    pre_echo:float  # energy before attacks against the original, dB; nan: no attacks
     rhythm:float # mean difference of modulation spectra
     event_l1:float # mean difference of level tracks
 
@@ -130,8 +129,7 @@ def reconstruction_distances(
                          "the same part.")
     x,y,swings = x[:n],y[:n],ModulationSpectrum()
     mel = MelConfig(sample_rate=sample_rate, n_fft=1024, hop_length=256, n_mels=80,
-                    f_max=None,
-                    center=True)
+                    f_max=None, center=True)
     a,b = (20 * stft_magnitude(v[None], 2048, 512, 2048).log10() for v in (x, y)) # dB
     swing = swings.embed(x, sample_rate) - swings.embed(y, sample_rate)
     far = partial(stft_distance, x, y, sample_rate)
@@ -302,10 +300,8 @@ class BandLevels(Embedder):
     name,sample_rate,seconds,width = 'band levels',44100,.1,40
     source = 'computed, no weights'
     mel = MelConfig(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=1024,
-                    n_mels=40,
-                    f_max=None, center=True, pad_mode='constant', power=2.,
-                    mel_norm=None,
-                    floor=1e-10)
+                    n_mels=40, f_max=None, center=True, pad_mode='constant', power=2.,
+                    mel_norm=None, floor=1e-10)
 
     def forward(self, x):
         "(1, 40)"

@@ -113,8 +113,7 @@ def band_levels(
 # %% ../../nbs/judge/embedders.ipynb #c6256396
 HAND_MADE = MelConfig(sample_rate=44100, n_fft=2048, win_length=2048, hop_length=441,
                       n_mels=40, f_min=50., f_max=16000., center=True,
-                      pad_mode='constant',
-                      power=2., mel_norm=None, floor=1e-12)
+                      pad_mode='constant', power=2., mel_norm=None, floor=1e-12)
 
 # %% ../../nbs/judge/embedders.ipynb #a4aea2f8
 def onset_strength(
@@ -355,8 +354,7 @@ class VGGish(Embedder):
         if self.dcase2023: x = x / x.max().clamp_min(.1 / 32768)
         x = F.pad(x, (0, max(0, 16000 - len(x)))).unfold(0, 16000, 8000)
         x = x.unfold(1, 400, 160) * torch.hann_window(400, device=x.device)
-        frames = F.pad(x, (0, 112)) # (n, 98, 512)
-        return (torch.fft.rfft(frames).abs() @ self.bank.T + .01).log()[:, None, :96]
+        return (torch.fft.rfft(x, 512).abs() @ self.bank.T + .01).log()[:, None, :96]
 
     def forward(self, x):
         "(n, 128)"
@@ -433,8 +431,7 @@ class MelClassifier(Pretrained):
 @dataclass
 class MelceptionConfig:
     "Inception v3 for log-mels"
-    # empty for the published weights: their classes go by number
-    labels:tuple[str, ...] = ()
+    labels:tuple[str, ...] = ()  # empty for published weights: classes go by number
     n_classes:int = 309 # taken from `labels` where there are any
     mean:tuple[float, ...] = (0.,) * 80 # of each mel band over the training clips
     std:tuple[float, ...] = (1.,) * 80
@@ -510,7 +507,8 @@ def from_original(cls:Melception,
     if isinstance(stats, (str, Path)): stats = np.loadtxt(stats)
     table = np.array([[0, 1]] * 80) if stats is None else np.asarray(stats)
     if table.shape != (80, 2):
-        raise CheckpointError(f"stats: {table.shape}, expected 80 means and deviations.")
+        raise CheckpointError(f"stats: {table.shape}, expected 80 means and "
+                              "deviations.")
     mean,std = (tuple(float(v) for v in c) for c in table.T)
     model = cls(MelceptionConfig(n_classes=len(state['fc.weight']), mean=mean, std=std))
     load_strict(model.net, state, where)
@@ -560,8 +558,7 @@ def roll_and_mask(
 def classification_loss(smoothing=.1, weight=None):
     "Cross-entropy with label smoothing and class weights"
     return lambda pred, y: F.cross_entropy(pred, y.as_subclass(Tensor).long(),
-                                           weight=weight,
-                                           label_smoothing=smoothing)
+                                           weight=weight, label_smoothing=smoothing)
 
 # %% ../../nbs/judge/embedders.ipynb #45155f82
 @dataclass
@@ -675,19 +672,19 @@ class Clips:
         self.sounds = source if isinstance(source, Sounds) else None
         if self.sounds:
             self.source,self.skipped,self.files,self.cuts = 'Sounds',[],None,None
-            names = [f'{l}/{i}' for i,l in enumerate(source.labels)]
-            known = dict(path=names, label=source.labels, seed=source.seeds,
-                         licence=[str(source.meta.get('licence', ''))] * len(source))
+            own = [str(source.meta.get('licence', ''))] * len(source)
+            known = dict(path=[f'{l}/{i}' for i,l in enumerate(source.labels)],
+                         label=source.labels, seed=source.seeds, licence=own)
         else:
             table = source if isinstance(source, ClipTable) else _open_clips(source)
             if not len(table):
                 raise TableError(f"{table.root}: no clips. Give a folder of sounds.")
             self.source,self.skipped = str(table.root),list(table.skipped)
             known,self.files,self.cuts = table.df,table.files(),_cuts(table.df)
-        read = lambda k, v='': list(known[k]) if k in known else [v] * len(known['path'])
-        self.names,self.labels,self.seeds = read('path'),read('label'),read('seed', None)
-        self.licences,self.sources = read('licence'),read('source')
-        self.authors = read('author')
+        self.names = names = list(known['path'])
+        read = lambda k, v='': list(known[k]) if k in known else [v] * len(names)
+        self.labels,self.seeds = read('label'),read('seed', None)
+        self.licences,self.sources,self.authors = map(read, _TOLD)
 
     def __len__(self): return len(self.names)
 
@@ -718,6 +715,8 @@ def content(self:Clips)->str:
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 # %% ../../nbs/judge/embedders.ipynb #73f623fd
+_TOLD = 'licence', 'source', 'author' # of a clip, where they are known
+
 def _open_clips(folder):
     "A data set, or what `Sounds.save` wrote"
     folder = Path(folder)
@@ -837,8 +836,7 @@ def save(self:_Shelf):
     if not names: return
     name = hashlib.sha256(''.join(names).encode()).hexdigest()[:16]
     try:
-        with (atomic_file(self.folder/f'{name}.npz') as work,
-              open(work, 'wb') as f):
+        with (atomic_file(self.folder/f'{name}.npz') as work, open(work, 'wb') as f):
             np.savez(f, digests=names, counts=[len(r) for r in rows],
                      rows=np.concatenate(rows))
     except OSError as e:
@@ -905,8 +903,7 @@ def with_progress(
         if progress and k < total and time.monotonic() >= due:
             due = time.monotonic() + every
             print(f'{what}: {k} of {total}, {time.monotonic() - began:.0f} s',
-                  file=sys.stderr,
-                  flush=True)
+                  file=sys.stderr, flush=True)
 
 # %% ../../nbs/judge/embedders.ipynb #2d03c2f3
 def _gather(clips, found, strict, more):
@@ -927,8 +924,7 @@ def _gather(clips, found, strict, more):
         frames=torch.from_numpy(np.concatenate(vectors)).float(),
         counts=torch.tensor([len(v) for v in vectors]),
         labels=np.array([clips.labels[i] for i in rows]),
-        names=[clips.names[i] for i in rows],
-        rows=rows,
+        names=[clips.names[i] for i in rows], rows=rows,
         facts=pd.DataFrame(np.array(facts),
                            columns=['rate', 'channels', 'seconds', *more]),
         digests=list(digests), skipped=clips.skipped + skipped,

@@ -266,8 +266,7 @@ def _rows(groups, times, seed):
             value = f if isinstance(f, Interval) else bootstrap(f, n, times, seed=seed)
             low,high = np.clip(value[1:], MEASURES[name].low, MEASURES[name].high)
             yield dict(label=label, measure=name, value=value.value, low=low, high=high,
-                       better=MEASURES[name].better,
-                       n_generated=n, n_reference=n_ref)
+                       better=MEASURES[name].better, n_generated=n, n_reference=n_ref)
 
 def _faulty(facts):
     "Clips with a click, with clipped samples, or silent for more than half of the time"
@@ -428,8 +427,7 @@ def _recordings(gen, ref, train, probe, second, k, seed):
     "What recordings score in the generated clips' place: how, how many, values"
     rng,known = np.random.default_rng(seed),set(ref.digests)
     pool = np.array([i for i,d in enumerate(train.digests) if d not in known]
-                    if train is not None
-                    else [], dtype=int)
+                    if train is not None else [], dtype=int)
     picked = [i for label,n in zip(*np.unique(gen.labels, return_counts=True))
               for i in rng.permutation(pool[train.labels[pool] == label] if len(pool)
                                        else pool)[:n]]
@@ -441,8 +439,8 @@ def _recordings(gen, ref, train, probe, second, k, seed):
         stand,rest,how = (ref.subset(order[::2]),ref.subset(order[1::2]),
                           'one half of the reference against the other')
     def score(own, to): # as the generated ones are scored
-        return {m: f(torch.arange(len(own))) for m,
-                f in _measures(own, to, None, None, k).items()}
+        return {m: f(torch.arange(len(own)))
+                for m, f in _measures(own, to, None, None, k).items()}
     scores,each = score(stand, rest),{}
     for label in sorted(set(stand.labels) & set(rest.labels)):
         each[label] = score(stand.subset(stand.labels == label),

@@ -214,7 +214,8 @@ def _family(what):
     # a recipe of several parts has none
     build = getattr(type(recipe), 'build_model', None)
     made = typing.get_type_hints(build).get('return') if build else None
-    asks = made.asks if isinstance(made, type) and issubclass(made, Generator) else {'label'}
+    ours = isinstance(made, type) and issubclass(made, Generator)
+    asks = made.asks if ours else {'label'}
     if 'label' in asks: return recipe,''
     return None,f"cannot be asked for a class, only for {', '.join(sorted(asks))}"
 
@@ -234,7 +235,8 @@ def _put_aside(folder):
 
 def _data(table):
     "Hash of what training reads: the rows of a table and the content of its files"
-    return hashlib.sha256(f'{table.digest} {Clips(table).content}'.encode()).hexdigest()[:16]
+    told = f'{table.digest} {Clips(table).content}'
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 def _loaded(folder, train, held):
     "How a model from a folder came about; warns where it was trained on what judges it"

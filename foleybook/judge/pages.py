@@ -188,8 +188,7 @@ def environment():
     "The templates above, with everything escaped that is put into them"
     from jinja2 import DictLoader, Environment, StrictUndefined
     return Environment(loader=DictLoader(TEMPLATES), autoescape=True,
-                       undefined=StrictUndefined,
-                       trim_blocks=True)
+                       undefined=StrictUndefined, trim_blocks=True)
 
 # %% ../../nbs/judge/pages.ipynb #4c5337ca
 def page(
@@ -285,8 +284,8 @@ def gallery_page(
         own = [i for i,l in enumerate(there.labels) if l == label] if there else []
         if own: groups.append(('recordings', heard(there, own[:real_per_class])))
         lost += sum(p is None for _,players in groups for p in players)
-        classes.append((label, [(kind, [p for p in players if p]) for kind,
-                                players in groups]))
+        classes.append((label, [(kind, [p for p in players if p])
+                                for kind, players in groups]))
     told = about.splitlines() + ['All players are equally loud; a download is what is '
                                  'heard here.']
     if lost: told.append(f'{lost} files cannot be read and are left out.')

@@ -79,8 +79,7 @@ def _classes(result):
     t = result.table[result.table.label != 'all']
     real = (result.record.get('recordings') or {}).get('classes', {})
     shown = ([m for m in (*(m for m,_,_ in SUMMARY.values()), 'onsets')
-              if m in set(t.measure)]
-             if real else list(dict.fromkeys(t.measure)))
+              if m in set(t.measure)] if real else list(dict.fromkeys(t.measure)))
     names = {m: q for q,(m,_,_) in SUMMARY.items()}
     rows = []
     for label,own in t.groupby('label'):
@@ -205,8 +204,7 @@ def leaderboard_page(
                for c in shown.columns[1:]]
     there,families,plots = table[table.kernel.notna()],[],[]
     for m,against in (('accuracy', 'seconds_per_clip'), ('frechet', 'seconds_per_clip'),
-                      ('accuracy', 'parameters'),
-                      ('accuracy', 'training_seconds')):
+                      ('accuracy', 'parameters'), ('accuracy', 'training_seconds')):
         if not (there.get(against, pd.Series(dtype=float)) > 0).any(): continue
         drawn = _plot_uri(lambda ax: draw_leaderboard(there, m, against, ax), 5.5, 3.2)
         plots.append((f'{m} against {AGAINST[against]}', drawn))
@@ -259,8 +257,8 @@ def roundtrip_page(
     first = next(iter(sets.values()))
     for label in sorted(set(first.labels)):
         own = [i for i,l in enumerate(first.labels) if l == label][:per_class]
-        players = [clip_player(clips, i, name=way) for i in own for way,
-                   clips in sets.items()]
+        players = [clip_player(clips, i, name=way)
+                   for i in own for way, clips in sets.items()]
         classes.append((label, [p for p in players if p]))
     meaning = [(m, MEASURES[m].says) for m in shown.columns if m in MEASURES]
     about = (f"{len(first)} recordings, each compared with what came back at its own "
@@ -352,8 +350,7 @@ def listening_page(
         items.append((clip, label, heard))
     with atomic_folder(Path(out), merge=True) as work:
         (work/'listen.html').write_text(page('listening.html', 'Listening test',
-                                             items=items),
-                                        encoding='utf-8')
+                                             items=items), encoding='utf-8')
         pd.DataFrame(key).to_csv(work/'key.csv', index=False)
     return Path(out)/'listen.html'
 

@@ -169,8 +169,8 @@ def _each_distance(made, originals, pairs=None):
         n = min(a.shape[-1] * other // rate, b.shape[-1])
         found.append(reconstruction_distances(resample(a, rate, other)[..., :n],
                                               b[..., :n], other))
-    return {n: torch.tensor([f[c] for f in found]) for c,
-            n in enumerate(Reconstruction._fields)}
+    return {n: torch.tensor([f[c] for f in found])
+            for c, n in enumerate(Reconstruction._fields)}
 
 def _next_of_its_class(labels):
     "Pairs of different clips with one label, each clip once on either side"
@@ -285,8 +285,7 @@ def _keep(table, out, embedder, ref, probe):
 _COLUMNS = ('accuracy', 'second', 'told_apart', 'apart_full', 'apart_audible',
             'frechet',
            'kernel', 'stft_low', 'stft_high', 'log_spectral', 'top', 'pre_echo',
-           'rhythm',
-           'event_l1') # in this order, of what `roundtrip` measures
+           'rhythm', 'event_l1') # in this order, of what `roundtrip` measures
 
 # %% ../../nbs/judge/roundtrip.ipynb #78338cc4
 def roundtrip_table(
@@ -296,8 +295,7 @@ def roundtrip_table(
     show = lambda v, form='{:.3g}': '' if v is None or pd.isna(v) else form.format(v)
     forms = dict(stft_low='{:.2f}', stft_high='{:.2f}', top='{:.1f}', pre_echo='{:.1f}',
                  kernel='{:.2f}', frechet='{:.1f}', rhythm='{:.2f}',
-                 log_spectral='{:.1f}',
-                 event_l1='{:.3f}')
+                 log_spectral='{:.1f}', event_l1='{:.3f}')
     rows = []
     for r in table.to_dict('records'):
         row = dict(way=r['way'],

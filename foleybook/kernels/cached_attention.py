@@ -111,7 +111,7 @@ def _block_steps(w, keys, values, rows, n_heads, at, x):
 #| code-fold: true
 @compiled(inner=True)
 def _next_token(w, table, rows, t, at, x):
-    "What stands before step t: token, codes around, place, class; x (g, c) is overwritten"
+    "What stands before step t: token, codes around, place, class; x (g, c) in place"
     size = len(w.tokens)
     blank = len(w.around) // max(1, w.near.shape[1])
     for b in range(len(rows)):
@@ -135,7 +135,7 @@ def _next_token(w, table, rows, t, at, x):
 def draw_steps(w, keys, values, table, rows, items, n_heads, stages, before, h, first,
                 last, noise,
                 codes, still, guidance, temperature, top_k, top_p):
-    "Steps `first` to `last` of some maps: nothing but machine code; h (rows, c) is updated"
+    "Steps `first` to `last` of some maps in machine code; h (rows, c) is updated"
     n, streams = w.head.shape[1] // codes.shape[2], codes.shape[2]
     none = np.zeros(w.head.shape[1], np.float32)
     x = np.empty((len(rows), h.shape[1]), np.float32)

@@ -48,8 +48,7 @@ def cauchy(
     # keep inputs, compute blocks twice
     again = torch.is_grad_enabled() and both.requires_grad
     run = (lambda *a: checkpoint(_cauchy_block, *a, use_reentrant=False,
-                                 preserve_rng_state=False)
-           ) if again else _cauchy_block
+                                 preserve_rng_state=False)) if again else _cauchy_block
     waves = list(zip(c.split(columns), s.split(columns)))
     found = [torch.cat([run(*block, *wave) for wave in waves], -1) for block in blocks]
     return torch.cat(found).movedim(1, 0)

@@ -25,7 +25,7 @@ class Matrices(NamedTuple):
 
 # %% ../../nbs/kernels/gated_cells.ipynb #0da29f5b
 class GRUWeights(NamedTuple):
-    "A network that is told its last code and some controls, and gives logits of the next code"
+    "A network that is told its last code and some controls; logits of the next code"
     seen: np.ndarray  # what the first layer makes of each code, (codes, inputs)
     controls: np.ndarray  # what it makes of each control, (controls, inputs)
     wide: Matrices  # a layer before the recurrence, or none
@@ -186,20 +186,20 @@ def gru_backward(
 # %% ../../nbs/kernels/gated_cells.ipynb #f1543766
 @lru_cache(maxsize=1)
 def _blas():
-    "The library that numba multiplies with; torch's number of threads means nothing to it"
+    "The library that numba multiplies with; it does not ask torch for its threads"
     import scipy.linalg  # it must be there to be found
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
 def _rows(loop, *arrays):
-    "`gru_forward` or `gru_backward` in one thread: for one row after the other, several wait for each other"
+    "`gru_forward` or `gru_backward` in one thread: several would wait for each other"
     with _blas().limit(limits=1, user_api="blas"):
         loop(*(x.detach().contiguous().numpy() for x in arrays))
 
 # %% ../../nbs/kernels/gated_cells.ipynb #4de71dc3
 class GRUOverTime(torch.autograd.Function):
-    "The recurrence of one layer of a GRU, compiled; gradients of weights as one large product"
+    "The recurrence of one layer of a GRU; gradients of weights as one large product"
 
     @staticmethod
     def forward(

@@ -43,8 +43,7 @@ def _arithmetic(sign, instruction):
     lower_builtin(sign, lanes, lanes)(emit)
 
 for sign,instruction in [(operator.add, 'fadd'), (operator.sub, 'fsub'),
-                         (operator.mul, 'fmul'),
-                         (operator.truediv, 'fdiv')]:
+                         (operator.mul, 'fmul'), (operator.truediv, 'fdiv')]:
     _arithmetic(sign, instruction)
 
 # %% ../../nbs/kernels/log_mel.ipynb #c1a477aa

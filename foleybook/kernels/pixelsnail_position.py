@@ -164,8 +164,7 @@ def _attention_step(w, m, facts, rows, block, at, query, kv):
         if seen:
             for i in range(0, width, d):
                 look_back(query[b, i:i + d], keys[i:i + d], values[i:i + d], seen,
-                           score,
-                           out[b, i:i + d])
+                           score, out[b, i:i + d])
     return out
 
 @compiled(inner=True)
@@ -241,8 +240,7 @@ def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
                     given[o] = near if guidance >= np.float32(.5) else without[o] + guidance * gap
             if not still[item, s, i, j]:
                 codes[item, s, i, j] = choose(logits[b], noise[item, j, s],
-                                               temperature, top_k,
-                                               top_p)
+                                               temperature, top_k, top_p)
         for b in range(len(rows)):
             m.codes[rows[b], s, row, column] = codes[rows[b % items], s, i, j] + s * n
 
@@ -262,5 +260,4 @@ def draw_columns(w, m, facts, rows, items, i, stop, above, ready1, ready2, noise
         for k in range(w.tail1.weight.shape[0]):
             _point_block(x, w.tail1, w.tail2, k)
         _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
-                   temperature,
-                   top_k, top_p)
+                   temperature, top_k, top_p)

@@ -209,8 +209,7 @@ def _autoencoder_half(c, widths, c_in, c_out, layers, way):
     given, n = dict(groups=c.norm_num_groups, eps=1e-6), len(widths)
     half.conv_in = nn.Conv2d(c_in, widths[0], 3, padding=1)
     stages = [PlainStage([(widths[max(i - 1, 0)] if j == 0 else w, w)
-                          for j in range(layers)],
-                         resample=way * (i < n - 1), **given)
+                          for j in range(layers)], resample=way * (i < n - 1), **given)
               for i, w in enumerate(widths)]
     name = 'down_blocks' if way == 'half' else 'up_blocks'
     setattr(half, name, nn.ModuleList(stages))
@@ -231,8 +230,7 @@ class AutoencoderKL(Pretrained):
         self.config = c = config
         widths, z = c.block_out_channels, c.latent_channels
         self.encoder = _autoencoder_half(c, widths, c.in_channels, 2 * z,
-                                         c.layers_per_block,
-                                         'half')
+                                         c.layers_per_block, 'half')
         self.decoder = _autoencoder_half(c, widths[::-1], z, c.out_channels,
                                          c.layers_per_block + 1, 'double')
         self.quant_conv, self.post_quant_conv = nn.Conv2d(2 * z, 2 * z,
@@ -318,10 +316,10 @@ class MelImageDiffusion(MelGenerator):
         config.mel.require(self.vocoder.mel, f'the vocoder ({name})')
         self.labels, text = list(config.labels), unet.config.cross_attention_dim
         self.asks = frozenset({'label', 'shares', *(['text'] if text else [])})
-        mel = config.mel
-        self.default_seconds = config.frames * mel.hop_length / mel.sample_rate
-        self.longest_seconds = 8 * self.default_seconds
-        self.defaults = {k: getattr(config, k) for k in ('steps', 'guidance', 'sampler')}
+        seconds = config.frames * config.mel.hop_length / config.mel.sample_rate
+        self.default_seconds,self.longest_seconds = seconds,8 * seconds
+        told = 'steps', 'guidance', 'sampler'
+        self.defaults = {k: getattr(config, k) for k in told}
 
     @property
     def process(self)->DiffusionProcess:
@@ -363,7 +361,8 @@ def to_pictures(self:MelImageDiffusion,
     state:Tensor, # (b, c, h, w)
 )->Tensor: # about -1 to 1, (b, 1, h, w)
     "What it has painted"
-    return state if self.vae is None else self.vae.decode(state / self.vae.config.scaling_factor)
+    if self.vae is None: return state
+    return self.vae.decode(state / self.vae.config.scaling_factor)
 
 # %% ../../nbs/published/audio_diffusion.ipynb #11b2ae02
 @patch
@@ -372,15 +371,13 @@ def paint(self:MelImageDiffusion,
     noise:Tensor, # to start from, (n, c, h, w); is not changed
     steps:int=50, # of the published schedule
     sampler:str='ddim', # or 'ddpm'
-    # state of a sound to start from or to hold: (n or 1, c, h, w)
-    source:Tensor|None=None,
+    source:Tensor|None=None,  # of a sound to start from or to hold: (n or 1, c, h, w)
     start_step:int=0, # steps left out; above 0 it starts from `source`
     hold:tuple=(0, 0), # columns of `source` held at the front and at the end
     eta:float=0., # share of fresh noise of DDIM, 0 to 1
     fresh=None, # `ItemNoise` or anything with `randn`, for DDPM and eta
     context:Tensor|None=None, # what a conditional U-Net is asked by, (n, k, d)
-    # repeat the published slip in what is held after a late start
-    same_noise:bool=False,
+    same_noise:bool=False,  # the published slip in what is held after a late start
     on_step=None, # f(step, steps, x)
 )->Tensor: # state, (n, c, h, w)
     "The published call, for any number of pictures"
@@ -420,7 +417,8 @@ def check_paint(self:MelImageDiffusion, steps, sampler, source, start_step, hold
     if min(hold) < 0 or sum(hold) >= width:
         raise ValueError(f"hold={hold} leaves nothing of {width} columns. Hold fewer.")
     if source is None and (start_step or any(hold)):
-        raise ValueError("start_step and hold need a source. Give the state of a sound.")
+        raise ValueError("start_step and hold need a source. Give the state of a "
+                         "sound.")
 
 # %% ../../nbs/published/audio_diffusion.ipynb #806f8a37
 @patch
@@ -454,8 +452,7 @@ class PackedConv2d(nn.Module):
             reorder = torch.ops.mkldnn._reorder_convolution_weight
             self.packed[shape] = reorder(c.weight.detach(), *how, list(shape))
         return torch.ops.mkldnn._convolution_pointwise(x, self.packed[shape], c.bias,
-                                                       *how, 'none',
-                                                       [], '')
+                                                       *how, 'none', [], '')
 
 # %% ../../nbs/published/audio_diffusion.ipynb #d946514b
 def prepared(
@@ -487,12 +484,10 @@ def _sample(self:MelImageDiffusion, cond, n, seeds, seconds, init=None, mask=Non
         return MelGenerator._sample(self, cond, n, seeds, seconds, init=init, mask=mask,
                                     **asked)
     level = mel_values(log_mel(init.mean(1),
-                               self.mel.replace(ref_max=False, top_db=None)),
-                       self.mel)
+                               self.mel.replace(ref_max=False, top_db=None)), self.mel)
     gain = level.amax((1, 2)).clamp_min(1e-10).pow(1 / self.mel.power).view(-1, 1, 1)
     made = gain * MelGenerator._sample(self, cond, n, seeds, seconds, init=init / gain,
-                                       mask=mask,
-                                       **asked)
+                                       mask=mask, **asked)
     return made if mask is None else torch.where(mask, made, init.mean(1, keepdim=True))
 
 # %% ../../nbs/published/audio_diffusion.ipynb #2ae9e51f
@@ -576,8 +571,7 @@ class MelImageRecipe(DiffusionRecipe):
         "A fresh model"
         labels = tuple(dls.vocab) if self.classes else ()
         config = MelImageDiffusionConfig(self.image.mel, -self.image.top_db, 0.,
-                                         self.image.x_res,
-                                         self.process, labels=labels)
+                                         self.image.x_res, self.process, labels=labels)
         return MelImageDiffusion(config, UNet(replace(self.model,
                                                       n_classes=len(labels))))
 
@@ -636,7 +630,8 @@ def read_images(
     try:
         found = _datasets().load_from_disk(str(folder))
     except FileNotFoundError as e:
-        raise CheckpointError(f"{e}. Give one from `write_images` or `save_to_disk`.") from None
+        raise CheckpointError(f"{e}. Give one from `write_images` or "
+                              "`save_to_disk`.") from None
     table = found.get('train') if isinstance(found, dict) else found
     missing = {'image', 'audio_file',
                'slice'} - set([] if table is None else table.column_names)
@@ -666,8 +661,7 @@ def loop_beats(
 # %% ../../nbs/published/audio_diffusion.ipynb #29354745
 #| code-fold: true
 _OLD_NAMES = [(r'\.query\.', '.to_q.'), (r'\.key\.', '.to_k.'),
-              (r'\.value\.', '.to_v.'),
-              (r'\.proj_attn\.', '.to_out.0.')]
+              (r'\.value\.', '.to_v.'), (r'\.proj_attn\.', '.to_out.0.')]
 
 def _diffusers_state(state, own):
     "Weights by today's names; what was a 1x1 convolution is a linear map"
@@ -772,8 +766,7 @@ def scheduler_settings(
     answer = dict(epsilon='eps', v_prediction='v', sample='x0')
     process = DiffusionProcess(
         schedule, settings.get('num_train_timesteps', 1000),
-        settings.get('beta_start', 1e-4),
-        settings.get('beta_end', .02),
+        settings.get('beta_start', 1e-4), settings.get('beta_end', .02),
         answer[settings.get('prediction_type', 'epsilon')])
     kind = settings.get('_class_name', 'DDIMScheduler')
     clip = settings.get('clip_sample_range', 1.) if settings.get('clip_sample',
@@ -800,8 +793,7 @@ def from_original(cls:MelImageDiffusion,
     vae = next((AutoencoderKL.from_original(folder/name) for name in ('vqvae', 'vae')
                 if (folder/name).is_dir()), None)
     config = MelImageDiffusionConfig(image.mel, -float(image.top_db), 0., image.x_res,
-                                     process,
-                                     clip, sampler='ddim', steps=steps,
+                                     process, clip, sampler='ddim', steps=steps,
                                      griffin_lim=image.n_iter)
     return cls(config, UNet.from_original(folder/'unet'), vae).eval()
 

@@ -233,8 +233,7 @@ class BigVGAN(UpsamplingVocoder):
     margin = 3 + AntiAliased.radius
 
     def __init__(self,
-        # sizes, such as `BigVGANConfig.preset('base_22khz_80band')`
-        config:BigVGANConfig,
+        config:BigVGANConfig,  # sizes, as `BigVGANConfig.preset('base_22khz_80band')`
     ):
         super().__init__(config)
         c, width = config, config.widths
@@ -265,8 +264,7 @@ class BigVGAN(UpsamplingVocoder):
 @patch(cls_method=True)
 def from_original(cls:BigVGAN,
     source, # `bigvgan_generator.pt` or a dict of weights
-    # dict or file of settings; None: config.json beside the file, or the shapes
-    config=None,
+    config=None,  # settings, dict or file; None: config.json beside it, or the shapes
     mel:MelConfig=None, # front end; None: from the settings, or the usual one
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->BigVGAN: # in eval mode

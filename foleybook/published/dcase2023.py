@@ -47,8 +47,7 @@ class PlainCounts(VectorQuantizer):
 @dataclass
 class PublishedVQVAEConfig(VQVAEConfig):
     "Sizes and quirks of a published VQ-VAE"
-    # running count of a row that was never used; the baseline: 0
-    count_init:float = 1.
+    count_init:float = 1.  # running count of a row that was never used; the baseline: 0
     laplace:bool = True  # Audyn: False
     relu_skip:bool = False  # the baseline: True
 
@@ -115,8 +114,8 @@ def _audyn_names(sd:dict)->dict:
         names |= {f'{old}.conv2d_{j + 1}': f'{new}.{part}'
                   for j, part in enumerate(('down.0', 'down.1', 'conv'))}
         stacks.append((old, new))
-    names |= {f'{old}.res_blocks.{r}.conv2d_{j}': f'{new}.res.{r}.conv{j}' for old,
-              new in stacks
+    names |= {f'{old}.res_blocks.{r}.conv2d_{j}': f'{new}.res.{r}.conv{j}'
+              for old, new in stacks
               for r in range(_indices(sd, r'decoder\.res_blocks\.(\d+)\.'))
               for j in (1, 2)}
     keys = {f'{old}.{part}': f'{new}.{part}' for old, new in names.items()
@@ -182,15 +181,13 @@ def _load_published(model:nn.Module, ours:dict, names:dict, source:str)->nn.Modu
 @patch(cls_method=True)
 def from_original(cls:VQVAE,
     source, # file of weights or state dict
-    # spectrogram; None: that of the project the file comes from
-    mel:MelConfig|None=None,
+    mel:MelConfig|None=None,  # spectrogram; None: of the project the file comes from
     **overrides, # fields of `PublishedVQVAEConfig`
 )->PublishedVQVAE:
     """Load a published VQ-VAE or RVQ-VAE; sizes are read from the shapes, quirks are
     switched on"""
     sd, name = (published_weights(source, 'model'),
-                'state dict' if isinstance(source, dict)
-                else str(source))
+                'state dict' if isinstance(source, dict) else str(source))
     keys, baseline = published_keys(sd, name), 'quantize_b.embed' in sd
     ours = {new: sd[old].float() for old, new in keys.items()}
     for key in ('quantizer.codebook', 'quantizer.total') * baseline:
@@ -411,8 +408,7 @@ def pixelsnail_config(
     sd:dict, # weights under their original keys
     held, # all that the file holds
     audyn:bool, # Audyn's, not the DCASE baseline's?
-    # not to be seen in the weights; None: what the file says, else 8
-    n_heads:int|None=None,
+    n_heads:int|None=None,  # not seen in the weights; None: as the file says, else 8
 )->PublishedPixelSNAILConfig:
     "Sizes read off the shapes of the weights"
     ours = {published_key(k, audyn): v for k, v in sd.items()}
@@ -430,9 +426,7 @@ def pixelsnail_config(
              cond_width=ours['condition.layers.0.weight'].shape[0], attend_self=False)
     return PublishedPixelSNAILConfig(
         code_shape=tuple(shape), n_codes=v.shape[1], channels=v.shape[0],
-        kernel_size=v.shape[3],
-        n_heads=int(heads),
-        n_blocks=number(r'blocks\.(\d+)\.'),
+        kernel_size=v.shape[3], n_heads=int(heads), n_blocks=number(r'blocks\.(\d+)\.'),
         n_res_blocks=number(r'blocks\.0\.resblocks\.(\d+)\.'),
         res_channels=ours['blocks.0.resblocks.0.conv1.weight_v'].shape[0],
         attention=queries is not None,
@@ -462,14 +456,14 @@ def _fit(
 def from_original(cls:PixelSNAIL,
     # file (.pt, .pth) or what it holds: the DCASE 2023 baseline's or Audyn's PixelSNAIL
     source,
-    # not to be seen in the weights; None: what the file says, else 8
-    n_heads:int|None=None,
+    n_heads:int|None=None,  # not seen in the weights; None: as the file says, else 8
 # `PublishedPixelSNAIL` in eval mode; `card['unused']` lists the tensors that no
 # computation ever used
 ):
     """Load a published prior; a key that is missing, surplus or misshapen is a
     `CheckpointError`"""
-    held, name = read_published(source), 'the dict' if isinstance(source, dict) else str(source)
+    held = read_published(source)
+    name = 'the dict' if isinstance(source, dict) else str(source)
     sd = published_weights(held, 'model')
     audyn = any(k.startswith('conditionor.') for k in sd)
     needed = ['background',

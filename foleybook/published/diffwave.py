@@ -29,8 +29,8 @@ def _published_places(c):
         if normed:
             parts = dict(bias='bias', weight_g='parametrizations.weight.original0',
                                 weight_v='parametrizations.weight.original1')
-        found.update({f'{theirs}.{k}': (f'{ours}.{v}', start, rows) for k,
-                      v in parts.items()})
+        found.update({f'{theirs}.{k}': (f'{ours}.{v}', start, rows)
+                      for k, v in parts.items()})
     put('init_conv.0.conv', 'input')
     for k in (1, 2): put(f'residual_layer.fc_t{k}', f'time{k}', normed=False)
     for n in range(c.n_layers):
@@ -50,8 +50,7 @@ def _published_places(c):
 #| code-fold: true
 def to_published(
     config:WaveNetConfig, # of a network with weight norm
-    # our names -> tensors shaped like the weights: weights, gradients, moments
-    state:dict,
+    state:dict,  # our names -> tensors like the weights: weights, gradients, moments
 ) -> dict: # original names -> Tensor
     "Weights of a WaveNet, or anything shaped like them, under the original names"
     places = _published_places(config)
@@ -67,9 +66,10 @@ def from_published(
     where='the file', # how an error calls it
 ) -> dict: # our names -> Tensor
     "The inverse of `to_published`; what is missing or too much is a `CheckpointError`"
-    places, made = _published_places(config), {k: torch.empty_like(v) for k,
-                                               v in like.items()}
-    missing, surplus = sorted(places.keys() - state.keys()), sorted(state.keys() - places.keys())
+    places, made = _published_places(config), {k: torch.empty_like(v)
+                                               for k, v in like.items()}
+    missing = sorted(places.keys() - state.keys())
+    surplus = sorted(state.keys() - places.keys())
     if missing or surplus:
         raise CheckpointError(f"{where}: not the weights of such a WaveNet; missing: "
                               f"{', '.join(missing[:6]) or 'none'}; surplus: "
@@ -105,8 +105,7 @@ def published_config(
             skip_channels=shape('final_conv.0.conv.weight_v')[0], hidden=hidden,
             step_out=shape('residual_layer.fc_t2.weight')[0],
             cycle=cycle or (12 if n == 36 else 10), weight_norm=True,
-            residual_includes_t=released,
-            n_mels=shape(mel)[1] if mel in state else 0,
+            residual_includes_t=released, n_mels=shape(mel)[1] if mel in state else 0,
             upsample=tuple(shape(k)[-1] // 2 for k in sorted(stages)))
     except (KeyError, ValueError) as e:
         raise CheckpointError(f"{where}: not a WaveNet of DiffWave ({e} is missing). "
@@ -145,8 +144,7 @@ def from_original(cls:DiffWave,
     hop = math.prod(net.upsample)
     mel = (MelConfig.preset('diffwave_ljspeech').replace(
         hop_length=hop, win_length=max(1024, hop), n_fft=max(1024, hop),
-        n_mels=net.n_mels)
-        if net.n_mels else None)
+        n_mels=net.n_mels) if net.n_mels else None)
     model = cls(DiffWaveConfig(net, process or usual,
                                sample_rate or (22050 if mel else 16000),
                                level=1., mel=mel, clip=False, sampler='ddpm',
@@ -163,7 +161,8 @@ def published_optimizer(
     **options, # of Adam: lr ...
 ): # `torch.optim.Adam`, ready to go on
     "The optimiser of a published checkpoint, to go on with its training"
-    held, where = read_published(source), 'the dict' if isinstance(source, dict) else source
+    held = read_published(source)
+    where = 'the dict' if isinstance(source, dict) else source
     if not isinstance(held.get('optimizer_state_dict'), dict):
         raise CheckpointError(f"{where}: holds no optimiser. Begin one with "
                               "torch.optim.Adam.")
@@ -174,8 +173,8 @@ def published_optimizer(
     moments = {}
     for kind in ('exp_avg', 'exp_avg_sq'):
         known = {names[i]: s[kind] for i, s in theirs['state'].items()}
-        full = {k: known.get(k, torch.zeros_like(v)) for k,
-                v in held['model_state_dict'].items()}
+        full = {k: known.get(k, torch.zeros_like(v))
+                for k, v in held['model_state_dict'].items()}
         moments[kind] = from_published(net, full, own, where)
     step = max(float(s['step']) for s in theirs['state'].values())
     for name, p in own.items():
@@ -193,10 +192,8 @@ def _diagonal(sd, rule, real_form='exp', imag_sign=1, damping='A_real', dt='inv_
     space = dict(C=C, B=B.reshape(B.shape[-3:]), A_real=sd[damping],
                  A_imag=imag_sign * sd['A_imag'], dt=sd[dt].reshape(C.shape[1], -1))
     fields = dict(d_model=C.shape[1], d_state=2 * C.shape[2], kind='diagonal',
-                  rule=rule,
-                  init='lin', n_systems=len(sd['A_imag']) % C.shape[1],
-                  real_form=real_form,
-                  dt_tied=space['dt'].shape[1] == 1)
+                  rule=rule, init='lin', n_systems=len(sd['A_imag']) % C.shape[1],
+                  real_form=real_form, dt_tied=space['dt'].shape[1] == 1)
     if 'P' in sd:
         space |= dict(P=sd['P'], settled=sd.get('L', sd.get('l_kernel')).long())
         fields |= dict(kind='dplr', init='legs', rank=len(sd['P']))
@@ -221,8 +218,7 @@ def _directions(sd):
                  P=all_(lambda p: p['B'][1].expand(h, n, 2))[None])
     length = 2 * (len(two[0]['z']) - 1)
     fields = dict(d_model=h, d_state=2 * n, two_systems=True, bidirectional=True,
-                  gate=False,
-                  real_form='none', backward_lag=0, length=length)
+                  gate=False, real_form='none', backward_lag=0, length=length)
     return fields, space | dict(settled=torch.tensor(length))
 
 # %% ../../nbs/published/diffwave.ipynb #2770028c
@@ -303,15 +299,13 @@ def from_original(cls:S4,
 # %% ../../nbs/published/diffwave.ipynb #d11e12c6
 #| code-fold: true
 _NORMED = dict(weight_g='parametrizations.weight.original0', bias='bias',
-               weight='weight',
-               weight_v='parametrizations.weight.original1')
+               weight='weight', weight_v='parametrizations.weight.original1')
 _ENDS = {'init_conv.0.conv.': 'input.', 'fc_t1.': 'time1.', 'fc_t2.': 'time2.',
          'norm.m': 'trunk.norm.shift', 'norm.s': 'trunk.norm.scale',
          'final_conv.0.conv.': 'last.', 'final_conv.2.conv.': 'output.'}
 _PARTS = {'fc_t.': 'told.', 'ff.ff.0.conv.': 'ff1.', 'ff.ff.2.conv.': 'ff2.',
           'norm1.m': 'norm1.shift', 'norm1.s': 'norm1.scale', 'norm2.m': 'norm2.shift',
-          'norm2.s': 'norm2.scale',
-          'mel_conv.conv.': 'mel.', 'linear.conv.': 'conv.'}
+          'norm2.s': 'norm2.scale', 'mel_conv.conv.': 'mel.', 'linear.conv.': 'conv.'}
 
 def _places(c):
     "Published place of every block and pool -> ours"
@@ -327,8 +321,8 @@ def published_names(c):
     "Published name -> ours, for all that is not inside an S4 layer"
     parts = _PARTS | {f'upsample_conv2d.{k}.': f'stretch.{k}.conv.'
                       for k in range(len(c.upsample))}
-    ends = dict(_ENDS) | {a + k: b + v for a, b in _places(c).items() for k,
-                          v in parts.items()}
+    ends = dict(_ENDS) | {a + k: b + v for a, b in _places(c).items()
+                          for k, v in parts.items()}
     whole = {k: v for k, v in ends.items() if not k.endswith('.')}
     return whole | {a + k: b + v for a, b in ends.items() if a.endswith('.')
                     for k, v in _NORMED.items()}
@@ -360,13 +354,13 @@ def published_sizes(
             ff=len(block['ff.ff.0.conv.bias']) // len(block['fc_t.bias']),
             unet='d_layers.0.fc_t.bias' in sd,
             length=saved * math.prod(pool) if saved else length, weight_norm=True,
-            norm_eps=0.,
-            layer=S4Config(**layer | dict(d_model=64, length=0)),
+            norm_eps=0., layer=S4Config(**layer | dict(d_model=64, length=0)),
             step_width=sd['fc_t1.weight'].shape[1], hidden=len(sd['fc_t1.bias']),
             step_out=len(sd['fc_t2.bias']), upsample=tuple(ups), cut_mel=True,
             n_mels=block['mel_conv.conv.weight_v'].shape[1] if ups else 0)
     except (KeyError, IndexError) as e:
-        raise CheckpointError(f"{where}: no SaShiMi of diffwave-sashimi; missing {e}.") from None
+        raise CheckpointError(f"{where}: no SaShiMi of diffwave-sashimi; missing "
+                              f"{e}.") from None
 
 def _layer_of(block): return {k.removeprefix('layer.'): v for k, v in block.items()
                               if k.startswith('layer.')}

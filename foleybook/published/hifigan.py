@@ -36,8 +36,8 @@ def _where(source): return 'the dict' if isinstance(source, dict) else source
 
 def _weights(source, *parts):
     "The weights in a published file, the names of normed ones in the old spelling"
-    return {_old_name(k): v for k,
-            v in published_weights(source, 'model', *parts).items()}
+    return {_old_name(k): v
+            for k, v in published_weights(source, 'model', *parts).items()}
 
 def _load_original(model, state, where):
     "Strict loading by the old names; the error lists what does not fit"
@@ -59,8 +59,8 @@ def _original_config(source, config):
 
 def _original_mel(mel, settings, n_mels, hop):
     "The front end that the settings of an original project describe"
-    changes = {ours: settings[theirs] for theirs,
-               ours in _JSON_MEL.items() if theirs in settings}
+    changes = {ours: settings[theirs]
+               for theirs, ours in _JSON_MEL.items() if theirs in settings}
     changes = {'n_mels': n_mels, 'hop_length': hop, **changes}
     for k in ('win_length', 'n_fft'):
         changes.setdefault(k, max(getattr(mel, k), changes['hop_length']))
@@ -75,8 +75,7 @@ def _pick(config_type, settings):
 @patch(cls_method=True)
 def from_original(cls:HiFiGAN,
     source, # `g_*` of jik876, a .pth of Audyn, or a dict of weights
-    # dict or file of settings; None: config.json beside the file, or the shapes
-    config=None,
+    config=None,  # settings, dict or file; None: config.json beside it, or the shapes
     mel:MelConfig=None, # front end; None: from the settings, or the usual one
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->HiFiGAN: # in eval mode

@@ -225,8 +225,7 @@ class MelGANRecipe(AdversarialRecipe):
 @patch(cls_method=True)
 def from_original(cls:MelGAN,
     source, # `best_netG.pt` or a dict of weights
-    # front end; None: that of SpecVQGAN. descriptinc's: `melgan_mel()`
-    mel:MelConfig=None,
+    mel:MelConfig=None,  # front end; None: SpecVQGAN's. descriptinc's: `melgan_mel()`
     fold:bool=True, # multiply out the weight norm? False: to train on
 )->MelGAN: # in eval mode
     "Read a published MelGAN; the file does not say which mels it was trained on"
@@ -255,7 +254,8 @@ def from_original(cls:MelGANDiscriminator,
 )->MelGANDiscriminator:
     "Read a published MelGAN discriminator"
     state = _weights(source, 'discriminator')
-    n,layers = _count(state, 'model.disc_{}.'),_count(state, 'model.disc_0.model.layer_{}.')
+    n = _count(state, 'model.disc_{}.')
+    layers = _count(state, 'model.disc_0.model.layer_{}.')
     if layers < 4:
         raise CheckpointError(f"{_where(source)}: no MelGAN discriminator; begins with "
                               f"{', '.join(list(state)[:4])}")

@@ -88,8 +88,7 @@ def published_loss(
     out: ParamOut,  # for rows, (b, l, ...)
     targets: Tensor,  # the tracks that came, (b, l, tracks)
     config: PublishedTierConfig,  # of the tier
-    # normal numbers of the draws, (l, b, tracks); with `drawn_loss`
-    eps: Tensor = None,
+    eps: Tensor = None,  # normal numbers of draws, (l, b, tracks); with `drawn_loss`
     temperature: float = 1.0,  # see `PublishedTier.spread`
 ) -> Tensor:  # of each row, (l,)
     "Mean squared error of a draw; of a mixture the likelihood"
@@ -114,8 +113,7 @@ class PublishedTierRecipe(ParamTierRecipe):
 _NAMES = (("plstm_layer.", ""), ("mu1.", "mu_gru."), ("mu2.", "mu."),
           ("sigma1.", "sigma_gru."),
           ("sigma2.", "sigma."), ("h2n.", "mu."), ("h2v.", "sigma."),
-          ("h2o.", "output."),
-          ("i2d.", "input."), ("d2h.", "widen."))
+          ("h2o.", "output."), ("i2d.", "input."), ("d2h.", "widen."))
 
 def _our_name(k):
     "The name of a published weight here"
@@ -123,8 +121,8 @@ def _our_name(k):
         _, o, rest = k.split(".", 2)
         return f"each.{o}." + rest.replace("rec.", "gru.").replace("h2n", "mu").replace(
             "h2v", "sigma")
-    return next((name + k[len(theirs):] for theirs,
-                 name in _NAMES if k.startswith(theirs)), k)
+    return next((name + k[len(theirs):]
+                 for theirs, name in _NAMES if k.startswith(theirs)), k)
 
 def _layers(ours):
     "How many recurrent layers there are"
@@ -198,8 +196,7 @@ def from_original(
 def from_original(
     cls: ParamTier,
     weights,  # MTCRNN's run folder, `model_<step>` file or `state_dict`: nets 0 to 5
-    # rows per second; None: as args.txt of the folder says, else 125
-    row_rate: float = None,
+    row_rate: float = None,  # rows per second; None: as its args.txt says, else 125
     step: int = None,  # which model of a folder; None: the last
 ):  # a `PublishedTier` with the published weights and quirks
     "Load a parameter tier of MTCRNN; the shapes say which net it is"
@@ -218,8 +215,7 @@ def from_original(
         outputs=named if len(named) == tracks
         else tuple(f"track_{k}" for k in range(tracks)),
         controls=props if len(props) == d_in - tracks else (), cond_size=d_in - tracks,
-        net=net,
-        hidden_size=ours["input.weight"].shape[0], n_layers=_layers(ours),
+        net=net, hidden_size=ours["input.weight"].shape[0], n_layers=_layers(ours),
         phased="cells.0.bias" in ours, signed_phase=True,
         row_rate=row_rate or told.get("sample_rate") or 125.0)
     tier = PublishedTier(config)

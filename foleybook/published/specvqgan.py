@@ -67,8 +67,7 @@ def _sizes(ours, source, half):
     strides = (1, *[2] * (len(levels) - 1))
     conv = ours[f'{first}.weight']
     sizes = dict(widths=widths, blocks=blocks if down else blocks - 1,
-                 attention=attention,
-                 freq_strides=strides, time_strides=strides,
+                 attention=attention, freq_strides=strides, time_strides=strides,
                  z_channels=ours[f'{one}.weight'].shape[0 if down else 1],
                  n_codes=len(ours['quantizer.codebook']),
                  dim=ours['quantizer.codebook'].shape[1],
@@ -167,9 +166,8 @@ def from_original(cls:LPAPS,
     if len(widths) != 5 or len(heads) != 5: raise CheckpointError(
         f"{_file(source)}: no LPAPS network; its weights begin with "
         f"{', '.join(list(state)[:4])}.")
-    ours = {k.removeprefix('net.').removeprefix('scaling_layer.'): v for k,
-            v in state.items()
-            if not k.startswith('lin')}
+    ours = {k.removeprefix('net.').removeprefix('scaling_layer.'): v
+            for k, v in state.items() if not k.startswith('lin')}
     ours |= {k: ours[k].reshape(-1, 1) for k in ('shift', 'scale') if k in ours}
     net = VGGMaps(tuple(widths), len(ours.get('shift', range(80))))
     load_strict(net, ours, _file(source))
@@ -262,5 +260,5 @@ def first_stage(
     """The codebook that a published transformer brings along, for the codebook's own
     `from_original`"""
     sd = published_weights(source, 'state_dict')
-    return {k.removeprefix(_BESIDE[0]): v for k,
-            v in sd.items() if k.startswith(_BESIDE[0])}
+    return {k.removeprefix(_BESIDE[0]): v
+            for k, v in sd.items() if k.startswith(_BESIDE[0])}

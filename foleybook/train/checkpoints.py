@@ -54,7 +54,8 @@ class StepLines(Callback):
 
     def after_batch(self):
         if not self.training or rank_distrib(): return
-        now, step, total = time.time(), self.train_iter, self.learn.n_epoch * self.n_iter
+        now, step = time.time(), self.train_iter
+        total = self.learn.n_epoch * self.n_iter
         if self.since is None: self.since, self.due = (now, step), now + self.every / 3
         elif now >= self.due:
             left = (total - step) * (now - self.since[0]) / (step - self.since[1])
@@ -77,7 +78,7 @@ def reduce_mean(
 
 # %% ../../nbs/train/checkpoints.ipynb #0355e4ec
 class History(Callback):
-    "`history.csv`: loss of every `log_every`-th step; validation loss, metrics of epochs"
+    "`history.csv`: loss of every `log_every`-th step; metrics of epochs"
     order = 95
     def __init__(self,
         folder:Path, # where history.csv goes
@@ -103,8 +104,8 @@ class History(Callback):
 
     def after_epoch(self):
         values = dict(zip(list(self.recorder.metric_names)[1:], self.recorder.log[1:]))
-        self.row(**{k: float(v) for k,
-                    v in values.items() if isinstance(v, (int, float))
+        self.row(**{k: float(v)
+                    for k, v in values.items() if isinstance(v, (int, float))
                     or torch.is_tensor(v)})
         self.flush()
 
@@ -169,8 +170,8 @@ def pack_state(
     if isinstance(state, dict):
         named = all(isinstance(k, str) and k[:1] != '#' for k in state)
         if named: return tensors, {k: pack(v, k) for k, v in state.items()}
-        return tensors, {'#items': [[pack(k, 'key'), pack(v, k)] for k,
-                                    v in state.items()]}
+        return tensors, {'#items': [[pack(k, 'key'), pack(v, k)]
+                                    for k, v in state.items()]}
     if not hasattr(state, '__iter__'):
         raise CheckpointError(f"{key}: a {type(state).__name__} cannot be stored.")
     packed = [pack(v, i) for i, v in enumerate(state)]
@@ -188,8 +189,8 @@ def unpack_state(
     if '#tuple' in plain:
         return tuple(unpack_state(tensors, v) for v in plain['#tuple'])
     if '#items' in plain:
-        return {unpack_state(tensors, k): unpack_state(tensors, v) for k,
-                v in plain['#items']}
+        return {unpack_state(tensors, k): unpack_state(tensors, v)
+                for k, v in plain['#items']}
     return {k: unpack_state(tensors, v) for k, v in plain.items()}
 
 # %% ../../nbs/train/checkpoints.ipynb #f14a0237
@@ -291,8 +292,7 @@ def state(self:Checkpoint,
         rngs = [None] * num_distrib()
         torch.distributed.all_gather_object(rngs, rng_state())
     losses = (torch.stack([torch.as_tensor(l).float().cpu() for l in rec.losses])
-              if rec.losses
-              else torch.zeros(0))
+              if rec.losses else torch.zeros(0))
     log = dict(losses=losses, lrs=torch.tensor(rec.lrs, dtype=torch.float64),
                iters=list(rec.iters),
                values=[list(v) for v in rec.values], smooth=rec.smooth_loss.val,
@@ -300,10 +300,9 @@ def state(self:Checkpoint,
     return dict(epoch=epoch, start=start, pct_train=learn.pct_train,
                 train_iter=learn.train_iter, rng=rngs,
                 optimizer=learn.opt.state_dict(), recorder=log,
-                valid_losses=[*self.losses.items()],
-                items=self._items(),
-                callbacks={name: cb.checkpoint_state() for name,
-                           cb in self._stateful().items()})
+                valid_losses=[*self.losses.items()], items=self._items(),
+                callbacks={name: cb.checkpoint_state()
+                           for name, cb in self._stateful().items()})
 
 # %% ../../nbs/train/checkpoints.ipynb #308b93f9
 @patch
@@ -320,8 +319,7 @@ def save(self:Checkpoint,
                  n_epoch=self.learn.n_epoch)
     try:
         write_checkpoint(self.folder/f'step_{step:08d}',
-                         unwrap(self.learn.model).state_dict(),
-                         state, **notes)
+                         unwrap(self.learn.model).state_dict(), state, **notes)
     except CheckpointError as e:
         newest = self.found()[-1].name if self.found() else 'missing'
         warnings.warn(f"{e} Training goes on; the newest checkpoint is {newest}.")
@@ -379,7 +377,8 @@ def restore(self:Checkpoint,
     notes:dict, # step, about ...
 ):
     "Put everything back as it was"
-    learn, dl, rec, log = self.learn, self.learn.dls.train, self.learn.recorder, state['recorder']
+    learn, log = self.learn, state['recorder']
+    dl, rec = learn.dls.train, learn.recorder
     if self.about and notes['about'] != self.about:
         raise CheckpointError(f"{folder}: is from a run with other settings. Choose "
                               "another folder with --out, use those, or begin anew "
@@ -427,8 +426,7 @@ class AudioLogger(Callback):
         folder:Path, # one folder per visit goes here
         every:int=1000, # steps
         n:int=4, # sounds
-        # f(model) -> `Sounds`; None: model.sample(n=n, seed=0, progress=False)
-        sampler=None,
+        sampler=None,  # model -> `Sounds`; None: sample(n=n, seed=0, progress=False)
         tensorboard:bool=True, # write event files when tensorboard is installed
     ):
         self.folder, self.every = Path(folder), every

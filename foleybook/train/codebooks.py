@@ -79,18 +79,15 @@ class CascadeRecipe(StagedRecipe):
     prior:Recipe = by_preset('unigram')
     # folder of a vocoder, or 'default' (see `find_vocoder`); None: Griffin-Lim
     vocoder:str|None = None
-    # how the finished model draws where it is not told otherwise
-    top_p:float|None = None
-    # as above; needs `class_dropout` in the training of the prior
-    guidance:float|None = None
+    top_p:float|None = None  # how the finished model draws where not told otherwise
+    guidance:float|None = None  # as above; needs `class_dropout` in training
     # the prior learns from the validation clips too, when all is settled; bits are then
     # of those
     every_clip:bool = False
     warm:ClassVar[bool] = True
     taken:ClassVar[dict] = {
         'prior.codebook': "The prior is heard through the codebook of this run. Leave "
-                          "it out.",
-        'prior.vocoder': "Set vocoder of the whole."}
+                          "it out.", 'prior.vocoder': "Set vocoder of the whole."}
 
     def unused(self)->dict:
         "A model to start from brings its codebook"
@@ -129,12 +126,10 @@ def _train(self:CascadeRecipe, data, out, resume, progress)->Cascade:
     key = f'{cache.path.name} {book.codebook_hash}' + ' every clip' * self.every_clip
     model = train_stage(prior, table, key, out/'prior', resume, progress, say)
     cascade = Cascade(model.cpu(), book.cpu(), vocoder, cache.labels, cache.seconds,
-                      self.top_p,
-                      self.guidance).eval()
+                      self.top_p, self.guidance).eval()
     told = dict(codebook=book, prior=model, vocoder=vocoder)
-    licence = licence_of_parts({k: m.card.get('licence', 'unknown') for k,
-                                m in told.items()
-                                if m is not None})
+    licence = licence_of_parts({k: m.card.get('licence', 'unknown')
+                                for k, m in told.items() if m is not None})
     if not rank_distrib():
         cascade.save_pretrained(out, self.card(cache) | dict(licence=licence))
     return cascade

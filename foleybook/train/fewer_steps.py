@@ -170,8 +170,7 @@ def walk(self:StudentRecipe,
     model.sample_latents(Conditions(label=label), [*rows], columns,
                          steps=self.teacher_steps,
                          guidance=self.guidance, sampler=model.config.sampler,
-                         noise=noise,
-                         on_step=seen)
+                         noise=noise, on_step=seen)
     level = mel_level(model.vae.decode(nodes[-1].to(model.device)).cpu(), model.mel)
     return Paths(torch.stack(nodes, 1).half(), label, level.clamp(-100, -1e-3))
 

@@ -195,7 +195,7 @@ def show_batch(self:CacheLoader,
 #| code-fold: true
 def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold=None,
              **given):
-    "Train and valid loaders; `valid_idx` counts rows of the table the cache was built from"
+    "Train and valid loaders; `valid_idx` counts rows of the table behind the cache"
     if valid_idx is None:
         train, held = split_table(cache.index, valid, given["seed"], fold)
     else:
@@ -220,7 +220,8 @@ def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold=Non
     drop_last = drop_last and (n or len(train)) >= given["bs"]
     dls = [make(train, shuffle=True, n=n, drop_last=drop_last), make(held)]
     dls = DataLoaders(*dls, device=device)
-    dls.vocab, dls.cache, dls.train_rows, dls.valid_rows = cache.labels, cache, train, held
+    dls.vocab, dls.cache = cache.labels, cache
+    dls.train_rows, dls.valid_rows = train, held
     return dls
 
 # %% ../../nbs/train/loaders.ipynb #86160eff
@@ -252,8 +253,7 @@ def mel_dls(
         cache = MelCache.build(data, mel, seconds, cache_dir, **cache_options)
     if mel is not None: mel.require(cache.mel, f"the cache {cache.path}")
     dls = _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold,
-                   bs=bs,
-                   crop=frames, seed=seed, target="label", num_workers=workers,
+                   bs=bs, crop=frames, seed=seed, target="label", num_workers=workers,
                    balance=balance)
     dls.mel = cache.mel
     return dls
@@ -286,8 +286,7 @@ def wave_dls(
         length = max(seconds, clip_seconds)
         data = WaveCache.build(data, sample_rate, length, cache_dir, **cache_options)
     dls = _loaders(data, valid_idx, device, n, drop_last, valid, conditions, bs=bs,
-                   seed=seed,
-                   crop=round(seconds*data.sample_rate), target=target,
+                   seed=seed, crop=round(seconds*data.sample_rate), target=target,
                    num_workers=workers, balance=balance)
     dls.sample_rate = data.sample_rate
     return dls

@@ -30,8 +30,7 @@ __all__ = ['TierRecipe', 'AudioTierRecipe', 'ParamTierRecipe', 'TierStackRecipe'
 @dataclass
 class TierRecipe(LoopRecipe):
     "A recurrent tier over clips with control tracks"
-    # parameters of the clips, or what `extract_tracks` knows
-    controls:tuple[str, ...] = ()
+    controls:tuple[str, ...] = ()  # parameters of clips, or what `extract_tracks` knows
     classes:bool = False # condition on the classes of the clips, too
     only:str = '' # train on the clips of this class alone
     length:int = 256 # rows in an item

@@ -47,11 +47,9 @@ class FoleyRecipe(CascadeRecipe):
     prior:Recipe = by_preset('foley-pixelsnail')
     # not used if `vocoder` names a folder
     vocoder_recipe:LoopRecipe = by_preset('foley-vocoder')
-    # recordings for the vocoder; None: the same as for the rest
-    vocoder_data:str|None = None
+    vocoder_data:str|None = None  # recordings for the vocoder; None: as for the rest
     per_class:int = 100  # sounds of each class in the evaluation set; 0: do not make it
-    # how the finished model draws where it is not told otherwise
-    guidance:float|None = 2.
+    guidance:float|None = 2.  # how the finished model draws where not told otherwise
 
     def unused(self)->dict:
         "With a vocoder that is there already, none is trained"
@@ -95,8 +93,7 @@ def sample_set(self:FoleyRecipe,
                       [out/part/'finished.json'
                        for part in ('first_vocoder', 'codebook', 'prior')])
     about = dict(stages=[read_json(f) for f in stages if f.is_file()],
-                 vocoder=self.vocoder,
-                 top_p=self.top_p, guidance=self.guidance)
+                 vocoder=self.vocoder, top_p=self.top_p, guidance=self.guidance)
     mark, listing = folder/'made_by.json', folder/'metadata.jsonl'
     if folder.exists() and (not mark.is_file() or read_json(mark) != about):
         os.replace(folder,

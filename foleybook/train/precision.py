@@ -25,7 +25,7 @@ def precision_seconds(
     device='cpu', # kind of device
     rounds:int=3, # timed passes of each way, after one to warm up
 ) -> dict: # (precision, channels last?) -> seconds of a pass, the median
-    "How long a training pass of a copy of the model takes in each way, the ways taking turns"
+    "How long a training pass of a copy of the model takes in each way, in turns"
     twins = {way: copy.deepcopy(model) for way in ways}
     for (_, last), twin in twins.items():
         if last: twin.to(memory_format=torch.channels_last)
@@ -78,7 +78,7 @@ class AutoPrecision(MixedPrecision):
 # %% ../../nbs/train/precision.ipynb #520a2f1a
 @patch
 def choose(self:AutoPrecision):
-    "Time the ways on a copy of the model and the batch at hand; all processes follow the first"
+    "Time the ways on a copy of the model and this batch; all follow the first process"
     model, loss_func, xb, yb = (unwrap(self.model), self.learn.loss_func, self.learn.xb,
                                 self.learn.yb)
     def step(twin):

@@ -32,15 +32,13 @@ __all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'l
 class Recipe:
     "What a result depends on. A family adds fields, and writes `_train`"
     seed:int = 0                # of weights, order and everything drawn
-    # a trained model whose weights the new one begins with; '': fresh ones
-    start:str = ''
+    start:str = ''  # a trained model whose weights it begins with; '': fresh ones
     device:str = 'auto'         # auto, cpu, cuda, cuda:1 ...
 
     name:ClassVar[str] = ''     # the preset it comes from
     # name -> {field: value}; those that ship are in `foleybook.train.presets`
     presets:ClassVar[dict] = {}
-    # earlier name of a field -> name, for a stored recipe.json
-    renamed:ClassVar[dict] = {}
+    renamed:ClassVar[dict] = {}  # earlier name of a field -> name, for recipe.json
     free:ClassVar[tuple] = ('device',)  # fields that may change when a run is resumed
     warm:ClassVar[bool] = False # can it begin with the weights of another model?
     from_model:ClassVar[bool] = False # is a trained model what it learns from?
@@ -116,7 +114,6 @@ class Recipe:
     ) -> Recipe:
         "The recipe again; its class must be imported, or be part of this book"
         return _read_back(cls, value)
-
 
 # %% ../../nbs/train/recipes.ipynb #c8206356
 def _at(value, name):
@@ -252,11 +249,10 @@ def find_recipe(
 def _stored(recipe):
     "For `recipe.json`"
     parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    settings = {k: v.to_dict() if isinstance(v, Recipe) else to_plain(v) for k,
-                v in parts.items()}
+    settings = {k: v.to_dict() if isinstance(v, Recipe) else to_plain(v)
+                for k, v in parts.items()}
     return dict(recipe=type(recipe).__name__, module=type(recipe).__module__,
-                preset=recipe.name,
-                settings=settings)
+                preset=recipe.name, settings=settings)
 
 # %% ../../nbs/train/recipes.ipynb #dcebac5f
 def _read_back(cls, value):
@@ -288,10 +284,9 @@ def _recipe_hash(recipe):
     if start := parts.pop('start'): # what it holds counts, not where it lies
         files = sorted(model_folder(start).rglob('model.safetensors'))
         parts['start'] = [file_digest(f) for f in files]
-    settings = {k: v.hash if isinstance(v, Recipe) else to_plain(v) for k,
-                v in parts.items()}
+    settings = {k: v.hash if isinstance(v, Recipe) else to_plain(v)
+                for k, v in parts.items()}
     return config_hash([type(recipe).__name__, settings])
-
 
 # %% ../../nbs/train/recipes.ipynb #dcc23f86
 def licence_of(
@@ -312,8 +307,7 @@ def licence_of_parts(
     "One licence where all parts agree, else that of each part"
     told = {k: v for k, v in parts.items() if v is not None}
     return ('; '.join(f'{k}: {v}' for k, v in told.items())
-            if len(set(told.values())) != 1
-            else [*told.values()][0])
+            if len(set(told.values())) != 1 else [*told.values()][0])
 
 # %% ../../nbs/train/recipes.ipynb #ff2b443d
 def _card(data):
@@ -324,8 +318,7 @@ def _card(data):
                     licence=licence_of(table))
     else:
         told = dict(data=str(data) if isinstance(data, (str, Path))
-                    else type(data).__name__,
-                    licence='unknown')
+                    else type(data).__name__, licence='unknown')
     return dict(told, limits='not evaluated')
 
 # %% ../../nbs/train/recipes.ipynb #3669553c
@@ -403,8 +396,7 @@ class LoopRecipe(Recipe):
     # memory of the two means; one_cycle moves the first from .95 to .85 and back
     betas:tuple[float, float] = (.9, .99)
     weight_decay:float = 0.     # pull of the weights towards 0
-    # float32, bf16, fp16, or auto: what a trial finds fastest here
-    precision:str = 'float32'
+    precision:str = 'float32'  # float32, bf16, fp16, auto: what a trial finds fastest
     ema:float = 0.              # decay of the averaged weights; 0: none
     accumulate:int = 1          # batches per optimiser step
     clip_norm:float = 0.        # largest norm of the gradients; 0: any
@@ -418,8 +410,7 @@ class LoopRecipe(Recipe):
     # a step may leave weights without a gradient (for several processes)
     unused_parameters:ClassVar[bool] = False
     free:ClassVar[tuple] = ('device', 'keep', 'checkpoint_steps', 'log_every',
-                            'audio_every',
-                            'workers')
+                            'audio_every', 'workers')
 
     @property
     def plan(self) -> tuple: # (epochs, steps per epoch)
@@ -549,7 +540,6 @@ def _start(recipe, model, dls):
     return [f'start={recipe.start}: {text}'
             for text in warm_start(model, start_of(recipe.start), labels)]
 
-
 # %% ../../nbs/train/recipes.ipynb #af837498
 def _learner(recipe, data):
     "Loaders, model, loss and callbacks, put together"
@@ -564,21 +554,18 @@ def _learner(recipe, data):
     seed_everything(recipe.seed)
     dls = copy.copy(data if isinstance(data, DataLoaders) else recipe.dataloaders(data))
     dls.loaders = [StepDL(dls.train, recipe.plan[1], recipe.seed,
-                          recipe.workers or None),
-                   *dls.loaders[1:]]
+                          recipe.workers or None), *dls.loaders[1:]]
     dls.to(recipe.torch_device)
     seed_everything(recipe.seed)
     model = recipe.build_model(dls)
     told = _start(recipe, model, dls)
-    cbs = [StepEpochs(recipe.seed),
-           AutoPrecision() if recipe.precision == 'auto'
+    cbs = [StepEpochs(recipe.seed), AutoPrecision() if recipe.precision == 'auto'
            else MixedPrecision(recipe.precision)]
     if recipe.accumulate > 1: cbs.append(GradientAccumulation(recipe.accumulate))
     if recipe.clip_norm: cbs.append(GradientClip(recipe.clip_norm))
     if recipe.ema: cbs.append(EMA(recipe.ema))
     learn = StepLearner(dls, model, recipe.loss_func(), opt_func=recipe.opt_func(),
-                        lr=recipe.lr,
-                        metrics=recipe.metrics(),
+                        lr=recipe.lr, metrics=recipe.metrics(),
                         cbs=[*cbs, *recipe.callbacks()])
     learn.told = told
     if not (IN_NOTEBOOK or sys.stdout.isatty()):
@@ -635,8 +622,8 @@ def few_clips(
     "What to do where some class has hardly any clips to learn from"
     few = {l: n for l, n in sorted(Counter(labels).items()) if n < FEW_CLIPS}
     if not few: return []
-    named = ', '.join(f'{l} {n}' for l,
-                      n in [*few.items()][:5]) + ', ...' * (len(few) > 5)
+    named = ', '.join(f'{l} {n}'
+                      for l, n in [*few.items()][:5]) + ', ...' * (len(few) > 5)
     return [f"few clips to train on: {named}. Expect the model to repeat them. Add "
             "recordings, cut long ones into clips (foleybook prepare --slice), or put "
             "classes together."]
@@ -695,8 +682,7 @@ def _finish(recipe, learn, data, out, progress):
               if (t := getattr(learn.dls, name, None)) is not None]
     used = next(cb.precision for cb in learn.cbs if isinstance(cb, MixedPrecision))
     told = dict(recipe.card((tables or [data])[0]), steps=learn.train_iter,
-                precision=used,
-                metrics=measured)
+                precision=used, metrics=measured)
     if isinstance(model, Pretrained): model.save_pretrained(out, told)
     if progress:
         gpu = (f', GPU {peak_memory_mb(recipe.torch_device):.0f} MB'
@@ -726,8 +712,7 @@ def by_preset(
 @dataclass
 class StagedRecipe(Recipe):
     "Recipes trained one after the other, each in a field; seed and device hold for all"
-    # 'stage.field' that the whole decides -> what to set instead
-    taken:ClassVar[dict] = {}
+    taken:ClassVar[dict] = {}  # 'stage.field' that the whole decides -> set instead
 
     @property
     def stages(self) -> dict: # name -> recipe
@@ -772,7 +757,6 @@ def _started(recipe, name, folder, say):
     say(f'{name}: that of {recipe.start}')
     if not rank_distrib(): part.save_pretrained(folder, part.card)
     return part
-
 
 # %% ../../nbs/train/recipes.ipynb #8ee7d844
 def teller(

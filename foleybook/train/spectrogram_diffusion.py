@@ -55,12 +55,9 @@ class FlowTask:
     from_start:float = .5 # share of the crops that begin where the clip begins
     keep:float = .2 # share of the items of which a part stays clean
     drop:float = .1 # share of the items that are asked by nothing
-    # events stand anywhere, before and after them their clip's own floor
-    place:bool = False
-    # share of the items at another tape speed, length and tilt: it is told of
-    alter:float = 0.
-    # share of the items that are two takes of a class at once: it is told of
-    mix:float = 0.
+    place:bool = False  # events stand anywhere, around them their clip's own floor
+    alter:float = 0.  # share of items at another tape speed, length, tilt: it is told
+    mix:float = 0.  # share of the items that are two takes of a class: it is told of
     level:float = 0. # share of the items whose level over time is told
 
     @property
@@ -217,7 +214,7 @@ def level_of(self:FlowTask,
     log_mel:Tensor, # crops, (b, m, f)
     mel:MelConfig, # front end they were made by
 )->Tensor: # dB, (b, f); 0: not said
-    "Tracks of level, some of them smoothed as a hand would draw them, some not said at all"
+    "Tracks of level, some of them smoothed as by hand, some not said at all"
     track = mel_level(log_mel, mel)
     for k in (5, 15):
         smooth = F.avg_pool1d(F.pad(track[:, None], (k // 2, k // 2), mode='replicate'),

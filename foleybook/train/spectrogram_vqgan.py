@@ -118,21 +118,20 @@ def callbacks(self:VQGANRecipe)->list:
         scaled = unwrap(learn.model).scaled
         return scaled(learn.pred.target), scaled(learn.pred.log_mel)
     return [AdversarialTraining(critic, critic_loss, dict(adversarial=(weight, fooled)),
-                                pair,
-                                lr_ratio=self.critic_lr, start=self.critic_start)]
+                                pair, lr_ratio=self.critic_lr, start=self.critic_start)]
 
 # %% ../../nbs/train/spectrogram_vqgan.ipynb #41da05bd
 @patch
 def unused(self:VQGANRecipe)->dict:
     "Settings of a judge that is left out"
     no_critic = "critic_weight is 0. Leave this out, or give the critic a weight."
-    no_ear = "perceptual_weight is 0. Leave this out, or give the perceptual distance a weight."
+    no_ear = ("perceptual_weight is 0. Leave this out, or give the perceptual "
+              "distance a weight.")
     ours = {f'classifier.{k}': f"Set {k}: the classifier follows the codebook."
             for k in ('seed', 'device', 'seconds', 'model.mel')}
     names = ('critic_start', 'critic_width', 'critic_layers', 'critic_lr', 'adapt')
     told = VQVAERecipe.unused(self) | (dict.fromkeys(names, no_critic)
-                                       if not self.critic_weight
-                                       else {})
+                                       if not self.critic_weight else {})
     if not self.perceptual_weight:
         return told | dict(perceptual=no_ear, classifier=no_ear)
     if self.perceptual:

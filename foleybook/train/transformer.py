@@ -100,11 +100,9 @@ def with_features(
 )->CodeTable:
     "A table whose maps are conditioned on class and features"
     cond = Conditions(label=table.conditions.label, features=features,
-                      names=table.conditions.names,
-                      feature_rate=rate)
+                      names=table.conditions.names, feature_rate=rate)
     return CodeTable(table.codes, table.df, table.n_codes, table.codebook_hash,
-                     table.seconds,
-                     table.labels, table.valid_idx, table.source, cond)
+                     table.seconds, table.labels, table.valid_idx, table.source, cond)
 
 # %% ../../nbs/train/transformer.ipynb #15a2f502
 @patch

@@ -310,8 +310,7 @@ class VocoderRecipe(LoopRecipe):
     clip_seconds: float = 5. # length of the cached clips
     peak_low: float = .1 # each training crop is scaled to a random peak between these
     peak_high: float = .95
-    # folder of a model with `encode` and `decode` whose mels to fine-tune on
-    remake: str = ''
+    remake: str = ''  # of a model with `encode` and `decode` whose mels to fine-tune on
     start_from: str = '' # folder of a trained vocoder of the same sizes to go on from
 
     def dataloaders(self, data):
