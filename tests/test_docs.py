@@ -126,7 +126,7 @@ def test_every_definition_has_a_source_link(pages):
 
 def test_the_api_page_begins_with_the_package(pages):
     words = " ".join(Reading(SITE / "api.html").words)
-    assert "load Open whatever model a folder holds" in words and "train Train a model by a recipe" in words
+    assert "load Open whatever model a folder holds" in words and "train Train a model by a recipe" in words and "evaluate as there" not in words
     assert "judge.evaluator.html#judge-evaluator-evaluate" in pages[SITE / "api.html"].leads
 
 
@@ -169,6 +169,35 @@ class Reading(HTMLParser):
         self.words += re.findall(r"\w+", data)
         if self.code is not None:
             self.code += data
+
+
+class Prose(HTMLParser):
+    "What a page says outside code and formulas"
+    silent = {"pre", "code", "script", "style", "svg", "title"}
+    single = {"br", "img", "input", "meta", "link", "hr", "source", "path", "use"}
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.said = [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.single:
+            self.open.append((tag, tag in self.silent or "math" in (dict(attrs).get("class") or "")))
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        if not any(silent for _, silent in self.open):
+            self.said.append(data)
+
+
+def test_dollars_are_seen_in_prose_and_not_in_code(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text('<p>five <br>$x<code>$y</code><span class="math">$z$</span> end</p><pre>$HOME</pre>')
+    assert [s.strip() for s in Prose(page).said if s.strip()] == ["five", "$x", "end"]
 
 
 @each_notebook
@@ -369,8 +398,10 @@ def test_players_are_wide_enough_for_a_thumb(browser, notebook):
 
 def test_terms_and_formulas_leave_no_marks_in_the_text(pages):
     "A term that hovers is a link, never letters of one; a formula is drawn, never dollars"
-    marked = [p.name for p in pages if "&lt;a class=" in p.read_text(encoding="utf-8") and p.parent == SITE]
-    assert marked == []
+    here = [p for p in pages if p.parent == SITE]
+    marked = [p.name for p in here if "&lt;a class=" in p.read_text(encoding="utf-8")]
+    dollars = {p.name: found for p in here if (found := [s for s in Prose(p).said if "$" in s])}
+    assert marked == [] and dollars == {}
 
 
 def test_chapters_are_numbered_and_lead_on():
