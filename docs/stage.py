@@ -201,8 +201,10 @@ def open_in(notebook, repository):
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", repository):
         raise ValueError(f"--open-in {repository}: give OWNER/NAME or OWNER/NAME@BRANCH, as on GitHub")
     name, _, branch = repository.partition("@")
-    colab = f"https://colab.research.google.com/github/{name}/blob/{branch or 'main'}/nbs/{notebook}"
-    return f"[Open in Colab]({colab}) · [Open in Binder](https://mybinder.org/v2/gh/{name}/{branch or 'main'}?labpath=nbs/{notebook})"
+    branch = branch or "main"
+    colab = f"https://colab.research.google.com/github/{name}/blob/{branch}/nbs/{notebook}"
+    first = f"`%pip install git+https://github.com/{name}@{branch}`"  # Colab knows no package of a notebook; Binder installs the whole repository
+    return f"[Open in Colab]({colab}), with {first} as its first cell · [Open in Binder](https://mybinder.org/v2/gh/{name}/{branch}?labpath=nbs/{notebook})"
 
 
 SOUND = re.compile(r"data:audio/mpeg;base64,([\w+/=]+)")

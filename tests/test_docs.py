@@ -328,6 +328,7 @@ def test_cards_front_page_and_record_give_the_same_figures():
         assert "100 clips of 4 s against 80 recordings of 4 s (esc10), heard by aiSFX" in told["measured on"]
     for head, figures in measure.lines(record):
         assert f"| {head} | {' | '.join(figures)} |" in page
+    assert f"is right {record['rows']['foley']['told_apart']:.0%} of the time".replace("%", " %") in page
 
 
 def test_closing_boxes_are_what_the_record_gives():
@@ -425,6 +426,7 @@ def test_pages_are_light_and_sounds_lie_beside_them(site):
 def test_notebooks_open_elsewhere_where_one_says_where():
     links = open_in("03_vocoders.ipynb", "me/foley@next")
     assert "github/me/foley/blob/next/nbs/03_vocoders.ipynb" in links and "gh/me/foley/next?labpath=nbs/03_vocoders.ipynb" in links
+    assert "%pip install git+https://github.com/me/foley@next" in links and "@main" in open_in("03_vocoders.ipynb", "me/foley")
     assert open_in("03_vocoders.ipynb", "") == ""
     with pytest.raises(ValueError, match="OWNER/NAME"):
         open_in("03_vocoders.ipynb", "https://somewhere/else")
@@ -601,6 +603,17 @@ def test_controls_that_need_python_are_at_rest(browser):
     browser.wait(f"document.querySelector('.jupyter-widgets-view {control}') !== null")
     assert browser.wait(f"[...document.querySelectorAll('.jupyter-widgets-view {control}')].every(e => e.closest('[inert]'))")
     assert browser.value("[...document.querySelectorAll('.jupyter-widgets-view audio')].every(a => !a.closest('[inert]'))")
+
+
+WITH_WIDGETS = [n for n in NOTEBOOKS if '"application/vnd.jupyter.widget-view+json"' in n.read_text()]
+
+
+@pytest.mark.parametrize("notebook", WITH_WIDGETS, ids=lambda p: p.stem)
+def test_a_panel_shows_what_it_made_or_leads_to_what_makes_sound_here(browser, notebook):
+    opened(browser, page_of(notebook))
+    browser.wait("document.querySelectorAll('.jupyter-widgets-view + .widget-note').length > 0")
+    browser.wait("""[...document.querySelectorAll('.jupyter-widgets-view')].every(v => v.querySelector('audio, img, svg, pre, table')
+      || v.nextElementSibling.querySelector('a[href="guides.new_sound.html"]'))""", 20)
 
 
 @pytest.mark.parametrize("name", ["index", "audio_features", "spectrogram_diffusion", "glossary", "guides.which_model", "listen", "guides.new_sound"])
