@@ -212,7 +212,8 @@ def _wav(take):
 def _zipped(studio):
     "The takes that were kept, and what is known of them, as a zip"
     rows, whole = [], io.BytesIO()
-    with studio.door: kept = [(k, t) for k, t in studio.takes.items() if k in studio.kept]
+    with studio.door:
+        kept = [(k, t) for k, t in studio.takes.items() if k in studio.kept]
     with zipfile.ZipFile(whole, 'w', zipfile.ZIP_DEFLATED) as z:
         for k, (key, take) in enumerate(kept):
             name = f'{safe_name(take.labels[0])}_{take.seeds[0]}_{k}.wav'
