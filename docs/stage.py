@@ -201,8 +201,10 @@ def open_in(notebook, repository):
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", repository):
         raise ValueError(f"--open-in {repository}: give OWNER/NAME or OWNER/NAME@BRANCH, as on GitHub")
     name, _, branch = repository.partition("@")
-    colab = f"https://colab.research.google.com/github/{name}/blob/{branch or 'main'}/nbs/{notebook}"
-    return f"[Open in Colab]({colab}) · [Open in Binder](https://mybinder.org/v2/gh/{name}/{branch or 'main'}?labpath=nbs/{notebook})"
+    branch = branch or "main"
+    colab = f"https://colab.research.google.com/github/{name}/blob/{branch}/nbs/{notebook}"
+    first = f"`%pip install git+https://github.com/{name}@{branch}`"  # Colab knows no package of a notebook; Binder installs the whole repository
+    return f"[Open in Colab]({colab}), with {first} as its first cell · [Open in Binder](https://mybinder.org/v2/gh/{name}/{branch}?labpath=nbs/{notebook})"
 
 
 SOUND = re.compile(r"data:audio/mpeg;base64,([\w+/=]+)")
@@ -444,10 +446,16 @@ class Book:
                 f'{fence}{{raw}} html\n<div class="source">{html}</div>\n{fence}\n')
 
     def api(self):
-        "A table of every public name: what it is for and where it is explained"
+        "A table of every public name: what it is for and where it is explained; methods stand with their class"
         parts = ["# API", "Every public name, with the page that explains it.", "## foleybook", self.package()]
         for page in self.pages:
-            rows = [f"| [`{s}`](#{page.name}.{s.lower()}) | {purpose} |" for s, purpose in self.purposes(page)]
+            told, methods = dict(self.purposes(page)), {}
+            for symbol in told:
+                owner, _, method = symbol.rpartition(".")
+                if owner in told:
+                    methods.setdefault(owner, []).append(f"[`{method}`](#{page.name}.{symbol.lower()})")
+            rows = [f"| [`{s}`](#{page.name}.{s.lower()}) | {' · '.join(filter(None, [what, *methods.get(s, [])]))} |"
+                    for s, what in told.items() if s.rpartition(".")[0] not in told]
             if rows:
                 parts += [f"## foleybook.{page.name}", "\n".join(["| name | what it does |", "|---|---|", *rows])]
         return "\n\n".join(parts) + "\n"
@@ -457,7 +465,9 @@ class Book:
         tree = ast.parse((self.cfg.lib_path / "__init__.py").read_text())
         rows = [f"| `{n.name}` | {ast.get_docstring(n)} |" for n in tree.body
                 if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
-        return "\n".join(["| name | what it does |", "|---|---|", *rows, "| [`evaluate`](#judge.evaluator.evaluate) | as there |"])
+        judge = next(p for p in self.pages if p.name == "judge.evaluator")
+        rows.append(f"| [`evaluate`](#judge.evaluator.evaluate) | {dict(self.purposes(judge))['evaluate']} |")
+        return "\n".join(["| name | what it does |", "|---|---|", *rows])
 
     def purposes(self, page):
         "(symbol, first line of its docstring) of a page"
@@ -468,7 +478,8 @@ class Book:
         docs = {n.name: (ast.get_docstring(n) or "").split("\n")[0] for n in ast.walk(tree)
                 if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
         for symbol in dict.fromkeys(page.symbols):
-            yield symbol, docs.get(symbol.split(".")[-1], "").replace("|", "\\|").replace("$", "\\$")
+            told = docs.get(symbol.split(".")[-1], "").replace("|", "\\|")
+            yield symbol, told if told.count("$") == 2 else told.replace("$", "\\$")  # two enclose a formula
 
 
 def without_pictures(html):

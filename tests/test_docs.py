@@ -126,7 +126,7 @@ def test_every_definition_has_a_source_link(pages):
 
 def test_the_api_page_begins_with_the_package(pages):
     words = " ".join(Reading(SITE / "api.html").words)
-    assert "load Open whatever model a folder holds" in words and "train Train a model by a recipe" in words
+    assert "load Open whatever model a folder holds" in words and "train Train a model by a recipe" in words and "evaluate as there" not in words
     assert "judge.evaluator.html#judge-evaluator-evaluate" in pages[SITE / "api.html"].leads
 
 
@@ -169,6 +169,35 @@ class Reading(HTMLParser):
         self.words += re.findall(r"\w+", data)
         if self.code is not None:
             self.code += data
+
+
+class Prose(HTMLParser):
+    "What a page says outside code and formulas"
+    silent = {"pre", "code", "script", "style", "svg", "title"}
+    single = {"br", "img", "input", "meta", "link", "hr", "source", "path", "use"}
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.said = [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.single:
+            self.open.append((tag, tag in self.silent or "math" in (dict(attrs).get("class") or "")))
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        if not any(silent for _, silent in self.open):
+            self.said.append(data)
+
+
+def test_dollars_are_seen_in_prose_and_not_in_code(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text('<p>five <br>$x<code>$y</code><span class="math">$z$</span> end</p><pre>$HOME</pre>')
+    assert [s.strip() for s in Prose(page).said if s.strip()] == ["five", "$x", "end"]
 
 
 @each_notebook
@@ -299,6 +328,7 @@ def test_cards_front_page_and_record_give_the_same_figures():
         assert "100 clips of 4 s against 80 recordings of 4 s (esc10), heard by aiSFX" in told["measured on"]
     for head, figures in measure.lines(record):
         assert f"| {head} | {' | '.join(figures)} |" in page
+    assert f"is right {record['rows']['foley']['told_apart']:.0%} of the time".replace("%", " %") in page
 
 
 def test_closing_boxes_are_what_the_record_gives():
@@ -369,8 +399,10 @@ def test_players_are_wide_enough_for_a_thumb(browser, notebook):
 
 def test_terms_and_formulas_leave_no_marks_in_the_text(pages):
     "A term that hovers is a link, never letters of one; a formula is drawn, never dollars"
-    marked = [p.name for p in pages if "&lt;a class=" in p.read_text(encoding="utf-8") and p.parent == SITE]
-    assert marked == []
+    here = [p for p in pages if p.parent == SITE]
+    marked = [p.name for p in here if "&lt;a class=" in p.read_text(encoding="utf-8")]
+    dollars = {p.name: found for p in here if (found := [s for s in Prose(p).said if "$" in s])}
+    assert marked == [] and dollars == {}
 
 
 def test_chapters_are_numbered_and_lead_on():
@@ -394,6 +426,7 @@ def test_pages_are_light_and_sounds_lie_beside_them(site):
 def test_notebooks_open_elsewhere_where_one_says_where():
     links = open_in("03_vocoders.ipynb", "me/foley@next")
     assert "github/me/foley/blob/next/nbs/03_vocoders.ipynb" in links and "gh/me/foley/next?labpath=nbs/03_vocoders.ipynb" in links
+    assert "%pip install git+https://github.com/me/foley@next" in links and "@main" in open_in("03_vocoders.ipynb", "me/foley")
     assert open_in("03_vocoders.ipynb", "") == ""
     with pytest.raises(ValueError, match="OWNER/NAME"):
         open_in("03_vocoders.ipynb", "https://somewhere/else")
@@ -570,6 +603,17 @@ def test_controls_that_need_python_are_at_rest(browser):
     browser.wait(f"document.querySelector('.jupyter-widgets-view {control}') !== null")
     assert browser.wait(f"[...document.querySelectorAll('.jupyter-widgets-view {control}')].every(e => e.closest('[inert]'))")
     assert browser.value("[...document.querySelectorAll('.jupyter-widgets-view audio')].every(a => !a.closest('[inert]'))")
+
+
+WITH_WIDGETS = [n for n in NOTEBOOKS if '"application/vnd.jupyter.widget-view+json"' in n.read_text()]
+
+
+@pytest.mark.parametrize("notebook", WITH_WIDGETS, ids=lambda p: p.stem)
+def test_a_panel_shows_what_it_made_or_leads_to_what_makes_sound_here(browser, notebook):
+    opened(browser, page_of(notebook))
+    browser.wait("document.querySelectorAll('.jupyter-widgets-view + .widget-note').length > 0")
+    browser.wait("""[...document.querySelectorAll('.jupyter-widgets-view')].every(v => v.querySelector('audio, img, svg, pre, table')
+      || v.nextElementSibling.querySelector('a[href="guides.new_sound.html"]'))""", 20)
 
 
 @pytest.mark.parametrize("name", ["index", "audio_features", "spectrogram_diffusion", "glossary", "guides.which_model", "listen", "guides.new_sound"])

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -120,7 +121,7 @@ def test_a_recording_is_varied_filled_looped_continued(desk, way, more, wanted):
 @pytest.mark.parametrize("wish,said", [
     ([], "an object"), (dict(n=0), "Give 1 to 16"), (dict(n=17), "Give 1 to 16"), (dict(n=True), "wrong kind"), (dict(colour=1), "is not known"),
     (dict(way="sing"), "is not known"), (dict(way="vary"), "upload one first"), (dict(way="vary", file="../../etc/passwd"), "no longer here"),
-    (dict(at=["x"]), "numbers"), (dict(cond=3), "wrong kind")])
+    (dict(at=["x"]), "numbers"), (dict(cond=3), "wrong kind"), (dict(steps=10**7), "Give up to 1000"), (dict(guidance=1e300), "Give up to 100")])
 def test_what_is_no_wish_is_answered(desk, wish, said):
     code, told = ask(desk, "make", wish)
     assert code == 400 and said in told.decode()
@@ -147,6 +148,39 @@ def test_a_failed_job_says_why_and_the_next_one_works(desk):
     assert "bell" in job(desk, cond="bell")["said"]
     assert "4" in job(desk, cond="low", seconds=90)["said"]
     assert job(desk, cond="low")["state"] == "done"
+
+
+def test_whatever_goes_wrong_in_a_job_the_next_one_works(desk, monkeypatch):
+    "A mistake that nobody foresaw, and a recording that went while its job waited"
+    sample = Hum._sample
+    monkeypatch.setattr(Hum, "_sample", lambda *a, **k: {}["sound"])
+    assert "sound" in job(desk, cond="low")["said"]
+    monkeypatch.setattr(Hum, "_sample", sample)
+    desk.studio.model.slow = 0.5
+    first = json.loads(ask(desk, "make", dict(cond="low"))[1])["job"]
+    held = json.loads(ask(desk, "upload?name=take.wav", wav())[1])["file"]
+    waits = json.loads(ask(desk, "make", dict(way="vary", cond="low", file=held))[1])["job"]
+    desk.studio.files.pop(held).unlink()
+    assert job(desk, cond="low")["state"] == "done"
+    assert desk.studio.jobs[first]["state"] == "done" and "upload it again" in desk.studio.jobs[waits]["said"]
+
+
+def test_a_zip_is_whole_while_others_make_more(desk):
+    for t in job(desk, cond="low", n=8)["takes"]: assert ask(desk, "keep", dict(take=t["take"]))[0] == 200
+    going = threading.Event()
+    def add():
+        k = 0
+        while not going.is_set():
+            with desk.studio.door: desk.studio.takes[f"more{(k := k + 1)}"] = None
+    other = threading.Thread(target=add)
+    other.start()
+    try: codes = [ask(desk, "zip") for _ in range(5)]
+    finally:
+        going.set()
+        other.join()
+    for code, data in codes:
+        assert code == 200, data
+        with zipfile.ZipFile(io.BytesIO(data)) as z: assert len(z.namelist()) == 9
 
 
 @pytest.mark.parametrize("data,said", [(b"", "is empty"), (b"no sound", "no audio"), (wav()[:2000], "cut off")])
@@ -199,6 +233,9 @@ def test_memory_is_bounded(desk, monkeypatch):
     for _ in range(3): job(desk, cond="low", n=2)
     assert len(desk.studio.takes) == 4 and first[0]["take"] in desk.studio.takes
     assert ask(desk, "sound", dict(take=first[1]["take"]))[0] == 404
+    monkeypatch.setattr(serve, "MOST_HELD", 1)
+    code, told = ask(desk, "keep", dict(take=list(desk.studio.takes)[-1]))
+    assert code == 400 and "kept already" in told.decode() and ask(desk, "keep", dict(take=first[0]["take"]))[0] == 200
     for _ in range(serve.MOST_JOBS + 2): ask(desk, "upload?name=a.wav", wav())
     assert len([*desk.studio.folder.iterdir()]) == serve.MOST_JOBS
 

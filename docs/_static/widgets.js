@@ -43,19 +43,32 @@
     new MutationObserver(still).observe(node, { childList: true, subtree: true });
   }
 
+  // Does a stored panel hold anything that was made, or controls alone?
+  function holds(id, models) {
+    const { model_name, state } = models[id] || { state: {} };
+    return model_name === "OutputModel" && (state.outputs || []).length > 0
+      || (state.children || []).some((child) => holds(child.replace("IPY_MODEL_", ""), models));
+  }
+
   // Called by the bundle once every stored model has been made again
   function drawAll() {
+    const models = JSON.parse(document.querySelector(`script[type="${STATE}"]`).textContent).state;
     for (const script of document.querySelectorAll(`script[type="${VIEW}"]`)) {
       const node = document.createElement("div");
       const note = document.createElement("p");
       node.className = "jupyter-widgets-view";
       note.className = "widget-note";
       note.textContent = "As the notebook shows it at first. Its controls need Python: open the notebook to move them.";
+      const view = JSON.parse(script.textContent);
+      if (!holds(view.model_id, models)) {
+        const link = Object.assign(document.createElement("a"), { href: "guides.new_sound.html", textContent: "a new sound, here and now" });
+        note.replaceChildren("The panel makes sounds where Python runs: open the notebook. Your browser alone can make one, too: ", link, ".");
+      }
       script.after(node, note);
       const area = { keyboard_manager: { register_events: nothing }, create_output_subarea: () => [node],
                      handle_output: nothing, handle_clear_output: nothing };
       quieten(node);
-      renderWidget.call(area, JSON.parse(script.textContent), {}, { append: nothing });
+      renderWidget.call(area, view, {}, { append: nothing });
     }
   }
 

@@ -11,7 +11,7 @@ from threading import Condition, Thread
 from fastcore.basics import patch
 from .live import LocalPage
 from ..core.sound_files import AudioError, audio_info, write_audio
-from ..core.sounds import safe_name, SamplingError
+from ..core.sounds import safe_name
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_TAKES', 'MOST_JOBS', 'MOST_HELD', 'checked_wish', 'Studio', 'Desk']
@@ -22,7 +22,7 @@ MOST_BYTES, MOST_TAKES, MOST_JOBS, MOST_HELD = 32 * 2**20, 16, 8, 200
 # %% ../../nbs/apps/serve.ipynb #b4d01d0b
 _WAYS = dict(new=(), vary=('init', 'strength'), fill=('init', 'mask'),
              continue_=('init', 'seconds'), loop=('init', 'loop'))
-_NUMBER = (int, float)
+_NUMBER, _MOST = (int, float), dict(steps=1000, guidance=100)
 _KINDS = dict(way=str, cond=(str, dict, type(None)), n=int, seed=int, seconds=_NUMBER,
               strength=_NUMBER, start=_NUMBER, end=_NUMBER, at=list, level=list,
               steps=int, guidance=_NUMBER, file=str)
@@ -44,6 +44,10 @@ def checked_wish(
                          f'{", ".join(_WAYS)}.')
     if not 1 <= wish['n'] <= MOST_TAKES:
         raise ValueError(f'n={wish["n"]} is not allowed. Give 1 to {MOST_TAKES}.')
+    for name, most in _MOST.items():
+        if wish.get(name, 0) > most:
+            raise ValueError(f'{name}={wish[name]!r:.40} is not allowed. Give up to '
+                             f'{most}.')
     if wish['way'] != 'new' and not wish.get('file'):
         raise ValueError(f'{wish["way"].rstrip("_")} needs a recording: upload one '
                          'first.')
@@ -137,7 +141,11 @@ def _arguments(studio, wish):
     m, way, asked = studio.model, wish['way'], {}
     for name in ('seconds', 'steps', 'guidance'):
         if name in wish: asked[name] = wish[name]
-    if way != 'new': asked['init'] = str(studio.files[wish['file']])
+    if way != 'new':
+        file = studio.files.get(wish['file'])
+        if file is None: raise ValueError('the recording is no longer here: '
+                                          'upload it again.')
+        asked['init'] = str(file)
     if way == 'vary': asked['strength'] = wish.get('strength', .5)
     if way == 'fill': asked['mask'] = (wish.get('start', 0.), wish.get('end', .5))
     if way == 'loop': asked |= _loop_of(asked['init'])
@@ -173,7 +181,7 @@ def _work(self:Studio):
             made = self.model.sample([cond] * n if cond else None, n=n, progress=False,
                                      **asked)
             with self.door: job.update(takes=_held(self, made), state='done')
-        except (ValueError, SamplingError, RuntimeError, OSError) as e:
+        except Exception as e: # whatever it is, the next job has its turn
             job.update(state='failed', said=str(e) or type(e).__name__)
 
 def _kind_of(model, recording):
@@ -204,9 +212,10 @@ def _wav(take):
 def _zipped(studio):
     "The takes that were kept, and what is known of them, as a zip"
     rows, whole = [], io.BytesIO()
+    with studio.door:
+        kept = [(k, t) for k, t in studio.takes.items() if k in studio.kept]
     with zipfile.ZipFile(whole, 'w', zipfile.ZIP_DEFLATED) as z:
-        for k, key in enumerate(t for t in studio.takes if t in studio.kept):
-            take = studio.takes[key]
+        for k, (key, take) in enumerate(kept):
             name = f'{safe_name(take.labels[0])}_{take.seeds[0]}_{k}.wav'
             z.writestr(name, _wav(take))
             rows.append(dict(file=name, label=take.labels[0], seed=take.seeds[0],
@@ -481,7 +490,10 @@ def answer(self:Desk,
     if path == 'state': return _json(s.jobs[str(asked.get('job'))])
     take = s.takes[key := str(asked.get('take'))]
     if path == 'sound': return 'audio/wav', _wav(take)
-    (s.kept.add if asked.get('keep', True) else s.kept.discard)(key)
+    keep = asked.get('keep', True)
+    if keep and key not in s.kept and len(s.kept) >= MOST_HELD: raise ValueError(
+        f'{MOST_HELD} takes are kept already. Let some go first.')
+    (s.kept.add if keep else s.kept.discard)(key)
     return _json(dict(kept=len(s.kept)))
 
 # %% ../../nbs/apps/serve.ipynb #0245eaa9
