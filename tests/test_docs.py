@@ -561,8 +561,8 @@ def test_solutions_are_folded_with_what_they_show(browser):
 
 
 SLIDERS = [("00_audio_features", "Griffin-Lim", 5), ("00_audio_features", "bands", 5), ("02_training", "Which weights", 6), ("04_codebooks", "the dog in", 3),
-           ("05_pixelsnail", "one bark, drawn", 8), ("08_diffwave", "a bark, guidance 3", 3), ("10_spectrogram_diffusion", "strength", 4),
-           ("12_evaluation", "Noise below the sound", 6)]
+           ("05_pixelsnail", "order", 5), ("05_pixelsnail", "one bark, drawn", 8), ("08_diffwave", "a bark, guidance 3", 3),
+           ("10_spectrogram_diffusion", "strength", 4), ("12_evaluation", "Noise below the sound", 6)]
 
 
 @pytest.mark.parametrize("stem,title,steps", SLIDERS)
