@@ -191,7 +191,8 @@ class Board(NamedTuple):
     seconds:float # of each sound
 
 BOARDS = dict( # a task with a board of its own
-    digits=Board(('fsdd-patches', 'fsdd-diffwave', 'fsdd-sashimi'), 'fsdd-classifier', .6),
+    digits=Board(('fsdd-patches', 'fsdd-diffwave', 'fsdd-sashimi'), 'fsdd-classifier',
+                 .6),
     oneshots=Board(('oneshot-diffwave', 'oneshot-wavenet'), 'oneshot-classifier', .6))
 
 # %% ../../nbs/judge/leaderboard.ipynb #e388f269

@@ -93,7 +93,7 @@ def texture_scores(
     return row | {'times real time': speed}
 
 # %% ../../nbs/judge/texture_board.ipynb #177f8fcd
-TEXTURES = dict(fire='fire_crackling', rain='rain', wind='wind') # that ship -> their kind
+TEXTURES = dict(fire='fire_crackling', rain='rain', wind='wind') # -> their kind
 
 def texture_board(
     table:ClipTable, # recordings; those whose split is 'train' were learnt from
