@@ -213,7 +213,7 @@ def test_the_two_networks_of_one_shots_compete_on_equal_terms():
         nets = PatchNet(replace(patches.model.net, n_classes=6)), WaveNet(replace(wavenet.model.net, n_classes=6))
     sizes = [sum(p.numel() for p in n.parameters()) for n in nets]
     assert abs(sizes[1] / sizes[0] - 1) < 0.05 and wavenet.steps < patches.steps
-    own = ("model", "steps")
+    own = ("name", "model", "steps")
     assert {k: v for k, v in vars(patches).items() if k not in own} == {k: v for k, v in vars(wavenet).items() if k not in own}
     assert [getattr(r.model, k) for r in (patches, wavenet) for k in ("sample_rate", "seconds", "guidance")] == [16000, 0.6, 2.0] * 2
 
