@@ -206,6 +206,18 @@ def test_oneshot_preset_draws_every_kind_as_often():
     assert recipe.balance == 1 and not recipe.trim and recipe.model.sample_rate == 16000 and recipe.seconds == recipe.model.seconds
 
 
+def test_the_two_networks_of_one_shots_compete_on_equal_terms():
+    "As many weights within a twentieth, the same clips drawn alike; fewer steps, for each costs more"
+    patches, wavenet = (find_recipe(n) for n in ("oneshot-diffwave", "oneshot-wavenet"))
+    with torch.device("meta"):
+        nets = PatchNet(replace(patches.model.net, n_classes=6)), WaveNet(replace(wavenet.model.net, n_classes=6))
+    sizes = [sum(p.numel() for p in n.parameters()) for n in nets]
+    assert abs(sizes[1] / sizes[0] - 1) < 0.05 and wavenet.steps < patches.steps
+    own = ("name", "model", "steps")
+    assert {k: v for k, v in vars(patches).items() if k not in own} == {k: v for k, v in vars(wavenet).items() if k not in own}
+    assert [getattr(r.model, k) for r in (patches, wavenet) for k in ("sample_rate", "seconds", "guidance")] == [16000, 0.6, 2.0] * 2
+
+
 def test_it_sees_as_far_as_it_says():
     torch.manual_seed(0)
     wave = WaveNet(replace(SMALL, n_layers=3, cycle=3))

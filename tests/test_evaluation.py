@@ -20,13 +20,14 @@ from foleybook.judge import embedders as em, evaluator as judging, leaderboard a
 from foleybook.judge.pages import gallery_page
 from foleybook.core.sounds import Sounds
 from foleybook.core.sound_files import write_audio
-from foleybook.apps.cli import main
+from foleybook.apps.cli import leaderboard, main
 from foleybook.core.data_sets import open_dataset, read_folder
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Conditions, Generator
 from foleybook.core.clip_tables import ClipTable
 from foleybook.core.files import TableError
 from foleybook.sound_data import procedural_sound
+from foleybook.train.recipes import find_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
@@ -975,6 +976,51 @@ def test_a_loaded_model_that_learnt_from_its_judges_says_so(toy, tmp_path):
     (mine / "run.json").write_text(json.dumps(dict(data=str(toy / "real"), hold_out=["label=rain"])))
     status = board(held, train, tmp_path / "e", dict(mine=mine)).status[1]
     assert status == "loaded; 12 of the 18 clips that judge it were in its training"
+
+
+def test_a_task_has_a_board_of_its_own_by_one_command(toy, tmp_path, monkeypatch, capsys):
+    "`--board NAME`: its competitors, its length, and a listener that learnt from the training clips alone"
+    real = read_folder(toy / "real")
+    split = ["valid" if int(Path(f).stem) > 3 else "train" for f in real.df.path]
+    ClipTable(real.df.assign(split=split), real.root).save(tmp_path / "clips.csv")
+    monkeypatch.setitem(boards.BOARDS, "toy", boards.Board(("shaped-noise",), "classifier-test", 0.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = leaderboard(str(tmp_path / "clips.csv"), board="toy", out=str(tmp_path / "b"), per_class=2, times=0, device="cpu")
+    said = capsys.readouterr().out
+    assert "judged by the valid split: 12 clips to learn from, 6 to judge by" in said
+    assert "models 6 clips of 0.5 s against 6 recordings of 0.5 s" in said and "heard by MelClassifier" in said
+    assert found.status.tolist() == ["real", "trained"] and found.accuracy.between(0, 1).all()
+    assert (tmp_path / "b/listener-toy/model.safetensors").is_file()
+    shown = pd.read_csv(tmp_path / "b/leaderboard.csv")
+    assert np.allclose(shown.frechet, found.frechet)
+    with pytest.raises(ValueError, match="board='toyy' is not known. Did you mean toy"):
+        leaderboard(str(tmp_path / "clips.csv"), board="toyy", out=str(tmp_path / "c"))
+
+
+def test_boards_name_recipes_of_their_length():
+    "A network is asked for what it was trained for, and its judge hears at its rate"
+    for name, b in boards.BOARDS.items():
+        listener = find_recipe(b.listener)
+        assert listener.seconds == b.seconds, name
+        for family in b.families:
+            recipe = find_recipe(family)
+            assert (recipe.seconds, recipe.model.sample_rate) == (b.seconds, listener.model.mel.sample_rate), family
+
+
+def test_textures_have_a_board_by_the_same_command(toy, tmp_path):
+    "The rain that ships beside recordings of which some were held out"
+    real = read_folder(toy / "real").filter(label="rain")
+    split = ["valid" if i < 2 else "train" for i in range(len(real))]
+    ClipTable(real.df.assign(split=split), real.root).save(tmp_path / "clips.csv")
+    models = [f"rain={Path(boards.__file__).parent.parent / 'weights/rain'}"]
+    found = leaderboard(str(tmp_path / "clips.csv"), board="textures", models=models, out=str(tmp_path / "b"), quiet=True)
+    assert found.index.tolist() == ["rain"] and found.rms["rain"] > 0.9 and (found.loc["rain", ["colour", "rhythm"]] > 0).all()
+    written = pd.read_csv(tmp_path / "b/textures.csv", index_col="texture")
+    assert np.allclose(written.values, found.values)
+    real.save(tmp_path / "all.csv")
+    with pytest.raises(TableError, match="6 recordings of 'rain', 0 of them learnt from. Give clips"):
+        leaderboard(str(tmp_path / "all.csv"), board="textures", models=models, out=str(tmp_path / "c"), quiet=True)
 
 
 def test_the_leaderboard_says_what_its_figures_stand_on(toy, tmp_path):

@@ -23,7 +23,7 @@ from .files import (
 from .settings import (
     config_hash, from_plain, known_class, near, SettingsError, to_plain)
 from .sound_files import fit_length, read_audio, resample
-from .sounds import CEILING, Finish, SamplingError, Sounds
+from .sounds import CEILING, Finish, headroom, SamplingError, Sounds
 
 # %% auto #0
 __all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
@@ -1239,7 +1239,8 @@ def _finish(model, asked, samples=None):
     edge = min(round(.005 * kept.rate), len(kept.mask))
     new = (bool(kept.mask[:edge].all()), bool(kept.mask[-edge:].all()))
     loudest = kept.audio[..., ~kept.mask].abs().amax().item() if not kept.mask.all() else 0.
-    return Finish(kept.rate, max(CEILING, loudest), tuple(f and not loop for f in new),
+    ceiling = max(CEILING / headroom(kept.audio).min().item(), loudest)
+    return Finish(kept.rate, ceiling, tuple(f and not loop for f in new),
                   len(kept.mask))
 
 def _placed(model, made, kept, loop=False):

@@ -18,6 +18,7 @@ from .files import CheckpointError
 from .generator import Conditions, crossfaded, Pipeline, Pretrained
 from .half_precision import chosen_precision
 from .sound_files import fit_length, read_audio, unclipped
+from .sounds import headroom
 
 # %% auto #0
 __all__ = ['Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'find_vocoder', 'MelGenerator', 'joined', 'render_file']
@@ -342,10 +343,11 @@ def _sample_by_mel(model, cond, n, seeds, seconds, init, mask, loop, honoured):
     "Seconds to frames, sound to mel, mel to sound; the same in any batch"
     mel, samples = model.mel, round(seconds * model.sample_rate)
     frames = -(-samples // mel.hop_length)
+    gain = 1. if init is None else headroom(init)   # at the level that painters know
     if loop: honoured['loop'] = True
     if init is not None:
-        honoured['init'] = log_mel(fit_length(init.mean(1), mel.samples(frames)),
-                                   mel)[..., :frames]
+        heard = fit_length((gain * init).mean(1), mel.samples(frames))
+        honoured['init'] = log_mel(heard, mel)[..., :frames]
         if mask is not None:
             honoured['mask'] = F.adaptive_max_pool1d(mask[None].float(),
                                                      frames)[0].bool()
@@ -356,7 +358,7 @@ def _sample_by_mel(model, cond, n, seeds, seconds, init, mask, loop, honoured):
         painted = joined(painted, honoured['init'].to(painted), honoured['mask'], limit,
                          fall)
     made = torch.cat([model.play(m, samples, seed, loop)
-                      for m, seed in zip(painted.split(1), seeds)])
+                      for m, seed in zip(painted.split(1), seeds)]) / gain
     return made if mask is None else model.paste(made, init.mean(1, keepdim=True), mask)
 
 # %% ../../nbs/core/rendering.ipynb #df7d1c32

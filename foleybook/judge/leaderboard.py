@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from ..core.clip_tables import (
-    ClipTable, in_test_split, split_by_fold, split_by_source)
+    ClipTable, in_test_split, official_split, split_by_fold, split_by_source)
 from ..core.data_sets import open_dataset
 from ..core.files import (
     atomic_folder, CheckpointError, held_folder, TableError, write_text)
@@ -22,15 +22,17 @@ from ..core.sound_files import fit_length, read_audio, write_audio
 from ..core.sounds import SamplingError
 from ..evaluation import bootstrap
 from .clouds import _check_times
-from .embedders import Clips, embed_clips, find_embedder
+from .embedders import (
+    Clips, embed_clips, find_embedder, MelEmbedder)
 from .evaluator import (
     _apart_measures, _home, _told, _with_shapes, evaluate, MEASURES, training_clips)
 from ..train.recipes import all_recipes, find_recipe, Recipe
 from ..training import TrainingError
 
 # %% auto #0
-__all__ = ['FAMILIES', 'LEADERBOARD', 'AGAINST', 'ShapedNoiseConfig', 'ShapedNoise', 'ShapedNoiseRecipe', 'find_families',
-           'split_for_judging', 'leaderboard', 'draw_leaderboard', 'leaderboard_table', 'leaderboard_basis']
+__all__ = ['FAMILIES', 'LEADERBOARD', 'AGAINST', 'BOARDS', 'ShapedNoiseConfig', 'ShapedNoise', 'ShapedNoiseRecipe',
+           'find_families', 'split_for_judging', 'Board', 'board_options', 'leaderboard', 'draw_leaderboard',
+           'leaderboard_table', 'leaderboard_basis']
 
 # %% ../../nbs/judge/leaderboard.ipynb #d867c99c
 @dataclass
@@ -154,7 +156,9 @@ def split_for_judging(
     fold=None, # hold out this fold; by default the last, where there are folds
 )->tuple: # rows to learn from, rows to judge by, how it was split in words
     "The official split of a set if it has one, else a fifth of each label, by source"
-    test = table.df.split.str.lower().eq('test').to_numpy()
+    split = official_split(table.df)
+    test = split == 'test'
+    stated = 'test' if test.any() else 'valid'
     if table.df.fold.nunique() > 1:
         fold = table.df.fold.max() if fold is None else fold
         rest,held = split_by_fold(table, fold)
@@ -162,8 +166,9 @@ def split_for_judging(
     elif fold is not None:
         raise TableError(f"{table.root}: has no folds, so fold {fold} cannot be held "
                          "out. Leave it away: a fifth of each label is then held out.")
-    elif test.any():
-        rest,held,how = *map(np.flatnonzero, (~test, test)),'judged by the test split'
+    elif (split == stated).any() and (split != stated).any():
+        rest,held = np.flatnonzero(split != stated),np.flatnonzero(split == stated)
+        how = f'judged by the {stated} split'
     else:
         fifth = _a_fifth(table)
         rest,held = np.flatnonzero(~fifth),np.flatnonzero(fifth)
@@ -177,6 +182,32 @@ def split_for_judging(
     none = f"; no clip of {', '.join(alone)} is left to judge by" if alone else ''
     how = f'{how}: {len(rest)} clips to learn from, {len(held)} to judge by{none}'
     return rest,held,how
+
+# %% ../../nbs/judge/leaderboard.ipynb #a46ce85b
+class Board(NamedTuple):
+    "What is judged alike"
+    families:tuple # names of recipes
+    listener:str # recipe of the classifier in whose embeddings all is compared
+    seconds:float # of each sound
+
+BOARDS = dict( # a task with a board of its own
+    digits=Board(('fsdd-patches', 'fsdd-diffwave', 'fsdd-sashimi'), 'fsdd-classifier',
+                 .6),
+    oneshots=Board(('oneshot-diffwave', 'oneshot-wavenet'), 'oneshot-classifier', .6))
+
+# %% ../../nbs/judge/leaderboard.ipynb #e388f269
+def board_options(
+    name:str, # one of `BOARDS`
+    train:ClipTable, # clips to train on, those of `leaderboard`
+    out, # folder of the board; its listener is kept below it
+)->dict: # for `leaderboard`: families, seconds, embedder
+    "What a task's own board asks for; its listener is trained unless it is there"
+    if name not in BOARDS:
+        raise ValueError(f"board={name!r} is not known. {near(name, BOARDS)}")
+    b,folder = BOARDS[name],Path(out)/f'listener-{name}'
+    heard = find_recipe(b.listener).train(train, folder, progress=False)
+    return dict(families=find_families(b.families), seconds=b.seconds,
+                embedder=MelEmbedder(heard.eval()))
 
 # %% ../../nbs/judge/leaderboard.ipynb #7ee149e1
 def _processor_seconds():

@@ -6,13 +6,17 @@
 #| code-fold: true
 from __future__ import annotations
 import time
-import numpy as np, torch
+from pathlib import Path
+import numpy as np, pandas as pd, torch
 from ..core.control_tracks import wander
+from ..core.clip_tables import ClipTable
+from ..core.feature_cache import WaveCache
+from ..core.files import TableError, write_text
 from ..core.noise_bands import FLOOR, noise_levels
 from ..evaluation import ModulationSpectrum
 
 # %% auto #0
-__all__ = ['knobs_followed', 'colour', 'nearest_ratio', 'texture_scores']
+__all__ = ['TEXTURES', 'knobs_followed', 'colour', 'nearest_ratio', 'texture_scores', 'texture_board']
 
 # %% ../../nbs/judge/texture_board.ipynb #b7391d4b
 def knobs_followed(
@@ -87,3 +91,29 @@ def texture_scores(
         made.append(sound.audio[0, 0].numpy())
     row |= nearest_ratio(made, held, known, model.sample_rate)
     return row | {'times real time': speed}
+
+# %% ../../nbs/judge/texture_board.ipynb #177f8fcd
+TEXTURES = dict(fire='fire_crackling', rain='rain', wind='wind') # -> their kind
+
+def texture_board(
+    table:ClipTable, # recordings; those whose split is 'train' were learnt from
+    models:dict, # name -> texture; the name is that of its kind, or one of `TEXTURES`
+    out, # folder: textures.csv
+)->pd.DataFrame: # a row a texture, see `texture_scores`
+    "Every texture against the recordings of its kind that were held out"
+    rows = {}
+    for name, model in models.items():
+        own = table.filter(label=TEXTURES.get(name, name))
+        learnt = (own.df.split == 'train').to_numpy()
+        if learnt.all() or not learnt.any():
+            raise TableError(f"{table.root}: {len(own)} recordings of {name!r}, "
+                             f"{learnt.sum()} of them learnt from. Give clips of its "
+                             "kind whose column `split` says train and valid.")
+        cache = WaveCache.build(own, model.sample_rate, 5., Path(out) / 'recordings',
+                                trim=False, progress=False)
+        clips = np.float32(cache.array[:]) / 32767
+        learnt = (cache.index.df.split == 'train').to_numpy()
+        rows[name] = texture_scores(model, [*clips[~learnt]], [*clips[learnt]])
+    board = pd.DataFrame(rows).T.rename_axis('texture')
+    write_text(Path(out) / 'textures.csv', board.to_csv())
+    return board

@@ -269,11 +269,6 @@ _add('fsdd-diffwave', SMALL, 'train.diffwave.DiffWaveRecipe',
      steps=5000, epoch_steps=250, batch_size=16, lr=.0015, ema=.998, precision='auto',
      seconds=.6, peak=.5, model=dict(net='digits', sample_rate=8000, seconds=.6,
      steps=12, guidance=2.))
-_add('oneshot-diffwave', SMALL, 'train.diffwave.PatchDiffusionRecipe',
-     'chapter 08: barks, knocks and clicks',
-     steps=6000, epoch_steps=500, batch_size=16, lr=.001, ema=.995, precision='auto',
-     seconds=.6, peak=.8, balance=1., trim=False, model=dict(net=dict(patch=96),
-     seconds=.6, guidance=2.))
 _add('foley-diffwave', OURS, 'train.diffwave.DiffWaveRecipe',
      'the same at full size',
      steps=100_000, epoch_steps=1000, batch_size=16, lr=.0003, ema=.9995,
@@ -296,6 +291,24 @@ _add('ljspeech', PUBLISHED, 'train.diffwave.DiffWaveRecipe',
      **_WAVENET | dict(batch_size=4, seconds=10., segment=16_000, trim=False,
      epoch_steps=1000, model=dict(net='ljspeech', process=dict(T=50, beta_T=.05),
      sample_rate=22050, clip=False, mel='diffwave_ljspeech', sampler='fast', steps=6)))
+
+# %% ../../nbs/train/presets.ipynb #b53e6c09
+_PATCHES = dict(
+     steps=6000, epoch_steps=500, batch_size=16, lr=.001, precision='auto', seconds=.6,
+     trim=False)
+_add('fsdd-patches', SMALL, 'train.diffwave.PatchDiffusionRecipe',
+     'chapter 08: spoken digits, by a transformer over patches',
+     **_PATCHES, ema=.998, peak=.5, model=dict(net=dict(patch=48), sample_rate=8000,
+     seconds=.6, steps=8, guidance=3.))
+_ONESHOT = _PATCHES | dict(ema=.995, peak=.8, balance=1.)
+_add('oneshot-diffwave', SMALL, 'train.diffwave.PatchDiffusionRecipe',
+     'chapter 08: barks, knocks and clicks',
+     **_ONESHOT, model=dict(net=dict(patch=96), seconds=.6, guidance=2.))
+_add('oneshot-wavenet', SMALL, 'train.diffwave.DiffWaveRecipe',
+     'the same by a WaveNet of that size, at that cost',
+     **_ONESHOT | dict(steps=4000), model=dict(net=dict(channels=176,
+     skip_channels=176, n_layers=16, cycle=8, patch=32, gain=True), seconds=.6,
+     steps=12, guidance=2.))
 
 # %% ../../nbs/train/presets.ipynb #466926ff
 _S4D = dict(
