@@ -295,6 +295,11 @@ def test_methods(base, sounds, tmp_path, method):
     numbers = {m: sum(p.numel() for p in fresh_differences(alone, ["a"], m, 2).parameters()) for m in METHODS}
     assert numbers["rows"] < numbers["diffit"] < numbers["full"] and numbers["rows"] < numbers["lora"]
     assert len(own.config.rows) == (2 if alone.backbone.tokens is not None else 1)
+    assert own.card["method"] == method and own.config.labels == ("bird", "knock")
+    assert json.loads((tmp_path / "out" / "recipe.json").read_text())["settings"]["lr"] == METHODS[method]  # each at a rate of its own
+    none = fb.load(str(base), adapters=[f"{tmp_path / 'out'}:0"])
+    assert torch.equal(drawn(none), drawn(alone)) and none.labels == alone.labels
+    assert torch.equal(drawn(fb.load(str(base), adapters=[tmp_path / "out"])), drawn(alone))  # its old kinds, at full strength
 
 
 def test_merged_is_a_whole_model(first, sounds, tmp_path):

@@ -107,7 +107,8 @@ def lengths_told(
     return '\n'.join(lines)
 
 # %% ../../nbs/train/adapters.ipynb #2dc76aa8
-METHODS = ('rows', 'diffit', 'lora', 'full')
+METHODS = dict( # and the learning rate of each
+    rows=1e-2, diffit=5e-3, lora=2e-3, full=2e-4)
 
 # %% ../../nbs/train/adapters.ipynb #6fb1f314
 def _changed_by(method, part):
@@ -626,6 +627,8 @@ def adapt(
                          labels=tuple(table.labels))
     plain = {} if opened.optional_tracks else {'task.level': 0.}
     if overrides.get('null') == 'own': plain['task.drop'] = .1 # it learns that, too
+    rate = METHODS.get(overrides.get('method'))
+    if rate: plain['lr'] = rate
     if _has_bf16() and not torch.cuda.is_available(): plain['precision'] = 'bf16'
     recipe = recipe.override(plain | overrides).use(opened)
     say(lengths_told(table, opened.default_seconds, recipe.shorter))
