@@ -96,10 +96,10 @@ def find_data(
                             "FOLEYBOOK_DATA.")
 
 # %% ../../nbs/apps/cli.ipynb #64c401ff
-def _pairs(options, sign='='):
+def _pairs(options, sign='=', value='VALUE'):
     "NAME=VALUE options as a dict"
     if bad := [o for o in options or [] if sign not in o]:
-        raise ValueError(f"{bad[0]!r} says nothing. Write NAME{sign}VALUE.")
+        raise ValueError(f"{bad[0]!r} says nothing. Write NAME{sign}{value}.")
     return dict(o.split(sign, 1) for o in options or [])
 
 # %% ../../nbs/apps/cli.ipynb #9208f2ac
@@ -1441,7 +1441,8 @@ def leaderboard(
     from foleybook.judge.reports import save_leaderboard
     from foleybook.core.data_sets import open_dataset
 
-    chosen = (find_families(families) if families else FAMILIES) | _pairs(models)
+    chosen = find_families(families) if families else FAMILIES
+    chosen = chosen | _pairs(models, value='FOLDER')
     table, say = open_dataset(find_data(data)).check(), _say(quiet)
     rest, held_out, how = split_for_judging(table, fold)
     say(how)
