@@ -1416,6 +1416,23 @@ def evaluate(
     say(f"all of it: open {page.resolve()} in a browser")
     return result
 
+# %% ../../nbs/apps/cli.ipynb #26028949
+def _textures(data, out, models, quiet):
+    "The board of textures: those that ship, unless others are named"
+    from importlib.resources import files
+    from foleybook.core.data_sets import open_dataset, read_free_kinds
+    from foleybook.core.generator import Pretrained
+    from foleybook.judge.texture_board import texture_board, TEXTURES
+
+    folder, shipped = find_data(data), files("foleybook") / "weights"
+    loaded = {name: Pretrained.from_pretrained(where) for name, where in
+              (models or {name: shipped / name for name in TEXTURES}).items()}
+    free = (folder / "esc50_more/clips.csv").exists()
+    table = read_free_kinds(folder) if free else open_dataset(folder)
+    made = texture_board(table, loaded, out)
+    _say(quiet)(made.round(2).to_string())
+    return made
+
 # %% ../../nbs/apps/cli.ipynb #390128cb
 def leaderboard(
     data: str,  # recordings: folder of class subfolders, clip table, or known set
@@ -1423,10 +1440,11 @@ def leaderboard(
     # to judge against (default: the last; of a plain folder a fifth of each class)
     fold: int = None,
     out: str = "out/leaderboard",  # folder for models and leaderboard.html, .csv, .json
+    board: str = "",  # a task with one of its own: digits, oneshots or textures
     families: list = None,  # names of families or recipes (default: all of the book)
     models: list = None,  # trained models to add, as NAME=FOLDER
     per_class: int = 10,  # sounds of each class
-    seconds: float = 4.0,  # length of each sound, seconds
+    seconds: float = None,  # length of each sound (default: 4, or what the board says)
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     times: int = 100,  # bootstrap resamplings
     seed: int = 0,  # of the sounds and of all that is drawn
@@ -1436,27 +1454,31 @@ def leaderboard(
 ):
     "Train or load every family, judge the same sounds of each, and write a page"
     from foleybook.judge.leaderboard import (
-        FAMILIES, find_families, leaderboard as compete, leaderboard_basis,
-        leaderboard_table, split_for_judging)
+        board_options, FAMILIES, find_families, leaderboard as compete,
+        leaderboard_basis, leaderboard_table, split_for_judging)
     from foleybook.judge.reports import save_leaderboard
     from foleybook.core.data_sets import open_dataset
 
-    chosen = find_families(families) if families else FAMILIES
-    chosen = chosen | _pairs(models, value='FOLDER')
+    mine = _pairs(models, value='FOLDER')
+    if board == "textures": return _textures(data, out, mine, quiet)
+    named = find_families(families) if families else {}
     table, say = open_dataset(find_data(data)).check(), _say(quiet)
     rest, held_out, how = split_for_judging(table, fold)
     say(how)
-    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class,
-                    seconds, seed,
-                    embedder=embedder, times=times, device=_device(device),
-                    progress=not quiet)
-    page = save_leaderboard(board, out, all_)
-    say(leaderboard_table(board, all_).to_string(index=False))
-    say(leaderboard_basis(board))
-    if (hidden := int(board.absent.sum())) and not all_:
-        say(f"{hidden} families are not there; --all says why")
+    own = dict(families=FAMILIES, seconds=4.0, embedder=embedder)
+    if board: own |= board_options(board, table.subset(rest), out)
+    own["families"] = (named or own["families"]) | mine
+    if seconds is not None: own["seconds"] = seconds
+    made = compete(table.subset(rest), table.subset(held_out), out, n=per_class,
+                   seed=seed, times=times, device=_device(device),
+                   progress=not quiet, **own)
+    page = save_leaderboard(made, out, all_)
+    say(leaderboard_table(made, all_).to_string(index=False))
+    say(leaderboard_basis(made))
+    hidden = int(made.absent.sum())
+    if hidden and not all_: say(f"{hidden} families are not there; --all says why")
     say(f"open {page.resolve()} in a browser")
-    return board
+    return made
 
 # %% ../../nbs/apps/cli.ipynb #76450d97
 def roundtrip(
