@@ -286,14 +286,16 @@ def prepare(
         else:
             table = _open_table(data, plain, hold_out, licence)
             if table.note: say(f"{data}: {table.note}")
-            table = table.check(strict=strict, n_jobs=jobs, progress=not quiet)
+            table = table.check(strict=strict, decode=bool(slice_), n_jobs=jobs,
+                                progress=not quiet)
         if slice_:
             whole, table = len(table), table.sliced(seconds, slice_, overlap)
             say(f"{len(table)} clips of up to {seconds:g} s from {whole} recordings")
             for told in _cuts_shown(table, out, files): say(told)
-        path = table.save(out / "clips.csv")
         cache = MelCache.build(table, config, seconds, n_jobs=jobs, strict=strict,
                                progress=not quiet)
+    table = cache.kept_of(table)
+    path = table.save(out / "clips.csv")
     for file, why in table.skipped: say(f"left out {file}: {why}")
     if table.skipped: say(f"{len(table.skipped)} left out in all")
     for line in _told_lengths(cache.index, seconds): say(line)
@@ -998,6 +1000,7 @@ def edit(
     # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     adapter: list = None,
     device: str = "auto",  # auto, cpu, cuda
+    precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     sample_rate: int = None,  # of the result, Hz (default: the file's)
     channels: int = None,  # of the result: 1, or as many as the file has (default)
     format: str = None,  # wav, flac, ogg or mp3 (default: the file's)
@@ -1014,7 +1017,8 @@ def edit(
     info, format = _format_of(input, out, format)
     subtype = _subtype_of(info.subtype, format, bits)
     if own.channels > 1: _not_in((1, own.channels), channels=channels)
-    generator = load_generator(model, vocoder, device=device, adapter=adapter)
+    generator = load_generator(model, vocoder, device=device, adapter=adapter,
+                               precision=precision)
     holes = _regions(mask)
     classes, out = _classes(generator, class_, model), Path(out or f"edited.{format}")
     if class_ is None and len(classes) > 1:
@@ -1043,11 +1047,12 @@ def edit(
     return names
 
 # %% ../../nbs/apps/cli.ipynb #63859f3a
-def _inverting(model, device, adapter, *files):
+def _inverting(model, device, adapter, precision, *files):
     "A generator that finds the noise of recordings, and may take these"
     from foleybook.core.sound_files import audio_info
 
-    generator = load_generator(model, device=device, adapter=adapter)
+    generator = load_generator(model, device=device, adapter=adapter,
+                               precision=precision)
     if not hasattr(generator, "hidden_noise"):
         raise ValueError(f"{model}: a {type(generator).__name__} cannot find the noise "
                          "behind a recording. Take foley, or another flow.")
@@ -1074,13 +1079,14 @@ def morph(
     # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     adapter: list = None,
     device: str = "auto",  # auto, cpu, cuda
+    precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     quiet: bool = False,  # print only errors
 ) -> list:  # the files
     "Make sounds that lie between two recordings"
     from foleybook.core.files import held_folder
 
     _at_least_one(n=n - 1, steps=steps)
-    generator = _inverting(model, device, adapter, a, b)
+    generator = _inverting(model, device, adapter, precision, a, b)
     if len(class_ or []) > 2:
         raise ValueError(f"--class {' '.join(class_)}: give one, or one for each end.")
     said = [c for c in class_ or [] if _classes(generator, [c], model)]
@@ -1104,6 +1110,7 @@ def restyle(
     # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     adapter: list = None,
     device: str = "auto",  # auto, cpu, cuda
+    precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Keep the course of a sound, in the voice of another class"
@@ -1111,7 +1118,7 @@ def restyle(
 
     _at_least_one(steps=steps)
     _not_over(Path(input), Path(out))
-    generator = _inverting(model, device, adapter, input)
+    generator = _inverting(model, device, adapter, precision, input)
     if class_ is None:
         raise ValueError("what shall it become? Give --class, one of "
                          f"{', '.join(generator.labels)}.")
@@ -1188,6 +1195,7 @@ def gallery(
     # of `--edits`: folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     adapter: list = None,
     device: str = "auto",  # where the model of `--edits` runs: auto, cpu, cuda
+    precision: str = "float32",  # of its weights: bf16, int8 or auto, as in sample
     quiet: bool = False,  # print only errors
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
@@ -1203,7 +1211,9 @@ def gallery(
     if real_per_class < 0:
         raise ValueError(f"--real-per-class {real_per_class} is not allowed. Give 0 or "
                          "more.")
-    _no_use(adapter=(adapter and not edits, "The sounds are made; it is for --edits."))
+    why = "The sounds are made; it is for --edits."
+    _no_use(adapter=(adapter and not edits, why),
+            precision=(precision != "float32" and not edits, why))
     model = report.get("model") or ""
     source = data or (not edits and _trained_beside(folder, model)) or ""
     real = find_data(source) if source else None
@@ -1213,8 +1223,9 @@ def gallery(
 
         table = open_dataset(real)
         step = max(1, len(table.df) // 8)
-        page = edits_page(load_generator(folder, device=device, adapter=adapter),
-                          table.subset(range(0, len(table.df), step)))
+        generator = load_generator(folder, device=device, adapter=adapter,
+                                   precision=precision)
+        page = edits_page(generator, table.subset(range(0, len(table.df), step)))
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path
@@ -1748,13 +1759,15 @@ def serve(
     out: str = "",  # folder for what is uploaded (default: one that goes at the end)
     port: int = 0,  # of the page on this machine (default: any that is free)
     device: str = "auto",  # auto, cpu, cuda
+    precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     browser: bool = True,  # open the page where there is a screen
     quiet: bool = False,  # print only the address and errors
 ):
     "Make, vary, fill, continue and loop sounds on a page, or by its JSON API"
     from foleybook.apps.serve import Desk, Studio
 
-    generator = load_generator(model, device=device, adapter=adapter)
+    generator = load_generator(model, device=device, adapter=adapter,
+                               precision=precision)
     try:
         desk = Desk(Studio(generator, Path(model).name, out or None), port)
         try:

@@ -254,6 +254,14 @@ class ClipCache:
     @property
     def labels(self): return self.index.labels
 
+    def kept_of(self,
+        table:ClipTable, # what the cache was built over
+        )->ClipTable: # its `skipped` tells of the rest
+        "The clips of a table that have a row"
+        kept = table.subset(np.delete(np.arange(len(table)), self.skipped_rows))
+        kept.skipped = table.skipped + self.skipped
+        return kept
+
 # %% ../../nbs/core/feature_cache.ipynb #03858740
 #| code-fold: true
 def _digests(files, folder, n_jobs):
