@@ -676,24 +676,6 @@ class Cascade(MelGenerator):
         "Join the parts of a folder; parts that do not belong together are an error"
         return _cascade_of(cls, parts, config)
 
-# %% ../../nbs/core/code_maps.ipynb #b1f60030
-@patch
-def set_precision(self:Cascade,
-    # 'float32', 'bf16', 'int8', or 'auto': whatever a trial finds faster
-    precision:str,
-)->Cascade: # itself
-    "How prior and codebook hold their weights while they are asked, each where it can"
-    parts = self.prior, self.codebook
-    known = {k: None for part in parts for k in part.precisions}
-    if precision not in (*known, 'auto'): raise ValueError(
-        f"precision={precision!r}: {type(self.prior).__name__} and "
-        f"{type(self.codebook).__name__} hold their weights in {', '.join(known)}. "
-        "Give one of these, or auto.")
-    for part in parts:
-        can = precision in (*part.precisions, 'auto')
-        part.set_precision(precision if can else 'float32')
-    return self
-
 # %% ../../nbs/core/code_maps.ipynb #cfe0e6bf
 def _check_parts(model):
     "Raise `CodeError` or `MelMismatch` unless the parts belong together"
@@ -736,6 +718,23 @@ def _heard_through(model, vocoder):
     twin = Cascade(model.prior, model.codebook, vocoder, model.labels, c.seconds,
                    c.top_p, c.guidance)
     return twin._keep_card(model, 'vocoder')
+
+@patch
+def set_precision(self:Cascade,
+    # 'float32', 'bf16', 'int8', or 'auto': whatever a trial finds faster
+    precision:str,
+)->Cascade: # itself
+    "How prior and codebook hold their weights while they are asked, each where it can"
+    parts = self.prior, self.codebook
+    known = {k: None for part in parts for k in part.precisions}
+    if precision not in (*known, 'auto'): raise ValueError(
+        f"precision={precision!r}: {type(self.prior).__name__} and "
+        f"{type(self.codebook).__name__} hold their weights in {', '.join(known)}. "
+        "Give one of these, or auto.")
+    for part in parts:
+        can = precision in (*part.precisions, 'auto')
+        part.set_precision(precision if can else 'float32')
+    return self
 
 # %% ../../nbs/core/code_maps.ipynb #fb906600
 def _start_codes(model, init, mask, shape):

@@ -95,7 +95,8 @@ class TextPrior(CodePrior):
         "Draw the first column of a map"
         size = 1, *self.config.code_shape
         mask = (torch.arange(size[-1]) < 1).expand(size[-2:])
-        self.sample_codes(None, [0], init=torch.zeros(size, dtype=torch.long), mask=mask)
+        init = torch.zeros(size, dtype=torch.long)
+        self.sample_codes(None, [0], init=init, mask=mask)
 
     def rows_of(self, x:Tensor, steps:Steps)->Tensor: # codes in steps, (b, t, streams)
         "Rows of the tables: every stage has its own codes; `n_codes` or more is blank"

@@ -189,12 +189,9 @@ class WaveGenerator(Generator):
         if c.mel is not None: self.honours = self.honours - {'loop'}
 
     @property
-    def precision(self) -> str:
-        "How it computes while sampling, see `set_precision`"
-        return 'bf16' if self.half else 'float32'
-
+    def precision(self) -> str: return 'bf16' if self.half else 'float32'
     def set_precision(self, precision:str) -> WaveGenerator: # float32, bf16 or auto
-        "`choose_precision`, as the verbs ask every generator"
+        "`choose_precision`, as every generator is asked"
         self.choose_precision(precision)
         return self
 
