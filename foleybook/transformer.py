@@ -229,7 +229,7 @@ def _first_weights(model):
 # %% ../nbs/07_transformer.ipynb #329d5540
 class CodeGPT(CodeTransformer):
     "p(code map | condition) = product over steps of p(codes of the step | all before)"
-    published = 'specvqgan'
+    published, precisions = 'specvqgan', ('float32', 'bf16', 'int8')
     def hidden(self,
         codes:Tensor, # (b, k, h, w)
         cond=None, # see `as_conditions`
@@ -258,7 +258,8 @@ class CodeGPT(CodeTransformer):
     )->bool: # is `CompiledGPT` what `sample_codes` draws with?
         "On a CPU, up to `COMPILED_ROWS_MB` of weights times rows: loops beat torch"
         size = sum(p.numel() for p in self.blocks.parameters())
-        return self.device.type == 'cpu' and 4e-6 * size * rows <= COMPILED_ROWS_MB
+        exact = self.device.type == 'cpu' and self.precision == 'float32'
+        return exact and 4e-6 * size * rows <= COMPILED_ROWS_MB
 
 # %% ../nbs/07_transformer.ipynb #007fc31c
 @patch

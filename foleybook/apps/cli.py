@@ -18,7 +18,8 @@ __all__ = ['VERBS', 'parser_of', 'explain', 'find_data', 'held_rows', 'without',
 # %% ../../nbs/apps/cli.ipynb #b23ba8b1
 def parser_of(
     f,  # a function with docments
-    parser: ArgumentParser = None,  # add to this (default: a new one named after `f`)
+    # add to this parser (default: a new one named after `f`)
+    parser: ArgumentParser = None,
 ) -> ArgumentParser:  # one argument for each parameter of `f`
     "An argument parser that says of `f` what its docments say"
     parser = parser or ArgumentParser(f.__name__, description=inspect.getdoc(f))
@@ -96,10 +97,10 @@ def find_data(
                             "FOLEYBOOK_DATA.")
 
 # %% ../../nbs/apps/cli.ipynb #64c401ff
-def _pairs(options, sign='=', value='VALUE'):
+def _pairs(options, sign='='):
     "NAME=VALUE options as a dict"
     if bad := [o for o in options or [] if sign not in o]:
-        raise ValueError(f"{bad[0]!r} says nothing. Write NAME{sign}{value}.")
+        raise ValueError(f"{bad[0]!r} says nothing. Write NAME{sign}VALUE.")
     return dict(o.split(sign, 1) for o in options or [])
 
 # %% ../../nbs/apps/cli.ipynb #9208f2ac
@@ -195,11 +196,10 @@ def _told_lengths(table, seconds):
 def _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
                    scheduler, backend,
                    jobs):
-    "Raise where an option of `prepare` is out of range or has no effect"
+    "Raise where an option of `prepare` is out of range, or is left without effect by another"
     _at_least_one(per_class=per_class)
     if not jobs:
-        raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per "
-                         "core.")
+        raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per core.")
     if (seed or 0) < 0:
         raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
     ours, other = data == "procedural", "it is for procedural sounds. Leave it out."
@@ -247,14 +247,16 @@ def prepare(
     codebook: str = "",
     hold_out: list = None,  # clips to leave out, as COLUMN=VALUE: fold=5, split=test
     licence: list = None,  # only clips under these, such as CC0 or "CC BY"
-    plain: bool = False,  # class folders and nothing else, whatever it looks like
+    # class folders and nothing else, whatever the folder looks like
+    plain: bool = False,
     slice_: str = "",  # cut long recordings into clips: `onsets`, or `fixed` lengths
     # share of a clip that the next one repeats (with `--slice fixed`)
     overlap: float = 0.0,
     files: bool = False,  # write the clips that --slice cuts as files, too
     device: str = "auto",  # where the codebook runs: auto, cpu, cuda
     jobs: int = -1,  # workers, -1 for one per core
-    backend: str = "threading",  # joblib backend: threading, loky, dask or ray
+    # joblib backend: threading, loky (processes), dask or ray
+    backend: str = "threading",
     scheduler: str = "",  # address of the dask or ray cluster (default: start one here)
     seed: int = None,  # seed of procedural sounds, 0 if not given
     strict: bool = False,  # stop at the first bad file instead of leaving it out
@@ -266,7 +268,8 @@ def prepare(
     from foleybook.sound_data import make_procedural
 
     _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
-                   scheduler, backend, jobs)
+                   scheduler,
+                   backend, jobs)
     _no_use(files=(files and not slice_, "nothing is cut. Add --slice onsets."))
     say, out, ours = _say(quiet), Path(out), data == "procedural"
     if codebook:
@@ -283,14 +286,16 @@ def prepare(
         else:
             table = _open_table(data, plain, hold_out, licence)
             if table.note: say(f"{data}: {table.note}")
-            table = table.check(strict=strict, n_jobs=jobs, progress=not quiet)
+            table = table.check(strict=strict, decode=bool(slice_), n_jobs=jobs,
+                                progress=not quiet)
         if slice_:
             whole, table = len(table), table.sliced(seconds, slice_, overlap)
             say(f"{len(table)} clips of up to {seconds:g} s from {whole} recordings")
             for told in _cuts_shown(table, out, files): say(told)
-        path = table.save(out / "clips.csv")
         cache = MelCache.build(table, config, seconds, n_jobs=jobs, strict=strict,
                                progress=not quiet)
+    table = cache.kept_of(table)
+    path = table.save(out / "clips.csv")
     for file, why in table.skipped: say(f"left out {file}: {why}")
     if table.skipped: say(f"{len(table.skipped)} left out in all")
     for line in _told_lengths(cache.index, seconds): say(line)
@@ -385,6 +390,7 @@ def _model_to_learn_from(data):
                               "foley.")
     return folder
 
+
 # %% ../../nbs/apps/cli.ipynb #ef547a8a
 def train(
     recipe: str = "",  # name of a recipe (`--list` shows them)
@@ -401,8 +407,10 @@ def train(
     device: str = "auto",  # auto, cpu, cuda
     fresh: bool = False,  # start anew although checkpoints are there
     strict: bool = False,  # stop at a bad file instead of leaving it out
-    plain: bool = False,  # class folders and nothing else, whatever it looks like
-    list_: bool = False,  # list the recipes, or tell what the one named costs, and stop
+    # class folders and nothing else, whatever the folder looks like
+    plain: bool = False,
+    # list the recipes, or tell what the one named costs, and stop
+    list_: bool = False,
     quiet: bool = False,  # print only errors
 ):
     "Train a recipe; run the same command again to go on after an interruption"
@@ -492,10 +500,12 @@ def adapt(
 # %% ../../nbs/apps/cli.ipynb #7a0c3e81
 def load_generator(
     folder: str,  # folder of a trained model, or hf://OWNER/NAME
-    vocoder: str = None,  # folder of a vocoder instead of the model's own, or `default`
+    # folder of a vocoder to use instead of the model's own, or `default`
+    vocoder: str = None,
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
     device: str = "cpu",  # auto, cpu, cuda
-    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     precision: str = "float32",  # float32, bf16, int8 or auto, where the family can
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
@@ -516,11 +526,10 @@ def _regions(texts):
                 or []] or None
     except ValueError:
         given = ' '.join(texts)
-        raise ValueError(f"--mask {given}: write START:END in seconds, as in "
-                         "1:2.5") from None
+        raise ValueError(f"--mask {given}: write START:END in seconds, as in 1:2.5") from None
 
 def _joint(file):
-    "What is made anew for a loop: the last second or quarter, and the first 20 ms"
+    "What is made anew for a loop: the last second or quarter of a file, and its first 20 ms"
     from foleybook.core.sound_files import audio_info
     seconds = audio_info(file).seconds
     return [(0.0, min(0.02, seconds / 8)), (seconds - min(1.0, seconds / 4), seconds)]
@@ -685,7 +694,8 @@ def _make(generator, out, todo, asked, files, finish, batch, quiet, before):
     for i in range(0, len(todo), batch):
         labels, _, seeds = map(list, zip(*todo[i : i + batch]))
         made = generator.sample(None if None in labels else labels, n=len(seeds),
-                                seed=seeds, progress=_bar(quiet), **asked)
+                                seed=seeds,
+                                progress=_bar(quiet), **asked)
         if how or moments or asked["loop"]:
             save_takes(made, out, how, moments, asked["loop"], **files)
         else: made.save(out, append=True, **files)
@@ -723,8 +733,7 @@ def _film_alone(video, out, class_, asked, **files):
     if not Path(video).is_file(): raise ValueError(f"--video {video}: no such film.")
     _not_over(Path(video), out)
     if len(set(class_ or [])) > 1:
-        raise ValueError(f"--class {' '.join(class_)}: a film gets one sound. Give "
-                         "one.")
+        raise ValueError(f"--class {' '.join(class_)}: a film gets one sound. Give one.")
     none = ("init", "mask", "strength", "loop", "text", "controls")
     none = {k: asked[k] for k in none} | files
     if wrong := [k for k, v in none.items() if v is not None and v is not False]:
@@ -740,7 +749,8 @@ def _dub(generator, video, out, eye, class_, asked, seed, quiet):
     film_seconds(video)  # a film that cannot be read is told first
     there = f"; it replaces the {out} that was there" if out.exists() else ""
     made = dub(generator, video, out, find_eye(generator, eye), seed=seed,
-               progress=_bar(quiet), **given)
+               progress=_bar(quiet),
+               **given)
     seconds = made.audio.shape[-1] / made.sample_rate
     _say(quiet)(f"{seconds:.2f} s of sound under {video}; {out}{there}")
     return [out]
@@ -748,7 +758,7 @@ def _dub(generator, video, out, eye, class_, asked, seed, quiet):
 # %% ../../nbs/apps/cli.ipynb #d8244edd
 #| code-fold: true
 def _course(generator, follow, at, asked):
-    "`controls` and `seconds` of sounds that follow a recording, or some moments"
+    "`controls` and `seconds` of sounds that follow a recording, or happen at some moments"
     from foleybook.core.sound_files import audio_info
 
     if 'level' not in generator.optional_tracks:
@@ -785,9 +795,11 @@ def _handed_on(out, manifest, loader):
 
 # %% ../../nbs/apps/cli.ipynb #cdc063d8
 def sample(
-    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
+    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
+    model: str,
     *,
-    out: str = "out/samples",  # for the sounds, `metadata.jsonl` and `sampling.json`
+    # folder for the sounds, `metadata.jsonl` and `sampling.json`
+    out: str = "out/samples",
     per_class: int = None,  # sounds of each class (default: 4)
     class_: list = None,  # names of classes, or dog_bark:.5+rain:.5 (default: all)
     controls: list = None,  # NAME=VALUE or NAME=V1,V2,... (stretched over the sound)
@@ -808,10 +820,13 @@ def sample(
     top_p: float = None,
     steps: int = None,  # steps of an iterative sampler
     sampler: str = None,  # name of the sampler
-    guidance: float = None,  # of classifier-free guidance (default: the model's own)
-    vocoder: str = None,  # folder of a vocoder instead of the model's own, or `default`
+    # strength of classifier-free guidance (default: the model's own)
+    guidance: float = None,
+    # folder of a vocoder to use instead of the model's own, or `default`
+    vocoder: str = None,
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
-    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     video: str = None,  # a film to make sound for; --out is then a film, too (.mp4)
     eye: str = None,  # torchvision's ResNet-50 weights, for models that see by them
     device: str = "auto",  # auto, cpu, cuda
@@ -820,9 +835,11 @@ def sample(
     sample_rate: int = None,  # of the files, Hz (default: the model's own)
     format: str = None,  # wav, flac, ogg or mp3 (default: wav)
     bits: int = None,  # per sample: 16 or 24 (default: 16)
-    by_class: bool = False,  # CLASS/000.wav, CLASS/001.wav ..., as challenges want it
+    # write CLASS/000.wav, CLASS/001.wav ..., as challenges want it
+    by_class: bool = False,
     loudness: float = None,  # LUFS that each is brought to, as in -23
-    peak: float = None,  # dBTP that no peak passes, or without --loudness comes to
+    # dBTP that no peak passes; without --loudness each is brought to it
+    peak: float = None,
     trim: bool = False,  # cut silence off both ends
     fade: float = None,  # ms at both ends
     markers: bool = False,  # say in wav files where something begins
@@ -846,7 +863,8 @@ def sample(
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p,
                  steps=steps,
                  sampler=sampler, guidance=guidance, init=init, strength=strength,
-                 text=text, mask=_regions(mask), loop=loop, controls=_tracks(controls))
+                 text=text,
+                 mask=_regions(mask), loop=loop, controls=_tracks(controls))
     how = _finishing(loop, loader, loudness, peak, trim, fade, markers)
     if video:
         _no_use(share=(share.parts > 1, "a film has one sound."),
@@ -955,7 +973,8 @@ def _guessed(generator, file, holes, say):
 
 # %% ../../nbs/apps/cli.ipynb #187fa882
 def edit(
-    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
+    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
+    model: str,
     input: str,  # the sound file
     *,
     # file to write; several versions are numbered (default: edited.wav, edited.flac
@@ -965,7 +984,8 @@ def edit(
     # a flow such as `foley` hears in the file)
     class_: list = None,
     mask: list = None,  # parts to make anew, as START:END in seconds
-    seconds: float = None,  # of the result: beyond the end of the file it is continued
+    # length of the result: beyond the end of the file it is continued
+    seconds: float = None,
     strength: float = None,  # how far to leave the file, 0 to 1: a variation
     loop: bool = False,  # the end joins the start
     n: int = 1,  # versions
@@ -973,14 +993,19 @@ def edit(
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     steps: int = None,  # steps of an iterative sampler
     sampler: str = None,  # name of the sampler
-    guidance: float = None,  # of classifier-free guidance (default: the model's own)
-    vocoder: str = None,  # folder of a vocoder instead of the model's own, or `default`
-    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    # strength of classifier-free guidance (default: the model's own)
+    guidance: float = None,
+    # folder of a vocoder to use instead of the model's own, or `default`
+    vocoder: str = None,
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     device: str = "auto",  # auto, cpu, cuda
+    precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     sample_rate: int = None,  # of the result, Hz (default: the file's)
     channels: int = None,  # of the result: 1, or as many as the file has (default)
     format: str = None,  # wav, flac, ogg or mp3 (default: the file's)
-    bits: int = None,  # per sample: 16, 24, or 32, floating (default: the file's)
+    # per sample: 16, 24, or 32 for floating point (default: the file's)
+    bits: int = None,
     quiet: bool = False,  # print only errors
 ) -> list:  # the files
     "Fill holes in a recording, continue it, vary it, or make it a loop"
@@ -992,7 +1017,8 @@ def edit(
     info, format = _format_of(input, out, format)
     subtype = _subtype_of(info.subtype, format, bits)
     if own.channels > 1: _not_in((1, own.channels), channels=channels)
-    generator = load_generator(model, vocoder, device=device, adapter=adapter)
+    generator = load_generator(model, vocoder, device=device, adapter=adapter,
+                               precision=precision)
     holes = _regions(mask)
     classes, out = _classes(generator, class_, model), Path(out or f"edited.{format}")
     if class_ is None and len(classes) > 1:
@@ -1021,11 +1047,12 @@ def edit(
     return names
 
 # %% ../../nbs/apps/cli.ipynb #63859f3a
-def _inverting(model, device, adapter, *files):
+def _inverting(model, device, adapter, precision, *files):
     "A generator that finds the noise of recordings, and may take these"
     from foleybook.core.sound_files import audio_info
 
-    generator = load_generator(model, device=device, adapter=adapter)
+    generator = load_generator(model, device=device, adapter=adapter,
+                               precision=precision)
     if not hasattr(generator, "hidden_noise"):
         raise ValueError(f"{model}: a {type(generator).__name__} cannot find the noise "
                          "behind a recording. Take foley, or another flow.")
@@ -1039,7 +1066,8 @@ def _inverting(model, device, adapter, *files):
 
 # %% ../../nbs/apps/cli.ipynb #0382b987
 def morph(
-    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
+    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
+    model: str,
     a: str,  # the sound file to begin with
     b: str,  # the one to end with
     *,
@@ -1048,15 +1076,17 @@ def morph(
     n: int = 5,  # sounds from one to the other, both ends among them
     seconds: float = None,  # length (default: that of the shorter one)
     steps: int = 24,  # of the sampler, each way
-    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     device: str = "auto",  # auto, cpu, cuda
+    precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     quiet: bool = False,  # print only errors
 ) -> list:  # the files
     "Make sounds that lie between two recordings"
     from foleybook.core.files import held_folder
 
     _at_least_one(n=n - 1, steps=steps)
-    generator = _inverting(model, device, adapter, a, b)
+    generator = _inverting(model, device, adapter, precision, a, b)
     if len(class_ or []) > 2:
         raise ValueError(f"--class {' '.join(class_)}: give one, or one for each end.")
     said = [c for c in class_ or [] if _classes(generator, [c], model)]
@@ -1068,7 +1098,8 @@ def morph(
 
 # %% ../../nbs/apps/cli.ipynb #1509d8d6
 def restyle(
-    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
+    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
+    model: str,
     input: str,  # the sound file
     *,
     class_: str = None,  # what it shall become
@@ -1076,8 +1107,10 @@ def restyle(
     out: str = "restyled.wav",  # file to write: .wav, .flac, .ogg, .mp3
     guidance: float = 2.0,  # towards the new class
     steps: int = 24,  # of the sampler, each way
-    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     device: str = "auto",  # auto, cpu, cuda
+    precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Keep the course of a sound, in the voice of another class"
@@ -1085,7 +1118,7 @@ def restyle(
 
     _at_least_one(steps=steps)
     _not_over(Path(input), Path(out))
-    generator = _inverting(model, device, adapter, input)
+    generator = _inverting(model, device, adapter, precision, input)
     if class_ is None:
         raise ValueError("what shall it become? Give --class, one of "
                          f"{', '.join(generator.labels)}.")
@@ -1111,6 +1144,7 @@ _WORDS = {  # name of a figure on a card -> form, words
     "told apart": (".0%", "a classifier trained to tell them from recordings is "
                           "right in {}{}, where chance is 50%")}
 
+# %% ../../nbs/apps/cli.ipynb #d0825020
 def _card_of(model):
     "The card of a model on this machine, {} where there is none; no network is asked"
     from foleybook.core.files import CheckpointError, read_json
@@ -1141,23 +1175,6 @@ def _measured(model):
     more = f" Measured on {on}." if lines and isinstance(on, str) and on else ""
     return f"By its card: {'; '.join(lines)}.{more}" if lines else ""
 
-# %% ../../nbs/apps/cli.ipynb #76f05742
-def _made_by(model, beside):
-    "What a page says of the model: its name, licence and figures"
-    licence = _card_of(model).get("licence")
-    about = f"Made by {model or 'an unknown model'}{beside}"
-    if isinstance(licence, str): about += f" Its licence: {licence}."
-    return f"{about}\n{_measured(model)}".strip()
-
-def _sampling_report(file):
-    "What `sample` wrote about the sounds of a folder; {} where there is nothing"
-    from foleybook.core.files import read_json
-
-    told = read_json(file) if file.exists() else {}
-    if isinstance(told, dict) and all(isinstance(told.get(k), str | None)
-                                      for k in ("model", "data")): return told
-    raise ValueError(f"{file}: is damaged. Remove it, or sample again.")
-
 def _trained_beside(folder, model):
     "What a model on this machine, outside of the folder, says it was trained on"
     if not model or not Path(model).is_dir(): return None
@@ -1169,38 +1186,55 @@ def _trained_beside(folder, model):
 def gallery(
     folder: str,  # folder of sounds written by `foleybook sample`
     *,
-    data: str = "",  # recordings beside them (default: what the model was trained on)
+    # real sounds to show beside them (default: those the model was trained on)
+    data: str = "",
     real_per_class: int = 4,  # real clips of each class
     out: str = "",  # the page (default: index.html in the folder)
-    edits: bool = False,  # the folder is a model: what it makes of recordings (--data)
-    adapter: list = None,  # of --edits: what `adapt` wrote, FOLDER or FOLDER:STRENGTH
+    # the folder is a model: what it makes of recordings (--data) instead
+    edits: bool = False,
+    # of `--edits`: folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     device: str = "auto",  # where the model of `--edits` runs: auto, cpu, cuda
+    precision: str = "float32",  # of its weights: bf16, int8 or auto, as in sample
     quiet: bool = False,  # print only errors
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
-    from foleybook.core.files import write_text
+    from foleybook.core.files import read_json, write_text
     from foleybook.judge.pages import edits_page, gallery_page
 
-    report = _sampling_report(Path(folder) / "sampling.json")
+    report = Path(folder) / "sampling.json"
+    told = read_json(report) if report.exists() else {}
+    if not isinstance(told, dict) or not all(isinstance(told.get(k), str | None)
+                                             for k in ("model", "data")):
+        raise ValueError(f"{report}: is damaged. Remove it, or sample again.")
+    report = told
     if real_per_class < 0:
         raise ValueError(f"--real-per-class {real_per_class} is not allowed. Give 0 or "
                          "more.")
-    _no_use(adapter=(adapter and not edits, "The sounds are made; it is for --edits."))
+    why = "The sounds are made; it is for --edits."
+    _no_use(adapter=(adapter and not edits, why),
+            precision=(precision != "float32" and not edits, why))
     model = report.get("model") or ""
-    source = data or (not edits and _trained_beside(folder, model))
+    source = data or (not edits and _trained_beside(folder, model)) or ""
     real = find_data(source) if source else None
     if edits:
         if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
         from foleybook.core.data_sets import open_dataset
 
         table = open_dataset(real)
-        some = table.subset(range(0, len(table.df), max(1, len(table.df) // 8)))
-        page = edits_page(load_generator(folder, device=device, adapter=adapter), some)
+        step = max(1, len(table.df) // 8)
+        generator = load_generator(folder, device=device, adapter=adapter,
+                                   precision=precision)
+        page = edits_page(generator, table.subset(range(0, len(table.df), step)))
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path
+    licence = _card_of(model).get("licence")
+    about = f"Made by {model or 'an unknown model'}"
+    about += ", beside recordings." if real else "."
+    if isinstance(licence, str): about += f" Its licence: {licence}."
     name = f"by {Path(model).name}" if model else f"in {Path(folder).resolve().name}"
-    about = _made_by(model, ", beside recordings." if real else ".")
+    about = f"{about}\n{_measured(model)}".strip()
     page = gallery_page(folder, real, f"Sounds {name}", about, real_per_class)
     path = write_text(Path(out or Path(folder) / "index.html"), page)
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
@@ -1242,7 +1276,8 @@ def vocode(
         say(f"{input} -> {path}: Hz {own.sample_rate} -> {rate}, channels "
             f"{own.channels} -> 1")
     say(f"{path}: {audio.shape[-1] / rate:.2f} s in {spent:.2f} s; peak memory "
-        f"{_peak():.0f} MB" + "; replaces what was there" * there)
+        f"{_peak():.0f} MB"
+        + "; replaces what was there" * there)
     return path
 
 # %% ../../nbs/apps/cli.ipynb #53097fe3
@@ -1252,11 +1287,13 @@ def codec(
     *,
     # folder of a codebook or of a cascade that has one; the same for both ways
     codebook: str = "foley-cascade",
-    out: str = "",  # file to write (default: the input's, with .foley or .decoded.wav)
+    # file to write (default: the input's name with .foley or .decoded.wav)
+    out: str = "",
     vocoder: str = "default",  # folder of a vocoder for decoding, or none: Griffin-Lim
     stages: int = None,  # residual stages to keep (default: all)
     mono: bool = False,  # mix the channels before encoding
-    precision: str = "float32",  # of the codebook; bf16: near, faster on some machines
+    # of the codebook; bf16: near, and faster on some processors
+    precision: str = "float32",
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
@@ -1313,17 +1350,21 @@ def _program_of(model, out, device, adapter, say, asked):
 
 # %% ../../nbs/apps/cli.ipynb #05797703
 def export(
-    model: str = "default",  # a generator such as `foley`, or folder of a vocoder
+    # a generator such as `foley`, or the folder of a trained vocoder
+    model: str = "default",
     *,
     adapter: list = None,  # folders of students, as FOLDER or FOLDER:STRENGTH
-    out: str = "",  # file to write: .onnx; for a vocoder also .pt2 for torch.export
+    # file to write: .onnx; for a vocoder also .pt2 for torch.export
+    out: str = "",
     seconds: float = None,  # of a generator's sounds (default: the model's own)
     steps: int = None,  # calls of a generator's network (default: the model's own)
-    guidance: float = None,  # of classifier-free guidance (default: the model's own)
+    # strength of classifier-free guidance (default: the model's own)
+    guidance: float = None,
     sampler: str = None,  # name of a sampler that draws no noise on its way
     rounds: int = None,  # of a generator's vocoder (default: its own); fewer are faster
     bits: int = 8,  # of a generator's weights: 8 or 32
-    device: str = "cpu",  # where it is traced (cpu, cuda), and where a .pt2 runs
+    # where it is traced (cpu, cuda); a .pt2 program runs there, too
+    device: str = "cpu",
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Write a generator, or a vocoder, as a program for a game, a plug-in or a browser"
@@ -1380,12 +1421,20 @@ def evaluate(
     generated: str,  # folder of generated sounds, or a clip table
     reference: str,  # recordings that the model has not seen
     *,
-    train: str = "",  # what it was trained on: for the probe and to find copies
-    fold: int = None,  # of the reference to judge against; the others are for training
-    second: bool = False,  # a second listener, too, and what hand-made features say
-    paired: bool = False,  # each clip is a take of the reference of the same name
+    # recordings that it was trained on: for the class probe and to find copies
+    train: str = "",
+    # judge against this fold of the reference and take its other folds as the training
+    # set
+    fold: int = None,
+    # ask a second listener, too, and see all that hand-made features say
+    second: bool = False,
+    # each generated clip is a take of the reference clip of the same name
+    paired: bool = False,
     embedder: str = "auto",  # what embeds the clips, see notebook 12
-    out: str = "",  # for scores and report.html (default: evaluation/ in the folder)
+    # folder for scores.csv, evaluation.json and report.html (default: evaluation/
+    # beside the
+    # sounds)
+    out: str = "",
     times: int = 100,  # bootstrap resamplings
     jobs: int = -1,  # workers that embed clips, -1 for one per core
     seed: int = 0,  # of all that is drawn
@@ -1393,7 +1442,7 @@ def evaluate(
     strict: bool = False,  # a bad file is an error
     quiet: bool = False,  # print only errors
 ):
-    "Judge generated sounds against recordings: distance, accuracy, copies, faults"
+    "Judge generated sounds against recordings: distances, accuracy, variety, copies and faults"
     import warnings
     from foleybook.judge.evaluator import evaluate as judge
     from foleybook.judge.reports import save_report
@@ -1405,89 +1454,80 @@ def evaluate(
     if fold is not None:
         rest, held_out = split_by_fold(real, fold)
         real, seen = real.subset(held_out), seen or real.subset(rest)
-    with warnings.catch_warnings():  # the same words come below, as notes
+    folder = out or str(Path(generated) / "evaluation")
+    with warnings.catch_warnings():
+        # the same words come below, as notes
         warnings.filterwarnings("ignore", module="foleybook.evaluation")
         result = judge(generated, real, seen, second=second, paired=paired,
                        embedder=embedder,
                        times=times, n_jobs=jobs, seed=seed, strict=strict,
                        device=_device(device), progress=not quiet)
-    page, say = save_report(result, out or Path(generated) / "evaluation"), _say(quiet)
+    say, page = _say(quiet), save_report(result, folder)
     say(result)
     say(f"all of it: open {page.resolve()} in a browser")
     return result
 
-# %% ../../nbs/apps/cli.ipynb #26028949
-def _textures(data, out, models, quiet):
-    "The board of textures: those that ship, unless others are named"
-    from importlib.resources import files
-    from foleybook.core.data_sets import open_dataset, read_free_kinds
-    from foleybook.core.generator import Pretrained
-    from foleybook.judge.texture_board import texture_board, TEXTURES
-
-    folder, shipped = find_data(data), files("foleybook") / "weights"
-    loaded = {name: Pretrained.from_pretrained(where) for name, where in
-              (models or {name: shipped / name for name in TEXTURES}).items()}
-    free = (folder / "esc50_more/clips.csv").exists()
-    table = read_free_kinds(folder) if free else open_dataset(folder)
-    made = texture_board(table, loaded, out)
-    _say(quiet)(made.round(2).to_string())
-    return made
-
 # %% ../../nbs/apps/cli.ipynb #390128cb
 def leaderboard(
-    data: str,  # recordings: folder of class subfolders, clip table, or known set
+    # recordings: folder of class subfolders, clip table, or known set such as ESC-10
+    data: str,
     *,
-    # to judge against (default: the last; of a plain folder a fifth of each class)
+    # judge against this fold, train on the others (default: the last; of a plain folder
+    # a fifth of
+    # each class is held out)
     fold: int = None,
-    out: str = "out/leaderboard",  # folder for models and leaderboard.html, .csv, .json
-    board: str = "",  # a task with one of its own: digits, oneshots or textures
-    families: list = None,  # names of families or recipes (default: all of the book)
+    # folder for the models, leaderboard.html, leaderboard.csv and leaderboard.json
+    out: str = "out/leaderboard",
+    # names of families or recipes (default: all families of the book)
+    families: list = None,
     models: list = None,  # trained models to add, as NAME=FOLDER
     per_class: int = 10,  # sounds of each class
-    seconds: float = None,  # length of each sound (default: 4, or what the board says)
+    seconds: float = 4.0,  # length of each sound, seconds
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     times: int = 100,  # bootstrap resamplings
     seed: int = 0,  # of the sounds and of all that is drawn
-    all_: bool = False,  # also show families that are not there, and why
+    # also show families that are not there or cannot be asked for a class, and why
+    all_: bool = False,
     device: str = "auto",  # where models train and sample: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
-    "Train or load every family, judge the same sounds of each, and write a page"
+    "Train or load every family, let each make the same sounds, judge them all, and write a page"
     from foleybook.judge.leaderboard import (
-        board_options, FAMILIES, find_families, leaderboard as compete,
-        leaderboard_basis, leaderboard_table, split_for_judging)
+        FAMILIES, find_families, leaderboard as compete, leaderboard_basis,
+        leaderboard_table, split_for_judging)
     from foleybook.judge.reports import save_leaderboard
     from foleybook.core.data_sets import open_dataset
 
-    mine = _pairs(models, value='FOLDER')
-    if board == "textures": return _textures(data, out, mine, quiet)
-    named = find_families(families) if families else {}
+    if bad := [m for m in models or [] if "=" not in m]:
+        raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
+    chosen = ((find_families(families) if families else FAMILIES)
+              | dict(m.split("=", 1) for m in models or []))
     table, say = open_dataset(find_data(data)).check(), _say(quiet)
     rest, held_out, how = split_for_judging(table, fold)
     say(how)
-    own = dict(families=FAMILIES, seconds=4.0, embedder=embedder)
-    if board: own |= board_options(board, table.subset(rest), out)
-    own["families"] = (named or own["families"]) | mine
-    if seconds is not None: own["seconds"] = seconds
-    made = compete(table.subset(rest), table.subset(held_out), out, n=per_class,
-                   seed=seed, times=times, device=_device(device),
-                   progress=not quiet, **own)
-    page = save_leaderboard(made, out, all_)
-    say(leaderboard_table(made, all_).to_string(index=False))
-    say(leaderboard_basis(made))
-    hidden = int(made.absent.sum())
+    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class,
+                    seconds, seed,
+                    embedder=embedder, times=times, device=_device(device),
+                    progress=not quiet)
+    page = save_leaderboard(board, out, all_)
+    say(leaderboard_table(board, all_).to_string(index=False))
+    say(leaderboard_basis(board))
+    hidden = int(board.absent.sum())
     if hidden and not all_: say(f"{hidden} families are not there; --all says why")
     say(f"open {page.resolve()} in a browser")
-    return made
+    return board
 
 # %% ../../nbs/apps/cli.ipynb #76450d97
 def roundtrip(
     *,
     data: str,  # recordings: folder of class subfolders, clip table, or known set
-    hold_out: list = None,  # recordings to try, as COLUMN=VALUE: fold=5 (default: all)
+    # the recordings to try, as COLUMN=VALUE: fold=5 (default: all)
+    hold_out: list = None,
     mel: list = None,  # mel presets for Griffin-Lim (default: fullband and dcase2023)
-    vocoder: list = None,  # FOLDER or NAME=FOLDER (default: `default`, the book's own)
-    codebook: list = None,  # codebooks or cascades, each by every vocoder of its mel
+    # vocoders, FOLDER or NAME=FOLDER (default: `default`, the book's own)
+    vocoder: list = None,
+    # codebooks or cascades, each through every vocoder of its mel
+    codebook: list = None,
     out: str = "out/roundtrip",  # folder for roundtrip.html, .csv, .json and the sounds
     iterations: int = 60,  # of Griffin-Lim
     per_class: int = None,  # recordings of each class (default: all)
@@ -1497,11 +1537,10 @@ def roundtrip(
     device: str = "auto",  # where networks run: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
-    "Measure what recordings lose on ways through a spectrogram and back; write a page"
+    "Measure what recordings lose on ways through a spectrogram and back, and write a page"
     from foleybook.core.data_sets import open_dataset
     from foleybook.judge.reports import save_roundtrip
-    from foleybook.judge.roundtrip import (
-        roundtrip as measure, roundtrip_table, ways_back)
+    from foleybook.judge.roundtrip import roundtrip as measure, roundtrip_table, ways_back
 
     table, say = open_dataset(find_data(data)), _say(quiet)
     held = held_rows(table, hold_out)
@@ -1511,7 +1550,8 @@ def roundtrip(
         tried = tried.subset(sorted(tried.df.groupby("label").head(per_class).index))
     where = _device(device)
     ways = ways_back(mel or ["foley", "dcase2023"], vocoder or ["default"],
-                     codebook or [], iterations, where)
+                     codebook or [],
+                     iterations, where)
     found = measure(tried, out, ways, rest, seconds, embedder, device=where,
                     progress=not quiet)
     page = save_roundtrip(found, out, listen)
@@ -1540,26 +1580,25 @@ def matched(
     if minor(torch) != minor(audio):
         return f"torch {torch} and torchaudio {audio} do not belong together. {remedy}"
     if vision and int(minor(vision)[1]) - int(minor(torch)[1]) != 15:
-        return (f"torch {torch} and torchvision {vision} do not belong together. "
-                f"{remedy}")
+        return f"torch {torch} and torchvision {vision} do not belong together. {remedy}"
     if "+" in torch and "+" in audio and torch.split("+")[1] != audio.split("+")[1]:
-        return (f"torch {torch} and torchaudio {audio} are built for different "
-                f"devices. {remedy}")
+        return f"torch {torch} and torchaudio {audio} are built for different devices. {remedy}"
     return ""
 
 # %% ../../nbs/apps/cli.ipynb #3fb9430e
 def doctor():
-    "Print versions, devices, extras, data sets, mels; exit code 1 when packages clash"
+    "Print versions, devices, extras, data sets and mels; exit code 1 when torch's packages clash"
     import platform
 
     core = ["torch", "torchaudio", "torchvision", "fastai", "fastcore", "nbdev",
-            "librosa", "soundfile", "safetensors", "accelerate"]
+            "librosa",
+            "soundfile", "safetensors", "accelerate"]
     extras = ["tensorboard", "wandb", "dask", "onnxruntime", "aisfx", "torch-fidelity"]
     print(f"foleybook {_version('foleybook') or 'from source'}, Python "
           f"{platform.python_version()}, {platform.platform()}")
     versions = {p: _version(p) for p in core}
-    print("packages: " + ", ".join(f"{p} {v or 'MISSING'}"
-                                   for p, v in versions.items()))
+    print("packages: " + ", ".join(f"{p} {v or 'MISSING'}" for p,
+                                   v in versions.items()))
     print("extras:   " + ", ".join(f"{p} {_version(p) or '-'}" for p in extras))
     wrong = matched(versions)
     if not wrong:
@@ -1580,9 +1619,11 @@ def doctor():
 
 # %% ../../nbs/apps/cli.ipynb #0d7761d0
 def bench(
-    name: str = "",  # rooms or the ends of their names, by commas (default: all)
+    # rooms or the ends of their names, with commas between (default: all)
+    name: str = "",
     *,
-    folder: str = "tests/benchmarks",  # where they are (a checkout of the project)
+    # where the benchmarks are (a checkout of the project)
+    folder: str = "tests/benchmarks",
     out: str = "",  # write machine, ceiling and rows to this JSON file as well
 ):
     "Measure ours against the reference in one run, and print a table"
@@ -1665,11 +1706,14 @@ def _write_stream(generator, out, seconds, block, say, **asked):
 
 # %% ../../nbs/apps/cli.ipynb #4614901f
 def play(
-    model: str,  # folder of a model that streams, rain, fire, pops, or hf://OWNER/NAME
+    # folder of a model that streams, one of those that come with the book (rain, fire,
+    # wind, pops), or hf://OWNER/NAME
+    model: str,
     *,
     out: str = "",  # write this sound file instead of opening a page
     seconds: float = 10.0,  # length of the file, seconds
-    controls: list = None,  # of the file: NAME=VALUE, or NAME=V1,V2,... over it
+    # for the file, as NAME=VALUE or NAME=V1,V2,... (stretched over it)
+    controls: list = None,
     class_: str = None,  # for models that know classes
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     block: float = 0.04,  # seconds made at once: shorter follows a knob sooner
@@ -1680,16 +1724,16 @@ def play(
     browser: bool = True,  # open the page
     quiet: bool = False,  # print only errors
 ):
-    "Play a model without an end while you turn its knobs on a page, or write a file"
-    import webbrowser
+    "Play a model without an end while its knobs are turned on a page, or write a stretch of it"
     from foleybook.apps.live import LivePlayer
 
-    say = _say(quiet)
-    generator = load_generator(model, device=device, precision=precision)
+    say, generator = _say(quiet), load_generator(model, device=device,
+                                                 precision=precision)
     asked = dict(cond=class_, temperature=temperature, seed=seed)
     if out:
         return _write_stream(generator, Path(out), seconds, block, say,
-                             controls=_tracks(controls), **asked)
+                             controls=_tracks(controls),
+                             **asked)
     if controls:
         raise ValueError("--controls are for a file: give --out too, or turn the knobs "
                          "on the page.")
@@ -1697,7 +1741,9 @@ def play(
     try:
         player = LivePlayer(generator, block, port=port, **asked)
         say(f"open {player.url} in a browser; Ctrl-C ends it")
-        if browser: webbrowser.open(player.url)
+        if browser:
+            import webbrowser
+            webbrowser.open(player.url)
         try:
             while True: time.sleep(1)
         finally: player.close()
@@ -1708,17 +1754,20 @@ def serve(
     # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
     model: str = "foley",
     *,
-    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
+    adapter: list = None,
     out: str = "",  # folder for what is uploaded (default: one that goes at the end)
     port: int = 0,  # of the page on this machine (default: any that is free)
     device: str = "auto",  # auto, cpu, cuda
+    precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     browser: bool = True,  # open the page where there is a screen
     quiet: bool = False,  # print only the address and errors
 ):
     "Make, vary, fill, continue and loop sounds on a page, or by its JSON API"
     from foleybook.apps.serve import Desk, Studio
 
-    generator = load_generator(model, device=device, adapter=adapter)
+    generator = load_generator(model, device=device, adapter=adapter,
+                               precision=precision)
     try:
         desk = Desk(Studio(generator, Path(model).name, out or None), port)
         try:
@@ -1805,7 +1854,8 @@ def _run(words):
 
 # %% ../../nbs/apps/cli.ipynb #8808d51a
 def main(
-    argv: list = None,  # words after the program's name (default: this process's)
+    # words after the program's name (default: those of this process)
+    argv: list = None,
 ) -> int:  # exit code
     "The `foleybook` program"
     # threads that wait turn in circles otherwise: beside other work a demo takes four

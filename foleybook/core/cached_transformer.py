@@ -12,6 +12,7 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .code_maps import draw_code
+from .half_precision import held, held_linears
 from ..kernels.cached_attention import draw_steps, Stack
 
 # %% auto #0
@@ -29,6 +30,7 @@ class CachedGPT:
         # codes in steps, (rows, t, streams); where nothing is known yet, anything
         x:Tensor,
     ):
+        model = held(model, model.precision, held_linears)
         self.model, self.steps = model, model.steps
         self.x = model.rows_of(x, model.steps)
         k, rows, self.before = model.config, len(prefix), prefix.shape[1]

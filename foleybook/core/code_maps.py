@@ -15,6 +15,7 @@ from ..audio_features import GriffinLim, MelConfig
 from .files import (
     atomic_folder, read_json, read_safetensors, write_safetensors)
 from .generator import class_numbers, Conditions, ItemNoise, Pretrained
+from .half_precision import Holds
 from .rendering import find_vocoder, MelGenerator
 from .settings import SettingsError
 from .sound_files import unclipped
@@ -33,7 +34,7 @@ class CodeError(ValueError):
     remedy"""
 
 # %% ../../nbs/core/code_maps.ipynb #2373a9d7
-class MelAutoencoder(Pretrained):
+class MelAutoencoder(Holds, Pretrained):
     "Log-mel to a small map and back: a family adds `encode`, `decode` and `grain`"
     @property
     def mel(self)->MelConfig:
@@ -396,7 +397,7 @@ class PriorConfig:
     codebook_hash:str = ''  # `VQVAE.codebook_hash` of the codebook it was trained on
 
 # %% ../../nbs/core/code_maps.ipynb #d01991a9
-class CodePrior(Pretrained):
+class CodePrior(Holds, Pretrained):
     """Base of models that draw code maps; `config` has at least the fields of
     `PriorConfig`"""
     asks = frozenset({'label'})  # kinds of `Conditions` it understands
@@ -603,6 +604,12 @@ class Cascade(MelGenerator):
         "Drawing the codes takes the time"
         return self.prior.best_batch
 
+    @property
+    def precision(self)->str:
+        "How prior and codebook hold their weights, see `set_precision`"
+        prior, book = self.prior.precision, self.codebook.precision
+        return prior if prior == book else f'{prior} prior, {book} codebook'
+
     @classmethod
     def config_type(cls): return CascadeConfig
 
@@ -707,6 +714,23 @@ def _heard_through(model, vocoder):
     twin = Cascade(model.prior, model.codebook, vocoder, model.labels, c.seconds,
                    c.top_p, c.guidance)
     return twin._keep_card(model, 'vocoder')
+
+@patch
+def set_precision(self:Cascade,
+    # 'float32', 'bf16', 'int8', or 'auto': whatever a trial finds faster
+    precision:str,
+)->Cascade: # itself
+    "How prior and codebook hold their weights while they are asked, each where it can"
+    parts = self.prior, self.codebook
+    known = {k: None for part in parts for k in part.precisions}
+    if precision not in (*known, 'auto'): raise ValueError(
+        f"precision={precision!r}: {type(self.prior).__name__} and "
+        f"{type(self.codebook).__name__} hold their weights in {', '.join(known)}. "
+        "Give one of these, or auto.")
+    for part in parts:
+        can = precision in (*part.precisions, 'auto')
+        part.set_precision(precision if can else 'float32')
+    return self
 
 # %% ../../nbs/core/code_maps.ipynb #fb906600
 def _start_codes(model, init, mask, shape):

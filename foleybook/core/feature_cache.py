@@ -395,6 +395,15 @@ def _report(cache, total):
     if cache.skipped: _warn_skipped([reason for _, reason in cache.skipped], total)
     return cache
 
+@patch
+def kept_of(self:ClipCache,
+    table:ClipTable, # what the cache was built over
+    )->ClipTable: # its `skipped` tells of the rest
+    "The clips of a table that have a row"
+    kept = table.subset(np.delete(np.arange(len(table)), self.skipped_rows))
+    kept.skipped = table.skipped + self.skipped
+    return kept
+
 # %% ../../nbs/core/feature_cache.ipynb #26790be0
 def cache_folder(
     folder=None, # a folder, or None

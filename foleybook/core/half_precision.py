@@ -6,11 +6,11 @@
 #| code-fold: true
 from __future__ import annotations
 import copy, time
-import torch
+import torch, torch.nn.functional as F
 from torch import nn, Tensor
 
 # %% auto #0
-__all__ = ['faster_in_bf16', 'chosen_precision', 'InBf16', 'held']
+__all__ = ['faster_in_bf16', 'chosen_precision', 'InBf16', 'held', 'HeldLinear', 'held_linears', 'Holds']
 
 # %% ../../nbs/core/half_precision.ipynb #b1f60008
 def faster_in_bf16(
@@ -30,16 +30,18 @@ def faster_in_bf16(
 
 # %% ../../nbs/core/half_precision.ipynb #b1f6000a
 def chosen_precision(
-    precision:str, # 'float32', 'bf16', or 'auto': a trial decides
+    precision:str, # one of `known`, or 'auto': a trial decides
     run, # see `faster_in_bf16`
     device='cpu', # where
-)->str: # 'float32' or 'bf16'
+    known:tuple=('float32', 'bf16'), # what there is; 'auto' takes none but these two
+)->str: # one of `known`
     "What was asked for, or what is faster here"
-    if precision not in ('float32', 'bf16', 'auto'):
-        raise ValueError(f"precision={precision!r} is not known; give 'float32', "
-                         "'bf16' or 'auto'")
+    if precision not in (*known, 'auto'):
+        raise ValueError(f"precision={precision!r} is not known; give "
+                         f"{', '.join(map(repr, known))} or 'auto'")
     if precision != 'auto': return precision
-    return 'bf16' if faster_in_bf16(run, device) else 'float32'
+    half = 'bf16' in known and faster_in_bf16(run, device)
+    return 'bf16' if half else 'float32'
 
 # %% ../../nbs/core/half_precision.ipynb #b1f6000d
 class InBf16(nn.Module):
@@ -62,13 +64,73 @@ class InBf16(nn.Module):
 # %% ../../nbs/core/half_precision.ipynb #b1f6000e
 def held(
     net:nn.Module, # f(x, t, ..., context=)
-    precision:str, # 'float32' or 'bf16'
-)->nn.Module: # itself, or an `InBf16`
+    precision:str, # 'float32', 'bf16' or what `rounded` knows
+    rounded=lambda net, precision: InBf16(net), # makes the copy
+)->nn.Module: # itself, or a copy
     "The network as it is to be called; its copy is renewed where a weight has changed"
     if precision == 'float32': return net
     tensors = [*net.parameters(), *net.buffers()]
-    if any(t.is_inference() for t in tensors): return InBf16(net) # they do not tell
-    key = tuple((t.data_ptr(), t._version) for t in tensors)
+    if any(t.is_inference() for t in tensors): # they do not tell
+        return rounded(net, precision)
+    key = precision, *((t.data_ptr(), t._version) for t in tensors)
     if net.__dict__.get('_held', (None,))[0] != key:
-        net.__dict__['_held'] = key, InBf16(net)
+        net.__dict__['_held'] = key, rounded(net, precision)
     return net.__dict__['_held'][1]
+
+# %% ../../nbs/core/half_precision.ipynb #b1f60021
+class HeldLinear(nn.Module):
+    "A linear layer with weights in fewer bits; float32 goes in and comes out"
+    def __init__(self,
+        layer:nn.Linear, # stays as it is
+        precision:str, # 'bf16' or 'int8'
+    ):
+        super().__init__()
+        w, self.bias, self.scale = layer.weight.detach(), layer.bias, None
+        self.spare = -w.shape[1] % 64 # torch reads a whole 64, there or not
+        w = F.pad(w, (0, self.spare))
+        if precision == 'int8':
+            self.scale = (w.abs().amax(1).clamp(min=1e-30) / 127).to(torch.bfloat16)
+            w = (w / self.scale.float()[:, None]).round().clamp(-127, 127)
+        self.weight = w.to(torch.bfloat16 if self.scale is None else torch.int8)
+
+    def forward(self, x:Tensor)->Tensor:
+        "(..., c_in) -> (..., c_out)"
+        rows = F.pad(x.flatten(0, -2).to(torch.bfloat16), (0, self.spare))
+        y = (F.linear(rows, self.weight) if self.scale is None
+             else torch._weight_int8pack_mm(rows, self.weight, self.scale))
+        y = y.float().view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+# %% ../../nbs/core/half_precision.ipynb #b1f60023
+def held_linears(
+    net:nn.Module, # a network
+    precision:str, # 'bf16' or 'int8'
+)->nn.Module: # a copy
+    "The network with its linear layers as `HeldLinear`; give it to `held`"
+    memo = {id(net.__dict__.get('_held')): None}
+    return copy.deepcopy(net, memo | {id(m): HeldLinear(m, precision)
+                                      for m in net.modules()
+                                      if isinstance(m, nn.Linear)})
+
+# %% ../../nbs/core/half_precision.ipynb #b1f60026
+class Holds:
+    "Base of a part of a generator that may hold its weights in fewer bits"
+    precision = 'float32' # while it is asked, see `set_precision`
+    precisions = 'float32', # what it knows
+
+    def trial(self):
+        "A piece of the work, done as `precision` says"
+
+    @torch.no_grad()
+    def set_precision(self,
+        precision:str, # one of `precisions`, or 'auto': a trial says whether bf16 pays
+    )->Holds: # itself
+        "How weights are held while the part is asked; its own stay as they are"
+        def run(half):
+            self.precision = 'bf16' if half else 'float32'
+            self.trial()
+        before = self.precision
+        try: chosen = chosen_precision(precision, run, self.device, self.precisions)
+        finally: self.precision = before
+        self.precision = chosen
+        return self

@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from ..audio_features import MelConfig
 from .code_maps import CodeError, map_hash, MelAutoencoder
+from .half_precision import held
 
 # %% auto #0
 __all__ = ['ResBlock2d', 'EncoderBranch', 'MapEncoder', 'MapDecoder', 'CodebookConfig', 'mel_distance', 'VQVAEOutput', 'MapCodec']
@@ -196,6 +197,12 @@ class VQVAEOutput(NamedTuple):
 class MapCodec(MelAutoencoder):
     "Log-mels to maps of whole numbers and back; a family adds the networks"
     rounds = False # codes belong to exact weights: see `codebook_hash`
+    precisions = 'float32', 'bf16' # of the decoder
+
+    def trial(self):
+        "Decode a few columns"
+        shape = 1, *self.code_shape(8 * self.time_stride)
+        self.decode(torch.zeros(shape, dtype=torch.long, device=self.device))
 
     @property
     def n_codes(self)->int:
@@ -261,7 +268,7 @@ def decode(self:MapCodec,
                         f"{', '.join(map(str, shape[:-1]))}, columns). Use the "
                         "codebook that made it.")
     z_q = self.quantizer.lookup(codes).to(self.decoder.conv.weight.dtype)
-    log_mel = self.decoder(z_q)[..., :frames].float()
+    log_mel = held(self.decoder, self.precision)(z_q)[..., :frames].float()
     log_mel = log_mel * self.config.mel_std + self.config.mel_mean
     return log_mel.squeeze(1) if self.config.channels == 1 else log_mel
 

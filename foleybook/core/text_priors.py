@@ -91,6 +91,13 @@ def shown_rows(
 # %% ../../nbs/core/text_priors.ipynb #c38fc7b7
 class TextPrior(CodePrior):
     "Codes in steps as vectors: what a transformer over code maps is built on"
+    def trial(self):
+        "Draw the first column of a map"
+        size = 1, *self.config.code_shape
+        mask = (torch.arange(size[-1]) < 1).expand(size[-2:])
+        init = torch.zeros(size, dtype=torch.long)
+        self.sample_codes(None, [0], init=init, mask=mask)
+
     def rows_of(self, x:Tensor, steps:Steps)->Tensor: # codes in steps, (b, t, streams)
         "Rows of the tables: every stage has its own codes; `n_codes` or more is blank"
         n, (k, *_) = self.config.n_codes, steps.shape

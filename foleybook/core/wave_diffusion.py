@@ -182,6 +182,13 @@ class WaveGenerator(Generator):
         if c.mel is not None: self.honours = self.honours - {'loop'}
 
     @property
+    def precision(self) -> str: return 'bf16' if self.half else 'float32'
+    def set_precision(self, precision:str) -> WaveGenerator: # float32, bf16 or auto
+        "`choose_precision`, as every generator is asked"
+        self.choose_precision(precision)
+        return self
+
+    @property
     def process(self) -> DiffusionProcess:
         "How sounds become noise"
         return self.config.process

@@ -10,6 +10,7 @@ import torch
 from _measure import interleaved, row, share
 
 from foleybook import transformer
+from foleybook.core.half_precision import held, held_linears
 from foleybook.transformer import CodeGPT, ParallelTransformer, TransformerConfig
 
 PUBLISHED = dict(code_shape=(5, 53), n_codes=1024, n_classes=309, width=1024, n_layers=24, n_heads=16, places="table", near=False,
@@ -73,6 +74,28 @@ def _two_ways(name, settings, batch, rounds, columns, **how):
                "torch calls", plain / batch, "s", f"codes {_same(*codes)}", share(ours / batch, flops=work))
 
 
+@torch.no_grad()  # inference tensors do not tell when they change, and would be rounded anew for every map
+def _held(name, settings, batch, rounds, columns=2):
+    "The first columns of a map with weights held in fewer bits, and the logits of a whole text"
+    model = CodeGPT(TransformerConfig(**settings)).eval()
+    cond, (h, w) = torch.arange(batch) % model.config.n_classes, model.map_shape
+    mask = (torch.arange(w) < columns).expand(h, -1)
+    init = torch.randint(model.config.n_codes, (batch, *model.config.code_shape))
+
+    def draw(precision):
+        model.precision = precision
+        return model.sample_codes(cond, list(range(batch)), init=init, mask=mask)
+
+    exact = model(init[:1], cond[:1])
+    for precision in ("bf16", "int8"):
+        (ours, plain), _ = interleaved(lambda: draw(precision), lambda: draw("float32"), rounds=rounds)
+        near = held(model, precision, held_linears)(init[:1], cond[:1])
+        snr = 10 * torch.log10(exact.var() / (exact - near).square().mean())
+        likely = (near.argmax(1) == exact.argmax(1)).double().mean()
+        found = f"logits of a whole text: {snr:.0f} dB, the likeliest code the same in {likely:.1%}"
+        yield row(f"{name}, {columns} columns of {h}, batch {batch}, weights held in {precision}", ours / batch, "float32", plain / batch, "s", found)
+
+
 @torch.inference_mode()
 def _rounds(settings, batch, rounds):
     "A map in twelve rounds, and code after code"
@@ -92,5 +115,6 @@ def benchmarks(published=True, rounds=3, columns=8, quick=QUICK, foley=FOLEY, le
     steps = math.prod(quick["code_shape"])
     found += _map("quick", quick, (1, steps // 2, steps - 1), rounds, True)
     if published:
+        found += [r for batch in (1, 8) for r in _held("published prior", PUBLISHED, batch, rounds)]
         found += _map("published", PUBLISHED, lengths, 2, False)
     return found
