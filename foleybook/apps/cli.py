@@ -18,8 +18,7 @@ __all__ = ['VERBS', 'parser_of', 'explain', 'find_data', 'held_rows', 'without',
 # %% ../../nbs/apps/cli.ipynb #b23ba8b1
 def parser_of(
     f,  # a function with docments
-    # add to this parser (default: a new one named after `f`)
-    parser: ArgumentParser = None,
+    parser: ArgumentParser = None,  # add to this (default: a new one named after `f`)
 ) -> ArgumentParser:  # one argument for each parameter of `f`
     "An argument parser that says of `f` what its docments say"
     parser = parser or ArgumentParser(f.__name__, description=inspect.getdoc(f))
@@ -97,10 +96,10 @@ def find_data(
                             "FOLEYBOOK_DATA.")
 
 # %% ../../nbs/apps/cli.ipynb #64c401ff
-def _pairs(options, sign='='):
+def _pairs(options, sign='=', value='VALUE'):
     "NAME=VALUE options as a dict"
     if bad := [o for o in options or [] if sign not in o]:
-        raise ValueError(f"{bad[0]!r} says nothing. Write NAME{sign}VALUE.")
+        raise ValueError(f"{bad[0]!r} says nothing. Write NAME{sign}{value}.")
     return dict(o.split(sign, 1) for o in options or [])
 
 # %% ../../nbs/apps/cli.ipynb #9208f2ac
@@ -196,10 +195,11 @@ def _told_lengths(table, seconds):
 def _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
                    scheduler, backend,
                    jobs):
-    "Raise where an option of `prepare` is out of range, or is left without effect by another"
+    "Raise where an option of `prepare` is out of range or has no effect"
     _at_least_one(per_class=per_class)
     if not jobs:
-        raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per core.")
+        raise ValueError("--jobs 0 is not allowed. Give 1 or more, -1 for one per "
+                         "core.")
     if (seed or 0) < 0:
         raise ValueError(f"--seed {seed} is not allowed. Give a number from 0 on.")
     ours, other = data == "procedural", "it is for procedural sounds. Leave it out."
@@ -247,16 +247,14 @@ def prepare(
     codebook: str = "",
     hold_out: list = None,  # clips to leave out, as COLUMN=VALUE: fold=5, split=test
     licence: list = None,  # only clips under these, such as CC0 or "CC BY"
-    # class folders and nothing else, whatever the folder looks like
-    plain: bool = False,
+    plain: bool = False,  # class folders and nothing else, whatever it looks like
     slice_: str = "",  # cut long recordings into clips: `onsets`, or `fixed` lengths
     # share of a clip that the next one repeats (with `--slice fixed`)
     overlap: float = 0.0,
     files: bool = False,  # write the clips that --slice cuts as files, too
     device: str = "auto",  # where the codebook runs: auto, cpu, cuda
     jobs: int = -1,  # workers, -1 for one per core
-    # joblib backend: threading, loky (processes), dask or ray
-    backend: str = "threading",
+    backend: str = "threading",  # joblib backend: threading, loky, dask or ray
     scheduler: str = "",  # address of the dask or ray cluster (default: start one here)
     seed: int = None,  # seed of procedural sounds, 0 if not given
     strict: bool = False,  # stop at the first bad file instead of leaving it out
@@ -268,8 +266,7 @@ def prepare(
     from foleybook.sound_data import make_procedural
 
     _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
-                   scheduler,
-                   backend, jobs)
+                   scheduler, backend, jobs)
     _no_use(files=(files and not slice_, "nothing is cut. Add --slice onsets."))
     say, out, ours = _say(quiet), Path(out), data == "procedural"
     if codebook:
@@ -390,7 +387,6 @@ def _model_to_learn_from(data):
                               "foley.")
     return folder
 
-
 # %% ../../nbs/apps/cli.ipynb #ef547a8a
 def train(
     recipe: str = "",  # name of a recipe (`--list` shows them)
@@ -407,10 +403,8 @@ def train(
     device: str = "auto",  # auto, cpu, cuda
     fresh: bool = False,  # start anew although checkpoints are there
     strict: bool = False,  # stop at a bad file instead of leaving it out
-    # class folders and nothing else, whatever the folder looks like
-    plain: bool = False,
-    # list the recipes, or tell what the one named costs, and stop
-    list_: bool = False,
+    plain: bool = False,  # class folders and nothing else, whatever it looks like
+    list_: bool = False,  # list the recipes, or tell what the one named costs, and stop
     quiet: bool = False,  # print only errors
 ):
     "Train a recipe; run the same command again to go on after an interruption"
@@ -500,12 +494,10 @@ def adapt(
 # %% ../../nbs/apps/cli.ipynb #7a0c3e81
 def load_generator(
     folder: str,  # folder of a trained model, or hf://OWNER/NAME
-    # folder of a vocoder to use instead of the model's own, or `default`
-    vocoder: str = None,
+    vocoder: str = None,  # folder of a vocoder instead of the model's own, or `default`
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
     device: str = "cpu",  # auto, cpu, cuda
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     precision: str = "float32",  # float32, bf16, int8 or auto, where the family can
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
@@ -526,10 +518,11 @@ def _regions(texts):
                 or []] or None
     except ValueError:
         given = ' '.join(texts)
-        raise ValueError(f"--mask {given}: write START:END in seconds, as in 1:2.5") from None
+        raise ValueError(f"--mask {given}: write START:END in seconds, as in "
+                         "1:2.5") from None
 
 def _joint(file):
-    "What is made anew for a loop: the last second or quarter of a file, and its first 20 ms"
+    "What is made anew for a loop: the last second or quarter, and the first 20 ms"
     from foleybook.core.sound_files import audio_info
     seconds = audio_info(file).seconds
     return [(0.0, min(0.02, seconds / 8)), (seconds - min(1.0, seconds / 4), seconds)]
@@ -694,8 +687,7 @@ def _make(generator, out, todo, asked, files, finish, batch, quiet, before):
     for i in range(0, len(todo), batch):
         labels, _, seeds = map(list, zip(*todo[i : i + batch]))
         made = generator.sample(None if None in labels else labels, n=len(seeds),
-                                seed=seeds,
-                                progress=_bar(quiet), **asked)
+                                seed=seeds, progress=_bar(quiet), **asked)
         if how or moments or asked["loop"]:
             save_takes(made, out, how, moments, asked["loop"], **files)
         else: made.save(out, append=True, **files)
@@ -733,7 +725,8 @@ def _film_alone(video, out, class_, asked, **files):
     if not Path(video).is_file(): raise ValueError(f"--video {video}: no such film.")
     _not_over(Path(video), out)
     if len(set(class_ or [])) > 1:
-        raise ValueError(f"--class {' '.join(class_)}: a film gets one sound. Give one.")
+        raise ValueError(f"--class {' '.join(class_)}: a film gets one sound. Give "
+                         "one.")
     none = ("init", "mask", "strength", "loop", "text", "controls")
     none = {k: asked[k] for k in none} | files
     if wrong := [k for k, v in none.items() if v is not None and v is not False]:
@@ -749,8 +742,7 @@ def _dub(generator, video, out, eye, class_, asked, seed, quiet):
     film_seconds(video)  # a film that cannot be read is told first
     there = f"; it replaces the {out} that was there" if out.exists() else ""
     made = dub(generator, video, out, find_eye(generator, eye), seed=seed,
-               progress=_bar(quiet),
-               **given)
+               progress=_bar(quiet), **given)
     seconds = made.audio.shape[-1] / made.sample_rate
     _say(quiet)(f"{seconds:.2f} s of sound under {video}; {out}{there}")
     return [out]
@@ -758,7 +750,7 @@ def _dub(generator, video, out, eye, class_, asked, seed, quiet):
 # %% ../../nbs/apps/cli.ipynb #d8244edd
 #| code-fold: true
 def _course(generator, follow, at, asked):
-    "`controls` and `seconds` of sounds that follow a recording, or happen at some moments"
+    "`controls` and `seconds` of sounds that follow a recording, or some moments"
     from foleybook.core.sound_files import audio_info
 
     if 'level' not in generator.optional_tracks:
@@ -795,11 +787,9 @@ def _handed_on(out, manifest, loader):
 
 # %% ../../nbs/apps/cli.ipynb #cdc063d8
 def sample(
-    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
     *,
-    # folder for the sounds, `metadata.jsonl` and `sampling.json`
-    out: str = "out/samples",
+    out: str = "out/samples",  # for the sounds, `metadata.jsonl` and `sampling.json`
     per_class: int = None,  # sounds of each class (default: 4)
     class_: list = None,  # names of classes, or dog_bark:.5+rain:.5 (default: all)
     controls: list = None,  # NAME=VALUE or NAME=V1,V2,... (stretched over the sound)
@@ -820,13 +810,10 @@ def sample(
     top_p: float = None,
     steps: int = None,  # steps of an iterative sampler
     sampler: str = None,  # name of the sampler
-    # strength of classifier-free guidance (default: the model's own)
-    guidance: float = None,
-    # folder of a vocoder to use instead of the model's own, or `default`
-    vocoder: str = None,
+    guidance: float = None,  # of classifier-free guidance (default: the model's own)
+    vocoder: str = None,  # folder of a vocoder instead of the model's own, or `default`
     codebook: str = None,  # folder of the codebook of a prior that was trained alone
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     video: str = None,  # a film to make sound for; --out is then a film, too (.mp4)
     eye: str = None,  # torchvision's ResNet-50 weights, for models that see by them
     device: str = "auto",  # auto, cpu, cuda
@@ -835,11 +822,9 @@ def sample(
     sample_rate: int = None,  # of the files, Hz (default: the model's own)
     format: str = None,  # wav, flac, ogg or mp3 (default: wav)
     bits: int = None,  # per sample: 16 or 24 (default: 16)
-    # write CLASS/000.wav, CLASS/001.wav ..., as challenges want it
-    by_class: bool = False,
+    by_class: bool = False,  # CLASS/000.wav, CLASS/001.wav ..., as challenges want it
     loudness: float = None,  # LUFS that each is brought to, as in -23
-    # dBTP that no peak passes; without --loudness each is brought to it
-    peak: float = None,
+    peak: float = None,  # dBTP that no peak passes, or without --loudness comes to
     trim: bool = False,  # cut silence off both ends
     fade: float = None,  # ms at both ends
     markers: bool = False,  # say in wav files where something begins
@@ -863,8 +848,7 @@ def sample(
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p,
                  steps=steps,
                  sampler=sampler, guidance=guidance, init=init, strength=strength,
-                 text=text,
-                 mask=_regions(mask), loop=loop, controls=_tracks(controls))
+                 text=text, mask=_regions(mask), loop=loop, controls=_tracks(controls))
     how = _finishing(loop, loader, loudness, peak, trim, fade, markers)
     if video:
         _no_use(share=(share.parts > 1, "a film has one sound."),
@@ -973,8 +957,7 @@ def _guessed(generator, file, holes, say):
 
 # %% ../../nbs/apps/cli.ipynb #187fa882
 def edit(
-    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
     input: str,  # the sound file
     *,
     # file to write; several versions are numbered (default: edited.wav, edited.flac
@@ -984,8 +967,7 @@ def edit(
     # a flow such as `foley` hears in the file)
     class_: list = None,
     mask: list = None,  # parts to make anew, as START:END in seconds
-    # length of the result: beyond the end of the file it is continued
-    seconds: float = None,
+    seconds: float = None,  # of the result: beyond the end of the file it is continued
     strength: float = None,  # how far to leave the file, 0 to 1: a variation
     loop: bool = False,  # the end joins the start
     n: int = 1,  # versions
@@ -993,19 +975,15 @@ def edit(
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     steps: int = None,  # steps of an iterative sampler
     sampler: str = None,  # name of the sampler
-    # strength of classifier-free guidance (default: the model's own)
-    guidance: float = None,
-    # folder of a vocoder to use instead of the model's own, or `default`
-    vocoder: str = None,
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    guidance: float = None,  # of classifier-free guidance (default: the model's own)
+    vocoder: str = None,  # folder of a vocoder instead of the model's own, or `default`
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     device: str = "auto",  # auto, cpu, cuda
     precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     sample_rate: int = None,  # of the result, Hz (default: the file's)
     channels: int = None,  # of the result: 1, or as many as the file has (default)
     format: str = None,  # wav, flac, ogg or mp3 (default: the file's)
-    # per sample: 16, 24, or 32 for floating point (default: the file's)
-    bits: int = None,
+    bits: int = None,  # per sample: 16, 24, or 32, floating (default: the file's)
     quiet: bool = False,  # print only errors
 ) -> list:  # the files
     "Fill holes in a recording, continue it, vary it, or make it a loop"
@@ -1066,8 +1044,7 @@ def _inverting(model, device, adapter, precision, *files):
 
 # %% ../../nbs/apps/cli.ipynb #0382b987
 def morph(
-    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
     a: str,  # the sound file to begin with
     b: str,  # the one to end with
     *,
@@ -1076,8 +1053,7 @@ def morph(
     n: int = 5,  # sounds from one to the other, both ends among them
     seconds: float = None,  # length (default: that of the shorter one)
     steps: int = 24,  # of the sampler, each way
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     device: str = "auto",  # auto, cpu, cuda
     precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     quiet: bool = False,  # print only errors
@@ -1098,8 +1074,7 @@ def morph(
 
 # %% ../../nbs/apps/cli.ipynb #1509d8d6
 def restyle(
-    # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
-    model: str,
+    model: str,  # a trained model's folder, `foley` (the book's), or hf://OWNER/NAME
     input: str,  # the sound file
     *,
     class_: str = None,  # what it shall become
@@ -1107,8 +1082,7 @@ def restyle(
     out: str = "restyled.wav",  # file to write: .wav, .flac, .ogg, .mp3
     guidance: float = 2.0,  # towards the new class
     steps: int = 24,  # of the sampler, each way
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     device: str = "auto",  # auto, cpu, cuda
     precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     quiet: bool = False,  # print only errors
@@ -1144,7 +1118,6 @@ _WORDS = {  # name of a figure on a card -> form, words
     "told apart": (".0%", "a classifier trained to tell them from recordings is "
                           "right in {}{}, where chance is 50%")}
 
-# %% ../../nbs/apps/cli.ipynb #d0825020
 def _card_of(model):
     "The card of a model on this machine, {} where there is none; no network is asked"
     from foleybook.core.files import CheckpointError, read_json
@@ -1175,6 +1148,23 @@ def _measured(model):
     more = f" Measured on {on}." if lines and isinstance(on, str) and on else ""
     return f"By its card: {'; '.join(lines)}.{more}" if lines else ""
 
+# %% ../../nbs/apps/cli.ipynb #76f05742
+def _made_by(model, beside):
+    "What a page says of the model: its name, licence and figures"
+    licence = _card_of(model).get("licence")
+    about = f"Made by {model or 'an unknown model'}{beside}"
+    if isinstance(licence, str): about += f" Its licence: {licence}."
+    return f"{about}\n{_measured(model)}".strip()
+
+def _sampling_report(file):
+    "What `sample` wrote about the sounds of a folder; {} where there is nothing"
+    from foleybook.core.files import read_json
+
+    told = read_json(file) if file.exists() else {}
+    if isinstance(told, dict) and all(isinstance(told.get(k), str | None)
+                                      for k in ("model", "data")): return told
+    raise ValueError(f"{file}: is damaged. Remove it, or sample again.")
+
 def _trained_beside(folder, model):
     "What a model on this machine, outside of the folder, says it was trained on"
     if not model or not Path(model).is_dir(): return None
@@ -1186,28 +1176,20 @@ def _trained_beside(folder, model):
 def gallery(
     folder: str,  # folder of sounds written by `foleybook sample`
     *,
-    # real sounds to show beside them (default: those the model was trained on)
-    data: str = "",
+    data: str = "",  # recordings beside them (default: what the model was trained on)
     real_per_class: int = 4,  # real clips of each class
     out: str = "",  # the page (default: index.html in the folder)
-    # the folder is a model: what it makes of recordings (--data) instead
-    edits: bool = False,
-    # of `--edits`: folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    edits: bool = False,  # the folder is a model: what it makes of recordings (--data)
+    adapter: list = None,  # of --edits: what `adapt` wrote, FOLDER or FOLDER:STRENGTH
     device: str = "auto",  # where the model of `--edits` runs: auto, cpu, cuda
     precision: str = "float32",  # of its weights: bf16, int8 or auto, as in sample
     quiet: bool = False,  # print only errors
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
-    from foleybook.core.files import read_json, write_text
+    from foleybook.core.files import write_text
     from foleybook.judge.pages import edits_page, gallery_page
 
-    report = Path(folder) / "sampling.json"
-    told = read_json(report) if report.exists() else {}
-    if not isinstance(told, dict) or not all(isinstance(told.get(k), str | None)
-                                             for k in ("model", "data")):
-        raise ValueError(f"{report}: is damaged. Remove it, or sample again.")
-    report = told
+    report = _sampling_report(Path(folder) / "sampling.json")
     if real_per_class < 0:
         raise ValueError(f"--real-per-class {real_per_class} is not allowed. Give 0 or "
                          "more.")
@@ -1215,7 +1197,7 @@ def gallery(
     _no_use(adapter=(adapter and not edits, why),
             precision=(precision != "float32" and not edits, why))
     model = report.get("model") or ""
-    source = data or (not edits and _trained_beside(folder, model)) or ""
+    source = data or (not edits and _trained_beside(folder, model))
     real = find_data(source) if source else None
     if edits:
         if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
@@ -1229,12 +1211,8 @@ def gallery(
         path = write_text(Path(out or Path(folder) / "edits.html"), page)
         _say(quiet)(f"listen: open {path.resolve()} in a browser")
         return path
-    licence = _card_of(model).get("licence")
-    about = f"Made by {model or 'an unknown model'}"
-    about += ", beside recordings." if real else "."
-    if isinstance(licence, str): about += f" Its licence: {licence}."
     name = f"by {Path(model).name}" if model else f"in {Path(folder).resolve().name}"
-    about = f"{about}\n{_measured(model)}".strip()
+    about = _made_by(model, ", beside recordings." if real else ".")
     page = gallery_page(folder, real, f"Sounds {name}", about, real_per_class)
     path = write_text(Path(out or Path(folder) / "index.html"), page)
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
@@ -1276,8 +1254,7 @@ def vocode(
         say(f"{input} -> {path}: Hz {own.sample_rate} -> {rate}, channels "
             f"{own.channels} -> 1")
     say(f"{path}: {audio.shape[-1] / rate:.2f} s in {spent:.2f} s; peak memory "
-        f"{_peak():.0f} MB"
-        + "; replaces what was there" * there)
+        f"{_peak():.0f} MB" + "; replaces what was there" * there)
     return path
 
 # %% ../../nbs/apps/cli.ipynb #53097fe3
@@ -1287,13 +1264,11 @@ def codec(
     *,
     # folder of a codebook or of a cascade that has one; the same for both ways
     codebook: str = "foley-cascade",
-    # file to write (default: the input's name with .foley or .decoded.wav)
-    out: str = "",
+    out: str = "",  # file to write (default: the input's, with .foley or .decoded.wav)
     vocoder: str = "default",  # folder of a vocoder for decoding, or none: Griffin-Lim
     stages: int = None,  # residual stages to keep (default: all)
     mono: bool = False,  # mix the channels before encoding
-    # of the codebook; bf16: near, and faster on some processors
-    precision: str = "float32",
+    precision: str = "float32",  # of the codebook; bf16: near, faster on some machines
     device: str = "auto",  # auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
@@ -1350,21 +1325,17 @@ def _program_of(model, out, device, adapter, say, asked):
 
 # %% ../../nbs/apps/cli.ipynb #05797703
 def export(
-    # a generator such as `foley`, or the folder of a trained vocoder
-    model: str = "default",
+    model: str = "default",  # a generator such as `foley`, or folder of a vocoder
     *,
     adapter: list = None,  # folders of students, as FOLDER or FOLDER:STRENGTH
-    # file to write: .onnx; for a vocoder also .pt2 for torch.export
-    out: str = "",
+    out: str = "",  # file to write: .onnx; for a vocoder also .pt2 for torch.export
     seconds: float = None,  # of a generator's sounds (default: the model's own)
     steps: int = None,  # calls of a generator's network (default: the model's own)
-    # strength of classifier-free guidance (default: the model's own)
-    guidance: float = None,
+    guidance: float = None,  # of classifier-free guidance (default: the model's own)
     sampler: str = None,  # name of a sampler that draws no noise on its way
     rounds: int = None,  # of a generator's vocoder (default: its own); fewer are faster
     bits: int = 8,  # of a generator's weights: 8 or 32
-    # where it is traced (cpu, cuda); a .pt2 program runs there, too
-    device: str = "cpu",
+    device: str = "cpu",  # where it is traced (cpu, cuda), and where a .pt2 runs
     quiet: bool = False,  # print only errors
 ) -> Path:  # the file
     "Write a generator, or a vocoder, as a program for a game, a plug-in or a browser"
@@ -1421,20 +1392,12 @@ def evaluate(
     generated: str,  # folder of generated sounds, or a clip table
     reference: str,  # recordings that the model has not seen
     *,
-    # recordings that it was trained on: for the class probe and to find copies
-    train: str = "",
-    # judge against this fold of the reference and take its other folds as the training
-    # set
-    fold: int = None,
-    # ask a second listener, too, and see all that hand-made features say
-    second: bool = False,
-    # each generated clip is a take of the reference clip of the same name
-    paired: bool = False,
+    train: str = "",  # what it was trained on: for the probe and to find copies
+    fold: int = None,  # of the reference to judge against; the others are for training
+    second: bool = False,  # a second listener, too, and what hand-made features say
+    paired: bool = False,  # each clip is a take of the reference of the same name
     embedder: str = "auto",  # what embeds the clips, see notebook 12
-    # folder for scores.csv, evaluation.json and report.html (default: evaluation/
-    # beside the
-    # sounds)
-    out: str = "",
+    out: str = "",  # for scores and report.html (default: evaluation/ in the folder)
     times: int = 100,  # bootstrap resamplings
     jobs: int = -1,  # workers that embed clips, -1 for one per core
     seed: int = 0,  # of all that is drawn
@@ -1442,7 +1405,7 @@ def evaluate(
     strict: bool = False,  # a bad file is an error
     quiet: bool = False,  # print only errors
 ):
-    "Judge generated sounds against recordings: distances, accuracy, variety, copies and faults"
+    "Judge generated sounds against recordings: distance, accuracy, copies, faults"
     import warnings
     from foleybook.judge.evaluator import evaluate as judge
     from foleybook.judge.reports import save_report
@@ -1454,80 +1417,89 @@ def evaluate(
     if fold is not None:
         rest, held_out = split_by_fold(real, fold)
         real, seen = real.subset(held_out), seen or real.subset(rest)
-    folder = out or str(Path(generated) / "evaluation")
-    with warnings.catch_warnings():
-        # the same words come below, as notes
+    with warnings.catch_warnings():  # the same words come below, as notes
         warnings.filterwarnings("ignore", module="foleybook.evaluation")
         result = judge(generated, real, seen, second=second, paired=paired,
                        embedder=embedder,
                        times=times, n_jobs=jobs, seed=seed, strict=strict,
                        device=_device(device), progress=not quiet)
-    say, page = _say(quiet), save_report(result, folder)
+    page, say = save_report(result, out or Path(generated) / "evaluation"), _say(quiet)
     say(result)
     say(f"all of it: open {page.resolve()} in a browser")
     return result
 
+# %% ../../nbs/apps/cli.ipynb #26028949
+def _textures(data, out, models, quiet):
+    "The board of textures: those that ship, unless others are named"
+    from importlib.resources import files
+    from foleybook.core.data_sets import open_dataset, read_free_kinds
+    from foleybook.core.generator import Pretrained
+    from foleybook.judge.texture_board import texture_board, TEXTURES
+
+    folder, shipped = find_data(data), files("foleybook") / "weights"
+    loaded = {name: Pretrained.from_pretrained(where) for name, where in
+              (models or {name: shipped / name for name in TEXTURES}).items()}
+    free = (folder / "esc50_more/clips.csv").exists()
+    table = read_free_kinds(folder) if free else open_dataset(folder)
+    made = texture_board(table, loaded, out)
+    _say(quiet)(made.round(2).to_string())
+    return made
+
 # %% ../../nbs/apps/cli.ipynb #390128cb
 def leaderboard(
-    # recordings: folder of class subfolders, clip table, or known set such as ESC-10
-    data: str,
+    data: str,  # recordings: folder of class subfolders, clip table, or known set
     *,
-    # judge against this fold, train on the others (default: the last; of a plain folder
-    # a fifth of
-    # each class is held out)
+    # to judge against (default: the last; of a plain folder a fifth of each class)
     fold: int = None,
-    # folder for the models, leaderboard.html, leaderboard.csv and leaderboard.json
-    out: str = "out/leaderboard",
-    # names of families or recipes (default: all families of the book)
-    families: list = None,
+    out: str = "out/leaderboard",  # folder for models and leaderboard.html, .csv, .json
+    board: str = "",  # a task with one of its own: digits, oneshots or textures
+    families: list = None,  # names of families or recipes (default: all of the book)
     models: list = None,  # trained models to add, as NAME=FOLDER
     per_class: int = 10,  # sounds of each class
-    seconds: float = 4.0,  # length of each sound, seconds
+    seconds: float = None,  # length of each sound (default: 4, or what the board says)
     embedder: str = "auto",  # what embeds the clips, see notebook 12
     times: int = 100,  # bootstrap resamplings
     seed: int = 0,  # of the sounds and of all that is drawn
-    # also show families that are not there or cannot be asked for a class, and why
-    all_: bool = False,
+    all_: bool = False,  # also show families that are not there, and why
     device: str = "auto",  # where models train and sample: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
-    "Train or load every family, let each make the same sounds, judge them all, and write a page"
+    "Train or load every family, judge the same sounds of each, and write a page"
     from foleybook.judge.leaderboard import (
-        FAMILIES, find_families, leaderboard as compete, leaderboard_basis,
-        leaderboard_table, split_for_judging)
+        board_options, FAMILIES, find_families, leaderboard as compete,
+        leaderboard_basis, leaderboard_table, split_for_judging)
     from foleybook.judge.reports import save_leaderboard
     from foleybook.core.data_sets import open_dataset
 
-    if bad := [m for m in models or [] if "=" not in m]:
-        raise ValueError(f"--models {bad[0]}: write NAME=FOLDER")
-    chosen = ((find_families(families) if families else FAMILIES)
-              | dict(m.split("=", 1) for m in models or []))
+    mine = _pairs(models, value='FOLDER')
+    if board == "textures": return _textures(data, out, mine, quiet)
+    named = find_families(families) if families else {}
     table, say = open_dataset(find_data(data)).check(), _say(quiet)
     rest, held_out, how = split_for_judging(table, fold)
     say(how)
-    board = compete(table.subset(rest), table.subset(held_out), out, chosen, per_class,
-                    seconds, seed,
-                    embedder=embedder, times=times, device=_device(device),
-                    progress=not quiet)
-    page = save_leaderboard(board, out, all_)
-    say(leaderboard_table(board, all_).to_string(index=False))
-    say(leaderboard_basis(board))
-    hidden = int(board.absent.sum())
+    own = dict(families=FAMILIES, seconds=4.0, embedder=embedder)
+    if board: own |= board_options(board, table.subset(rest), out)
+    own["families"] = (named or own["families"]) | mine
+    if seconds is not None: own["seconds"] = seconds
+    made = compete(table.subset(rest), table.subset(held_out), out, n=per_class,
+                   seed=seed, times=times, device=_device(device),
+                   progress=not quiet, **own)
+    page = save_leaderboard(made, out, all_)
+    say(leaderboard_table(made, all_).to_string(index=False))
+    say(leaderboard_basis(made))
+    hidden = int(made.absent.sum())
     if hidden and not all_: say(f"{hidden} families are not there; --all says why")
     say(f"open {page.resolve()} in a browser")
-    return board
+    return made
 
 # %% ../../nbs/apps/cli.ipynb #76450d97
 def roundtrip(
     *,
     data: str,  # recordings: folder of class subfolders, clip table, or known set
-    # the recordings to try, as COLUMN=VALUE: fold=5 (default: all)
-    hold_out: list = None,
+    hold_out: list = None,  # recordings to try, as COLUMN=VALUE: fold=5 (default: all)
     mel: list = None,  # mel presets for Griffin-Lim (default: fullband and dcase2023)
-    # vocoders, FOLDER or NAME=FOLDER (default: `default`, the book's own)
-    vocoder: list = None,
-    # codebooks or cascades, each through every vocoder of its mel
-    codebook: list = None,
+    vocoder: list = None,  # FOLDER or NAME=FOLDER (default: `default`, the book's own)
+    codebook: list = None,  # codebooks or cascades, each by every vocoder of its mel
     out: str = "out/roundtrip",  # folder for roundtrip.html, .csv, .json and the sounds
     iterations: int = 60,  # of Griffin-Lim
     per_class: int = None,  # recordings of each class (default: all)
@@ -1537,10 +1509,11 @@ def roundtrip(
     device: str = "auto",  # where networks run: auto, cpu, cuda
     quiet: bool = False,  # print only errors
 ):
-    "Measure what recordings lose on ways through a spectrogram and back, and write a page"
+    "Measure what recordings lose on ways through a spectrogram and back; write a page"
     from foleybook.core.data_sets import open_dataset
     from foleybook.judge.reports import save_roundtrip
-    from foleybook.judge.roundtrip import roundtrip as measure, roundtrip_table, ways_back
+    from foleybook.judge.roundtrip import (
+        roundtrip as measure, roundtrip_table, ways_back)
 
     table, say = open_dataset(find_data(data)), _say(quiet)
     held = held_rows(table, hold_out)
@@ -1550,8 +1523,7 @@ def roundtrip(
         tried = tried.subset(sorted(tried.df.groupby("label").head(per_class).index))
     where = _device(device)
     ways = ways_back(mel or ["foley", "dcase2023"], vocoder or ["default"],
-                     codebook or [],
-                     iterations, where)
+                     codebook or [], iterations, where)
     found = measure(tried, out, ways, rest, seconds, embedder, device=where,
                     progress=not quiet)
     page = save_roundtrip(found, out, listen)
@@ -1580,25 +1552,26 @@ def matched(
     if minor(torch) != minor(audio):
         return f"torch {torch} and torchaudio {audio} do not belong together. {remedy}"
     if vision and int(minor(vision)[1]) - int(minor(torch)[1]) != 15:
-        return f"torch {torch} and torchvision {vision} do not belong together. {remedy}"
+        return (f"torch {torch} and torchvision {vision} do not belong together. "
+                f"{remedy}")
     if "+" in torch and "+" in audio and torch.split("+")[1] != audio.split("+")[1]:
-        return f"torch {torch} and torchaudio {audio} are built for different devices. {remedy}"
+        return (f"torch {torch} and torchaudio {audio} are built for different "
+                f"devices. {remedy}")
     return ""
 
 # %% ../../nbs/apps/cli.ipynb #3fb9430e
 def doctor():
-    "Print versions, devices, extras, data sets and mels; exit code 1 when torch's packages clash"
+    "Print versions, devices, extras, data sets, mels; exit code 1 when packages clash"
     import platform
 
     core = ["torch", "torchaudio", "torchvision", "fastai", "fastcore", "nbdev",
-            "librosa",
-            "soundfile", "safetensors", "accelerate"]
+            "librosa", "soundfile", "safetensors", "accelerate"]
     extras = ["tensorboard", "wandb", "dask", "onnxruntime", "aisfx", "torch-fidelity"]
     print(f"foleybook {_version('foleybook') or 'from source'}, Python "
           f"{platform.python_version()}, {platform.platform()}")
     versions = {p: _version(p) for p in core}
-    print("packages: " + ", ".join(f"{p} {v or 'MISSING'}" for p,
-                                   v in versions.items()))
+    print("packages: " + ", ".join(f"{p} {v or 'MISSING'}"
+                                   for p, v in versions.items()))
     print("extras:   " + ", ".join(f"{p} {_version(p) or '-'}" for p in extras))
     wrong = matched(versions)
     if not wrong:
@@ -1619,11 +1592,9 @@ def doctor():
 
 # %% ../../nbs/apps/cli.ipynb #0d7761d0
 def bench(
-    # rooms or the ends of their names, with commas between (default: all)
-    name: str = "",
+    name: str = "",  # rooms or the ends of their names, by commas (default: all)
     *,
-    # where the benchmarks are (a checkout of the project)
-    folder: str = "tests/benchmarks",
+    folder: str = "tests/benchmarks",  # where they are (a checkout of the project)
     out: str = "",  # write machine, ceiling and rows to this JSON file as well
 ):
     "Measure ours against the reference in one run, and print a table"
@@ -1706,14 +1677,11 @@ def _write_stream(generator, out, seconds, block, say, **asked):
 
 # %% ../../nbs/apps/cli.ipynb #4614901f
 def play(
-    # folder of a model that streams, one of those that come with the book (rain, fire,
-    # wind, pops), or hf://OWNER/NAME
-    model: str,
+    model: str,  # folder of a model that streams, rain, fire, pops, or hf://OWNER/NAME
     *,
     out: str = "",  # write this sound file instead of opening a page
     seconds: float = 10.0,  # length of the file, seconds
-    # for the file, as NAME=VALUE or NAME=V1,V2,... (stretched over it)
-    controls: list = None,
+    controls: list = None,  # of the file: NAME=VALUE, or NAME=V1,V2,... over it
     class_: str = None,  # for models that know classes
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
     block: float = 0.04,  # seconds made at once: shorter follows a knob sooner
@@ -1724,16 +1692,16 @@ def play(
     browser: bool = True,  # open the page
     quiet: bool = False,  # print only errors
 ):
-    "Play a model without an end while its knobs are turned on a page, or write a stretch of it"
+    "Play a model without an end while you turn its knobs on a page, or write a file"
+    import webbrowser
     from foleybook.apps.live import LivePlayer
 
-    say, generator = _say(quiet), load_generator(model, device=device,
-                                                 precision=precision)
+    say = _say(quiet)
+    generator = load_generator(model, device=device, precision=precision)
     asked = dict(cond=class_, temperature=temperature, seed=seed)
     if out:
         return _write_stream(generator, Path(out), seconds, block, say,
-                             controls=_tracks(controls),
-                             **asked)
+                             controls=_tracks(controls), **asked)
     if controls:
         raise ValueError("--controls are for a file: give --out too, or turn the knobs "
                          "on the page.")
@@ -1741,9 +1709,7 @@ def play(
     try:
         player = LivePlayer(generator, block, port=port, **asked)
         say(f"open {player.url} in a browser; Ctrl-C ends it")
-        if browser:
-            import webbrowser
-            webbrowser.open(player.url)
+        if browser: webbrowser.open(player.url)
         try:
             while True: time.sleep(1)
         finally: player.close()
@@ -1754,8 +1720,7 @@ def serve(
     # a trained model's folder, `foley` (it comes with the book), or hf://OWNER/NAME
     model: str = "foley",
     *,
-    # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
-    adapter: list = None,
+    adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     out: str = "",  # folder for what is uploaded (default: one that goes at the end)
     port: int = 0,  # of the page on this machine (default: any that is free)
     device: str = "auto",  # auto, cpu, cuda
@@ -1854,8 +1819,7 @@ def _run(words):
 
 # %% ../../nbs/apps/cli.ipynb #8808d51a
 def main(
-    # words after the program's name (default: those of this process)
-    argv: list = None,
+    argv: list = None,  # words after the program's name (default: this process's)
 ) -> int:  # exit code
     "The `foleybook` program"
     # threads that wait turn in circles otherwise: beside other work a demo takes four
