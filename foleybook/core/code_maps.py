@@ -610,6 +610,12 @@ class Cascade(MelGenerator):
         prior, book = self.prior.precision, self.codebook.precision
         return prior if prior == book else f'{prior} prior, {book} codebook'
 
+    def set_precision(self,
+        precision:str, # 'float32', 'bf16', 'int8', or 'auto': as a trial finds
+    )->Cascade: # itself
+        "How prior and codebook hold their weights while they are asked"
+        return _hold_parts(self, precision)
+
     @classmethod
     def config_type(cls): return CascadeConfig
 
@@ -715,22 +721,18 @@ def _heard_through(model, vocoder):
                    c.top_p, c.guidance)
     return twin._keep_card(model, 'vocoder')
 
-@patch
-def set_precision(self:Cascade,
-    # 'float32', 'bf16', 'int8', or 'auto': whatever a trial finds faster
-    precision:str,
-)->Cascade: # itself
-    "How prior and codebook hold their weights while they are asked, each where it can"
-    parts = self.prior, self.codebook
+def _hold_parts(model, precision):
+    "Prior and codebook hold their weights so, each where it can"
+    parts = model.prior, model.codebook
     known = {k: None for part in parts for k in part.precisions}
     if precision not in (*known, 'auto'): raise ValueError(
-        f"precision={precision!r}: {type(self.prior).__name__} and "
-        f"{type(self.codebook).__name__} hold their weights in {', '.join(known)}. "
+        f"precision={precision!r}: {type(model.prior).__name__} and "
+        f"{type(model.codebook).__name__} hold their weights in {', '.join(known)}. "
         "Give one of these, or auto.")
     for part in parts:
         can = precision in (*part.precisions, 'auto')
         part.set_precision(precision if can else 'float32')
-    return self
+    return model
 
 # %% ../../nbs/core/code_maps.ipynb #fb906600
 def _start_codes(model, init, mask, shape):
