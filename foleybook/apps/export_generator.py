@@ -98,7 +98,7 @@ def sampler_table(
         def randn(self, *shape):
             if told: raise ValueError(f"sampler={sampler!r} draws noise on its way, a "
                                       "program cannot. Take dpm++2m, ddim or heun.")
-            return unit(0)
+            return c.temperature * unit(0)
     last = diffuse(model.process, predict, (1, most), Once(), sampler,
                    times=model.time_steps(steps, None, sampler))
     n, (low, high) = len(told), c.interval

@@ -34,6 +34,7 @@ class LatentDiffusionConfig:
     steps:int = 12 # what `sample` uses where it is not told otherwise
     guidance:float = 2. # as above
     sampler:str = 'dpm++2m' # as above, see `diffwave.SAMPLERS`
+    temperature:float = 1. # as above: of the noise that sampling starts from
     interval:tuple[float, float] = (.1, .9) # where guidance acts: 0 clean, 1 noise
     shift:float = 1. # above 1: more of the steps at the noisy end
     griffin_lim:int = 60 # iterations where there is no trained vocoder
@@ -67,8 +68,8 @@ class LatentDiffusion(MelGenerator):
         self.asks = frozenset({'label', 'shares', *(['text'] if text else []),
                                *(['controls'] if self.optional_tracks else [])})
         self.default_seconds, self.longest_seconds = config.seconds, config.longest
-        self.defaults = dict(steps=config.steps, guidance=config.guidance,
-                             sampler=config.sampler)
+        self.defaults = {k: getattr(config, k) for k in
+                         ('steps', 'guidance', 'sampler', 'temperature')}
 
     @property
     def process(self)->DiffusionProcess:

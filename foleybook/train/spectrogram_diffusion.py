@@ -434,6 +434,7 @@ class LatentDiffusionRecipe(StagedRecipe):
     sample_steps:int = 12 # as above; those of training are vae.steps, backbone.steps
     guidance:float = 2. # as above
     sampler:str = 'dpm++2m' # as above
+    temperature:float = 1. # as above, of the first noise
     interval:tuple[float, float] = (.1, .9) # see `LatentDiffusionConfig`
     shift:float = 1. # as above
     student:LoopRecipe|None = None # trained at the end: fewer calls for the same sounds
@@ -494,7 +495,7 @@ def join(self:LatentDiffusionRecipe, codec, backbone, vocoder, cache, out):
     "The parts as one model, saved"
     from fastai.torch_core import rank_distrib
 
-    named = ('seconds', 'guidance', 'sampler', 'interval', 'shift')
+    named = ('seconds', 'guidance', 'sampler', 'temperature', 'interval', 'shift')
     config = LatentDiffusionConfig(tuple(cache.labels),
                                    prediction=self.backbone.task.prediction,
                                    steps=self.sample_steps,
