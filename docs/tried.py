@@ -2,7 +2,7 @@
 
     python docs/tried.py NAME ...     draw ten sounds of each kind in KINDS (or in the variable KINDS, commas between) with each
                                       change named, measure them, add the rows to docs/tried.json. FOLEYBOOK_DATA has ESC-10
-    python docs/tried.py --table      print the rows as Markdown
+    python docs/tried.py --table      print the means over the kinds as Markdown
 
 Measured is what needs no network: rhythm (distance of mean modulation spectra from fold 5), swing (how much more the level swings
 than there, in nats of power, all rates), regularity, modulation, unrest (dB in 10 ms); where a track of level was told, how well it
@@ -18,15 +18,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "docs/tried.json"
-KINDS = tuple(os.environ.get("KINDS", "clock_tick,baby_cry,helicopter").split(","))
+KINDS = tuple(os.environ.get("KINDS", "clock_tick,rooster,helicopter,baby_cry,dog_bark,fire_crackling").split(","))
+BEFORE = dict(guidance=3.0, temperature=1.0)  # what foley did when this was tried; all rows but `now` change one thing of it
 FACTS = dict(rhythm="{:.2f}", swing="{:+.2f}", regularity="{:.2f}", modulation="{:.1f}", unrest="{:.2f}", follows="{:.2f}", off="{:.1f}")
 TRIED = dict(  # name -> what is changed
-    shipped={}, guidance_1_5=dict(guidance=1.5), guidance_2=dict(guidance=2.), guidance_5=dict(guidance=5.),
+    before={}, now=dict(temperature=.85), guidance_1_5=dict(guidance=1.5), guidance_2=dict(guidance=2.), guidance_5=dict(guidance=5.),
     interval_1_9=dict(interval=(.1, .9)), interval_3_10=dict(interval=(.3, 1.)), noise_95=dict(temperature=.95),
     noise_90=dict(temperature=.9), steps_12=dict(steps=12), steps_40=dict(steps=40), heun=dict(sampler="heun", steps=10),
     rescale=dict(rescale=1.), sideways=dict(sideways=True), worse_copy=dict(guidance=2., pull=1.), told=dict(told=True),
     told_class_only=dict(told=True, class_only=True), told_2=dict(told=True, guidance=2.), told_1_5=dict(told=True, guidance=1.5),
-    told_rescale=dict(told=True, rescale=1.))
+    told_rescale=dict(told=True, rescale=1.), told_now=dict(told=True, temperature=.85))
 
 
 def guided(model, cond, guidance, how):
@@ -130,7 +131,7 @@ def main(names, n=10, seconds=4.):
         began = beginnings(train, kind, n, round(seconds * model.sample_rate), model.sample_rate)
         track = level_of(began, model).clamp(-100, -1e-3)
         for name in names:
-            start, how = time.process_time(), TRIED.get(name, {})
+            start, how = time.process_time(), BEFORE | TRIED.get(name, {})
             if name != "recordings":
                 one = changed(Generator.from_pretrained(str(ROOT / "foleybook/weights/foley")).set_precision("bf16"), how)
                 asked = dict(controls=dict(level=track)) if "told" in how else {}
@@ -144,13 +145,12 @@ def main(names, n=10, seconds=4.):
 
 
 def lines(record):
-    "The rows as Markdown"
-    yield "| | " + " | ".join(KINDS) + " |"
-    yield "|---" * (len(KINDS) + 1) + "|"
+    "Means over the kinds, as Markdown"
+    yield "| | " + " | ".join(FACTS) + " |"
+    yield "|---" * (len(FACTS) + 1) + "|"
     for name, kinds in record.items():
-        said = [", ".join(f"{m} {how.format(kinds[k][m])}" for m, how in FACTS.items() if m in kinds[k]) if k in kinds else "–"
-                for k in KINDS]
-        yield f"| {name} | " + " | ".join(said) + " |"
+        mean = {m: sum(row[m] for row in kinds.values()) / len(kinds) for m in FACTS if all(m in row for row in kinds.values())}
+        yield f"| {name} | " + " | ".join(how.format(mean[m]) if m in mean else "" for m, how in FACTS.items()) + " |"
 
 
 if __name__ == "__main__":

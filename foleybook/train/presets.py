@@ -38,7 +38,7 @@ _add('quick-diffusion', START, 'train.spectrogram_diffusion.LatentDiffusionRecip
      vae='quick-melvae', backbone='quick-flow', sample_steps=16, guidance=3.)
 _add('foley', START, 'train.spectrogram_diffusion.LatentDiffusionRecipe',
      'the generator that ships: thirty kinds, told the moment; see --from',
-     sample_steps=20, guidance=2.5, temperature=.85, interval=(0., 1.))
+     sample_steps=20, guidance=3., temperature=.85, interval=(0., 1.))
 _add('foley-ten', OURS, 'train.spectrogram_diffusion.LatentDiffusionRecipe',
      'its first edition, from nothing: ten kinds',
      backbone='foley-ten-backbone', sample_steps=20, guidance=3., interval=(0., 1.))
