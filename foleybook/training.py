@@ -38,19 +38,19 @@ class MixedPrecision(Kept):
         if precision not in PRECISIONS:
             raise SettingsError(f"precision={precision!r}: "
                                 f"{near(precision, PRECISIONS)}")
-        self.precision, self.patience, self.options = precision, patience, scaler
+        self.numbers, self.patience, self.options = precision, patience, scaler
         self.skipped, self.in_a_row, self.judged, self.ask = 0, 0, 0, None
 
     def before_fit(self):
-        self.kind, p = device_type(self), self.precision
+        self.kind, p = device_type(self), self.numbers
         if (self.kind, p) == ('cuda', 'bf16') and not torch.cuda.is_bf16_supported():
             raise TrainingError("This GPU has no bfloat16. Use fp16 or float32.")
         self.learn.scaler = torch.amp.GradScaler(self.kind, enabled=p == 'fp16',
                                                  **self.options)
 
     def before_batch(self):
-        self.inside = torch.autocast(self.kind, PRECISIONS[self.precision],
-                                     enabled=self.precision != 'float32')
+        self.inside = torch.autocast(self.kind, PRECISIONS[self.numbers],
+                                     enabled=self.numbers != 'float32')
         self.inside.__enter__()
 
     def leave(self):
@@ -212,7 +212,7 @@ def before_fit(self:AdversarialTraining):
         self.trained = [p for p in d.parameters() if p.requires_grad]
         self.optimizer = (self.opt_func or self.learn.opt_func)(self.trained,
                                                                 lr=self.learn.lr)
-    half = any(isinstance(cb, MixedPrecision) and cb.precision == 'fp16'
+    half = any(isinstance(cb, MixedPrecision) and cb.numbers == 'fp16'
                for cb in others)
     self.d_scaler = torch.amp.GradScaler(self.kind, enabled=half)
     self.accumulate = max([cb.n for cb in others

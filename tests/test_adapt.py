@@ -262,7 +262,7 @@ def test_a_student_is_a_small_file_too(first, tmp_path):
         on = put_on(model, (own, 1.0))
         errors.append(sum((a - b).square().sum().item() for a, b in zip(on.backbone.state_dict().values(), other.state_dict().values())))
     assert errors[0] > errors[1] > errors[2]
-    assert on.defaults == dict(steps=2, guidance=1.0, sampler="ddim") and on.config.steps == 2
+    assert on.defaults == dict(steps=2, guidance=1.0, sampler="ddim", temperature=1.0) and on.config.steps == 2
     own.save_pretrained(tmp_path / "fast")
     assert fb.load(str(tmp_path / "fast")).defaults["steps"] == 2
 

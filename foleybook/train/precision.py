@@ -59,7 +59,7 @@ class AutoPrecision(MixedPrecision):
 
     def use(self, precision, last):
         "From now on"
-        self.precision, self.channels_last, self.chosen = precision, last, True
+        self.numbers, self.channels_last, self.chosen = precision, last, True
         if not last: return
         unwrap(self.model).to(memory_format=torch.channels_last)
         for p, state in self.opt.opt.state.items() if hasattr(self.opt, 'opt') else ():
@@ -68,7 +68,7 @@ class AutoPrecision(MixedPrecision):
                     state[k] = laid_out_as(p, m)
 
     def checkpoint_state(self):
-        return dict(super().checkpoint_state(), precision=self.precision,
+        return dict(super().checkpoint_state(), precision=self.numbers,
                     last=self.channels_last)
 
     def restore_state(self, state):

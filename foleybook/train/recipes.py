@@ -680,7 +680,7 @@ def _finish(recipe, learn, data, out, progress):
     if rank_distrib(): return model.eval()
     tables = [t for name in ('cache', 'table')
               if (t := getattr(learn.dls, name, None)) is not None]
-    used = next(cb.precision for cb in learn.cbs if isinstance(cb, MixedPrecision))
+    used = next(cb.numbers for cb in learn.cbs if isinstance(cb, MixedPrecision))
     told = dict(recipe.card((tables or [data])[0]), steps=learn.train_iter,
                 precision=used, metrics=measured)
     if isinstance(model, Pretrained): model.save_pretrained(out, told)
