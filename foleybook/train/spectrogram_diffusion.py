@@ -460,7 +460,7 @@ def _plain(task):
                    level=0.)
 
 @patch
-def _train(self:LatentDiffusionRecipe, data, out, resume, progress):
+def _train(self:LatentDiffusionRecipe, data, out, resume, progress)->LatentDiffusion:
     "All stages: `out` gets vae/, backbone/ and pipeline.json, or teacher/ does"
     from fastai.torch_core import rank_distrib
 
