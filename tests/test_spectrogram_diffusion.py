@@ -366,6 +366,38 @@ def test_every_sampler_with_a_hole_and_a_late_start(painter, sampler):
     assert made.audio.isfinite().all() and seen[-1][0] == seen[-1][1]
 
 
+def test_stereo_folds_to_the_mono_sound(tmp_path):
+    "Middle and side: the fold is the mono sound, the channels are equally strong and correlate as the width says"
+    model, kinds = foleybook.load("foley"), ["rain", "wind", "sea_waves"]
+    wide = model.sample(kinds, seed=2, seconds=1, channels=2, progress=False)
+    mono = model.sample(kinds, seed=2, seconds=1, progress=False).audio
+    assert wide.audio.shape == (3, 2, 44100) and wide.meta["arguments"]["channels"] == 2
+    fold = wide.audio.mean(1, keepdim=True) * (1 + model.width**2) ** 0.5
+    assert (fold - mono).abs().median(-1).values.max() < 1e-6  # but for peaks, which the limiter takes from both channels
+    for x in wide.audio:
+        assert abs(torch.corrcoef(x)[0, 1].item() - (1 - model.width**2) / (1 + model.width**2)) < 0.12
+        assert abs(10 * (x[0].square().mean() / x[1].square().mean()).log10()) < 1.5
+    alone = model.sample("wind", seed=3, seconds=1, channels=2, progress=False).audio
+    assert (alone[0] - wide.audio[1]).abs().mean() < 1e-3  # the same in a batch of three
+    assert read_audio(wide[:1].save(tmp_path)[0], mono=False)[0].shape == (2, 44100)
+
+
+def test_stereo_through_griffin_lim_and_in_loops(painter):
+    two = painter.sample("rain", seed=2, seconds=0.5, channels=2, loop=True, progress=False).audio[0]
+    assert two.shape == (2, 22050) and not torch.equal(two[0], two[1])
+
+
+@pytest.mark.parametrize("arguments,said", [(dict(channels=3), "2 for stereo"), (dict(channels=2, init=torch.rand(1, 22050)), "of its recording")])
+def test_stereo_where_it_has_no_place(painter, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        painter.sample("rain", progress=False, **arguments)
+
+
+def test_a_stream_has_one_channel():
+    with pytest.raises(ValueError, match="one channel"):
+        next(foleybook.load("foley").stream("rain", seconds=1, channels=2))
+
+
 def test_a_loop_has_no_seam(painter):
     ring = painter.sample("rain", seed=2, seconds=1.0, loop=True, progress=False).audio[0, 0]
     twice = log_mel(torch.cat([ring, ring])[None], painter.mel)[0].diff(dim=-1).square().mean(0).sqrt()

@@ -802,6 +802,7 @@ def sample(
     follow: str = None,
     at: list = None,  # moments at which something happens, seconds
     loop: bool = False,  # the end joins the start
+    channels: int = None,  # 2: stereo (default: 1)
     seed: int = 0,  # seed of the first sound of each class
     batch: int = None,  # made at once; changes no sound (default: what is fastest)
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
@@ -848,7 +849,8 @@ def sample(
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p,
                  steps=steps,
                  sampler=sampler, guidance=guidance, init=init, strength=strength,
-                 text=text, mask=_regions(mask), loop=loop, controls=_tracks(controls))
+                 text=text, mask=_regions(mask), loop=loop, channels=channels,
+                 controls=_tracks(controls))
     how = _finishing(loop, loader, loudness, peak, trim, fade, markers)
     if video:
         _no_use(share=(share.parts > 1, "a film has one sound."),

@@ -45,7 +45,7 @@ class LatentDiffusion(MelGenerator):
     "class -> latents (backbone) -> log-mel (autoencoder) -> sound (vocoder)"
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
-                         'mask loop on_step progress').split())
+                         'mask loop channels on_step progress').split())
     best_batch, precision = 8, 'float32' # of the weights, see `set_precision`
 
     def __init__(self,
@@ -357,8 +357,9 @@ def sample_mel(self:LatentDiffusion,
     frames:int, # length of the spectrogram
     init:Tensor|None=None, # log-mel to start from, (n, m, f)
     mask:Tensor|None=None, # bool, (f,): frames to make anew
+    channels:int=1, # 2: a second grain for the sides
     **asked, # steps, guidance ...: see `sample_latents`
-)->Tensor: # log-mel, (n, m, f)
+)->Tensor: # log-mel, (n * channels, m, f)
     "Paint latents, decode them item by item, so that an item is the same in any batch"
     stride, keep = self.vae.time_stride, None
     columns = -(-frames // stride)
@@ -371,7 +372,7 @@ def sample_mel(self:LatentDiffusion,
     asked = {k: v for k, v in asked.items() if v is not None}
     z = self.sample_latents(cond, seeds, columns, init, keep, **asked)
     made = torch.cat([self.vae.decode(item) for item in z.split(1)])[..., :frames]
-    return self.vae.with_grain(made, seeds, bool(asked.get('loop')))
+    return self.vae.with_grain(made, seeds, bool(asked.get('loop')), channels)
 
 # %% ../../nbs/core/painting.ipynb #23dd1022
 @patch
