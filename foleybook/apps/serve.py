@@ -262,9 +262,8 @@ a{color:var(--accent)}
 
 # %% ../../nbs/apps/serve.ipynb #1a9e1030
 _LOOKS = f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<title>foleybook: studio</title>
+<title>foleybook: studio</title><style>{_STYLE}</style>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{_STYLE}</style>
 <main><h1>Studio</h1><p id="about" class="soft"></p>
 <h2>What to do</h2>
 <div class="row" id="ways" role="group" aria-label="what to do"></div>

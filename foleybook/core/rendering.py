@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 from ..audio_features import GriffinLim, log_mel, MelConfig
 from .files import CheckpointError
-from .generator import Conditions, crossfaded, mix_seed, Pipeline, Pretrained
+from .generator import (
+    Conditions, crossfaded, mix_seed, Pipeline, Pretrained)
 from .half_precision import chosen_precision
 from .sound_files import fit_length, read_audio, unclipped
 from .sounds import headroom
