@@ -296,8 +296,7 @@ happens, or draw how loud it is.</span><button id="clear">clear</button></div>
 # %% ../../nbs/apps/serve.ipynb #5a41b0b4
 _CHOOSE = """
 const $ = id => document.getElementById(id), about = ABOUT;
-const wish = {cond: about.labels[0] || null, way: 'new'};
-let file = null, taps = [];
+const wish = {cond: about.labels[0] || null, way: 'new'}; let file = null, taps = [];
 const say = text => { $('told').textContent = text; };
 const add = (tag, props) => Object.assign(document.createElement(tag), props);
 async function answer(path, body, raw) {
