@@ -407,7 +407,7 @@ def test_a_loop_has_no_seam(painter):
 
 
 @pytest.mark.parametrize("arguments,said", [(dict(mask=(0.1, 0.2)), "needs init"), (dict(strength=2.0), "strength"),
-                                            (dict(seconds=100), "longer than"), (dict(sampler="magic"), "magic"), (dict(top_k=3), "cannot honour")])
+                                            (dict(seconds=200), "longer than"), (dict(sampler="magic"), "magic"), (dict(top_k=3), "cannot honour")])
 def test_what_sample_refuses(painter, arguments, said):
     with pytest.raises(ValueError, match=said):
         painter.sample("rain", **({"init": torch.zeros(1, 1, 22050)} if "strength" in arguments else {}), **arguments)

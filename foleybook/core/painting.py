@@ -29,7 +29,7 @@ class LatentDiffusionConfig:
     "What a painter knows beside its parts"
     labels:tuple[str, ...] = ()
     seconds:float = 4. # usual length
-    longest:float = 60. # s
+    longest:float = 120. # s
     prediction:str = 'x0' # what the backbone answers
     steps:int = 12 # what `sample` uses where it is not told otherwise
     guidance:float = 2. # as above
