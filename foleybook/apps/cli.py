@@ -465,7 +465,7 @@ def adapt(
     name: str = "",  # what the only kind is called (default: as its folder)
     slice_: str = "fixed",  # cut long recordings in `fixed` lengths, or at `onsets`
     fit: str = "pad",  # shorter clips get their own floor around them, or `repeat`
-    method: str = "lora",  # rows, diffit, lora or full: from few numbers to all
+    method: str = "lora",  # rows, diffit, lora, dora or full: from few numbers to all
     steps: int = 900,  # of training
     set_: list = None,  # other changes to `AdaptRecipe`, as `field=value`
     merge: bool = False,  # save the adapted generator as a whole, too, in OUT/model
