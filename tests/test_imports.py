@@ -94,7 +94,8 @@ ABOVE = {  # module: the modules right below it
     "published.dcase2023": ["train.pixelsnail"],
     "published.specvqgan": ["spectrogram_vqgan", "transformer"],
     "published.audio_diffusion": ["train.spectrogram_diffusion", "train.diffwave"],
-    "published.diffwave": ["sashimi"],
+    "published.s4": ["train.sashimi"],
+    "published.diffwave": ["published.s4"],
     "published.mtcrnn": ["train.multitier_rnn"],
     # judge: what chapter 12 explains
     "judge.embedders": ["train.recipes"],

@@ -336,14 +336,12 @@ _SASHIMI_LONG = dict(
 _SASHIMI_PUBLISHED = dict(
      process=dict(schedule='linear', T=200, beta_0=.0001, beta_T=.02), clip=False,
      sampler='ddpm', steps=None)
-_add('sashimi', PUBLISHED, 'train.sashimi.SashimiRecipe',
+_add('sashimi', PUBLISHED, 'published.s4.PublishedSashimiRecipe',
      'SaShiMi in DiffWave, as published',
-     **_SASHIMI_LONG | dict(model=_SASHIMI_PUBLISHED | dict(net=dict(d_model=128,
-     weight_norm=True, norm_eps=0.))))
-_add('sashimi_small', PUBLISHED, 'train.sashimi.SashimiRecipe',
+     **_SASHIMI_LONG | dict(model=_SASHIMI_PUBLISHED | dict(net=dict(d_model=128))))
+_add('sashimi_small', PUBLISHED, 'published.s4.PublishedSashimiRecipe',
      'SaShiMi in DiffWave, as published, small',
-     **_SASHIMI_LONG | dict(model=_SASHIMI_PUBLISHED | dict(net=dict(weight_norm=True,
-     norm_eps=0.))))
+     **_SASHIMI_LONG | dict(model=_SASHIMI_PUBLISHED))
 _CAUSAL = dict(
      unet=False, norm_per_channel=True, ff_apart=True, stage_skip=True,
      layer=dict(kind='diagonal', init='lin', rule='zoh'))
