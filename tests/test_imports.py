@@ -64,6 +64,7 @@ ABOVE = {  # module: the modules right below it
     "core.painting": ["core.code_maps", "diffwave"],
     "core.tiers": ["core.control_tracks", "kernels.gated_cells"],
     "core.textures": ["core.tiers"],
+    "core.level_tiers": ["core.tiers"],
     "core.state_spaces": ["core.generator", "kernels.cauchy", "kernels.long_convolution"],
     # the book: one family a chapter
     "vocoders": ["core.upsampling", "core.istft", "train.recipes"],
@@ -85,7 +86,7 @@ ABOVE = {  # module: the modules right below it
     "train.sashimi": ["sashimi", "train.diffwave"],
     "train.spectrogram_diffusion": ["spectrogram_diffusion", "train.recipes"],
     "train.fewer_steps": ["train.spectrogram_diffusion"],
-    "train.multitier_rnn": ["multitier_rnn", "core.textures", "train.recipes"],
+    "train.multitier_rnn": ["multitier_rnn", "core.textures", "core.level_tiers", "core.painting", "train.recipes"],
     # published: readers of what others released
     "published.audyn": ["core.files"],
     "published.hifigan": ["published.audyn", "train.vocoders"],

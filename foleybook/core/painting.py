@@ -47,6 +47,7 @@ class LatentDiffusion(MelGenerator):
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
                          'mask loop channels on_step progress').split())
     best_batch, precision = 8, 'float32' # of the weights, see `set_precision`
+    drawn_levels = None # see `draw_levels`
 
     def __init__(self,
         config:LatentDiffusionConfig, # labels and defaults
@@ -348,6 +349,37 @@ def events(self:LatentDiffusion,
     falls = torch.where(since > -frame, peak - fall * since.clamp_min(0), -torch.inf)
     return dict(level=falls.amax(1).clamp_min(peak - depth))
 
+# %% ../../nbs/core/painting.ipynb #b4fa6a89
+@patch
+def draw_levels(self:LatentDiffusion,
+    # with `levels(cond, seeds, seconds)`: dB, (n, values); None: nobody says when
+    tier,
+)->LatentDiffusion: # itself
+    "Let a slow tier say how loud sounds are, and when, where `sample` is not told"
+    if tier is None: self.drawn_levels = None; return self
+    if 'level' not in self.optional_tracks:
+        raise ValueError(f"{type(self.backbone).__name__} of this model knows no track "
+                         "of level, so none can be drawn for it.")
+    if [*tier.labels] != self.labels:
+        raise ValueError(f"the tier draws levels of {len(tier.labels)} classes, and "
+                         f"this model has {len(self.labels)} others. Train it on the "
+                         "same recordings.")
+    self.drawn_levels = tier.levels
+    return self
+
+@patch
+def told_levels(self:LatentDiffusion,
+    cond:Conditions, # of n sounds, without a track of level
+    seeds:list, # n numbers
+    frames:int, # length
+)->Conditions: # the same, with one
+    "Conditions with the tracks that the slow tier draws"
+    seconds = frames * self.mel.hop_length / self.sample_rate
+    level = self.drawn_levels(cond.to('cpu'), seeds, seconds)
+    told = cond[torch.arange(len(cond))]
+    told.fields['controls.level'] = level.clamp(-100, -1e-3)
+    return told
+
 # %% ../../nbs/core/painting.ipynb #db07c943
 @patch
 def sample_mel(self:LatentDiffusion,
@@ -368,6 +400,8 @@ def sample_mel(self:LatentDiffusion,
         if mask is not None:
             new = F.pad(mask[None].float(), (0, columns * stride - frames))
             keep = ~new.view(columns, stride).any(1)
+    if self.drawn_levels is not None and 'level' not in cond.controls:
+        cond = self.told_levels(cond, seeds, frames)
     cond = self.with_level(cond, frames, columns * stride)
     asked = {k: v for k, v in asked.items() if v is not None}
     z = self.sample_latents(cond, seeds, columns, init, keep, **asked)

@@ -408,6 +408,10 @@ _add('texture-levels', SMALL, 'train.multitier_rnn.BandTierRecipe',
      track_rate=250., audio_rate=16000)
 _add('texture', OURS, 'train.multitier_rnn.TextureRecipe',
      'endless rain, fire or wind: noise in bands that knobs turn')
+_add('foley-levels', OURS, 'train.multitier_rnn.LevelTierRecipe',
+     'a slow tier that says when, for a painter that is not told',
+     steps=1600, epoch_steps=200, batch_size=64, lr=.003, clip_norm=1., ema=.99,
+     schedule='warmup_cosine', weight_decay=.01)
 _add('mtcrnn-tier3', PUBLISHED, 'published.mtcrnn.PublishedTierRecipe',
      'the slowest tier of MTCRNN',
      steps=4000, epoch_steps=200, batch_size=16, lr=.0005, schedule='constant',
