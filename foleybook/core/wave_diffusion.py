@@ -16,11 +16,12 @@ from ..audio_features import MelConfig
 from .diffusion_process import DiffusionProcess
 from .generator import Conditions, Generator, ItemNoise
 from .half_precision import held, Holds
+from .rendering import _decibels
 from .settings import near, SettingsError
 
 # %% auto #0
 __all__ = ['WAVENETS', 'step_embedding', 'WaveNetConfig', 'DiffWaveConfig', 'add_weight_norm', 'without_weight_norm',
-           'MelUpsample', 'mel_terms', 'WaveGenerator']
+           'MelUpsample', 'mel_terms', 'WaveGenerator', 'Finisher']
 
 # %% ../../nbs/core/wave_diffusion.ipynb #3103c5d7
 def step_embedding(
@@ -340,3 +341,47 @@ def vocode(self:WaveGenerator,
     made = self.sample(features=x.mT, n=len(x), seconds=seconds, seed=seed,
                        progress=False, **how)
     return made.audio
+
+# %% ../../nbs/core/wave_diffusion.ipynb #b6473d1c
+class Finisher(nn.Module):
+    "A vocoder, and a network that goes over what it made"
+    def __init__(self,
+        vocoder, # has `mel` and `vocode`: log-mel to waveform
+        model:WaveGenerator, # follows log-mels of the same front end
+        # how far to leave the vocoder's wave: 0 not at all, 1 altogether
+        strength:float=.3,
+        steps:int|None=None, # looks on the way; None: the model's own number
+        peak:float=.8, # at which the network learnt; 0: as it is
+        seed:int=0, # of the noise for the first sound; each further has one more
+    ):
+        super().__init__()
+        if getattr(model, 'mel', None) is None:
+            raise SettingsError(f"a {type(model).__name__} follows no log-mel. Give "
+                                "what `foleybook train foley-finisher` wrote.")
+        model.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
+        if not 0 <= strength <= 1:
+            raise SettingsError(f"strength={strength} must lie between 0 and 1.")
+        self.vocoder, self.model, self.peak, self.seed = vocoder, model, peak, seed
+        self.how = dict(strength=strength) | (dict(steps=steps) if steps else {})
+
+    @property
+    def mel(self) -> MelConfig:
+        "The front end of the vocoder"
+        return self.vocoder.mel
+
+    @torch.no_grad()
+    def vocode(self,
+        log_mel:Tensor, # (b, m, f) or (m, f)
+        mel:MelConfig|None=None, # front end it was made with; None: trust
+    ) -> Tensor: # waveform, (b, 1, f * hop_length)
+        "The vocoder's wave, gone over"
+        x = (log_mel[None] if log_mel.ndim == 2 else log_mel).float().cpu()
+        wave = self.vocoder.vocode(x, mel).cpu()
+        if not self.how['strength']: return wave
+        loud = wave.abs().amax((1, 2), keepdim=True).clamp_min(1e-2)
+        gain = self.peak / loud if self.peak else torch.ones_like(loud)
+        louder = x + _decibels(20 * gain.log10(), self.mel)
+        made = self.model.vocode(louder, seed=self.seed, init=wave * gain, **self.how)
+        return made.cpu() / gain
+
+    def forward(self, log_mel:Tensor) -> Tensor: return self.vocode(log_mel)
