@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import foleybook
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, log_mel
 from foleybook.core.sound_files import read_audio, write_audio
+from foleybook.core.sounds import CEILING
 from foleybook.apps.cli import main
 from foleybook.core.files import CheckpointError, write_safetensors
 from foleybook.core.generator import Conditions, Generator, Pretrained
@@ -364,6 +365,14 @@ def test_every_sampler_with_a_hole_and_a_late_start(painter, sampler):
     made = painter.sample("rain", init=init, mask=(0.1, 0.3), strength=0.7, sampler=sampler, steps=4, seed=1, progress=False,
                           on_step=lambda k, n, x: seen.append((k, n)))
     assert made.audio.isfinite().all() and seen[-1][0] == seen[-1][1]
+
+
+def test_what_is_made_from_noise_is_finished_too(painter, monkeypatch):
+    "Morphs and restyled sounds peak at -1 dBFS at most, and their ends are faded"
+    monkeypatch.setattr(type(painter), "play", lambda self, mel, samples, *how: 2 * torch.ones(1, 1, samples))
+    sound = painter.sample("rain", seed=1, progress=False)
+    for made in (painter.restyle(sound, "dog", steps=2), painter.morph(sound, sound, n=2, steps=2)):
+        assert made.audio.abs().max() <= CEILING + 1e-6 and made.audio[..., [0, -1]].abs().max() < 0.01
 
 
 def test_stereo_folds_to_the_mono_sound(tmp_path):

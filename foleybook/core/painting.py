@@ -16,8 +16,7 @@ from .code_maps import MelAutoencoder
 from .generator import _audio_of, Conditions, ItemNoise
 from .half_precision import chosen_precision, held
 from .rendering import find_vocoder, MelGenerator
-from .sound_files import unclipped
-from .sounds import Sounds
+from .sounds import Finish, Sounds
 from ..diffwave import diffuse, DiffusionProcess, invert_ddim
 
 # %% auto #0
@@ -454,8 +453,9 @@ def from_noise(self:LatentDiffusion,
     self.train(was)
     meta = dict(model=type(self).__name__, config_hash=self.config_hash,
                 licence=self.licence)
-    return Sounds(unclipped(torch.cat(audio)), self.sample_rate, seeds=seeds,
-                  labels=asked.names, meta=meta)
+    finished = Finish(self.sample_rate, samples=samples)(torch.cat(audio), last=True)
+    return Sounds(finished, self.sample_rate, seeds=seeds, labels=asked.names,
+                  meta=meta)
 
 # %% ../../nbs/core/painting.ipynb #0e3c406d
 @patch
