@@ -13,7 +13,8 @@ from torch import nn, Tensor
 from tqdm.auto import tqdm
 from ..audio_features import GriffinLim, log_mel, mel_centres, MelConfig
 from .code_maps import MelAutoencoder
-from .generator import _audio_of, Conditions, ItemNoise
+from .generator import (
+    _audio_of, Conditions, ItemNoise, model_folder, Pretrained)
 from .half_precision import chosen_precision, held
 from .rendering import find_vocoder, MelGenerator
 from .sounds import Finish, Sounds
@@ -349,20 +350,37 @@ def events(self:LatentDiffusion,
     return dict(level=falls.amax(1).clamp_min(peak - depth))
 
 # %% ../../nbs/core/painting.ipynb #b4fa6a89
+def _tier_of(where):
+    "The slow tier in a folder, or beside the model in it"
+    folder = model_folder(where)
+    if (folder / 'levels').is_dir(): folder = folder / 'levels'
+    tier = Pretrained.from_pretrained(folder)
+    if not hasattr(tier, 'levels'):
+        raise ValueError(f"{where}: holds a {type(tier).__name__}, which draws no "
+                         "levels. Give the folder of a tier, as `foleybook train "
+                         "foley-levels` writes it.")
+    return tier
+
 @patch
 def draw_levels(self:LatentDiffusion,
-    # with `levels(cond, seeds, seconds)`: dB, (n, values); None: nobody says when
+    # a `LevelTier`, its folder, the name of a model that has one; None: nobody says
     tier,
 )->LatentDiffusion: # itself
-    "Let a slow tier say how loud sounds are, and when, where `sample` is not told"
-    if tier is None: self.drawn_levels = None; return self
+    """Let a slow tier say how loud sounds are, and when, where `sample` is not told;
+    one of other classes raises `ValueError`"""
+    if tier is None:
+        self.drawn_levels = None
+        return self
     if 'level' not in self.optional_tracks:
         raise ValueError(f"{type(self.backbone).__name__} of this model knows no track "
-                         "of level, so none can be drawn for it.")
+                         "of level, so none can be drawn for it. Take one that does, "
+                         "such as foley.")
+    tier = tier if hasattr(tier, 'levels') else _tier_of(tier)
     if [*tier.labels] != self.labels:
-        raise ValueError(f"the tier draws levels of {len(tier.labels)} classes, and "
-                         f"this model has {len(self.labels)} others. Train it on the "
-                         "same recordings.")
+        raise ValueError(f"the tier draws levels of {', '.join(tier.labels[:3])} ... "
+                         f"({len(tier.labels)}), this model makes "
+                         f"{', '.join(self.labels[:3])} ... ({len(self.labels)}). "
+                         "Train it on the same recordings.")
     self.drawn_levels = tier.levels
     return self
 
