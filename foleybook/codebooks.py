@@ -364,7 +364,7 @@ def noise_texture(
     frames:int, # length
     loop:bool=False, # a ring: the end continues into the start
 )->Tensor: # (n, m, f), each band with mean 0 and deviation 1
-    "How the log-mel of white noise trembles"
+    "How the log-mel of white noise fluctuates"
     noise = ItemNoise(seeds).randn(frames * mel.hop_length if loop
                                    else mel.samples(frames))
     around = -(-mel.n_fft // mel.hop_length) if loop else 0
