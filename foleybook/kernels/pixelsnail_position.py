@@ -155,7 +155,8 @@ def _res_steps(w, m, facts, rows, ready1, ready2, block, j, x):
 @compiled(inner=True)
 def _attention_step(w, m, facts, rows, block, at, query, kv):
     "Store keys and values, attend to all so far; (g, width)"
-    width, d, seen = query.shape[1], query.shape[1] // facts.n_heads, at + int(facts.attend_self)
+    width, seen = query.shape[1], at + int(facts.attend_self)
+    d = width // facts.n_heads
     out, score = np.zeros_like(query), np.empty(m.keys.shape[3], np.float32)
     for b in range(len(rows)):
         keys, values = m.keys[block, rows[b]], m.values[block, rows[b]]
