@@ -624,7 +624,8 @@ class Cascade(MelGenerator):
     def map_seconds(self)->float:
         "Length of sound in one code map, s"
         mel = self.codebook.mel
-        return (mel.samples(self.prior.config.code_shape[-1] * self.codebook.time_stride)
+        frames = self.prior.config.code_shape[-1] * self.codebook.time_stride
+        return (mel.samples(frames)
                 / mel.sample_rate)
 
     def check_parts(self):

@@ -132,8 +132,8 @@ def read_folder(
             kinds = ", ".join(sorted({f.suffix for f in there}))
             held = "no audio"
             if there: held += f" among its {len(there)} files ({kinds})"
-            reason = (f"{_shown(d)}: class folder holds {held}. Add clips or remove the "
-                      "folder.")
+            reason = (f"{_shown(d)}: class folder holds {held}. Add clips or remove "
+                      "the folder.")
             empty.append((_shown(d.name), reason))
             warnings.warn(reason)
     rows = [dict(path=str(f), label=names[t], licence=licence)

@@ -138,7 +138,8 @@ def _field(name, value, axes):
     "A field as a tensor with `axes` axes"
     x = _numbers(name, value)
     if name == 'label' and not torch.equal(x.double(), x.double().round()):
-        raise ValueError(f"label={value!r:.80} is not allowed. Give numbers of classes.")
+        raise ValueError(f"label={value!r:.80} is not allowed. Give numbers of "
+                         "classes.")
     x = x.long() if name == 'label' else x.float()
     if name == 'text' and x.ndim == 2: x = x.unsqueeze(1)
     if x.ndim == axes and all(x.shape[1:]) and torch.isfinite(x).all(): return x
@@ -272,7 +273,8 @@ class Conditions:
         "Classes as weights, whether they came as numbers or as shares"
         if self.shares is not None: return self.shares
         if self.label is None: return torch.zeros(self.n, k)
-        return (self.label[:, None] == torch.arange(k, device=self.label.device)).float()
+        classes = torch.arange(k, device=self.label.device)
+        return (self.label[:, None] == classes).float()
 
     @classmethod
     def cat(cls,

@@ -93,7 +93,8 @@ class Listing:
         elif (folder/'clips.csv').is_file():
             with open(folder/'clips.csv', encoding='utf-8', newline='') as f:
                 rows = list(csv.DictReader(f))
-        else: raise TableError(f"{folder}: was not written by foleybook. To read it as a "
+        else: raise TableError(f"{folder}: was not written by foleybook. To read it as "
+                               "a "
                                "data set: pip install 'foleybook[train]'")
         column = lambda name: [r.get(name) or '' for r in rows]
         self.names,self.labels = column('path'),column('label')

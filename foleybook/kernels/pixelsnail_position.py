@@ -238,7 +238,8 @@ def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
                 for o in range(n):
                     gap = given[o] - without[o]
                     near = given[o] - gap * (np.float32(1) - guidance)
-                    given[o] = near if guidance >= np.float32(.5) else without[o] + guidance * gap
+                    if guidance >= np.float32(.5): given[o] = near
+                    else: given[o] = without[o] + guidance * gap
             if not still[item, s, i, j]:
                 codes[item, s, i, j] = choose(logits[b], noise[item, j, s],
                                                temperature, top_k, top_p)
