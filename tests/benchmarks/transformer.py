@@ -74,7 +74,7 @@ def _two_ways(name, settings, batch, rounds, columns, **how):
                "torch calls", plain / batch, "s", f"codes {_same(*codes)}", share(ours / batch, flops=work))
 
 
-@torch.no_grad()  # inference tensors do not tell when they change, and would be rounded anew for every map
+@torch.inference_mode()
 def _held(name, settings, batch, rounds, columns=2):
     "The first columns of a map with weights held in fewer bits, and the logits of a whole text"
     model = CodeGPT(TransformerConfig(**settings)).eval()
