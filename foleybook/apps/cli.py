@@ -1642,7 +1642,9 @@ def bench(
     name: str = "",  # rooms or the ends of their names, by commas (default: all)
     *,
     folder: str = "tests/benchmarks",  # where they are (a checkout of the project)
-    out: str = "",  # write machine, ceiling and rows to this JSON file as well
+    # write machine, ceiling and rows to this JSON file as well; where rooms are named,
+    # it keeps those of the others
+    out: str = "",
 ):
     "Measure ours against the reference in one run, and print a table"
     from importlib.util import module_from_spec, spec_from_file_location
