@@ -307,6 +307,7 @@ class Book:
 
     def markdown(self, text):
         "From nbdev's and Quarto's markdown to MyST's"
+        text = re.sub(r"\[\[([^\]\n]*)\]\([^)\s]+\)\](?=\()", r"[\1]", text)  # nbdev links names inside links, too
         text = re.sub(r"(\]\([^)\s]+\))\{[^}\n]*\}", r"\1", text)  # attributes of links
         text = re.sub(rf"\[([^\]\n]*)\]\({self.site}/([\w/-]+)\.html(?:#([\w.]+))?\)", self.link, text)
         text = re.sub(r"\[([^\]\n]*)\]\((?:\.\./)?([\w/]+\.ipynb)(?:#[\w.-]+)?\)", self.neighbour, text)

@@ -366,7 +366,7 @@ def noise_texture(
     loop:bool=False, # a ring: the end continues into the start
     device='cpu', # where it is drawn
 )->Tensor: # (n, m, f), each band with mean 0 and deviation 1
-    "How the log-mel of white noise trembles"
+    "How the log-mel of white noise fluctuates"
     noise = ItemNoise(seeds, device).randn(frames * mel.hop_length if loop
                                            else mel.samples(frames))
     around = -(-mel.n_fft // mel.hop_length) if loop else 0

@@ -22,6 +22,7 @@ from .core.settings import near, SettingsError
 from .core.wave_diffusion import (
     add_weight_norm, DiffWaveConfig, mel_terms, MelUpsample, step_embedding,
     WaveGenerator, WaveNetConfig, without_weight_norm)
+from .kernels.gated_layers import HeldWaveNet
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'sample_ddpm', 'sample_ddim', 'sample_dpm', 'sample_heun', 'sample_euler', 'guided', 'keeping', 'looping',
@@ -346,7 +347,7 @@ class WaveDiffusion(WaveGenerator):
         mel:Tensor|None=None, # log-mel, (b, m, f)
     ) -> Tensor: # the answer, (b, 1, t)
         "The network's answer"
-        return gained(self.net(x, t, classes, mel), x, self.process.levels(t).sigma)
+        return gained(self.asked(x, t, classes, mel), x, self.process.levels(t).sigma)
 
     def predictor(self,
         cond:Conditions|None=None, # of the sounds
@@ -371,7 +372,7 @@ class WaveDiffusion(WaveGenerator):
 # %% ../nbs/08_diffwave.ipynb #b8b33a3d
 class DiffWave(WaveDiffusion):
     "Sounds out of noise by a WaveNet (Kong et al. 2021)"
-    published = 'diffwave'
+    published, rounded = 'diffwave', HeldWaveNet
     def __init__(self,
         config:DiffWaveConfig=None, # None: small, unconditional
     ):

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import ClassVar
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
 from .audio_features import MelConfig, mu_law_decode, mu_law_encode
 from .core.generator import Conditions, Generator, Published
 from .core.settings import SettingsError
@@ -31,22 +31,19 @@ __all__ = ['S4', 'SashimiConfig', 'ChannelNorm', 'SashimiBlock', 'Sashimi', 'Sas
 # %% ../nbs/09_sashimi.ipynb #cd06454e
 class S4(Published, nn.Module):
     "A state space layer: long convolution, GELU, gated mixing of channels"
-    published = 'diffwave'
+    published, space_class = 'diffwave', StateSpace
     def __init__(self,
         config:S4Config, # sizes
     ):
         super().__init__()
         c = self.config = config
-        width = c.d_model * c.outputs
-        self.space = StateSpace(c)
-        self.D = nn.Parameter(torch.randn(c.outputs, c.d_model))
-        self.out = nn.Linear(width * (2 if c.two_systems else 1),
-                             c.d_model * (2 if c.gate else 1))
+        self.space = self.space_class(c)
+        self.D = nn.Parameter(torch.randn(1, c.d_model))
+        self.out = nn.Linear(c.d_model, 2 * c.d_model)
 
     def mix(self, y:Tensor) -> Tensor: # (b, h, t) from (b, c h, t)
         "GELU, mixing of channels, gate"
-        y = mixed(F.gelu(y), self.out.weight, self.out.bias)
-        return F.glu(y, 1) if self.config.gate else y
+        return F.glu(mixed(F.gelu(y), self.out.weight, self.out.bias), 1)
 
 # %% ../nbs/09_sashimi.ipynb #5ac3a549
 @patch
@@ -56,16 +53,10 @@ def spectrum(self:S4,
 ) -> Tensor: # complex, (c, h, k), of the layer's precision
     "Factors of the layer's convolution of a sound of so many samples"
     c, kind = self.config, _precision(self.D).to_complex()
-    length = min(samples, c.length or samples)
     with torch.autocast(self.D.device.type, enabled=False):
-        K = self.space.kernel(c.length if c.two_systems else length, dtype=dtype)
-        if c.two_systems: K = K.view(2, c.d_model, -1)[..., :length]
-        if not c.bidirectional: return laid_out(K, None, samples).to(kind)
-        past, future = K.split(len(K) // 2)
-        if not c.two_systems:
-            return laid_out(past, future, samples, c.backward_lag).to(kind)
-        alone = laid_out(torch.zeros_like(future), future, samples, c.backward_lag)
-        return torch.cat([laid_out(past, None, samples), alone]).to(kind)
+        K = self.space.kernel(min(samples, c.length or samples), dtype=dtype)
+        past, future = K.split(len(K) // 2) if c.bidirectional else (K, None)
+        return laid_out(past, future, samples).to(kind)
 
 # %% ../nbs/09_sashimi.ipynb #cf17a595
 @patch
@@ -95,12 +86,12 @@ class SashimiConfig:
     unet: bool = True           # blocks on the way down, too
     length: int = 16000         # longest memory, positions
     layer: S4Config = field(default_factory=lambda: S4Config(bidirectional=True))
-    weight_norm: bool = False   # lengths and directions of weights apart, as published
-    norm_eps: float = 1e-5      # beside the variance; published denoisers: 0
     norm_per_channel: bool = False # a factor and a shift for each (autoregressive)
     ff_apart: bool = False      # skips around each step of a block (autoregressive)
     # one more skip around each way up (autoregressive, no unet)
     stage_skip: bool = False
+    # fields of earlier folders: what they were here
+    moved: ClassVar[dict] = dict(weight_norm=False, norm_eps=1e-5, cut_mel=False)
 
     @property
     def causal(self) -> bool:
@@ -148,16 +139,12 @@ class Mix(nn.Conv1d):
         "(b, d_in, t) -> (b, d_out, t)"
         return mixed(x, self.weight[..., 0], self.bias)
 
-def _conv(c, d_in, d_out):
-    mix = Mix(d_in, d_out)
-    return weight_norm(mix) if c.weight_norm else mix
-
 # %% ../nbs/09_sashimi.ipynb #73754b65
 class _DownPool(nn.Module):
     "A few positions become one"
     def __init__(self, c, d, p):
         super().__init__()
-        self.p, self.conv = p, _conv(c, d * p, d * c.expand)
+        self.p, self.conv = p, Mix(d * p, d * c.expand)
 
     def forward(self, x, *_):
         "(b, d, t) -> (b, d expand, t / p)"
@@ -167,7 +154,7 @@ class _UpPool(nn.Module):
     "One position becomes a few; a causal one may only speak of what comes after it"
     def __init__(self, c, d, p):
         super().__init__()
-        self.p, self.causal, self.conv = p, c.causal, _conv(c, d * c.expand, d * p)
+        self.p, self.causal, self.conv = p, c.causal, Mix(d * c.expand, d * p)
 
     def forward(self, x, *_):
         "(b, d expand, t / p) -> (b, d, t)"
@@ -178,6 +165,7 @@ class _UpPool(nn.Module):
 # %% ../nbs/09_sashimi.ipynb #0cb56630
 class SashimiBlock(nn.Module):
     "S4, then two plain layers, each after a norm and around a skip"
+    layer_class = S4
     def __init__(self,
         config:SashimiConfig, # of the network
         d:int, # channels here
@@ -187,21 +175,20 @@ class SashimiBlock(nn.Module):
     ):
         super().__init__()
         c, self.shrink, self.told, self.mel = config, shrink, None, None
-        self.norm1, self.norm2 = (ChannelNorm(d, c.norm_eps, c.norm_per_channel)
-                                  for _ in range(2))
-        self.layer = S4(replace(c.layer, d_model=d, length=c.length // shrink))
-        self.ff1, self.ff2 = _conv(c, d, d * c.ff), _conv(c, d * c.ff, d)
+        norm = lambda: ChannelNorm(d, per_channel=c.norm_per_channel)
+        self.norm1, self.norm2 = norm(), norm()
+        self.layer = self.layer_class(
+            replace(c.layer, d_model=d, length=c.length // shrink))
+        self.ff1, self.ff2 = Mix(d, d * c.ff), Mix(d * c.ff, d)
         if told: self.told = nn.Linear(told, d)
         if mel:
             self.stretch = nn.ModuleList(MelUpsample(k) for k in mel[1:])
-            self.mel = _conv(c, mel[0], d)
-            if c.weight_norm: [weight_norm(s.conv) for s in self.stretch]
+            self.mel = Mix(mel[0], d)
 
     def listen(self, x, factors=None, told=None, mel=None):
         "The first step: S4"
         y = self.norm1(x) + (0 if told is None else self.told(told)[..., None])
-        y = self.layer(y, factors)
-        return x + (y if mel is None else y + mel)
+        return x + self.layer(y, factors) + (0 if mel is None else mel)
 
     def think(self, x, *_):
         "The second step: each position for itself"
@@ -219,7 +206,7 @@ class SashimiBlock(nn.Module):
 # %% ../nbs/09_sashimi.ipynb #119ea21c
 class Sashimi(Published, nn.Module):
     "The trunk: blocks at several rates with skips across (Goel et al. 2022, figure 1)"
-    published = 'diffwave'
+    published, block_class = 'diffwave', SashimiBlock
     def __init__(self,
         config:SashimiConfig, # sizes
         **more, # of every `SashimiBlock`: told, mel
@@ -227,7 +214,8 @@ class Sashimi(Published, nn.Module):
         super().__init__()
         c, d, shrink = config, config.d_model, 1
         self.config, down, up = config, [], []
-        blocks = lambda: [SashimiBlock(c, d, shrink, **more) for _ in range(c.n_layers)]
+        blocks = lambda: [self.block_class(c, d, shrink, **more)
+                          for _ in range(c.n_layers)]
         for p in c.pool:
             down.append(nn.ModuleList([*(blocks() if c.unet else []),
                                        _DownPool(c, d, p)]))
@@ -237,7 +225,7 @@ class Sashimi(Published, nn.Module):
             d, shrink = d // c.expand, shrink // p
             up.append(nn.ModuleList([_UpPool(c, d, p), *blocks()]))
         self.up = nn.ModuleList(up)
-        self.norm = ChannelNorm(d, c.norm_eps, c.norm_per_channel)
+        self.norm = ChannelNorm(d, per_channel=c.norm_per_channel)
 
     def blocks(self) -> list:
         "All blocks, in the order in which they are used"
@@ -283,7 +271,7 @@ def forward(self:Sashimi,
 # %% ../nbs/09_sashimi.ipynb #9515ac7a
 @dataclass
 class SashimiNetConfig(SashimiConfig):
-    "SaShiMi as a denoiser; by default the small published one but for its norms"
+    "SaShiMi as a denoiser; by default of the sizes of the small published one"
     patch: int = 1              # samples that make one position
     step_width: int = 128       # of the embedded time
     hidden: int = 512           # width of the layer after it
@@ -292,8 +280,6 @@ class SashimiNetConfig(SashimiConfig):
     n_mels: int = 0             # bands of the log-mel it follows; 0: none
     # factors from frames to positions; their product is the hop
     upsample: tuple[int, ...] = ()
-    # pooled stages see the first part of the log-mel, as published
-    cut_mel: bool = False
 
     def __post_init__(self):
         if self.n_mels and not self.upsample:
@@ -303,19 +289,20 @@ class SashimiNetConfig(SashimiConfig):
 # %% ../nbs/09_sashimi.ipynb #2ae21924
 class SashimiNet(nn.Module):
     "What is noise in x at time t? SaShiMi's answer"
+    trunk_class = Sashimi
     def __init__(self,
         config:SashimiNetConfig|None=None, # None: the small published sizes
     ):
         super().__init__()
         c = self.config = config or SashimiNetConfig()
-        self.input = _conv(c, c.patch, c.d_model)
+        self.input = Mix(c.patch, c.d_model)
         self.time1, self.time2 = nn.Linear(c.step_width,
                                            c.hidden), nn.Linear(c.hidden, c.step_out)
         if c.n_classes: self.classes = nn.Embedding(c.n_classes + 1, c.step_out)
-        self.trunk = Sashimi(c, told=c.step_out,
-                             mel=(c.n_mels, *c.upsample) if c.n_mels else ())
-        self.last, self.output = _conv(c, c.d_model, c.d_model), nn.Conv1d(c.d_model,
-                                                                           c.patch, 1)
+        self.trunk = self.trunk_class(c, told=c.step_out,
+                                      mel=(c.n_mels, *c.upsample) if c.n_mels else ())
+        self.last = Mix(c.d_model, c.d_model)
+        self.output = nn.Conv1d(c.d_model, c.patch, 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         self.held = None  # what holds while a sampler runs
@@ -324,6 +311,10 @@ class SashimiNet(nn.Module):
     def unit(self) -> int: # samples
         "Lengths must be multiples of this"
         return self.config.patch * self.config.shrink
+
+    def at_rate(self, mel:Tensor, shrink:int) -> Tensor: # (b, m, t / shrink)
+        "A log-mel stretched to the full rate, (b, m, t), as a slower stage sees it"
+        return F.avg_pool1d(mel, shrink)
 
     def hold(self, samples:int, dtype=torch.float64):
         "All that does not depend on sound and time, for sounds of so many samples"
@@ -346,10 +337,7 @@ def follow(self:SashimiNet,
         if m.shape[-1] < length: raise ValueError(
             f"a log-mel of {mel.shape[-1]} frames covers {m.shape[-1]} positions, but "
             f"the sound has {length}. Give more frames, or a shorter sound.")
-        m, here = m[:, 0], length // block.shrink
-        cut = self.config.cut_mel
-        m = m[..., :here] if cut else F.avg_pool1d(m[..., :length], block.shrink)
-        terms.append(block.mel(m))
+        terms.append(block.mel(self.at_rate(m[:, 0, :, :length], block.shrink)))
     if len(kept) < 4: kept[key] = terms # a few: they take memory
     return terms
 
@@ -394,7 +382,7 @@ class SashimiWaveConfig(DiffWaveConfig):
 # %% ../nbs/09_sashimi.ipynb #5c5ec1c3
 class SashimiWave(WaveDiffusion):
     "Sounds out of noise by SaShiMi (Goel et al. 2022)"
-    published = 'diffwave'
+    published, net_class = 'diffwave', SashimiNet
     def __init__(self,
         config:SashimiWaveConfig=None, # None: small, unconditional
     ):
@@ -402,7 +390,7 @@ class SashimiWave(WaveDiffusion):
         if config.labels and config.net.n_classes != len(config.labels):
             config = replace(config, net=replace(config.net,
                                                  n_classes=len(config.labels)))
-        super().__init__(config, SashimiNet(config.net))
+        super().__init__(config, self.net_class(config.net))
 
     def predictor(self, *args, **options):
         "As `WaveDiffusion.predictor`, with all kernels made once, in float64"

@@ -274,14 +274,14 @@ class FlowConfig:
     dropout:float = .1
     columns:int = 64 # seen at once; longer sounds are painted in windows that overlap
     n_classes:int = 0
-    text_width:int = 0 # of encoded text; 0: is not asked by text
+    text_width:int = 0 # of encoded text; 0: not conditioned on text
     latents:str = '' # hash of the autoencoder that it belongs to
     loud:float = .02 # deviation of the vectors of classes at the start
     base:float = 1e4 # of `rotary`
     # columns of each class that stand before the sound, for attention to read
     tokens:int = 0
     near:int = 0 # columns that each block's layers see beside attention; odd
-    level:int = 0 # values of the track `level` in a column; 0: is not asked by it
+    level:int = 0 # values of the track `level` in a column; 0: not conditioned on it
     hints:int = 0 # numbers that tell what was done to a clip, see `FlowTask`
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #0dff2de2

@@ -83,8 +83,8 @@ def drawn(model, label="rain", **asked):
 # ---- files of differences ----
 
 
-def random_differences(model, labels=("crow",), base="", seed=0):
-    own = fresh_differences(model, list(labels), base=base, rank=2)
+def random_differences(model, labels=("crow",), base="", seed=0, method="lora"):
+    own = fresh_differences(model, list(labels), method, base=base, rank=2)
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in own.parameters():
@@ -92,10 +92,11 @@ def random_differences(model, labels=("crow",), base="", seed=0):
     return own.rounded()
 
 
+@pytest.mark.parametrize("method", ["lora", "dora"])
 @pytest.mark.parametrize("second", [False, True])
-def test_added_to_the_weights_or_beside_them_is_the_same(second):
+def test_added_to_the_weights_or_beside_them_is_the_same(second, method):
     model = small_base(second)
-    own = random_differences(model, ("crow", "rain"))
+    own = random_differences(model, ("crow", "rain"), method=method)
     on, x, t = put_on(model, (own, 1.0)), torch.randn(3, 8, 1, 9), torch.tensor([100.0, 500.0, 900.0])
     asked = Conditions(label=[2, 0, -1])
     with torch.no_grad():
@@ -112,6 +113,59 @@ def test_strength_0_is_the_base_bit_for_bit(first, adapted):
         model = fb.load(str(first), adapters=none)
         assert model.labels == alone.labels and all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), alone.state_dict().values()))
         assert torch.equal(drawn(model), drawn(alone))
+
+
+def test_lengths_and_directions_row_by_row(base):
+    "DoRA: each row is turned by the factors, then has the length it had, longer by what was learned; of a base in 8 bits as well"
+    model = fb.load(str(base))
+    own = random_differences(model, method="dora")
+    after, before = (m.state_dict() for m in (put_on(model, (own, 1.0)).backbone, model.backbone))
+    for name in own.config.factors:
+        up, down, longer = (table[name.replace(".", "/")].detach() for table in (own.up, own.down, own.longer))
+        for k, row in enumerate(before[name]):
+            turned = torch.stack([row[j] + sum(up[k, r] * down[r, j] for r in range(2)) for j in range(len(row))])
+            want = turned / turned.norm() * row.norm() * (1 + longer[k])
+            assert torch.allclose(after[name][k], want, atol=1e-5), (name, k)
+        assert not torch.allclose(after[name].norm(dim=1), before[name].norm(dim=1), rtol=1e-2)
+
+
+def test_dora_begins_at_the_base_and_learns_lengths():
+    model = small_base()
+    own = fresh_differences(model, ["crow"], "dora", rank=2)
+    x, t, asked = torch.randn(3, 8, 1, 9), torch.tensor([100.0, 500.0, 900.0]), Conditions(label=[0, 1, -1])
+    said = own.attach(model).eval()(x, t, asked)
+    assert torch.allclose(said, model.backbone(x, t, asked), atol=1e-5)
+    assert sum(p.numel() for p in own.longer.values()) == sum(s[0] for s in own.config.factors.values())
+    said.square().mean().backward()
+    assert all(p.grad.abs().max() > 0 for p in (*own.longer.values(), *own.up.values()))
+
+
+def test_dora_as_a_slider_and_beside_others(first):
+    "The change of weights is what is put on: half of it at half strength, sums of several in any order, 0 nothing"
+    model = small_base()
+    turned, thin = random_differences(model, ("crow",), method="dora"), random_differences(model, ("owl",), seed=1)
+    other = random_differences(model, ("siren",), seed=2, method="dora")
+    weights = lambda *on: {k: v for k, v in put_on(model, *on).backbone.state_dict().items() if k in turned.config.factors}
+    alone = weights()
+    assert put_on(model, (turned, 0), (other, 0.0)) is model
+    change = {k: v - alone[k] for k, v in weights((turned, 1.0)).items()}
+    for strength in (1e-3, 0.5, 1.0, 1.5, -1.0):
+        assert all(torch.allclose(v, alone[k] + strength * change[k], atol=1e-5) for k, v in weights((turned, strength)).items())
+    parts = dict(turned=(turned, 0.7), thin=(thin, 1.0), other=(other, 0.4))
+    want = {k: alone[k] + sum(weights(on)[k] - alone[k] for on in parts.values()) for k in alone}
+    for order in (("turned", "thin", "other"), ("other", "thin", "turned"), ("thin", "other", "turned")):
+        assert all(torch.allclose(v, want[k], atol=1e-5) for k, v in weights(*(parts[name] for name in order)).items()), order
+
+
+@pytest.mark.parametrize("change,told", [
+    ({"blocks.0.qkv.weight": 5}, "has 5 lengths for blocks.0.qkv.weight, its factors not"),
+    ({"leave.weight": 8}, "has 8 lengths for leave.weight, its factors not")])
+def test_lengths_that_fit_no_factors(change, told):
+    model = small_base()
+    own = random_differences(model, method="dora")
+    own.config.lengths = own.config.lengths | change
+    with pytest.raises(CheckpointError, match=told):
+        put_on(model, (LowRank(own.config), 1.0))
 
 
 def test_guidance_leads_away_from_the_base(first):
@@ -290,10 +344,10 @@ def test_methods(base, sounds, tmp_path, method):
     alone, own = fb.load(str(base)), open_differences(tmp_path / "out")
     changed = {k for k, v in alone.backbone.state_dict().items() if v.shape == (w := model.backbone.adapted.state_dict()[k]).shape and not torch.equal(v, w)}
     assert bool(changed) == (method != "rows")
-    assert all(k.startswith("blocks.") and k.endswith(".weight") for k in changed) or method != "lora"
-    assert not any(v.ndim > 1 and k.endswith(".weight") for k, v in alone.backbone.state_dict().items() if k in changed) or method in ("lora", "full")
+    assert all(k.startswith("blocks.") and k.endswith(".weight") for k in changed) or method not in ("lora", "dora")
+    assert not any(v.ndim > 1 and k.endswith(".weight") for k, v in alone.backbone.state_dict().items() if k in changed) or method in ("lora", "dora", "full")
     numbers = {m: sum(p.numel() for p in fresh_differences(alone, ["a"], m, 2).parameters()) for m in METHODS}
-    assert numbers["rows"] < numbers["diffit"] < numbers["full"] and numbers["rows"] < numbers["lora"]
+    assert numbers["rows"] < numbers["diffit"] < numbers["full"] and numbers["rows"] < numbers["lora"] < numbers["dora"]
     assert len(own.config.rows) == (2 if alone.backbone.tokens is not None else 1)
     assert own.card["method"] == method and own.config.labels == ("bird", "knock")
     assert json.loads((tmp_path / "out" / "recipe.json").read_text())["settings"]["lr"] == METHODS[method]  # each at a rate of its own
@@ -302,8 +356,9 @@ def test_methods(base, sounds, tmp_path, method):
     assert torch.equal(drawn(fb.load(str(base), adapters=[tmp_path / "out"])), drawn(alone))  # its old kinds, at full strength
 
 
-def test_merged_is_a_whole_model(first, sounds, tmp_path):
-    model = adapt(str(first), sounds, tmp_path / "out", progress=False, merge=True, **SMALL | dict(steps=2))
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_merged_is_a_whole_model(first, sounds, tmp_path, method):
+    model = adapt(str(first), sounds, tmp_path / "out", progress=False, merge=True, method=method, **SMALL | dict(steps=2))
     whole = fb.load(str(tmp_path / "out" / "model"))
     assert torch.equal(drawn(whole, "bird", guidance=1.0), drawn(model, "bird", guidance=1.0)) and whole.labels == model.labels
     assert "bird" in whole.licence

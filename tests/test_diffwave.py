@@ -14,6 +14,7 @@ from foleybook.diffwave import (
     PatchNetConfig, WaveNet, WaveNetConfig, align_steps, guided, diffuse,
     diffusion_loss, gained, without_weight_norm, join_prediction, keeping, looping, sample_ddim, sample_ddpm,
     sample_dpm, sample_euler, sample_heun, split_prediction, time_grid)
+from foleybook.kernels.gated_layers import HeldWaveNet
 from foleybook.train.diffwave import DiffWaveRecipe, told_classes
 from foleybook.published.diffwave import average_weights
 from foleybook.core.files import CheckpointError
@@ -314,6 +315,46 @@ def test_half_precision_is_near():
     assert m.choose_precision("bf16") and not torch.equal(half := m.sample(n=2, seed=0, progress=False).audio, full)
     assert (half - full).norm() / full.norm() < 0.05
     assert m.choose_precision("float32") is False and m.choose_precision("auto") in (True, False)
+
+
+@pytest.mark.parametrize("size", [dict(n_layers=6, cycle=3), dict(patch=4, gain=True), dict(n_classes=3, skip_channels=24), dict(weight_norm=True),
+                                  dict(residual_includes_t=True), dict(n_mels=10, upsample=(4, 4))])
+def test_a_wavenet_held_in_bf16_answers_nearly_the_same(size):
+    torch.manual_seed(0)
+    net = WaveNet(replace(SMALL, **size)).eval()
+    torch.nn.init.normal_(net.output.weight, std=0.3)
+    x, t = torch.randn(2, 1, 320), torch.tensor([3.0, 700.5])
+    classes = torch.tensor([[0.0, 1, 0], [0.5, 0.5, 0]]) if "n_classes" in size else None
+    mel = torch.randn(2, 10, 20) if "n_mels" in size else None
+    weights = {k: v.clone() for k, v in net.state_dict().items()}
+    with torch.no_grad():
+        held, exact = HeldWaveNet(net), net(x, t, classes, mel)
+        near = held(x, t, classes, mel)
+        alone = held(x[1:], t[1:], classes if classes is None else classes[1:], mel if mel is None else mel[1:])
+        kept = held(x, t, classes, mel if mel is None else held.mel_terms(mel, 320))
+    assert near.dtype == torch.float32 and near.shape == exact.shape and torch.equal(kept, near)
+    assert 1e-5 < (near - exact).norm() / exact.norm() < 0.02 and torch.allclose(alone, near[1:], atol=2e-3)
+    assert all(torch.equal(v, weights[k]) for k, v in net.state_dict().items()) and not list(held.parameters())
+    if mel is not None:
+        with pytest.raises(ValueError, match="follows a log-mel"):
+            held(x, t)
+    if "patch" in size:
+        with pytest.raises(ValueError, match="no multiple of patch=4"):
+            held(x[..., :318], t)
+
+
+def test_a_wavenet_is_held_only_while_it_is_asked_for_sounds():
+    m = model(())
+    m.set_precision("bf16")
+    assert m.asked is m.net
+    with torch.no_grad():
+        assert type(m.asked) is HeldWaveNet and m.asked is m.asked
+        before = m.asked
+        m.net.layers[0].out.bias.add_(1)
+        assert m.asked is not before
+        assert m.set_precision("float32").asked is m.net
+    with pytest.raises(ValueError, match="'int8'.*'float32', 'bf16' or 'auto'"):
+        m.set_precision("int8")
 
 
 def test_published_files_that_do_not_fit(tmp_path):

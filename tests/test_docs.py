@@ -402,7 +402,8 @@ def test_terms_and_formulas_leave_no_marks_in_the_text(pages):
     here = [p for p in pages if p.parent == SITE]
     marked = [p.name for p in here if "&lt;a class=" in p.read_text(encoding="utf-8")]
     dollars = {p.name: found for p in here if (found := [s for s in Prose(p).said if "$" in s])}
-    assert marked == [] and dollars == {}
+    links = {p.name: found for p in here if (found := [s for s in Prose(p).said if re.search(r"\]\([\w./:#-]+\)", s)])}
+    assert marked == [] and dollars == {} and links == {}
 
 
 def test_chapters_are_numbered_and_lead_on():

@@ -154,7 +154,7 @@ def test_the_call_to_sample_can_be_read():
     sample = next(n for n in ast.parse(text).body[0].body if getattr(n, "name", "") == "sample")
     assert "def sample(" in text and [a.arg for a in sample.args.args] == ["self", "cond", "n"]
     assert [a.arg for a in sample.args.kwonlyargs] == [
-        "seconds", "steps", "guidance", "sampler", "temperature", "top_k", "top_p", "seed", "init", "strength", "mask", "loop",
+        "seconds", "steps", "guidance", "sampler", "temperature", "top_k", "top_p", "seed", "init", "strength", "mask", "loop", "channels",
         "on_step", "progress", "features", "text", "controls"]
 
 

@@ -1,7 +1,7 @@
 """S4 in its forms, SaShiMi with and without the future, what its generators do with lengths, streams, masks and bad input"""
 import copy
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -15,10 +15,13 @@ from foleybook.core.generator import Generator
 from foleybook.train.recipes import find_recipe
 from foleybook.kernels.cauchy import cauchy
 from foleybook.kernels.long_convolution import laid_out, long_convolution
+from foleybook.published.s4 import (
+    PublishedNetConfig, PublishedS4, PublishedS4Config, PublishedSashimiNet, PublishedSashimiRecipe, PublishedSashimiWave, PublishedStateSpace,
+    PublishedWaveConfig, memory, start)
 from foleybook.sashimi import (
     S4, S4Config, Sashimi, SashimiAR, SashimiARConfig, SashimiConfig, SashimiNet, SashimiNetConfig, SashimiWave,
     SashimiWaveConfig, StateSpace, Stepper, advance, discretize, dplr_kernel, hippo, swings, vandermonde)
-from foleybook.core.settings import SettingsError
+from foleybook.core.settings import SettingsError, from_plain, to_plain
 
 S4D = dict(kind="diagonal", init="lin", rule="zoh", d_state=8)
 TINY = dict(d_model=8, n_layers=1, pool=(2, 2), length=64)
@@ -64,11 +67,13 @@ def test_cauchy_is_the_sum_over_pairs(n, length, room, seed):
 
 @pytest.mark.parametrize("name,rank", [("legs", 1), ("legt", 2), ("fourier", 1)])
 def test_a_memory_without_its_low_rank_part_only_swings(name, rank):
-    A, _, P = hippo(name, 12)
+    A, _, P = memory(name, 12)
     normal = A + P.T @ P
     assert torch.allclose(normal @ normal.T, normal.T @ normal, atol=1e-8)
-    found = swings(name, 6, rank)
+    found = start(name, 6, rank)
     assert (found.A.real < 0).all() and (found.A.imag <= 1e-6).all() and found.P.shape == (rank, 6)
+    if name == "legs":
+        assert all(torch.equal(a, b) for a, b in zip([*memory(name, 12), *found], [*hippo(12), *swings(name, 6)]))
 
 
 @pytest.mark.parametrize("rule", ["zoh", "bilinear"])
@@ -85,7 +90,12 @@ FORMS = [dict(kind="dplr"), dict(kind="dplr", init="legt", rank=2), dict(kind="d
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: "-".join(map(str, f.values())))
 @torch.no_grad()
 def test_convolution_and_steps_agree(form):
-    layer = S4(S4Config(**dict(d_model=4, d_state=8, length=30) | form))
+    layer = PublishedS4(PublishedS4Config(**dict(d_model=4, d_state=8, length=30) | form))
+    if set(form) <= {f.name for f in fields(S4Config)} and form.get("init", "legs") in ("legs", "lin", "inv"):  # the chapter's own
+        plain = S4(S4Config(**dict(d_model=4, d_state=8, length=30) | form))
+        plain.load_state_dict(layer.state_dict())
+        layer, published = plain, layer
+        assert torch.equal(layer(torch.ones(1, 4, 30)), published(torch.ones(1, 4, 30)))
     u = torch.randn(2, 4, 30)
     whole = layer(u)
     for mode in ["dense", "diagonal", "linear"] if layer.config.kind == "dplr" else ["pairs"]:
@@ -133,8 +143,8 @@ def test_gradients_reach_all_that_is_learned(kind):
 @pytest.mark.parametrize("seed,width,length", [(2, 16, 512), (3, 16, 512), (7, 8, 256)])
 def test_float32_is_near_float64(two_systems, seed, width, length):
     torch.manual_seed(seed)
-    layer = S4Config(bidirectional=True, two_systems=two_systems, backward_lag=0 if two_systems else 1)
-    net = SashimiNet(SashimiNetConfig(width, 1, (4, 4), length=length, layer=layer, hidden=32, step_out=32)).eval()
+    layer = PublishedS4Config(bidirectional=True, two_systems=two_systems, backward_lag=0 if two_systems else 1)
+    net = PublishedSashimiNet(PublishedNetConfig(width, 1, (4, 4), length=length, layer=layer, hidden=32, step_out=32)).eval()
     x, t = torch.randn(2, 1, length), torch.tensor([3.0, 150.0])
     with torch.no_grad():
         net.output.weight.normal_(0, 0.3)
@@ -184,7 +194,7 @@ def test_long_convolution_is_a_convolution(length, samples, lag, block):
     assert torch.allclose(long_convolution(u, laid_out(past, future, samples, lag), block)[:, 0], plain, atol=1e-3)
 
 
-@pytest.mark.parametrize("net", [{}, dict(patch=2), dict(unet=False), dict(layer=S4Config(d_state=8, bidirectional=True)), dict(weight_norm=True)])
+@pytest.mark.parametrize("net", [{}, dict(patch=2), dict(unet=False), dict(layer=S4Config(d_state=8, bidirectional=True))])
 def test_an_item_is_the_same_alone_and_with_others(net):
     m = wave(**net)
     four = m.sample(["low", "high", "low", {"low": 1, "high": 3}], seed=10, guidance=1.5, progress=False)
@@ -215,10 +225,10 @@ def test_lengths_masks_and_loops(steps):
 
 
 def test_mel_is_followed_at_every_rate():
-    c = SashimiNetConfig(**NET | dict(n_mels=5, upsample=(4, 2)))
-    for cut in (False, True):
-        torch.manual_seed(0)
-        net = SashimiNet(replace(c, cut_mel=cut)).eval()
+    more = dict(n_mels=5, upsample=(4, 2))
+    published = PublishedSashimiNet(PublishedNetConfig(**NET | more | dict(layer=PublishedS4Config(**S4D, bidirectional=True))))
+    for net in (SashimiNet(SashimiNetConfig(**NET | more)).eval(), published.eval()):
+        cut = net is published
         nn.init.normal_(net.output.weight)
         mel = torch.randn(1, 5, 8, requires_grad=True)
         terms = net.follow(mel, 64)
@@ -241,10 +251,14 @@ def test_bad_settings_are_named():
         S4Config(d_state=7)
     with pytest.raises(ValueError, match="no memory 'leggs'"):
         StateSpace(S4Config(init="leggs"))
+    with pytest.raises(SettingsError, match="rule='dss'"):
+        S4Config(rule="dss")
     with pytest.raises(ValueError, match="legt needs rank=2"):
-        StateSpace(S4Config(init="legt"))
+        PublishedStateSpace(PublishedS4Config(init="legt"))
+    with pytest.raises(ValueError, match="no memory 'leggs'. Use legs, legt"):
+        PublishedStateSpace(PublishedS4Config(init="leggs"))
     with pytest.raises(SettingsError, match="do not divide"):
-        StateSpace(S4Config(4, n_systems=3))
+        PublishedStateSpace(PublishedS4Config(4, n_systems=3))
     with pytest.raises(SettingsError, match="knows the future"):
         SashimiAR(SashimiARConfig(SashimiConfig(**TINY)))
     with pytest.raises(ValueError, match="cannot step"):
@@ -297,7 +311,7 @@ def test_folders_are_models(tmp_path):
 
 def test_published_sizes():
     net = find_recipe("sashimi_small").model.net
-    assert sum(p.numel() for p in SashimiNet(net).parameters()) == 7_734_267
+    assert sum(p.numel() for p in PublishedSashimiNet(net).parameters()) == 7_734_267
     large = find_recipe("sashimi").model.net
     assert replace(large, d_model=64) == net and large.d_model == 128 and large.layer.kind == "dplr"
 
@@ -308,3 +322,33 @@ def test_mel_conditional_model_vocodes():
     m = SashimiWave(SashimiWaveConfig(net, sample_rate=800, seconds=0.08, mel=mel)).eval()
     nn.init.normal_(m.net.output.weight, std=0.1)
     assert m.vocode(torch.randn(2, 5, 8)).shape == (2, 1, 64)
+
+
+def test_the_chapter_has_no_published_option():
+    here = {f.name for c in (S4Config, SashimiNetConfig) for f in fields(c)}
+    assert not here & {"rank", "n_systems", "outputs", "dt_form", "two_systems", "backward_lag", "gate", "weight_norm", "norm_eps", "cut_mel"}
+    published = {f.name for f in fields(PublishedS4Config)}
+    assert set(S4Config.moved) <= published
+
+
+def test_folders_written_before_the_options_moved_open(tmp_path):
+    "Fields that left the class are dropped where they said nothing, and named where they did"
+    before = to_plain(SashimiNetConfig(**NET))
+    before |= SashimiConfig.moved
+    before["layer"] |= S4Config.moved
+    assert from_plain(SashimiNetConfig, before) == SashimiNetConfig(**NET)
+    with pytest.raises(SettingsError, match="two_systems=True belongs to a published network.*from_original"):
+        from_plain(SashimiNetConfig, before | dict(layer=before["layer"] | dict(two_systems=True)))
+    assert from_plain(PublishedNetConfig, dict(layer=dict(two_systems=True))).layer.two_systems
+
+
+def test_a_published_network_is_kept_in_a_folder(tmp_path):
+    torch.manual_seed(0)
+    layer = PublishedS4Config(d_state=8, bidirectional=True, two_systems=True, gate=False, backward_lag=0, length=64)
+    m = PublishedSashimiWave(PublishedWaveConfig(PublishedNetConfig(**NET | dict(layer=layer)), seconds=0.02)).eval()
+    nn.init.normal_(m.net.output.weight, std=0.1)
+    m.save_pretrained(tmp_path / "m")
+    again = Generator.from_pretrained(tmp_path / "m")
+    assert type(again) is PublishedSashimiWave and again.config == m.config
+    assert torch.equal(again.sample(seed=1, progress=False).audio, m.sample(seed=1, progress=False).audio)
+    assert find_recipe("sashimi").kind is PublishedSashimiWave and isinstance(find_recipe("sashimi"), PublishedSashimiRecipe)

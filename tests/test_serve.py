@@ -283,6 +283,38 @@ def test_a_level_is_drawn_and_only_what_is_of_use_is_seen(desk, tmp_path):
         assert page.value("asked().cond") is None and page.value("document.documentElement.scrollWidth") <= 900
 
 
+@pytest.fixture
+def wide_desk():
+    class Wide(Hum):
+        honours = Hum.honours | {"channels"}
+
+        def _sample(self, cond, n, seeds, seconds, channels, **asked):
+            return super()._sample(cond, n, seeds, seconds, **asked).expand(n, channels, -1)
+    made = Desk(Studio(Wide(), "wide"))
+    yield made
+    made.close()
+
+
+def test_stereo_is_asked_where_the_model_has_it(desk, wide_desk):
+    made = job(wide_desk, cond="low", channels=2)["takes"][0]["take"]
+    assert sf.info(io.BytesIO(ask(wide_desk, "sound", dict(take=made))[1])).channels == 2
+    assert "cannot honour channels=2" in job(desk, cond="low", channels=2)["said"]
+    assert not json.loads(ask(desk, "about")[1])["stereo"] and json.loads(ask(wide_desk, "about")[1])["stereo"]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_stereo_is_a_tick_on_the_page(wide_desk, tmp_path):
+    import chromium
+
+    with chromium.Browser(tmp_path / "b", 900, 1000) as page:
+        page.open(wide_desk.url, "document.querySelectorAll('#kinds button').length == 2")
+        assert page.value("asked().channels") is None
+        page.click("#stereo")
+        assert page.value("asked().channels") == 2
+        page.click("#ways button[data-name=fill]")
+        assert page.value("asked().channels") is None and page.value("document.getElementById('stereo').parentElement.hidden")
+
+
 def test_checked_wishes_are_copies():
     wish = {}
     assert checked_wish(wish)["n"] == 1 and wish == {}

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 import foleybook
 from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch, log_mel
+from foleybook.core.level_tiers import level_rows, LevelTier, LevelTierConfig
 from foleybook.core.sound_files import read_audio, write_audio
+from foleybook.core.sounds import CEILING
 from foleybook.apps.cli import main
 from foleybook.core.files import CheckpointError, write_safetensors
 from foleybook.core.generator import Conditions, Generator, Pretrained
@@ -366,6 +368,46 @@ def test_every_sampler_with_a_hole_and_a_late_start(painter, sampler):
     assert made.audio.isfinite().all() and seen[-1][0] == seen[-1][1]
 
 
+def test_what_is_made_from_noise_is_finished_too(painter, monkeypatch):
+    "Morphs and restyled sounds peak at -1 dBFS at most, and their ends are faded"
+    monkeypatch.setattr(type(painter), "play", lambda self, mel, samples, *how: 2 * torch.ones(1, 1, samples))
+    sound = painter.sample("rain", seed=1, progress=False)
+    for made in (painter.restyle(sound, "dog", steps=2), painter.morph(sound, sound, n=2, steps=2)):
+        assert made.audio.abs().max() <= CEILING + 1e-6 and made.audio[..., [0, -1]].abs().max() < 0.01
+
+
+def test_stereo_folds_to_the_mono_sound(tmp_path):
+    "Middle and side: the fold is the mono sound, the channels are equally strong and correlate as the width says"
+    model, kinds = foleybook.load("foley"), ["rain", "wind", "sea_waves"]
+    wide = model.sample(kinds, seed=2, seconds=1, channels=2, progress=False)
+    mono = model.sample(kinds, seed=2, seconds=1, progress=False).audio
+    assert wide.audio.shape == (3, 2, 44100) and wide.meta["arguments"]["channels"] == 2
+    fold = wide.audio.mean(1, keepdim=True) * (1 + model.width**2) ** 0.5
+    assert (fold - mono).abs().median(-1).values.max() < 1e-6  # but for peaks, which the limiter takes from both channels
+    for x in wide.audio:
+        assert abs(torch.corrcoef(x)[0, 1].item() - (1 - model.width**2) / (1 + model.width**2)) < 0.12
+        assert abs(10 * (x[0].square().mean() / x[1].square().mean()).log10()) < 1.5
+    alone = model.sample("wind", seed=3, seconds=1, channels=2, progress=False).audio
+    assert (alone[0] - wide.audio[1]).abs().mean() < 1e-3  # the same in a batch of three
+    assert read_audio(wide[:1].save(tmp_path)[0], mono=False)[0].shape == (2, 44100)
+
+
+def test_stereo_through_griffin_lim_and_in_loops(painter):
+    two = painter.sample("rain", seed=2, seconds=0.5, channels=2, loop=True, progress=False).audio[0]
+    assert two.shape == (2, 22050) and not torch.equal(two[0], two[1])
+
+
+@pytest.mark.parametrize("arguments,said", [(dict(channels=3), "2 for stereo"), (dict(channels=2, init=torch.rand(1, 22050)), "of its recording")])
+def test_stereo_where_it_has_no_place(painter, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        painter.sample("rain", progress=False, **arguments)
+
+
+def test_a_stream_has_one_channel():
+    with pytest.raises(ValueError, match="one channel"):
+        next(foleybook.load("foley").stream("rain", seconds=1, channels=2))
+
+
 def test_a_loop_has_no_seam(painter):
     ring = painter.sample("rain", seed=2, seconds=1.0, loop=True, progress=False).audio[0, 0]
     twice = log_mel(torch.cat([ring, ring])[None], painter.mel)[0].diff(dim=-1).square().mean(0).sqrt()
@@ -375,7 +417,7 @@ def test_a_loop_has_no_seam(painter):
 
 
 @pytest.mark.parametrize("arguments,said", [(dict(mask=(0.1, 0.2)), "needs init"), (dict(strength=2.0), "strength"),
-                                            (dict(seconds=100), "longer than"), (dict(sampler="magic"), "magic"), (dict(top_k=3), "cannot honour")])
+                                            (dict(seconds=200), "longer than"), (dict(sampler="magic"), "magic"), (dict(top_k=3), "cannot honour")])
 def test_what_sample_refuses(painter, arguments, said):
     with pytest.raises(ValueError, match=said):
         painter.sample("rain", **({"init": torch.zeros(1, 1, 22050)} if "strength" in arguments else {}), **arguments)
@@ -649,6 +691,62 @@ def test_a_constant_level_turns_with_a_ring(timed):
         for column in (0, 7, 29):
             at = next(i for i in range(40) if torch.equal(x[0, :, 0, i], part[:, 0, column]))
             assert torch.equal(track[4 * column:4 * column + 4], cond.controls["level"][0, 4 * at:4 * at + 4])
+
+
+@pytest.fixture(scope="module")
+def tier():
+    "A slow tier with random weights, of the classes of `timed`"
+    torch.manual_seed(3)
+    return LevelTier(LevelTierConfig(labels=("rain", "dog"), hidden_size=8, row_rate=44100 / 512 / 8)).eval()
+
+
+def test_levels_that_a_tier_draws_are_those_that_could_be_told(timed, tier):
+    ask = lambda **more: timed.sample(["rain", "dog"], seed=4, progress=False, **more).audio  # noqa: E731
+    before = ask()
+    seconds = timed.mel.frames(before.shape[-1]) * 512 / 44100
+    track = tier.levels(Conditions(label=[0, 1]), [4, 5], seconds)
+    assert track.min() >= -80 and track.max() <= 0 and track.std() > 1 and not torch.equal(track[0], track[1])
+    told = ask(controls=dict(level=track.clamp(-100, -1e-3)))
+    given = ask(controls=dict(level=[-30.0, -10.0]))
+    try:
+        drawn = timed.draw_levels(tier).sample(["rain", "dog"], seed=4, progress=False).audio
+        assert torch.equal(drawn, told) and torch.equal(drawn, ask()) and not torch.equal(drawn, before)
+        assert torch.equal(ask(controls=dict(level=[-30.0, -10.0])), given)  # who says when is heard
+        alone = timed.sample("dog", seed=5, progress=False).audio
+        assert torch.allclose(alone[0], drawn[1], atol=1e-3)
+    finally: timed.draw_levels(None)
+    assert torch.equal(ask(), before)
+
+
+def test_levels_of_a_mixture_a_ring_and_a_long_sound_are_drawn(timed, tier):
+    timed.draw_levels(tier)
+    try:
+        for cond, how in (({"rain": 0.5, "dog": 0.5}, {}), ("dog", dict(loop=True)), ("rain", dict(seconds=3.0)), (None, {})):
+            made = timed.sample(cond, seed=1, progress=False, **how).audio
+            assert torch.isfinite(made).all() and made.abs().max() > 0
+    finally: timed.draw_levels(None)
+
+
+def test_a_tier_that_does_not_fit_says_so(timed, painter, tier, tmp_path):
+    with pytest.raises(ValueError, match="knows no track of level"): painter.draw_levels(tier)
+    other = LevelTier(LevelTierConfig(labels=("dog", "rain"), hidden_size=8))
+    with pytest.raises(ValueError, match="draws levels of dog, rain.*makes rain, dog"): timed.draw_levels(other)
+    with pytest.raises(ValueError, match="which draws no levels"): timed.draw_levels(painter.vae.save_pretrained(tmp_path / "vae"))
+    timed.draw_levels(tier.save_pretrained(tmp_path / "tier"))
+    read = timed.drawn_levels
+    timed.draw_levels(None)
+    assert torch.equal(read(Conditions(label=[1]), [2], 0.5), tier.levels(Conditions(label=[1]), [2], 0.5))
+
+
+def test_levels_in_rows_end_sixty_below_the_loudest():
+    track = torch.full((1, 96), -100.0)
+    track[0, 40:44] = -20.0
+    rows = level_rows(track)
+    back = (rows.flatten() - 1) * 80
+    assert rows.shape == (1, 12, 4) and torch.allclose(back[[20, 21]], torch.tensor(-20.0), atol=1e-4)
+    assert torch.allclose(back[:20], torch.tensor(-80.0), atol=1e-4)
+    assert torch.allclose((level_rows(track + 15)[0, 0] - 1) * 80, torch.tensor(-65.0), atol=1e-4)
+    assert torch.allclose((level_rows(torch.full((1, 8), -95.0)) - 1) * 80, torch.tensor(-80.0))
 
 
 @pytest.mark.parametrize("level,said", [(3.0, "0 is the loudest"), ([-3.0, float("nan")], "finite"),

@@ -12,7 +12,7 @@ from foleybook.core.code_maps import CodeTable
 from foleybook.train.diffwave import PatchDiffusionRecipe, WaveDiffusionRecipe
 from foleybook.judge.embedders import ClassifierRecipe
 from foleybook.judge.embedders import MelceptionRecipe
-from foleybook.train.multitier_rnn import TextureRecipe, TierRecipe, TierStackRecipe
+from foleybook.train.multitier_rnn import LevelTierRecipe, TextureRecipe, TierRecipe, TierStackRecipe
 from foleybook.train.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.train.recipes import LoopRecipe, all_recipes, find_recipe
 from foleybook.train.spectrogram_vqgan import VQGANRecipe
@@ -79,6 +79,7 @@ def sizes(recipe):
         narrow = {"model.block_out_channels": (8,) * len(model.block_out_channels), "model.norm_num_groups": 4}
         if isinstance(recipe, MelImageRecipe): return narrow | {"image.x_res": 16, "image.y_res": 64}
         return narrow | dict(vae=tiny_vae(), seconds=0.5, frames=32)
+    if isinstance(recipe, LevelTierRecipe): return {"seconds": 0.5, "frames": 32, "model.hidden_size": 8}
     if isinstance(recipe, MelVAERecipe): return {"seconds": 0.5, "frames": 16, "model.width": 8, "model.hidden": 8, "model.depth": 1}
     if isinstance(recipe, FlowRecipe):
         return {"vae": tiny_vae(), "seconds": 0.5, "frames": 32, "model.width": 16, "model.heads": 2, "model.depth": 1}
@@ -159,7 +160,7 @@ class Data:
         return LatentDiffusion(LatentDiffusionConfig(("a", "b"), seconds=0.4, griffin_lim=2), vae, net).eval()
 
     def of(self, recipe):
-        if isinstance(recipe, (CascadeRecipe, LatentDiffusionRecipe)): return self.clips()
+        if isinstance(recipe, (CascadeRecipe, LatentDiffusionRecipe, LevelTierRecipe)): return self.clips()
         if isinstance(recipe, ReflowRecipe): return self.once("painter", self.painter)
         if isinstance(recipe, MelImageRecipe): return self.clips()
         if isinstance(recipe, FlowRecipe):

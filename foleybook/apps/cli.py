@@ -56,10 +56,12 @@ def explain(
                   errno.ENOENT: "No such file or folder: check the path.",
                   errno.EEXIST: "It is a file, not a folder: choose another one with "
                                 "--out.",
-                  errno.ENOTDIR: "A part of it is a file: check the path."}.get(err.errno, "")
-        return f"{err.filename or ''}: {err.strerror}. {remedy}".strip(": ")
-    if isinstance(err, ModuleNotFoundError) and not (err.name or "").startswith("foley"):
-        return (f"{err.name} is not installed, and this needs it: "
+                  errno.ENOTDIR: "A part of it is a file: check the path."}
+        told = f"{err.strerror}. {remedy.get(err.errno, '')}"
+        return f"{err.filename or ''}: {told}".strip(": ")
+    name = getattr(err, "name", None) or ""
+    if isinstance(err, ModuleNotFoundError) and not name.startswith("foley"):
+        return (f"{name} is not installed, and this needs it: "
                 "pip install 'foleybook[book]'")
     if isinstance(err, KeyError):
         return f"no such name: {err.args[0]!r}" if err.args else "no such name"
@@ -231,26 +233,65 @@ def _cuts_shown(table, out, files):
                     *clips.read(i), "PCM_24")
     yield f"{len(clips)} clips as files in {out / 'clips'}"
 
+# %% ../../nbs/apps/cli.ipynb #7c29d574
+def _features_of(codebook, mel, device):
+    "A codebook, or None, and the log-mel of the features"
+    from foleybook.audio_features import MelConfig
+    from foleybook.core.generator import Pretrained
+
+    if not codebook: return None, MelConfig.preset(mel or "fullband")
+    book = Pretrained.from_pretrained(codebook, _device(device))
+    return book, book.mel
+
+def _by_formula(out, config, per_class, seconds, seed, jobs, quiet):
+    "The table of fresh sounds by formula"
+    from foleybook.sound_data import make_procedural
+    return make_procedural(Path(out) / "sounds", n=per_class or 40, seconds=seconds,
+                           sample_rate=config.sample_rate, seed=seed or 0, n_jobs=jobs,
+                           progress=not quiet)
+
+def _checked(data, plain, hold_out, licence, strict, decode, jobs, quiet):
+    "The table of recordings, without bad files"
+    table = _open_table(data, plain, hold_out, licence)
+    if table.note: _say(quiet)(f"{data}: {table.note}")
+    return table.check(strict=strict, decode=bool(decode), n_jobs=jobs,
+                       progress=not quiet)
+
+def _sliced(table, seconds, slice_, overlap, out, files, quiet):
+    "The table of what is cut out of long recordings, and a page to hear the cuts"
+    say, clips = _say(quiet), table.sliced(seconds, slice_, overlap)
+    say(f"{len(clips)} clips of up to {seconds:g} s from {len(table)} recordings")
+    for told in _cuts_shown(clips, Path(out), files): say(told)
+    return clips
+
+# %% ../../nbs/apps/cli.ipynb #5eab066b
+def _prepared(table, cache, seconds, book, out, quiet):
+    "Save a table, and with a codebook its codes; say what is there and what is not"
+    say, path = _say(quiet), table.save(out / "clips.csv")
+    for file, why in table.skipped: say(f"left out {file}: {why}")
+    if table.skipped: say(f"{len(table.skipped)} left out in all")
+    for line in _told_lengths(cache.index, seconds): say(line)
+    say(f"{len(cache)} clips in {len(table.labels)} classes: {', '.join(table.labels)}")
+    say(f"table {path}, features {cache.path}")
+    if book:
+        from foleybook.core.code_maps import encode_table
+        say(f"codes {encode_table(cache, book, out, progress=_bar(quiet))} in {out}")
+    return table
+
 # %% ../../nbs/apps/cli.ipynb #1df49051
 def prepare(
-    # folder of class subfolders, a clip table (.csv), a known data set, or `procedural`
-    data: str,
+    data: str,  # folder of class subfolders, clip table, known set, or `procedural`
     *,
     out: str = "data/prepared",  # folder for the clip table and the feature cache
-    # mel preset of the feature cache, `fullband` if none (see `foleybook doctor`)
-    mel: str = "",
+    mel: str = "",  # mel preset of the features (default: fullband; see doctor)
     seconds: float = 4.0,  # length every clip is brought to, seconds
-    # procedural sounds per class, 40 if not given (only with `procedural`)
-    per_class: int = None,
-    # folder of a trained codebook: save the codes of all clips too, for the training of
-    # a prior
-    codebook: str = "",
+    per_class: int = None,  # procedural sounds of each class (default: 40)
+    codebook: str = "",  # a trained codebook: save the codes, too, to train a prior on
     hold_out: list = None,  # clips to leave out, as COLUMN=VALUE: fold=5, split=test
     licence: list = None,  # only clips under these, such as CC0 or "CC BY"
     plain: bool = False,  # class folders and nothing else, whatever it looks like
     slice_: str = "",  # cut long recordings into clips: `onsets`, or `fixed` lengths
-    # share of a clip that the next one repeats (with `--slice fixed`)
-    overlap: float = 0.0,
+    overlap: float = 0.0,  # of --slice fixed: share of a clip that the next repeats
     files: bool = False,  # write the clips that --slice cuts as files, too
     device: str = "auto",  # where the codebook runs: auto, cpu, cuda
     jobs: int = -1,  # workers, -1 for one per core
@@ -261,46 +302,22 @@ def prepare(
     quiet: bool = False,  # print only errors
 ):
     "Check a data set, write its clip table and build its feature cache"
-    from foleybook.audio_features import MelConfig
     from foleybook.core.feature_cache import MelCache, joblib_workers
-    from foleybook.sound_data import make_procedural
 
     _check_prepare(data, per_class, seed, plain, mel, codebook, slice_, overlap,
                    scheduler, backend, jobs)
     _no_use(files=(files and not slice_, "nothing is cut. Add --slice onsets."))
-    say, out, ours = _say(quiet), Path(out), data == "procedural"
-    if codebook:
-        from foleybook.core.code_maps import encode_table
-        from foleybook.core.generator import Pretrained
-        book = Pretrained.from_pretrained(codebook, _device(device))
-    config = book.mel if codebook else MelConfig.preset(mel or "fullband")
+    book, config = _features_of(codebook, mel, device)
     with joblib_workers(backend, scheduler or None, jobs):
-        if ours:
-            table = make_procedural(out / "sounds", n=per_class or 40, seconds=seconds,
-                                    sample_rate=config.sample_rate, seed=seed or 0,
-                                    n_jobs=jobs, progress=not quiet)
+        if data == "procedural":
+            table = _by_formula(out, config, per_class, seconds, seed, jobs, quiet)
             table = _wanted(table, hold_out, licence)
-        else:
-            table = _open_table(data, plain, hold_out, licence)
-            if table.note: say(f"{data}: {table.note}")
-            table = table.check(strict=strict, decode=bool(slice_), n_jobs=jobs,
-                                progress=not quiet)
-        if slice_:
-            whole, table = len(table), table.sliced(seconds, slice_, overlap)
-            say(f"{len(table)} clips of up to {seconds:g} s from {whole} recordings")
-            for told in _cuts_shown(table, out, files): say(told)
+        else: table = _checked(data, plain, hold_out, licence, strict, slice_, jobs,
+                               quiet)
+        if slice_: table = _sliced(table, seconds, slice_, overlap, out, files, quiet)
         cache = MelCache.build(table, config, seconds, n_jobs=jobs, strict=strict,
                                progress=not quiet)
-    table = cache.kept_of(table)
-    path = table.save(out / "clips.csv")
-    for file, why in table.skipped: say(f"left out {file}: {why}")
-    if table.skipped: say(f"{len(table.skipped)} left out in all")
-    for line in _told_lengths(cache.index, seconds): say(line)
-    say(f"{len(cache)} clips in {len(table.labels)} classes: {', '.join(table.labels)}")
-    say(f"table {path}, features {cache.path}")
-    if codebook:
-        say(f"codes {encode_table(cache, book, out, progress=_bar(quiet))} in {out}")
-    return table
+    return _prepared(cache.kept_of(table), cache, seconds, book, Path(out), quiet)
 
 # %% ../../nbs/apps/cli.ipynb #113485a2
 def _recipe_list():
@@ -387,18 +404,45 @@ def _model_to_learn_from(data):
                               "foley.")
     return folder
 
+# %% ../../nbs/apps/cli.ipynb #e3730976
+def _chosen(recipe, data, changes, from_, seed, device):
+    "The recipe with the changes that a command line asks for"
+    from foleybook.core.settings import parse_overrides
+    from foleybook.train.recipes import find_recipe
+
+    if not recipe or not data:
+        raise ValueError("train needs a recipe and --data, as in: foleybook train "
+                         "quick-cascade --data sounds/")
+    changes = parse_overrides(changes or [])
+    _no_use(seed=(seed and "seed" in changes, "--set names a seed, too. Give it once."),
+            device=(device != "auto" and "device" in changes,
+                    "--set names a device, too."),
+            from_=(from_ and "start" in changes, "--set names a start, too."))
+    told = {"seed": seed, "device": device} | ({"start": from_} if from_ else {})
+    return find_recipe(recipe).override({**told, **changes})
+
+def _training_data(chosen, data, plain, hold_out, strict, quiet):
+    "Where the data of a recipe lie, and what it takes: a checked table, or a folder"
+    path = _model_to_learn_from(data) if chosen.from_model else find_data(data)
+    coded = (path / "codes.json").exists()
+    if coded and hold_out:
+        raise ValueError("--hold-out: these are codes already. Hold the clips out when "
+                         "you prepare them.")
+    if coded or chosen.from_model:
+        why = f"--data names {'codes' if coded else 'a model'}. Leave it out."
+        _no_use(hold_out=(hold_out, why), strict=(strict, why), plain=(plain, why))
+        return path, path
+    return path, _checked(data, plain, hold_out, None, strict, True, -1, quiet)
+
 # %% ../../nbs/apps/cli.ipynb #ef547a8a
 def train(
     recipe: str = "",  # name of a recipe (`--list` shows them)
     *,
-    # data set: folder of class subfolders, clip table, known set, or codes made by
-    # `prepare`
-    data: str = "",
+    data: str = "",  # folder of class subfolders, clip table, known set, or codes
     out: str = "runs/latest",  # folder for checkpoints and the finished model
     set_: list = None,  # changes to the recipe, as `field=value` or `part.field=value`
     hold_out: list = None,  # clips that training must not see, as COLUMN=VALUE: fold=5
-    # model whose weights the new one begins with: a folder, a name, hf://OWNER/NAME
-    from_: str = "",
+    from_: str = "",  # model it begins with: a folder, a name, hf://OWNER/NAME
     seed: int = 0,  # seed of weights, order and crops
     device: str = "auto",  # auto, cpu, cuda
     fresh: bool = False,  # start anew although checkpoints are there
@@ -410,42 +454,19 @@ def train(
     "Train a recipe; run the same command again to go on after an interruption"
     if list_: return print(_recipe_cost(recipe) if recipe else _recipe_list())
     from foleybook.core.files import write_text
-    from foleybook.train.recipes import find_recipe
-    from foleybook.core.settings import parse_overrides
 
-    if not recipe or not data:
-        raise ValueError("train needs a recipe and --data, as in: foleybook train "
-                         "quick-cascade --data sounds/")
-    changes = parse_overrides(set_ or [])
-    _no_use(seed=(seed and "seed" in changes, "--set names a seed, too. Give it once."),
-            device=(device != "auto" and "device" in changes,
-                    "--set names a device, too."),
-            from_=(from_ and "start" in changes, "--set names a start, too."))
-    told = {"seed": seed, "device": device} | ({"start": from_} if from_ else {})
-    chosen = find_recipe(recipe).override({**told, **changes})
     start, out = time.time(), Path(out)
-    path = _model_to_learn_from(data) if chosen.from_model else find_data(data)
-    coded = (path / "codes.json").exists()
-    if coded and hold_out:
-        raise ValueError("--hold-out: these are codes already. Hold the clips out when "
-                         "you prepare them.")
-    ready = coded or chosen.from_model
-    why = f"--data names {'codes' if coded else 'a model'}. Leave it out."
-    _no_use(hold_out=(ready and hold_out, why), strict=(ready and strict, why),
-            plain=(ready and plain, why))
-    table = path if ready else _open_table(data, plain, hold_out)
-    if not ready:
-        if table.note: _say(quiet)(f"{data}: {table.note}")
-        table = table.check(strict=strict, progress=not quiet)
+    chosen = _chosen(recipe, data, set_, from_, seed, device)
+    path, table = _training_data(chosen, data, plain, hold_out, strict, quiet)
     model = chosen.train(table, out, resume=not fresh, progress=not quiet)
     if int(os.environ.get("RANK", 0)) == 0:
+        spent = time.time() - start
         run = dict(recipe=recipe, data=str(path.resolve()), seed=chosen.seed,
-                   changes=set_ or [],
-                   hold_out=hold_out or [], seconds=round(time.time() - start, 1),
+                   changes=set_ or [], hold_out=hold_out or [], seconds=round(spent, 1),
                    versions={p: _version(p) for p in ("foleybook", "torch", "fastai")})
         write_text(out / "run.json", json.dumps(run, indent=1))
-        _say(quiet)(f"trained {recipe} in {time.time() - start:.0f} s; peak memory "
-                    f"{_peak():.0f} MB; model in {out}")
+        _say(quiet)(f"trained {recipe} in {spent:.0f} s; peak memory {_peak():.0f} MB; "
+                    f"model in {out}")
     return model
 
 # %% ../../nbs/apps/cli.ipynb #cba43590
@@ -465,7 +486,7 @@ def adapt(
     name: str = "",  # what the only kind is called (default: as its folder)
     slice_: str = "fixed",  # cut long recordings in `fixed` lengths, or at `onsets`
     fit: str = "pad",  # shorter clips get their own floor around them, or `repeat`
-    method: str = "lora",  # rows, diffit, lora or full: from few numbers to all
+    method: str = "lora",  # rows, diffit, lora, dora or full: from few numbers to all
     steps: int = 900,  # of training
     set_: list = None,  # other changes to `AdaptRecipe`, as `field=value`
     merge: bool = False,  # save the adapted generator as a whole, too, in OUT/model
@@ -626,7 +647,8 @@ def _fingerprint(model):
     digest = hashlib.sha256(model.config_hash.encode())
     for name, t in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(t.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        flat = t.detach().cpu().reshape(-1).contiguous()
+        digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 def _put_beside(out, rows):
@@ -677,6 +699,8 @@ def _request(generator, asked, files, how, precision):
     plain = {k: v for k, v in vars(how).items() if v not in (None, False)}
     held = getattr(generator, "precision", precision)
     if held != "float32": plain |= dict(precision=held)
+    if drawn := getattr(generator, "drawn_levels", None):
+        plain |= dict(levels=_fingerprint(drawn.__self__))
     # noise is other noise there, see `ItemNoise`
     if generator.device.type != "cpu": plain |= dict(device=generator.device.type)
     return asked | files | plain | inputs | dict(made_by=_fingerprint(generator))
@@ -752,6 +776,15 @@ def _dub(generator, video, out, eye, class_, asked, seed, quiet):
 
 # %% ../../nbs/apps/cli.ipynb #d8244edd
 #| code-fold: true
+def _let_draw(generator, model, levels, told):
+    "A slow tier says when, unless --follow or --at do"
+    if told: raise ValueError("--levels, --follow and --at say the same thing. Give one "
+                              "of them.")
+    if not hasattr(generator, 'draw_levels'):
+        raise ValueError(f"--levels: {type(generator).__name__} takes no track of "
+                         "level. Leave it out.")
+    generator.draw_levels(model if levels == 'drawn' else levels)
+
 def _course(generator, follow, at, asked):
     "`controls` and `seconds` of sounds that follow a recording, or some moments"
     from foleybook.core.sound_files import audio_info
@@ -804,7 +837,10 @@ def sample(
     # sound file whose loudness over time the sounds take: a tapped rhythm
     follow: str = None,
     at: list = None,  # moments at which something happens, seconds
+    # drawn: a slow tier says how loud when, where the model has one; or its folder
+    levels: str = None,
     loop: bool = False,  # the end joins the start
+    channels: int = None,  # 2: stereo (default: 1)
     seed: int = 0,  # seed of the first sound of each class
     batch: int = None,  # made at once; changes no sound (default: what is fastest)
     temperature: float = 1.0,  # below 1 safer, above 1 wilder
@@ -852,7 +888,8 @@ def sample(
     asked = dict(seconds=seconds, temperature=temperature, top_k=top_k, top_p=top_p,
                  steps=steps,
                  sampler=sampler, guidance=guidance, init=init, strength=strength,
-                 text=text, mask=_regions(mask), loop=loop, controls=_tracks(controls))
+                 text=text, mask=_regions(mask), loop=loop, channels=channels,
+                 controls=_tracks(controls))
     how = _finishing(loop, loader, loudness, peak, trim, fade, markers)
     if video:
         _no_use(share=(share.parts > 1, "a film has one sound."),
@@ -864,6 +901,7 @@ def sample(
     generator, per_class = load_generator(model, vocoder, codebook, device, adapter,
                                           precision, compile), per_class or 4
     classes = _classes(generator, class_, model)
+    if levels: _let_draw(generator, model, levels, follow or at)
     if follow or at: asked |= _course(generator, follow, at, asked)
     if video: return _dub(generator, video, out, eye, class_, asked, seed, quiet)
     wanted = [(c, label, seed + k) for c, label in zip(*_wishes(generator, classes))
@@ -1176,6 +1214,17 @@ def _trained_beside(folder, model):
     data = _trained_on(model)
     return data if isinstance(data, str) and Path(data).exists() else None
 
+def _edits_of(model, data, real, device, adapter, precision):
+    "The page of what a model makes of eight recordings"
+    from foleybook.core.data_sets import open_dataset
+    from foleybook.judge.pages import edits_page
+
+    if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
+    table = open_dataset(real)
+    some = table.subset(range(0, len(table.df), max(1, len(table.df) // 8)))
+    return edits_page(load_generator(model, device=device, adapter=adapter,
+                                     precision=precision), some)
+
 # %% ../../nbs/apps/cli.ipynb #10539509
 def gallery(
     folder: str,  # folder of sounds written by `foleybook sample`
@@ -1191,7 +1240,7 @@ def gallery(
 ) -> Path:  # where the page is
     "Write one offline HTML page: generated sounds beside real ones"
     from foleybook.core.files import write_text
-    from foleybook.judge.pages import edits_page, gallery_page
+    from foleybook.judge.pages import gallery_page
 
     report = _sampling_report(Path(folder) / "sampling.json")
     if real_per_class < 0:
@@ -1204,21 +1253,14 @@ def gallery(
     source = data or (not edits and _trained_beside(folder, model))
     real = find_data(source) if source else None
     if edits:
-        if not data: raise ValueError("--edits needs recordings to edit: --data FOLDER")
-        from foleybook.core.data_sets import open_dataset
-
-        table = open_dataset(real)
-        step = max(1, len(table.df) // 8)
-        generator = load_generator(folder, device=device, adapter=adapter,
-                                   precision=precision)
-        page = edits_page(generator, table.subset(range(0, len(table.df), step)))
-        path = write_text(Path(out or Path(folder) / "edits.html"), page)
-        _say(quiet)(f"listen: open {path.resolve()} in a browser")
-        return path
-    name = f"by {Path(model).name}" if model else f"in {Path(folder).resolve().name}"
-    about = _made_by(model, ", beside recordings." if real else ".")
-    page = gallery_page(folder, real, f"Sounds {name}", about, real_per_class)
-    path = write_text(Path(out or Path(folder) / "index.html"), page)
+        page = _edits_of(folder, data, real, device, adapter, precision)
+    else:
+        whose = Path(model).name if model else Path(folder).resolve().name
+        whose = f"{'by' if model else 'in'} {whose}"
+        about = _made_by(model, ", beside recordings." if real else ".")
+        page = gallery_page(folder, real, f"Sounds {whose}", about, real_per_class)
+    name = "edits.html" if edits else "index.html"
+    path = write_text(Path(out or Path(folder) / name), page)
     _say(quiet)(f"listen: open {path.resolve()} in a browser")
     return path
 
@@ -1449,12 +1491,24 @@ def _textures(data, out, models, quiet):
     _say(quiet)(made.round(2).to_string())
     return made
 
+def _board_told(made, out, every, say):
+    "Write the page of a leaderboard, and print its table"
+    from foleybook.judge.leaderboard import leaderboard_basis, leaderboard_table
+    from foleybook.judge.reports import save_leaderboard
+
+    page = save_leaderboard(made, out, every)
+    say(leaderboard_table(made, every).to_string(index=False))
+    say(leaderboard_basis(made))
+    hidden = int(made.absent.sum())
+    if hidden and not every: say(f"{hidden} families are not there; --all says why")
+    say(f"open {page.resolve()} in a browser")
+    return made
+
 # %% ../../nbs/apps/cli.ipynb #390128cb
 def leaderboard(
     data: str,  # recordings: folder of class subfolders, clip table, or known set
     *,
-    # to judge against (default: the last; of a plain folder a fifth of each class)
-    fold: int = None,
+    fold: int = None,  # to judge against (default: the last, or a fifth of each class)
     out: str = "out/leaderboard",  # folder for models and leaderboard.html, .csv, .json
     board: str = "",  # a task with one of its own: digits, oneshots or textures
     families: list = None,  # names of families or recipes (default: all of the book)
@@ -1471,8 +1525,7 @@ def leaderboard(
     "Train or load every family, judge the same sounds of each, and write a page"
     from foleybook.judge.leaderboard import (
         board_options, FAMILIES, find_families, leaderboard as compete,
-        leaderboard_basis, leaderboard_table, split_for_judging)
-    from foleybook.judge.reports import save_leaderboard
+        split_for_judging)
     from foleybook.core.data_sets import open_dataset
 
     mine = _pairs(models, value='FOLDER')
@@ -1488,13 +1541,7 @@ def leaderboard(
     made = compete(table.subset(rest), table.subset(held_out), out, n=per_class,
                    seed=seed, times=times, device=_device(device),
                    progress=not quiet, **own)
-    page = save_leaderboard(made, out, all_)
-    say(leaderboard_table(made, all_).to_string(index=False))
-    say(leaderboard_basis(made))
-    hidden = int(made.absent.sum())
-    if hidden and not all_: say(f"{hidden} families are not there; --all says why")
-    say(f"open {page.resolve()} in a browser")
-    return made
+    return _board_told(made, out, all_, say)
 
 # %% ../../nbs/apps/cli.ipynb #76450d97
 def roundtrip(

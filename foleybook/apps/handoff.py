@@ -288,8 +288,8 @@ for _, s in ipairs(sounds) do
   reaper.SetMediaItemInfo_Value(item, "D_POSITION", ends[s.class])
   reaper.SetMediaItemInfo_Value(item, "D_LENGTH", s.seconds)
   reaper.SetMediaItemInfo_Value(item, "B_LOOPSRC", s.loop and 1 or 0)
-  local take = reaper.AddTakeToMediaItem(item)
-  reaper.SetMediaItemTake_Source(take, reaper.PCM_Source_CreateFromFile(folder .. s.file))
+  local take, file = reaper.AddTakeToMediaItem(item), folder .. s.file
+  reaper.SetMediaItemTake_Source(take, reaper.PCM_Source_CreateFromFile(file))
   reaper.GetSetMediaItemTakeInfo_String(take, "P_NAME", s.file, true)
   ends[s.class] = ends[s.class] + s.seconds + 0.5
 end
@@ -299,8 +299,9 @@ reaper.Undo_EndBlock("foleybook takes", -1)
 
 def _reaper(told):
     "A ReaScript in Lua"
-    rows = [f'  {{file = {_lua_text(s["file"])}, class = {_lua_text(s["class"] or "sound")}, '
-            f'seconds = {s["seconds"]}, loop = {str(bool(s["loop"])).lower()}}},\n'
+    rows = [f'  {{file = {_lua_text(s["file"])}, '
+            f'class = {_lua_text(s["class"] or "sound")}, seconds = {s["seconds"]}, '
+            f'loop = {str(bool(s["loop"])).lower()}}},\n'
             for s in told['sounds']]
     return REAPER % ('\n' + ''.join(rows))
 

@@ -17,7 +17,8 @@ __all__ = ['LocalPage', 'LivePlayer']
 
 # %% ../../nbs/apps/live.ipynb #67cc0599
 def _open_server(port, handler, most=32):
-    "A server on this machine alone, with at most so many connections: a newer one ends the oldest"
+    """A server on this machine alone, with at most so many connections: a newer one
+    ends the oldest"""
     import socket
     from http.server import ThreadingHTTPServer
 
@@ -136,7 +137,8 @@ def _handler(page):
             query = {k: v[0] for k, v in parse_qs(asked.query).items()}
             if why := page.refused(asked.path, self.headers):
                 code, kind, more = 403, "text/plain", {}
-                body = f"refused: {why}. Open the address that {page.whose} gave.".encode()
+                told = f"refused: {why}. Open the address that {page.whose} gave."
+                body = told.encode()
             else:
                 path = asked.path.split("/", 2)[2] if asked.path.count("/") > 1 else "?"
                 sent = _body(self, page.paths.get(path, 0))
@@ -154,23 +156,27 @@ def _handler(page):
     return Handler
 
 # %% ../../nbs/apps/live.ipynb #9c1cc91d
-_PAGE = """<!doctype html><meta charset="utf-8"><title>foleybook: play</title>
-<style>body{font:15px sans-serif;margin:1rem;max-width:34rem}label{display:block;margin:.5rem 0}
-input{width:55%;vertical-align:middle}button{font:inherit;padding:.4rem 1.2rem}</style>
+_BODY = """<!doctype html><meta charset="utf-8"><title>foleybook: play</title>
+<style>body{font:15px sans-serif;margin:1rem;max-width:34rem}
+label{display:block;margin:.5rem 0}input{width:55%;vertical-align:middle}
+button{font:inherit;padding:.4rem 1.2rem}</style>
 <button id="play">Play</button> <span id="told"></span>
-<div id="knobs"></div><small id="gaps"></small>
-<script>
-const knobs = KNOBS, rate = RATE, ahead = AHEAD, me = Math.random().toString(36).slice(2);
+<div id="knobs"></div><small id="gaps"></small>"""
+_KNOBS = """
+const knobs = KNOBS, rate = RATE, ahead = AHEAD;
+const me = Math.random().toString(36).slice(2), turned = {};
 const send = path => fetch(path, {method: 'POST'});
+const $ = id => document.getElementById(id), make = tag => document.createElement(tag);
 let context = null, at = 0, late = 0;
-const turned = {}, told = document.getElementById('told'), gaps = document.getElementById('gaps');
 for (const k of knobs) {
-  const label = document.createElement('label'), input = document.createElement('input');
-  const name = document.createElement('span'), read = () => {
+  const label = make('label'), input = make('input'), name = make('span');
+  const read = () => {
     const v = k.low + (k.high - k.low) * Number(input.value);
-    name.textContent = ` ${k.name} ${k.octaves ? Math.round(2 ** v) : v.toFixed(2)} ${k.unit}`;
+    const shown = k.octaves ? Math.round(2 ** v) : v.toFixed(2);
+    name.textContent = ` ${k.name} ${shown} ${k.unit}`;
   };
-  Object.assign(input, {type: 'range', min: 0, max: 1, step: .001, value: k.value, id: k.name});
+  Object.assign(input, {type: 'range', min: 0, max: 1, step: .001});
+  Object.assign(input, {value: k.value, id: k.name});
   input.oninput = () => {
     read();
     turned[k.name] = [Number(input.value), performance.now()];
@@ -178,8 +184,11 @@ for (const k of knobs) {
   };
   read();
   label.append(input, name);
-  document.getElementById('knobs').append(label);
-}
+  $('knobs').append(label);
+}"""
+
+# %% ../../nbs/apps/live.ipynb #179c9a4d
+_PULL = """
 function add(samples) {
   const buffer = context.createBuffer(1, samples.length, rate);
   buffer.getChannelData(0).set(samples);
@@ -187,7 +196,7 @@ function add(samples) {
   source.buffer = buffer;
   source.connect(context.destination);
   if (at && at < context.currentTime)
-    gaps.textContent = `gaps so far, where a block came too late: ${++late}`;
+    $('gaps').textContent = `gaps so far, where a block came too late: ${++late}`;
   at = Math.max(at, context.currentTime + .02);
   source.start(at);
   const wait = at - context.currentTime;
@@ -197,37 +206,51 @@ function add(samples) {
 }
 async function pull() {
   while (context) {
-    if (at - context.currentTime > ahead) { await new Promise(f => setTimeout(f, 10)); continue; }
+    if (at - context.currentTime > ahead) {
+      await new Promise(f => setTimeout(f, 10)); continue; }
     const answer = await send('next?listener=' + me).catch(() => null);
     if (!answer || !answer.ok) {
-      stop(answer ? await answer.text() : 'the player has ended');
-      return;
-    }
+      stop(answer ? await answer.text() : 'the player has ended'); return; }
     const sound = await answer.arrayBuffer();
     if (!context) return;
-    const knows = JSON.parse(answer.headers.get('X-Knobs')), wait = add(new Float32Array(sound));
-    for (const [name, [value, since]] of Object.entries(turned)) if (knows[name] === value) {
-      const ms = performance.now() - since + 1000 * (wait + (context.outputLatency || 0));
-      told.textContent = `${ms.toFixed(0)} ms from a knob to the ear`;
-      delete turned[name];
-    }
+    const knows = JSON.parse(answer.headers.get('X-Knobs'));
+    const wait = add(new Float32Array(sound)) + (context.outputLatency || 0);
+    for (const [name, [value, since]] of Object.entries(turned))
+      if (knows[name] === value) {
+        const ms = performance.now() - since + 1000 * wait;
+        $('told').textContent = `${ms.toFixed(0)} ms from a knob to the ear`;
+        delete turned[name];
+      }
   }
-}
-const button = document.getElementById('play');
+}"""
+
+# %% ../../nbs/apps/live.ipynb #3ed91a84
+_PLAY = """
 async function stop(why) {
   const open = context;
-  context = null; button.textContent = 'Play'; if (why) gaps.textContent = why;
+  context = null; $('play').textContent = 'Play'; if (why) $('gaps').textContent = why;
   if (open) await open.close();
 }
-button.onclick = async () => {
+$('play').onclick = async () => {
   if (context) { await stop(''); return; }
-  context = new AudioContext(); at = 0; button.textContent = 'Stop'; gaps.textContent = ''; pull();
-};
-</script>"""
+  context = new AudioContext(); at = 0;
+  $('play').textContent = 'Stop'; $('gaps').textContent = ''; pull();
+};"""
+_PAGE = f"{_BODY}\n<script>{_KNOBS}{_PULL}{_PLAY}\n</script>"
+
+# %% ../../nbs/apps/live.ipynb #3cbc85a5
+def _check_endless(model, block):
+    "Refuse a model that cannot play on, and blocks of no length"
+    if not model.endless:
+        raise ValueError(f"a {type(model).__name__} makes sounds of a certain length "
+                         "and cannot play on without an end. `pops` can, and what "
+                         "`train steerable` makes; for others there is sample.")
+    if not 0 < block <= 10:
+        raise ValueError(f"block={block:g}: give a length above 0 and up to 10 s.")
 
 # %% ../../nbs/apps/live.ipynb #4140af92
 class LivePlayer(LocalPage):
-    "A page on this machine with a slider for each control, and a sound that goes on and follows"
+    "A page with a slider for each control, and a sound that goes on and follows"
     paths = dict(next=0, set=0)
 
     def __init__(
@@ -239,13 +262,7 @@ class LivePlayer(LocalPage):
         seed: int = None,  # of the sound; None: another one each time
         **asked,  # `cond`, `temperature` ... of `stream`
     ):
-        if not model.endless:
-            raise ValueError(f"a {type(model).__name__} makes sounds of a certain "
-                             "length and cannot play on without an end. `pops` can, "
-                             "and what `train steerable` makes; for others there is "
-                             "sample.")
-        if not 0 < block <= 10:
-            raise ValueError(f"block={block:g}: give a length above 0 and up to 10 s.")
+        _check_endless(model, block)
         self.model, self.block, self.ahead, self.lock = model, block, ahead, Lock()
         self.door = Lock()
         self.values = {k: 0.5 for k in model.control_names}
@@ -269,7 +286,8 @@ class LivePlayer(LocalPage):
             return next(self.blocks).audio[0, 0].numpy().astype("<f4").tobytes()
 
     def _repr_html_(self):
-        return f'<a href="{self.url}" target="_blank" rel="noreferrer">open the player</a>'
+        return (f'<a href="{self.url}" target="_blank" rel="noreferrer">'
+                'open the player</a>')
 
 # %% ../../nbs/apps/live.ipynb #04aa94c3
 @patch
@@ -332,15 +350,16 @@ def latency(
     seed: int = 0,  # of these moments
 # s from each turn to the first sample that knows of it; less where one was missed
 ) -> np.ndarray:
-    "Ask for blocks as the page does, in real time but unheard, while another thread turns a knob"
+    """Ask for blocks as the page does, in real time but unheard, while another thread
+    turns a knob"""
     from urllib.parse import quote
     from urllib.request import urlopen
 
     if not self.values:
         raise ValueError("this model has no knob to turn")
-    rng, now, name = np.random.default_rng(seed), time.monotonic, next(iter(self.values))
-    # a POST
-    ask = lambda path: urlopen(self.url + path, b"", timeout=30)
+    rng, now = np.random.default_rng(seed), time.monotonic
+    name = next(iter(self.values))
+    ask = lambda path: urlopen(self.url + path, b"", timeout=30)  # a POST
     turned, found, at = {}, [], 0.0
 
     def turn():
@@ -357,7 +376,8 @@ def latency(
             time.sleep(0.002)
             continue
         with ask("next") as answer:
-            value, samples = json.loads(answer.headers["X-Knobs"])[name], len(answer.read()) // 4
+            value = json.loads(answer.headers["X-Knobs"])[name]
+            samples = len(answer.read()) // 4
         at = max(at, now() + 0.02)  # when this block begins to sound
         if value in turned: found.append(at - turned.pop(value))
         at += samples / self.model.sample_rate

@@ -25,7 +25,7 @@ _WAYS = dict(new=(), vary=('init', 'strength'), fill=('init', 'mask'),
 _NUMBER, _MOST = (int, float), dict(steps=1000, guidance=100)
 _KINDS = dict(way=str, cond=(str, dict, type(None)), n=int, seed=int, seconds=_NUMBER,
               strength=_NUMBER, start=_NUMBER, end=_NUMBER, at=list, level=list,
-              steps=int, guidance=_NUMBER, file=str)
+              channels=int, steps=int, guidance=_NUMBER, file=str)
 
 # %% ../../nbs/apps/serve.ipynb #3c3e8b76
 def checked_wish(
@@ -88,7 +88,7 @@ def about(self:Studio)->dict:
     return dict(model=self.name, licence=m.licence, labels=list(m.labels),
                 ways=ways, sample_rate=m.sample_rate, most=MOST_TAKES,
                 seconds=m.default_seconds or 4., longest=m.longest_seconds,
-                level='level' in level)
+                level='level' in level, stereo='channels' in m.honours)
 
 # %% ../../nbs/apps/serve.ipynb #cf322d24
 @patch
@@ -139,7 +139,7 @@ def ask(self:Studio,
 def _arguments(studio, wish):
     "What `sample` is called with"
     m, way, asked = studio.model, wish['way'], {}
-    for name in ('seconds', 'steps', 'guidance'):
+    for name in ('seconds', 'steps', 'guidance', 'channels'):
         if name in wish: asked[name] = wish[name]
     if way != 'new':
         file = studio.files.get(wish['file'])
@@ -262,9 +262,8 @@ a{color:var(--accent)}
 
 # %% ../../nbs/apps/serve.ipynb #1a9e1030
 _LOOKS = f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<title>foleybook: studio</title>
+<title>foleybook: studio</title><style>{_STYLE}</style>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{_STYLE}</style>
 <main><h1>Studio</h1><p id="about" class="soft"></p>
 <h2>What to do</h2>
 <div class="row" id="ways" role="group" aria-label="what to do"></div>
@@ -282,6 +281,7 @@ happens, or draw how loud it is.</span><button id="clear">clear</button></div>
 <label>takes <input id="n" type="number" min="1" max="16" value="1"></label>
 <label data-for="new continue_">seconds
 <input id="seconds" type="number" step=".1" min=".1"></label>
+<label data-for="new"><input id="stereo" type="checkbox"> stereo</label>
 <label data-for="vary">how far from it
 <input id="strength" type="range" min="0" max="1" step=".05" value=".5"></label>
 <label data-for="fill">hole from, s
@@ -296,8 +296,7 @@ happens, or draw how loud it is.</span><button id="clear">clear</button></div>
 # %% ../../nbs/apps/serve.ipynb #5a41b0b4
 _CHOOSE = """
 const $ = id => document.getElementById(id), about = ABOUT;
-const wish = {cond: about.labels[0] || null, way: 'new'};
-let file = null, taps = [];
+const wish = {cond: about.labels[0] || null, way: 'new'}; let file = null, taps = [];
 const say = text => { $('told').textContent = text; };
 const add = (tag, props) => Object.assign(document.createElement(tag), props);
 async function answer(path, body, raw) {
@@ -326,6 +325,7 @@ function fit() {
   for (const e of document.querySelectorAll('[data-for]'))
     e.hidden = !e.dataset.for.split(' ').includes(wish.way);
   $('when').hidden = !about.level || wish.way === 'loop';
+  $('stereo').parentElement.hidden ||= !about.stereo;
 }
 buttons($('kinds'), about.labels, 'cond'); buttons($('ways'), about.ways, 'way');
 $('what').hidden = !about.labels.length;
@@ -415,6 +415,7 @@ function asked() {
   const number = id => Number($(id).value), out = {...wish, n};
   if (way === 'new' || way === 'continue_') out.seconds = length;
   if (way !== 'new') out.file = file || '';
+  else if ($('stereo').checked) out.channels = 2;
   if (way === 'vary') out.strength = number('strength');
   if (way === 'fill') Object.assign(out, {start: number('start'), end: number('end')});
   if (!$('when').hidden && taps.length) out.at = taps.map(s => s * length);

@@ -17,7 +17,7 @@ from .files import (
 from .generator import class_numbers, Conditions, ItemNoise, Pretrained
 from .half_precision import Holds
 from .on_device import portions
-from .rendering import find_vocoder, MelGenerator
+from .rendering import ear_seed, find_vocoder, MelGenerator
 from .settings import SettingsError
 from .sound_files import unclipped
 from .sounds import Sounds
@@ -56,8 +56,11 @@ class MelAutoencoder(Holds, Pretrained):
         log_mel:Tensor, # decoded, (n, m, f)
         seeds:list, # one number per item
         loop:bool=False, # the log-mel is a ring
-    )->Tensor: # (n, m, f)
+        channels:int=1, # how often it is drawn for each
+    )->Tensor: # (n * channels, m, f)
         "What the map left out, drawn anew; the same again without a grain"
+        seeds = [ear_seed(s, k) for s in seeds for k in range(channels)]
+        log_mel = log_mel.repeat_interleave(channels, 0)
         if self.grain is None: return log_mel
         return self.grain.add(log_mel, seeds, *self.scaling, loop)
 
@@ -586,7 +589,7 @@ class Cascade(MelGenerator):
                             f"{prior.config.n_classes} classes")
         self.asks = prior.asks
         self.takes = set(inspect.signature(prior.sample_codes).parameters)
-        self.honours = frozenset({'seconds'} | self.takes & {
+        self.honours = frozenset({'seconds', 'channels'} | self.takes & {
             'temperature', 'top_k', 'top_p', 'guidance', 'steps', 'init', 'mask',
             'progress'})
         self.config = CascadeConfig(codebook.mel, tuple(self.labels),
@@ -704,6 +707,7 @@ def _sample_mel(model, cond, seeds, frames, init, mask, draw):
         draw['shape'] = shape[-2:]
     if init is not None:
         draw |= dict(zip(('init', 'mask'), model.start_codes(init, mask, shape)))
+    channels = draw.pop('channels', 1)
     draw = {k: v for k, v in draw.items() if v is not None}
     codes = model.prior.sample_codes(cond, seeds, **draw).to(model.codebook.device)
     made = torch.cat([model.codebook.decode(some)
@@ -711,7 +715,7 @@ def _sample_mel(model, cond, seeds, frames, init, mask, draw):
     # a map may end within the last frame
     if init is not None and made.shape[-1] < frames:
         made = F.pad(made, (0, frames - made.shape[-1]), mode='replicate')
-    return model.codebook.with_grain(made, seeds)
+    return model.codebook.with_grain(made, seeds, channels=channels)
 
 # %% ../../nbs/core/code_maps.ipynb #079cff79
 def _heard_through(model, vocoder):

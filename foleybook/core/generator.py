@@ -702,11 +702,12 @@ class Pretrained(Published, nn.Module, PyTorchModelHubMixin, library_name='foley
 _ALIASES = dict(num_inference_steps='steps', guidance_scale='guidance',
                 generator='seed')
 _NAMES = ('seconds', 'steps', 'guidance', 'sampler', 'temperature', 'top_k', 'top_p',
-          'init', 'strength', 'mask', 'loop', 'on_step', 'seed')
+          'init', 'strength', 'mask', 'loop', 'channels', 'on_step', 'seed')
 # what None means where the family says nothing
-_PLAIN = dict(temperature=1., loop=False)
+_PLAIN = dict(temperature=1., loop=False, channels=1)
 _RULES = dict(seconds=(lambda v: v > 0, 'a length in seconds above 0'),
               steps=(lambda v: v >= 1 and v == int(v), 'a whole number from 1 on'),
+              channels=(lambda v: v in (1, 2), '1, or 2 for stereo'),
               guidance=(lambda v: v >= 0, 'a number from 0 on'),
               temperature=(lambda v: v > 0,
                            'a number above 0 (top_k=1 always takes the likeliest)'),
@@ -779,6 +780,9 @@ def _checked_arguments(model, given, aliases):
     for name in ('strength', 'mask'):
         if args['init'] is None and args[name] is not None:
             raise ValueError(f"{name} needs init. Give a sound.")
+    if args['init'] is not None and args['channels'] == 2:
+        raise ValueError("channels=2 is for new sounds: an edit has the channels of "
+                         "its recording. Leave one out.")
     usual = _PLAIN | {k: v for k, v in model.defaults.items() if k in model.honours}
     args |= {k: v for k, v in usual.items() if args.get(k) is None}
     return {k: int(v) if k in ('steps', 'top_k') and v is not None else v
@@ -1401,6 +1405,7 @@ class Generator(Pretrained):
         # bool (t,); the rest stays sample for sample
         mask=None,
         loop:bool|None=None, # the end joins the start; None: the model's own, else no
+        channels:int|None=None, # 2: stereo, with grain and noise at the sides; None: 1
         on_step=None, # f(step, steps, x): called while an iterative sampler works
         progress:bool=True, # show a bar
         features=None, # a sequence to follow, (l, d) or (n, l, d)
@@ -1412,7 +1417,7 @@ class Generator(Pretrained):
         given = dict(seconds=seconds, steps=steps, guidance=guidance, sampler=sampler,
                      temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
                      init=init, strength=strength, mask=mask, loop=loop,
-                     on_step=on_step)
+                     channels=channels, on_step=on_step)
         return _sampled(self, _request(self, cond, n, features, text, controls, aliases,
                                        progress, given))
 

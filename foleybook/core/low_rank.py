@@ -38,6 +38,8 @@ class LowRankConfig:
     # what `sample` uses where it is not told otherwise: steps, guidance, sampler ...;
     # null='base': the base answers what is asked by nothing, or by other classes
     sampling:dict = field(default_factory=dict)
+    # how many rows have a length that is learned, by name of those factors (DoRA)
+    lengths:dict = field(default_factory=dict)
 
 # %% ../../nbs/core/low_rank.ipynb #937c7a61
 def weights_digest(
@@ -73,6 +75,7 @@ class LowRank(Pretrained):
         down = {k: (c.rank, math.prod(s[1:])) for k, s in c.factors.items()}
         self.down = _table(down)
         self.up = _table({k: (s[0], c.rank) for k, s in c.factors.items()})
+        self.longer = _table({k: (n,) for k, n in c.lengths.items()})
         self.whole = _table(c.whole)
         each = {k: (len(c.labels), w) for k, w in c.rows.items()}
         self.rows = _table(each)
@@ -115,6 +118,28 @@ def _save_half(own, folder, card, bits):
     twin.beside = own.beside
     return Pretrained.save_pretrained(twin.half() if bits == 16 else twin, folder)
 
+# %% ../../nbs/core/low_rank.ipynb #d0ra0002
+def _row_lengths(weight): # (rows, ...) -> (rows,)
+    return weight.flatten(1).norm(dim=1).clamp_min(1e-12)
+
+def _stretch(own, key, weight, new):
+    "By how much rows grow: to the length they had, and by what was learned"
+    grown = 1 + own.longer[key].to(weight.device)
+    return grown * _row_lengths(weight) / _row_lengths(new)
+
+# %% ../../nbs/core/low_rank.ipynb #d0ra0003
+@patch
+def change(self:LowRank,
+    name:str, # of a weight that has factors
+    weight:Tensor, # of the model alone
+)->Tensor: # of the shape of `weight`; what is added at strength 1
+    "What factors, and lengths where there are any, make of a weight"
+    key = _key(name)
+    low = (self.up[key] @ self.down[key]).view(weight.shape).to(weight.device)
+    if name not in self.config.lengths: return low
+    far = _stretch(self, key, weight, weight + low)
+    return (weight + low) * far.view(-1, *[1] * (weight.ndim - 1)) - weight
+
 # %% ../../nbs/core/low_rank.ipynb #f10fa88f
 def _misfit(where, what):
     raise CheckpointError(f"{where}: {what}. Put it on the model that it was made "
@@ -128,6 +153,9 @@ def _checked(own, part, where):
         if there != tuple(shape):
             _misfit(where, f"changes {name} of shape {tuple(shape)}, the model has "
                            f"{there or 'none of that name'}")
+    for name, n in c.lengths.items():
+        if n != (tuple(c.factors.get(name, ())) or (0,))[0]:
+            _misfit(where, f"has {n} lengths for {name}, its factors not")
     for name, width in c.rows.items():
         if name not in state or state[name].shape[1] != width:
             _misfit(where, f"has rows of {width} numbers for {name}, the model not")
@@ -151,11 +179,12 @@ def add_to(self:LowRank,
     part:nn.Module, # changed in place
     labels:list, # its classes, those of `config.labels` among them
     strength:float=1., # of the change
+    alone:dict|None=None, # weights of the model before anything; None: those of `part`
 ):
     "Add the differences to weights"
     c, state = self.config, part.state_dict()
-    for name, shape in c.factors.items():
-        change = (self.up[_key(name)] @ self.down[_key(name)]).view(*shape)
+    for name in c.factors:
+        change = self.change(name, (alone or state)[name])
         state[name].add_(strength * change.to(state[name].device))
     for name in c.whole:
         state[name].add_(strength * self.whole[_key(name)].to(state[name].device))
@@ -214,7 +243,8 @@ def put_on(
         sampling |= own.config.sampling
     if more := labels[len(known):]:
         _widened(part, known, more, {k for o, _ in on for k in o.config.rows})
-    for own, strength in on: own.add_to(part, labels, strength)
+    alone = getattr(model, name).state_dict()
+    for own, strength in on: own.add_to(part, labels, strength, alone)
     if sampling.get('null') == 'base':
         part = NullFromBase(part, getattr(model, name), [labels.index(l) for l in seen])
     twin = _twin(model, name, part, labels, sampling).eval()
@@ -342,7 +372,17 @@ class _Beside:
 
     def __call__(self, layer, given, said):
         own, key = self.own, _key(self.name)
-        return said + F.linear(F.linear(given[0], own.down[key]), own.up[key])
+        low = F.linear(F.linear(given[0], own.down[key]), own.up[key])
+        if self.name not in own.config.lengths: return said + low
+        more = self.stretch(layer.weight) - 1
+        free = said if layer.bias is None else said - layer.bias # it stays as it is
+        return said + low + more.to(said.dtype) * (free + low)
+
+    def stretch(self, weight):
+        "Learned in its numbers; lengths count as fixed (Liu et al., section 4.3)"
+        own, key = self.own, _key(self.name)
+        with torch.no_grad(): new = weight + own.up[key] @ own.down[key]
+        return _stretch(own, key, weight, new)
 
 class _Rows(nn.Module):
     "An embedding of classes, some of whose rows are learned"

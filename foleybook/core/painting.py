@@ -15,12 +15,12 @@ from tqdm.auto import tqdm
 from ..audio_features import GriffinLim, log_mel, mel_centres, MelConfig
 from .code_maps import MelAutoencoder
 from .diffusion_process import number_of
-from .generator import _audio_of, Conditions, ItemNoise
+from .generator import (
+    _audio_of, Conditions, ItemNoise, model_folder, Pretrained)
 from .half_precision import chosen_precision, held
 from .on_device import Compiles, portions
 from .rendering import find_vocoder, MelGenerator
-from .sound_files import unclipped
-from .sounds import Sounds
+from .sounds import Finish, Sounds
 from ..diffwave import diffuse, DiffusionProcess, invert_ddim
 
 # %% auto #0
@@ -32,7 +32,7 @@ class LatentDiffusionConfig:
     "What a painter knows beside its parts"
     labels:tuple[str, ...] = ()
     seconds:float = 4. # usual length
-    longest:float = 60. # s
+    longest:float = 120. # s
     prediction:str = 'x0' # what the backbone answers
     steps:int = 12 # what `sample` uses where it is not told otherwise
     guidance:float = 2. # as above
@@ -48,8 +48,9 @@ class LatentDiffusion(Compiles, MelGenerator):
     "class -> latents (backbone) -> log-mel (autoencoder) -> sound (vocoder)"
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
-                         'mask loop on_step progress').split())
+                         'mask loop channels on_step progress').split())
     best_batch, precision = 8, 'float32' # of the weights, see `set_precision`
+    drawn_levels = None # see `draw_levels`
 
     def __init__(self,
         config:LatentDiffusionConfig, # labels and defaults
@@ -359,6 +360,54 @@ def events(self:LatentDiffusion,
     falls = torch.where(since > -frame, peak - fall * since.clamp_min(0), -torch.inf)
     return dict(level=falls.amax(1).clamp_min(peak - depth))
 
+# %% ../../nbs/core/painting.ipynb #b4fa6a89
+def _tier_of(where):
+    "The slow tier in a folder, or beside the model in it"
+    folder = model_folder(where)
+    if (folder / 'levels').is_dir(): folder = folder / 'levels'
+    tier = Pretrained.from_pretrained(folder)
+    if not hasattr(tier, 'levels'):
+        raise ValueError(f"{where}: holds a {type(tier).__name__}, which draws no "
+                         "levels. Give the folder of a tier, as `foleybook train "
+                         "foley-levels` writes it.")
+    return tier
+
+@patch
+def draw_levels(self:LatentDiffusion,
+    # a `LevelTier`, its folder, the name of a model that has one; None: nobody says
+    tier,
+)->LatentDiffusion: # itself
+    """Let a slow tier say how loud sounds are, and when, where `sample` is not told;
+    one of other classes raises `ValueError`"""
+    if tier is None:
+        self.drawn_levels = None
+        return self
+    if 'level' not in self.optional_tracks:
+        raise ValueError(f"{type(self.backbone).__name__} of this model knows no track "
+                         "of level, so none can be drawn for it. Take one that does, "
+                         "such as foley.")
+    tier = tier if hasattr(tier, 'levels') else _tier_of(tier)
+    if [*tier.labels] != self.labels:
+        raise ValueError(f"the tier draws levels of {', '.join(tier.labels[:3])} ... "
+                         f"({len(tier.labels)}), this model makes "
+                         f"{', '.join(self.labels[:3])} ... ({len(self.labels)}). "
+                         "Train it on the same recordings.")
+    self.drawn_levels = tier.levels
+    return self
+
+@patch
+def told_levels(self:LatentDiffusion,
+    cond:Conditions, # of n sounds, without a track of level
+    seeds:list, # n numbers
+    frames:int, # length
+)->Conditions: # the same, with one
+    "Conditions with the tracks that the slow tier draws"
+    seconds = frames * self.mel.hop_length / self.sample_rate
+    level = self.drawn_levels(cond.to('cpu'), seeds, seconds)
+    told = cond[torch.arange(len(cond))]
+    told.fields['controls.level'] = level.clamp(-100, -1e-3)
+    return told
+
 # %% ../../nbs/core/painting.ipynb #db07c943
 @patch
 def sample_mel(self:LatentDiffusion,
@@ -368,8 +417,9 @@ def sample_mel(self:LatentDiffusion,
     frames:int, # length of the spectrogram
     init:Tensor|None=None, # log-mel to start from, (n, m, f)
     mask:Tensor|None=None, # bool, (f,): frames to make anew
+    channels:int=1, # 2: a second grain for the sides
     **asked, # steps, guidance ...: see `sample_latents`
-)->Tensor: # log-mel, (n, m, f)
+)->Tensor: # log-mel, (n * channels, m, f)
     "Paint latents and decode them, on a CPU item by item, see `portions`"
     stride, keep = self.vae.time_stride, None
     columns = -(-frames // stride)
@@ -378,11 +428,13 @@ def sample_mel(self:LatentDiffusion,
         if mask is not None:
             new = F.pad(mask[None].float(), (0, columns * stride - frames))
             keep = ~new.view(columns, stride).any(1)
+    if self.drawn_levels is not None and 'level' not in cond.controls:
+        cond = self.told_levels(cond, seeds, frames)
     cond = self.with_level(cond, frames, columns * stride)
     asked = {k: v for k, v in asked.items() if v is not None}
     z = self.sample_latents(cond, seeds, columns, init, keep, **asked)
     made = torch.cat([self.vae.decode(some) for some in portions(z)])[..., :frames]
-    return self.vae.with_grain(made, seeds, bool(asked.get('loop')))
+    return self.vae.with_grain(made, seeds, bool(asked.get('loop')), channels)
 
 # %% ../../nbs/core/painting.ipynb #23dd1022
 @patch
@@ -430,8 +482,9 @@ def from_noise(self:LatentDiffusion,
     self.train(was)
     meta = dict(model=type(self).__name__, config_hash=self.config_hash,
                 licence=self.licence)
-    return Sounds(unclipped(torch.cat(audio)), self.sample_rate, seeds=seeds,
-                  labels=asked.names, meta=meta)
+    finished = Finish(self.sample_rate, samples=samples)(torch.cat(audio), last=True)
+    return Sounds(finished, self.sample_rate, seeds=seeds, labels=asked.names,
+                  meta=meta)
 
 # %% ../../nbs/core/painting.ipynb #0e3c406d
 @patch

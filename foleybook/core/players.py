@@ -21,7 +21,7 @@ def audio_data_uri(
     x:Tensor, # waveform, (t,) or (c, t)
     sample_rate:int, # Hz
 )->str: # 'data:audio/mpeg;base64,...'
-    "A sound as text that a web page can play: MP3 of variable bit rate"
+    "A sound as text that a web page can play: MP3 that never exceeds ±1 when decoded"
     x = torch.as_tensor(x).detach().cpu().float().nan_to_num(0)
     x = x.reshape(-1, x.shape[-1])
     if len(x) > 2: x = x.mean(0, keepdim=True)
@@ -29,9 +29,13 @@ def audio_data_uri(
     rates = [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000]
     rate = next((r for r in rates if r >= sample_rate), 48000)
     x = resample(x, int(sample_rate), rate).clamp(-1, 1)
-    buf = io.BytesIO()
-    sf.write(buf, x.T.numpy(), rate, format='MP3', subtype='MPEG_LAYER_III',
-             compression_level=.7, bitrate_mode='VARIABLE')
+    for _ in range(4):
+        buf = io.BytesIO()
+        sf.write(buf, x.T.numpy(), rate, format='MP3', subtype='MPEG_LAYER_III',
+                 compression_level=.7, bitrate_mode='VARIABLE')
+        peak = abs(sf.read(io.BytesIO(buf.getvalue()))[0]).max(initial=0)
+        if peak <= 1: break
+        x = x * (.995 / peak)
     return 'data:audio/mpeg;base64,' + b64encode(buf.getvalue()).decode()
 
 # %% ../../nbs/core/players.ipynb #fa5be158

@@ -15,13 +15,15 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 from ..audio_features import GriffinLim, log_mel, MelConfig
 from .files import CheckpointError
-from .generator import Conditions, crossfaded, Pipeline, Pretrained
+from .generator import (
+    Conditions, crossfaded, mix_seed, Pipeline, Pretrained)
 from .half_precision import chosen_precision
 from .sound_files import fit_length, read_audio, unclipped
 from .sounds import headroom
 
 # %% auto #0
-__all__ = ['Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'find_vocoder', 'MelGenerator', 'joined', 'render_file']
+__all__ = ['Conv1d', 'ConvTranspose1d', 'Vocoder', 'fold_weight_norm', 'find_vocoder', 'MelGenerator', 'ear_seed', 'widened',
+           'joined', 'render_file']
 
 # %% ../../nbs/core/rendering.ipynb #5e23911b
 class Conv1d(nn.Conv1d):
@@ -156,6 +158,7 @@ def vocode(self:Vocoder,
     mel:MelConfig=None, # front end it was made with, to be checked; None: trust
     chunk:int=None, # frames rendered at a time; None: `frames_at_once`
     precision:str='float32', # 'bf16': near, or 'auto': the faster one here
+    start:int=0, # number of the first frame: from where built-in noise goes on
 )->Tensor: # waveform, float32, (b, 1, f * hop_length)
     "Render a sound of any length in bounded memory: pieces with their context"
     x,half = self.ready(log_mel, mel),self.takes_bf16(precision)
@@ -166,7 +169,7 @@ def vocode(self:Vocoder,
         step = f if f <= chunk + c else chunk
         for first in range(0, f, step):
             last,low = min(first + step, f),max(0, first - c)
-            piece = self._block(x[..., low:last + c], low, half)
+            piece = self._block(x[..., low:last + c], start + low, half)
             y[..., first * hop:last
               * hop] = piece[..., (first - low) * hop:(last - low) * hop]
     return out
@@ -216,6 +219,7 @@ class MelGenerator(Pipeline):
     fade = .01  # s over which kept sound goes over into new sound
     # dB by which a band of new sound may be moved to fit kept sound; 0: as painted
     match = 20.
+    width = .6 # of a stereo sound, see `widened`
 
     @property
     def mel(self)->MelConfig:
@@ -241,7 +245,7 @@ class MelGenerator(Pipeline):
         init:Tensor|None=None, # log-mel to start from, (n, m, f)
         mask:Tensor|None=None,  # bool, (f,): frames to make anew; others of `init` stay
         **honoured, # the other arguments that the family honours
-    )->Tensor: # log-mel, (n, m, f) or longer
+    )->Tensor: # log-mel, (n, m, f) or longer; with `channels` (n * channels, m, f)
         "What a family writes"
         raise TypeError(f"{type(self).__name__} has no sample_mel: a painter must say "
                         "how it paints.")
@@ -255,7 +259,7 @@ class MelGenerator(Pipeline):
         mask:Tensor|None=None, # bool, (t,)
         loop:bool=False, # the end joins the start
         **honoured, # for `sample_mel`
-    )->Tensor: # waveform, (n, 1, t)
+    )->Tensor: # waveform, (n, c, t)
         "Seconds to frames, sound to mel, mel to sound; the same in any batch"
         return _sample_by_mel(self, cond, n, seeds, seconds, init, mask, loop, honoured)
 
@@ -264,9 +268,10 @@ class MelGenerator(Pipeline):
         samples:int, # length wanted
         seed:int=0, # of the phases that Griffin-Lim starts from
         loop:bool=False, # the mel is a ring: the end joins the start
+        ear:int=0, # number of the drawing: each has noise and phases of its own
     )->Tensor: # waveform, (n, 1, samples)
         "Sound of a log-mel"
-        return _play(self, log_mel, samples, seed, loop)
+        return _play(self, log_mel, samples, seed, loop, ear)
 
     def paste(self,
         made:Tensor, # waveform, (n, 1, t)
@@ -298,6 +303,23 @@ class MelGenerator(Pipeline):
         "Paint the spectrogram, then give the sound away while the vocoder renders it"
         return _stream_by_mel(self, cond, n, seeds, block, seconds, init, loop,
                               honoured)
+
+# %% ../../nbs/core/rendering.ipynb #51973714
+def ear_seed(
+    seed:int, # of the sound
+    ear:int, # number of the drawing
+)->int: # the sound's own for the first
+    "The seed of one drawing of a sound in stereo"
+    return mix_seed(seed, 'ear', ear) % 2**31 if ear else seed
+
+# %% ../../nbs/core/rendering.ipynb #27d90e5c
+def widened(
+    x:Tensor, # two drawings of a sound, (n, 2, t)
+    width:float, # w, of the second one
+)->Tensor: # left and right, (n, 2, t)
+    "Two drawings as middle and side"
+    middle, side = x[:, :1], width * x[:, 1:]
+    return torch.cat([middle + side, middle - side], 1) / (1 + width * width)**.5
 
 # %% ../../nbs/core/rendering.ipynb #b3a60ff8
 def _mel_affine(mel):
@@ -357,21 +379,24 @@ def _sample_by_mel(model, cond, n, seeds, seconds, init, mask, loop, honoured):
         fall = max(1, round(model.sample_rate / 2 / mel.hop_length))
         painted = joined(painted, honoured['init'].to(painted), honoured['mask'], limit,
                          fall)
-    made = torch.cat([model.play(m, samples, seed, loop)
-                      for m, seed in zip(painted.split(1), seeds)]) / gain
+    ears = honoured.get('channels') or 1
+    made = torch.cat([model.play(m, samples, seeds[k // ears], loop, k % ears)
+                      for k, m in enumerate(painted.split(1))])
+    made = made.view(n, ears, -1) / gain
+    if ears == 2: made = widened(made, model.width)
     return made if mask is None else model.paste(made, init.mean(1, keepdim=True), mask)
 
 # %% ../../nbs/core/rendering.ipynb #df7d1c32
 @torch.no_grad()
-def _play(model, log_mel, samples, seed, loop):
+def _play(model, log_mel, samples, seed, loop, ear):
     "Sound of a log-mel"
     around, hop = min(32, log_mel.shape[-1]) if loop else 0, model.mel.hop_length
     if loop:
         log_mel = torch.cat([log_mel[..., -around:], log_mel, log_mel[..., :around]],
                             -1)
     if isinstance(model.vocoder, GriffinLim):
-        sound = model.vocoder(log_mel, [seed] * len(log_mel))
-    else: sound = model.vocoder.vocode(log_mel)
+        sound = model.vocoder(log_mel, [ear_seed(seed, ear)] * len(log_mel))
+    else: sound = model.vocoder.vocode(log_mel, start=193 * ear) # far in its noise
     if not loop: return fit_length(sound.float().cpu(), samples)
     sound, at = sound.float().cpu(), around * hop       # where the loop begins
     width = min(at, samples, round(5 * model.fade * model.sample_rate))
@@ -397,6 +422,8 @@ def _stream_by_mel(model, cond, n, seeds, block, seconds, init, loop, honoured):
     "Paint the spectrogram, then give the sound away while the vocoder renders it"
     if init is not None or loop:
         raise ValueError("init and loop need the whole sound. Use sample.")
+    if honoured.pop('channels', 1) > 1:
+        raise ValueError("a stream has one channel. Use sample for two.")
     if not isinstance(model.vocoder, Vocoder): raise ValueError(
         f"{type(model.vocoder).__name__} works on a whole sound. Give a trained "
         "vocoder (with_vocoder), or use sample.")

@@ -142,9 +142,16 @@ def _from_dataclass(kind, value, where):
     if not isinstance(value, dict):
         raise SettingsError(f"{where}: {value!r} is no {kind.__name__}. Give its "
                             "fields.")
+    # what left the class, at the value it had
+    moved = getattr(kind, 'moved', {})
     hints = {f.name: typing.get_type_hints(kind)[f.name] for f in fields(kind)
              if f.init}
+    value = {k: v for k, v in value.items()
+             if k in hints or k not in moved or v != moved[k]}
     for name in value.keys() - hints.keys():
+        if name in moved: raise SettingsError(
+            f"{where}: {name}={value[name]!r} belongs to a published network, which "
+            "has a class of its own. Read the original file again by from_original.")
         raise SettingsError(f"{where}: {kind.__name__} has no field {name!r}. "
                             f"{near(name, hints)}")
     try:
@@ -207,7 +214,8 @@ def changed(
     for head, inner in below.items():
         part = here.get(head, getattr(config, head))
         if not is_dataclass(part):
-            raise SettingsError(f"{prefix + head} is {part!r} and has no fields to set.")
+            raise SettingsError(f"{prefix + head} is {part!r} and has no fields to "
+                                "set.")
         here[head] = changed(part, inner, root, f'{prefix}{head}.')
     try: return dataclasses.replace(config, **here)
     except SettingsError: raise

@@ -7,19 +7,18 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-from torch.nn import functional as F
 from .generator import Published
 from .settings import near, SettingsError
 from ..kernels.cauchy import cauchy, half_angles
 from ..kernels.long_convolution import _precision
 
 # %% auto #0
-__all__ = ['discretize', 'vandermonde', 'hippo', 'Swings', 'swings', 'dplr_kernel', 'S4Config', 'StateSpace', 'Recurrence',
-           'advance', 'Stepper']
+__all__ = ['discretize', 'vandermonde', 'hippo', 'Swings', 'nearly_diagonal', 'swings', 'dplr_kernel', 'S4Config', 'StateSpace',
+           'Recurrence', 'advance', 'Stepper']
 
 # %% ../../nbs/core/state_spaces.ipynb #67606dca
 def discretize(
@@ -55,27 +54,12 @@ def vandermonde(
 
 # %% ../../nbs/core/state_spaces.ipynb #3a4fb98c
 def hippo(
-    name:str, # legs, legt or fourier
-    n:int, # size of the state, even
-# A (n, n), B (n,), P (r, n), float64: A + P^T P only swings and decays evenly
-) -> tuple:
-    "A memory of the past as a linear system (Gu et al. 2020, 2022)"
+    n:int, # size of the state
+) -> tuple: # A (n, n), B (n,), P (1, n), float64: A + P^T P only swings, decays evenly
+    "The memory `legs` as a linear system (Gu et al. 2020, 2022)"
     k = torch.arange(n, dtype=torch.float64)
-    if name == 'legs':
-        r = (2 * k + 1).sqrt()
-        return k.diag() - (r[:, None] * r).tril(), r, (k + .5).sqrt()[None]
-    if name == 'legt':
-        r = (2 * k + 1).sqrt()
-        odd = (k[:, None] - k) % 2 * (k > k[:, None])
-        P = torch.stack([r * (k % 2), r * (1 - k % 2)]) / 2**.5
-        return -r[:, None] * (1 - 2 * odd) * r / 2, r / 2, P
-    if name != 'fourier':
-        raise ValueError(f"no memory {name!r}. Use legs, legt or fourier.")
-    B = torch.full((n,), 2**.5, dtype=torch.float64) * (k % 2 == 0)
-    B[0] = 1
-    turns = torch.zeros(n - 1, dtype=torch.float64)
-    turns[1::2] = math.pi * torch.arange(1, n // 2)
-    return turns.diag(-1) - turns.diag(1) - B[:, None] * B, B, B[None]
+    r = (2 * k + 1).sqrt()
+    return k.diag() - (r[:, None] * r).tril(), r, (k + .5).sqrt()[None]
 
 # %% ../../nbs/core/state_spaces.ipynb #f491adbe
 class Swings(NamedTuple):
@@ -85,38 +69,35 @@ class Swings(NamedTuple):
     P: Tensor  # low-rank part, (r, n)
 
 # %% ../../nbs/core/state_spaces.ipynb #6151dc8f
-_SPACED = dict(lin=lambda k, n: math.pi * k,
-               inv=lambda k, n: 2 * n / math.pi * (2 * n / (2 * k + 1) - 1),
-               inv2=lambda k, n: 2 * n / math.pi * (2 * n / (k + 1) - 1),
-               quad=lambda k, n: (2 * k + 1)**2 / math.pi, real=lambda k, n: 0 * k,
-               random=lambda k, n: torch.randn(n, dtype=torch.float64).exp())
-
-def swings(
-    # legs, legt, fourier; s4d-legs; or lin, inv, inv2, quad, real, random (S4D only)
-    name:str,
-    n:int, # complex numbers of state
-    rank:int=1, # rows of P
+def nearly_diagonal(
+    A:Tensor, # real, (2n, 2n); with P^T P added it only swings and decays evenly
+    B:Tensor, # real, (2n,)
+    P:Tensor, # real, (r, 2n)
 ) -> Swings:
-    "What a layer starts with: a memory, turned, or pitches by a formula"
-    if name in _SPACED:
-        k = torch.arange(n, dtype=torch.float64)
-        damping = k + 1 if name == 'real' else torch.full_like(k, .5)
-        A = torch.complex(-damping, -_SPACED[name](k, n))
-        return Swings(A, torch.ones_like(A), torch.zeros(rank, n, dtype=A.dtype))
-    A, B, P = hippo(name.removeprefix('s4d-'), 2 * n)
-    if rank < len(P): raise ValueError(f"{name} needs rank={len(P)}, not {rank}.")
-    normal = A + P.T @ P
+    "The same system in a basis where it is diagonal but for its low-rank part"
+    normal, n = A + P.T @ P, len(B) // 2
     frequency, V = torch.linalg.eigh(-.5j * (normal - normal.T))
     V = V[:, :n]  # ascending: the pairs' negative halves
-    if frequency[n - 1] > -1e-4:  # a pair at 0, as `fourier` has it
+    if frequency[n - 1] > -1e-4:  # a pair at 0
         V[:, -1] = 0
         V[0, -1], V[1, -1] = 2**-.5, 2**-.5 * 1j
-    A = torch.complex(normal.diagonal().mean().clamp_max(-1e-4).expand(n),
-                      frequency[:n])
+    damping = normal.diagonal().mean().clamp_max(-1e-4)
     turn = lambda x: x.to(V) @ V.conj()
-    B = turn(B)
-    B = torch.complex(B.real, B.imag.clamp(-2, 2)) if name.startswith('s4d-') else B
-    return Swings(A, B, F.pad(turn(P), (0, 0, 0, rank - len(P))))
+    return Swings(torch.complex(damping.expand(n), frequency[:n]), turn(B), turn(P))
+
+# %% ../../nbs/core/state_spaces.ipynb #9bdb87e1
+def swings(
+    name:str, # legs; or for S4D lin, evenly spaced, or inv, mostly slow
+    n:int, # complex numbers of state
+) -> Swings: # P has one row
+    "What a layer starts with: a memory, turned, or pitches by a formula"
+    if name == 'legs': return nearly_diagonal(*hippo(2 * n))
+    k = torch.arange(n, dtype=torch.float64)
+    spaced = dict(lin=math.pi * k, inv=2 * n / math.pi * (2 * n / (2 * k + 1) - 1))
+    if name not in spaced:
+        raise ValueError(f"no memory {name!r}. Use legs, lin or inv.")
+    A = torch.complex(torch.full_like(k, -.5), -spaced[name])
+    return Swings(A, torch.ones_like(A), torch.zeros(1, n, dtype=A.dtype))
 
 # %% ../../nbs/core/state_spaces.ipynb #40b8a26c
 def dplr_kernel(
@@ -150,26 +131,20 @@ class S4Config:
     d_model:int = 64            # systems, h: one for each channel
     d_state:int = 64  # real numbers of state per system: n = half as many complex ones
     kind:str = 'dplr'           # dplr: S4; diagonal: S4D
-    init:str = 'legs'           # see `swings`; several names joined by + take turns
-    rank:int = 1                # of the low-rank part
-    n_systems:int = 0           # different A, B and P; 0: one for each channel
-    outputs:int = 1             # kernels per system and direction
+    init:str = 'legs'           # see `swings`
     bidirectional:bool = False  # also listen to what comes later
     length:int = 0              # longest kernel, samples; 0: any
-    rule:str = 'bilinear'       # S4D: bilinear, zoh, or dss (normalised by length)
+    rule:str = 'bilinear'       # S4D: bilinear or zoh
     dt_min:float = 1e-3         # steps at the start, smallest ...
     dt_max:float = .1           # ... and largest
-    dt_tied:bool = True         # one step for all swings of a system
-    dt_form:str = 'exp'  # how a positive number is kept: exp, softplus, sigmoid, relu
-    real_form:str = 'exp'       # the damping
-    imag_form:str = 'none'      # the frequency
-    gate:bool = True            # a gate (GLU) after the layer
-    two_systems:bool = False  # each direction has one, only C and Q are learned (V1)
-    backward_lag:int = 1  # the other direction starts at the next; V1: at this one
+    rules:ClassVar[tuple] = ('bilinear', 'zoh')
+    # fields of earlier folders that stand in `published.s4` now: what they were here
+    moved:ClassVar[dict] = dict(
+        rank=1, n_systems=0, outputs=1, dt_tied=True, dt_form='exp', real_form='exp',
+        imag_form='none', gate=True, two_systems=False, backward_lag=1)
 
     def __post_init__(self):
-        for name, known in dict(kind=('dplr', 'diagonal'),
-                                rule=('bilinear', 'zoh', 'dss')).items():
+        for name, known in dict(kind=('dplr', 'diagonal'), rule=self.rules).items():
             if (value := getattr(self, name)) not in known:
                 raise SettingsError(f"{name}={value!r} is not known. "
                                     f"{near(value, known)}")
@@ -177,16 +152,6 @@ class S4Config:
             raise SettingsError(f"d_state={self.d_state} is odd. Give 2 n.")
 
 # %% ../../nbs/core/state_spaces.ipynb #a9b70ca0
-_FORMS = dict(exp=(torch.exp, torch.log),
-              softplus=(F.softplus, lambda x: x.expm1().log()),
-              sigmoid=(torch.sigmoid, torch.logit),
-              relu=(lambda x: F.relu(x) + 1e-4, lambda x: x),
-              relu0=(F.relu, lambda x: x), none=(lambda x: x, lambda x: x))
-
-def _stored(x, form):
-    "A positive number as its parameter, at least in float32"
-    return _FORMS[form][1](x if form == 'none' else x.clamp_min(1e-4)).float()
-
 class Systems(NamedTuple):
     "What a `StateSpace` stands for, all complex but dt"
     dt: Tensor  # (h, 1) or (h, n)
@@ -205,30 +170,21 @@ class StateSpace(Published, nn.Module):
     ):
         super().__init__()
         c = self.config = config
-        h, n = c.d_model * (2 if c.two_systems else 1), c.d_state // 2
-        names, s = c.init.split('+'), c.n_systems or h
-        if s % len(names) or h % s:
-            raise SettingsError(f"{h} channels, n_systems={s} and init={c.init!r} do "
-                                "not divide.")
-        found = [swings(name, n, c.rank) for name in names
-                 for _ in range(s // len(names))]
-        A, B, P = (torch.stack(t, -2) for t in zip(*found))
-        real = lambda x: torch.view_as_real(x.to(torch.cfloat)).contiguous()
-        pair = lambda x: nn.Parameter(real(x))
-        dt = torch.empty(h, 1 if c.dt_tied else n).uniform_(math.log(c.dt_min),
-                                                            math.log(c.dt_max))
-        self.dt = nn.Parameter(_stored(dt.exp(), c.dt_form))
-        self.A_real = nn.Parameter(_stored(-A.real, c.real_form))
-        self.A_imag = nn.Parameter(_stored(-A.imag, c.imag_form))
-        outputs = c.outputs * (2 if c.bidirectional and not c.two_systems else 1)
-        self.B, self.C = pair(B), pair(torch.randn(outputs, h, n, dtype=torch.cfloat))
+        h, n, listens = c.d_model, c.d_state // 2, 2 if c.bidirectional else 1
+        A, B, P = (torch.stack([t] * h, -2) for t in swings(c.init, n))
+        dt = torch.empty(h, 1).uniform_(math.log(c.dt_min), math.log(c.dt_max)).exp()
+        self.dt = nn.Parameter(dt.log())
+        self.A_real = nn.Parameter(A.real.neg().log().float())
+        self.A_imag = nn.Parameter(A.imag.neg().float())
+        self.B = _pair(B)
+        self.C = _pair(torch.randn(listens, h, n, dtype=torch.cfloat))
         if c.kind == 'dplr':
-            self.P = pair(P)
+            self.P = _pair(P)
             self.register_buffer('settled', torch.tensor(c.length))
-        if c.two_systems:
-            self.Q = pair(P.conj())
-            for p in (self.dt, self.A_real, self.A_imag, self.B, self.P):
-                p.requires_grad_(False)
+
+def _pair(x):
+    "A complex parameter, kept as real and imaginary part"
+    return nn.Parameter(torch.view_as_real(x.to(torch.cfloat)).contiguous())
 
 # %% ../../nbs/core/state_spaces.ipynb #23b9da75
 @patch
@@ -237,29 +193,19 @@ def systems(self:StateSpace,
     dtype:torch.dtype|None=None, # None: that of the parameters; float64 loses nothing
 ) -> Systems:
     "The numbers behind the parameters, one row for each channel"
-    c, h, dtype = self.config, len(self.dt), dtype or _precision(self.dt)
-    form = lambda x, name: _FORMS[name][0](x.to(dtype))
-    wide = lambda x: x.repeat(*(1,) * (x.ndim - 2), h // x.shape[-2], 1)
-    whole = lambda x: wide(torch.view_as_complex(x.to(dtype).contiguous()))
-    A = wide(-torch.complex(form(self.A_real, c.real_form),
-                            form(self.A_imag, c.imag_form)))
-    P = whole(self.P) if c.kind == 'dplr' else None
-    Q = whole(self.Q) if c.two_systems else P if P is None else P.conj()
-    return Systems(form(self.dt, c.dt_form) * rate, A, whole(self.B), whole(self.C), P,
-                   Q)
+    dtype = dtype or _precision(self.dt)
+    whole = lambda x: torch.view_as_complex(x.to(dtype).contiguous())
+    A = -torch.complex(self.A_real.to(dtype).exp(), self.A_imag.to(dtype))
+    P = whole(self.P) if self.config.kind == 'dplr' else None
+    return Systems(self.dt.to(dtype).exp() * rate, A, whole(self.B), whole(self.C), P,
+                   None if P is None else P.conj())
 
 # %% ../../nbs/core/state_spaces.ipynb #98d2d7cc
-def _weighted(rule, dt, A, B, length):
+@patch
+def _weighted(self:StateSpace, dt, A, B, length):
     "What a diagonal system's swings are multiplied by, and the logarithm of a step"
-    if rule != 'dss':
-        dA, gain = discretize(A, dt, rule)
-        return 2 * B * gain, dA.log()
-    # Gupta et al. 2022: a softmax over time; grows if A does, so it is turned round
-    z = dt * A
-    sign = 1 - 2 * (z.real > 0)
-    x = torch.expm1(sign * z * length) * A
-    weight = torch.expm1(sign * z) * x.conj() / (x * x.conj() + 1e-7)
-    return B * weight * torch.where(sign < 0, -z * (length - 1), 0).exp(), z
+    dA, gain = discretize(A, dt, self.config.rule)
+    return 2 * B * gain, dA.log()
 
 def _pairs(x):
     "Both of each conjugate pair"
@@ -328,7 +274,7 @@ def kernel(self:StateSpace,
         C, settled = self.settled_C(C, round(rate * length))
         K = dplr_kernel(dt, A, B, C, P, Q, round(settled / rate))[..., :length]
     else:
-        v, log_dA = _weighted(c.rule, dt, A, B, length)
+        v, log_dA = self._weighted(dt, A, B, length)
         if given: v = torch.cat([2 * log_dA.exp() * state, v])
         v = v[:, None] * C
         K = vandermonde(v.flatten(0, 1), log_dA, length).unflatten(0, v.shape[:2])

@@ -5,7 +5,7 @@
 # %% ../../nbs/core/wave_diffusion.ipynb #6a1f75a3
 #| code-fold: true
 from __future__ import annotations
-import math, time
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 import torch
@@ -15,11 +15,13 @@ from torch.nn import functional as F
 from ..audio_features import MelConfig
 from .diffusion_process import DiffusionProcess
 from .generator import Conditions, Generator, ItemNoise
+from .half_precision import held, Holds
+from .rendering import _decibels
 from .settings import near, SettingsError
 
 # %% auto #0
 __all__ = ['WAVENETS', 'step_embedding', 'WaveNetConfig', 'DiffWaveConfig', 'add_weight_norm', 'without_weight_norm',
-           'MelUpsample', 'mel_terms', 'WaveGenerator']
+           'MelUpsample', 'mel_terms', 'WaveGenerator', 'Finisher']
 
 # %% ../../nbs/core/wave_diffusion.ipynb #3103c5d7
 def step_embedding(
@@ -158,12 +160,14 @@ def mel_terms(
     return terms
 
 # %% ../../nbs/core/wave_diffusion.ipynb #bf737908
-class WaveGenerator(Generator):
+class WaveGenerator(Holds, Generator):
     "Base of generators that denoise waveforms; a family adds `walk` and `predictor`"
     asks = frozenset({'label', 'shares', 'features'})
     honours = frozenset({'seconds', 'steps', 'guidance', 'sampler', 'init', 'strength',
                          'mask', 'loop', 'on_step', 'progress'})
-    half = False    # answer in bfloat16 while sampling? see `choose_precision`
+    precisions = 'float32', 'bf16' # how it answers while sampling
+    # f(net, precision) -> a copy in bf16 for a processor; None: autocast
+    rounded = None
     samplers = {}   # name -> (function, spacing of the times, usual steps)
 
     def __init__(self,
@@ -182,11 +186,11 @@ class WaveGenerator(Generator):
         if c.mel is not None: self.honours = self.honours - {'loop'}
 
     @property
-    def precision(self) -> str: return 'bf16' if self.half else 'float32'
-    def set_precision(self, precision:str) -> WaveGenerator: # float32, bf16 or auto
-        "`choose_precision`, as every generator is asked"
-        self.choose_precision(precision)
-        return self
+    def asked(self) -> nn.Module:
+        "The network, or what stands for it while sounds are made"
+        if self.rounded is None or torch.is_grad_enabled() or self.device.type != 'cpu':
+            return self.net
+        return held(self.net, self.precision, self.rounded)
 
     @property
     def process(self) -> DiffusionProcess:
@@ -237,11 +241,12 @@ def answers(self:WaveGenerator,
 ): # f(x, t) -> answer
     "The network as a function of state and time, a few sounds at a time"
     chunk = (1 if self.device.type == 'cpu' else 64) if chunk is None else chunk
-    follow = None if mel is None else _kept_mel(self.net, mel.to(self.device))
+    follow = None if mel is None else _kept_mel(self.asked, mel.to(self.device))
     classes = None if classes is None else classes.to(self.device)
     def answer(x, t):
         rows = [slice(i, i + chunk) for i in range(0, len(x), chunk)]
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(x.device.type, torch.bfloat16,
+                            enabled=self.precision == 'bf16'):
             return torch.cat([self(x[r], t[r], None if classes is None else classes[r],
                                    follow and follow(r, x.shape[-1]))
                               for r in rows]).float()
@@ -306,26 +311,20 @@ def _sample(self:WaveGenerator,
 
 # %% ../../nbs/core/wave_diffusion.ipynb #b78e2071
 @patch
+def trial(self:WaveGenerator):
+    "One step of half a second"
+    unit = self.net.unit if self.mel is None else self.mel.hop_length
+    n = -(-self.sample_rate // 2 // unit) * unit
+    mel = self.mel and torch.zeros(1, self.mel.n_mels, n // self.mel.hop_length)
+    x, t = torch.zeros(1, 1, n, device=self.device), torch.zeros(1, device=self.device)
+    self.predictor(mel=mel)(x, t).cpu()
+
+@patch
 def choose_precision(self:WaveGenerator,
-    # float32, bf16, or auto: what a trial on half a second finds faster
-    precision:str='auto',
-) -> bool: # does it answer in bfloat16 from now on?
-    "How the network computes while sampling; float32 unless this is called"
-    if precision not in ('float32', 'bf16', 'auto'):
-        raise ValueError(f"precision={precision!r} is not known. Give float32, bf16 or "
-                         "auto.")
-    if precision != 'auto' or self.mel is not None:
-        self.half = precision == 'bf16'
-        return self.half
-    x = torch.zeros(1, 1, -(-self.sample_rate // 2 // self.net.unit) * self.net.unit)
-    answer, took = self.predictor(), {}
-    with torch.no_grad():
-        for self.half in (False, True) * 3:     # the first two warm up
-            began = time.perf_counter()
-            answer(x.to(self.device), torch.zeros(1, device=self.device)).cpu()
-            took.setdefault(self.half, []).append(time.perf_counter() - began)
-    self.half = 1.1 * min(took[True][1:]) < min(took[False][1:])
-    return self.half
+    precision:str='auto', # 'float32', 'bf16', or 'auto': what a trial finds faster
+) -> bool: # does it answer in bf16 from now on?
+    "`set_precision`, and what came of it"
+    return self.set_precision(precision).precision == 'bf16'
 
 # %% ../../nbs/core/wave_diffusion.ipynb #6d1b29b4
 @patch
@@ -342,3 +341,47 @@ def vocode(self:WaveGenerator,
     made = self.sample(features=x.mT, n=len(x), seconds=seconds, seed=seed,
                        progress=False, **how)
     return made.audio
+
+# %% ../../nbs/core/wave_diffusion.ipynb #b6473d1c
+class Finisher(nn.Module):
+    "A vocoder, and a network that goes over what it made"
+    def __init__(self,
+        vocoder, # has `mel` and `vocode`: log-mel to waveform
+        model:WaveGenerator, # follows log-mels of the same front end
+        # how far to leave the vocoder's wave: 0 not at all, 1 altogether
+        strength:float=.3,
+        steps:int|None=None, # looks on the way; None: the model's own number
+        peak:float=.8, # at which the network learnt; 0: as it is
+        seed:int=0, # of the noise for the first sound; each further has one more
+    ):
+        super().__init__()
+        if getattr(model, 'mel', None) is None:
+            raise SettingsError(f"a {type(model).__name__} follows no log-mel. Give "
+                                "what `foleybook train foley-finisher` wrote.")
+        model.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
+        if not 0 <= strength <= 1:
+            raise SettingsError(f"strength={strength} must lie between 0 and 1.")
+        self.vocoder, self.model, self.peak, self.seed = vocoder, model, peak, seed
+        self.how = dict(strength=strength) | (dict(steps=steps) if steps else {})
+
+    @property
+    def mel(self) -> MelConfig:
+        "The front end of the vocoder"
+        return self.vocoder.mel
+
+    @torch.no_grad()
+    def vocode(self,
+        log_mel:Tensor, # (b, m, f) or (m, f)
+        mel:MelConfig|None=None, # front end it was made with; None: trust
+    ) -> Tensor: # waveform, (b, 1, f * hop_length)
+        "The vocoder's wave, gone over"
+        x = (log_mel[None] if log_mel.ndim == 2 else log_mel).float().cpu()
+        wave = self.vocoder.vocode(x, mel).cpu()
+        if not self.how['strength']: return wave
+        loud = wave.abs().amax((1, 2), keepdim=True).clamp_min(1e-2)
+        gain = self.peak / loud if self.peak else torch.ones_like(loud)
+        louder = x + _decibels(20 * gain.log10(), self.mel)
+        made = self.model.vocode(louder, seed=self.seed, init=wave * gain, **self.how)
+        return made.cpu() / gain
+
+    def forward(self, log_mel:Tensor) -> Tensor: return self.vocode(log_mel)

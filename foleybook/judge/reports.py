@@ -22,10 +22,10 @@ from .roundtrip import roundtrip_table
 __all__ = ['report_page', 'save_report', 'leaderboard_page', 'save_leaderboard', 'roundtrip_page', 'save_roundtrip',
            'listening_page', 'listening_scores']
 
-# %% ../../nbs/judge/reports.ipynb #e78cd7a0
-TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player, table %}
-{% block style %}
-.confusion th,.confusion td{padding:.15rem .4rem;text-align:center;border:1px solid var(--line);
+# %% ../../nbs/judge/reports.ipynb #04fbab6a
+TEMPLATES['confusion.css'] = """
+.confusion th,.confusion td{padding:.15rem .4rem;text-align:center;
+  border:1px solid var(--line);
   min-width:1.9rem}
 .confusion thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left}
 .confusion tbody th{text-align:right}
@@ -33,37 +33,54 @@ TEMPLATES['report.html'] = """{% extends 'base.html' %}{% from 'parts.html' impo
 .confusion td{background:rgb(var(--hue) / calc(.8 * var(--share)))}
 .confusion td.dark{color:#fff}
 .confusion td.right{outline:2px solid var(--accent);outline-offset:-2px;font-weight:700}
-{% endblock %}
-{% block body %}<p class="soft">{{ about }}</p>
-<div class="cards">{% for q, r in summary %}<section class="card"><h2>{{ q }}</h2>
-<strong{% if not r.better or 'not measured' in r.generated %}
- class="none"{% endif %}>{{ r.generated }}</strong>
-<p>{{ r.says }}</p><p class="soft">
-{% if r.recordings %}recordings score {{ r.recordings }}; {% endif %}{{ r.better }} is better</p>
-</section>{% endfor %}</div>
-{% for text in beside %}<p class="soft">{{ text }}</p>{% endfor %}
-{% if notes %}<h2>To be kept in mind</h2><ul>{% for n in notes %}<li>{{ n }}</li>{% endfor %}</ul>
-{% endif %}
-{% if classes %}
-<h2>Class by class</h2>{{ table(classes, class_columns, 'class', class_heading) }}{% endif %}
-{% if confusion %}<h2>What a classifier of recordings hears</h2>
+"""
+TEMPLATES['confusion.html'] = """{% if confusion %}
+<h2>What a classifier of recordings hears</h2>
 <div class="wide" tabindex="0" role="region" aria-label="confusion matrix">
 <table class="confusion">
-<caption>Rows: what was asked for. Columns: what was heard. The frames mark what is right.</caption>
-<thead><tr><th scope="col"></th>{% for c in heard %}<th scope="col">{{ c }}</th>{% endfor %}
+<caption>Rows: what was asked for. Columns: what was heard. The frames mark what is
+right.</caption>
+<thead><tr><th scope="col"></th>
+{% for c in heard %}<th scope="col">{{ c }}</th>{% endfor %}
 </tr></thead>
 <tbody>{% for label, cells in confusion %}<tr><th scope="row">{{ label }}</th>
 {% for n, share, right in cells %}
 <td style="--share:{{ share }}"
  class="{{ 'right ' if right else '' }}{{ 'dark' if share > 0.6 else '' }}">
 {{- n if n or right else '' }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>{% endif %}
-{% for heading, about, rows in sections %}<h2>{{ heading }}</h2><p class="soft">{{ about }}</p>
-{% for row in rows %}<div class="row">{% for p in row %}{{ player(p) }}{% endfor %}</div>
+{% endfor %}</tbody></table></div>{% endif %}"""
+
+# %% ../../nbs/judge/reports.ipynb #e78cd7a0
+TEMPLATES['report.html'] = """{% extends 'base.html' %}
+{% from 'parts.html' import player, table %}
+{% block style %}
+{% include 'confusion.css' %}{% endblock %}
+{% block body %}<p class="soft">{{ about }}</p>
+<div class="cards">{% for q, r in summary %}<section class="card"><h2>{{ q }}</h2>
+<strong{% if not r.better or 'not measured' in r.generated %}
+ class="none"{% endif %}>{{ r.generated }}</strong>
+<p>{{ r.says }}</p><p class="soft">
+{% if r.recordings %}recordings score {{ r.recordings }}; {% endif %}
+{{ r.better }} is better</p>
+</section>{% endfor %}</div>
+{% for text in beside %}<p class="soft">{{ text }}</p>{% endfor %}
+{% if notes %}<h2>To be kept in mind</h2><ul>
+{% for n in notes %}<li>{{ n }}</li>{% endfor %}</ul>
+{% endif %}
+{% if classes %}
+<h2>Class by class</h2>
+{{ table(classes, class_columns, 'class', class_heading) }}{% endif %}
+{% include 'confusion.html' %}
+{% for heading, about, rows in sections %}<h2>{{ heading }}</h2>
+<p class="soft">{{ about }}</p>{% for row in rows %}
+<div class="row">{% for p in row %}{{ player(p) }}{% endfor %}</div>
 {% endfor %}{% endfor %}
-<h2>Everything measured</h2><details><summary>All measures, with their intervals</summary>
-{{ table(everything, labels, 'measure', 'Value and 95 % interval of each measure') }}</details>
-<details><summary>How this was measured</summary><pre>{{ record }}</pre></details>{% endblock %}"""
+<h2>Everything measured</h2>
+<details><summary>All measures, with their intervals</summary>
+{{ table(everything, labels, 'measure',
+ 'Value and 95 % interval of each measure') }}</details>
+<details><summary>How this was measured</summary><pre>{{ record }}</pre></details>
+{% endblock %}"""
 
 # %% ../../nbs/judge/reports.ipynb #de66b777
 def _number(measure, value, real=math.nan):
@@ -122,7 +139,8 @@ def _sections(result, players):
     worst = (f.clicks + f.clipped
              + 5 * (f.silence > .5)).sort_values(ascending=False, kind='stable')
     worst = worst[worst > 0].index[:2 * players]
-    said = lambda r: f'{r.clicks:.0f} clicks, {r.clipped:.0f} clipped runs, {r.silence:.0%} silent'
+    said = lambda r: (f'{r.clicks:.0f} clicks, {r.clipped:.0f} clipped runs, '
+                      f'{r.silence:.0%} silent')
     if len(worst):
         found.append(('Most faults', '',
                       [[clip_player(g, e.rows[i], said(f.loc[i])) for i in worst]]))
@@ -136,14 +154,16 @@ def report_page(
     """Five numbers in words, each class, confusion, nearest clips, faults, and how it
     was measured"""
     r,real = result.record,result.record.get('recordings')
-    of = lambda s: '' if s['source'] == 'Sounds' else f" of {Path(s['source']).name or s['source']}"
+    of = lambda s: '' if s['source'] == 'Sounds' else (
+        f" of {Path(s['source']).name or s['source']}")
     sets = {n: f"{s['clips']} clips{of(s)}" for n,s in r['sets'].items()}
     trained = f", trained on {sets['train']}" if 'train' in sets else ''
     heard_to = min(r['embedder']['hears_to'], r['compared_at'] / 2)
     by = f"{r['embedder']['name']}, up to {heard_to / 1000:.3g} kHz"
     about = f"{sets['generated']} against {sets['reference']}{trained}; heard by {by}."
     beside = ([] if not real else result.beside() + [
-        f"The numbers of recordings are those of {real['clips']} clips: {real['how']}."])
+        f"The numbers of recordings are those of {real['clips']} clips: "
+        f"{real['how']}."])
     columns,classes = _classes(result)
     heard,confusion = _confusion(result)
     wide = result.wide().T
@@ -176,7 +196,8 @@ TEMPLATES['leaderboard.html'] = """{% extends 'base.html' %}
 {{ table(rows, columns, 'family',
   'A value, in brackets its 95 % interval; the head says which way is better') }}
 <div class="row plots">{% for text, uri in plots %}
-<img class="plot" src="{{ uri }}" alt="{{ text }}" width="495" height="288">{% endfor %}</div>
+<img class="plot" src="{{ uri }}" alt="{{ text }}" width="495" height="288">
+{%- endfor %}</div>
 <h2>Listen</h2>{% for family, players in families %}<h3>{{ family }}</h3>
 <div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div>{% endfor %}
 {% endblock %}"""
@@ -242,7 +263,8 @@ TEMPLATES['roundtrip.html'] = """{% extends 'base.html' %}
 <details><summary>What the columns say</summary><ul>{% for m, says in meaning %}
 <li><b>{{ m }}</b>: {{ says }}</li>{% endfor %}</ul></details>
 {% for label, players in classes %}<section><h2>{{ label or 'sounds' }}</h2>
-<div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div></section>{% endfor %}
+<div class="row">{% for p in players %}{{ player(p) }}{% endfor %}</div></section>
+{%- endfor %}
 {% endblock %}"""
 
 # %% ../../nbs/judge/reports.ipynb #667439fc
@@ -280,27 +302,37 @@ def save_roundtrip(
     return write_text(Path(folder)/'roundtrip.html',
                       roundtrip_page(table, folder, per_class))
 
-# %% ../../nbs/judge/reports.ipynb #976b1304
-TEMPLATES['listening.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player %}
-{% block policy %}; script-src 'unsafe-inline'{% endblock %}
-{% block style %}
-li{margin:1.4rem 0}
-fieldset{border:0;margin:.3rem 0;padding:0;display:flex;flex-wrap:wrap;gap:.1rem;align-items:center}
+# %% ../../nbs/judge/reports.ipynb #b40d7cd5
+TEMPLATES['listening.css'] = """li{margin:1.4rem 0}
+fieldset{border:0;margin:.3rem 0;padding:0;display:flex;flex-wrap:wrap;gap:.1rem;
+  align-items:center}
 legend{float:left;width:15rem;padding:0}
-fieldset label{padding:.2rem .55rem;border:1px solid var(--line);border-radius:.3rem;cursor:pointer}
+fieldset label{padding:.2rem .55rem;border:1px solid var(--line);
+  border-radius:.3rem;cursor:pointer}
 fieldset input{position:absolute;opacity:0}
-fieldset label:has(:checked){background:var(--accent);color:var(--paper);font-weight:700}
+fieldset label:has(:checked){background:var(--accent);color:var(--paper);
+  font-weight:700}
 fieldset label:has(:focus-visible){outline:3px solid var(--accent);outline-offset:2px}
 .done{position:sticky;bottom:0;background:var(--paper);padding:.8rem 0;
   border-top:1px solid var(--line)}button,#who{font:inherit;padding:.3rem .8rem}
-{% endblock %}
-{% block body %}<p>Use headphones. 1 is worst, 10 is best. Listen as often as you like.</p>
+"""
+
+# %% ../../nbs/judge/reports.ipynb #976b1304
+TEMPLATES['listening.html'] = """{% extends 'base.html' %}
+{% from 'parts.html' import player %}
+{% block policy %}; script-src 'unsafe-inline'{% endblock %}
+{% block style %}
+{% include 'listening.css' %}{% endblock %}
+{% block body %}
+<p>Use headphones. 1 is worst, 10 is best. Listen as often as you like.</p>
 <p><label>Your name: <input id="who" autocomplete="off"></label></p>
 <ol>{% for clip, label, p in items %}<li>{{ player(p, picture=False) }}
-{% for what, text in (('quality', 'quality'), ('fit', 'how much like ' ~ (label or 'its label'))) %}
+{% for what, text in (('quality', 'quality'),
+ ('fit', 'how much like ' ~ (label or 'its label'))) %}
 <fieldset><legend>{{ text }}</legend>
 {% for v in range(1, 11) %}<label>
-<input type="radio" name="{{ clip }}-{{ what }}" value="{{ v }}">{{ v }}</label>{% endfor %}
+<input type="radio" name="{{ clip }}-{{ what }}" value="{{ v }}">{{ v }}</label>
+{%- endfor %}
 </fieldset>
 {% endfor %}</li>{% endfor %}</ol>
 <p class="done">
@@ -308,16 +340,18 @@ fieldset label:has(:focus-visible){outline:3px solid var(--accent);outline-offse
  type="button">Download scores.csv</button></p>
 <script>
 const clips = {{ items | map(attribute=0) | list | tojson }};
-const score = (clip, what) =>
-  document.querySelector('input[name="' + clip + '-' + what + '"]:checked')?.value ?? '';
-const count = () => { const n = clips.filter(c => score(c, 'quality') && score(c, 'fit')).length;
-  document.getElementById('done').textContent = n + ' of ' + clips.length + ' clips rated'; };
+const score = (clip, what) => document.querySelector(
+  'input[name="' + clip + '-' + what + '"]:checked')?.value ?? '';
+const count = () => { const done = document.getElementById('done');
+  const n = clips.filter(c => score(c, 'quality') && score(c, 'fit')).length;
+  done.textContent = n + ' of ' + clips.length + ' clips rated'; };
 document.addEventListener('change', count);
 document.getElementById('save').onclick = () => {
   const who = document.getElementById('who').value.replace(/[",;\\s]+/g, ' ').trim();
   const rows = clips.map(c => [who, c, score(c, 'quality'), score(c, 'fit')])
     .filter(r => r[2] || r[3]);
-  const text = 'listener,clip,quality,fit\\n' + rows.map(r => r.join(',') + '\\n').join('');
+  const text = 'listener,clip,quality,fit\\n'
+    + rows.map(r => r.join(',') + '\\n').join('');
   const a = document.createElement('a');
   a.href = URL.createObjectURL(new Blob([text], {type: 'text/csv'}));
   a.download = 'scores.csv'; a.click(); };

@@ -23,6 +23,13 @@ def _float_of_bits(context, bits):
         return builder.bitcast(values[0], ir.FloatType())
     return types.float32(types.int32), build
 
+@intrinsic
+def _bits_of_float(context, x):
+    "The 32 bits (int32) of a float32"
+    def build(_, builder, signature, values):
+        return builder.bitcast(values[0], ir.IntType(32))
+    return types.int32(types.float32), build
+
 # %% ../../nbs/kernels/arithmetic.ipynb #bf2bc2d5
 @compiled
 def exponential(

@@ -12,9 +12,11 @@ from ..audio_features import MelConfig
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_published)
 from ..diffwave import DiffusionProcess, DiffWave, DiffWaveConfig, WaveNetConfig
-from ..sashimi import (
-    S4, S4Config, Sashimi, SashimiBlock, SashimiConfig, SashimiNetConfig, SashimiWave,
-    SashimiWaveConfig, StateSpace)
+from foleybook.published.s4 import (
+    PublishedNetConfig, PublishedS4, PublishedS4Config, PublishedSashimi,
+    PublishedSashimiConfig, PublishedSashimiWave, PublishedStateSpace,
+    PublishedWaveConfig)
+from ..sashimi import S4, Sashimi, SashimiBlock, SashimiWave, StateSpace
 
 # %% auto #0
 __all__ = ['to_published', 'from_published', 'published_config', 'average_weights', 'published_optimizer', 'published_sizes']
@@ -269,11 +271,12 @@ def from_original(cls:StateSpace,
     source, # file or weights of a kernel of the authors' S4 or S4D
     rule:str='zoh', # its discretisation, which the weights do not tell
     real_form:str='exp', # how its damping is stored
-    **fields, # other settings of `S4Config`: dt_form, imag_form ...
-): # `StateSpace`
+    **fields, # other settings of `PublishedS4Config`: dt_form, imag_form ...
+): # `PublishedStateSpace`
     "Load the published systems without the layer around them"
     found, state = _space(published_weights(source), rule, real_form)
-    space = cls(S4Config(**found | dict(outputs=len(state['C'])) | fields))
+    fields = found | dict(outputs=len(state['C'])) | fields
+    space = PublishedStateSpace(PublishedS4Config(**fields))
     load_strict(space, state, 'published kernel')
     return space
 
@@ -286,12 +289,12 @@ def from_original(cls:S4,
     length:int=0, # l_max
     rule:str='zoh', # S4D: discretisation; V3's own default is bilinear
     real_form:str='exp', # how the damping is stored
-    **fields, # other settings of `S4Config`
-): # `S4` in eval mode
+    **fields, # other settings of `PublishedS4Config`
+): # `PublishedS4` in eval mode
     "Load a published layer"
     sd = published_weights(source)
     found, state = published_layer(sd, bidirectional, length, rule, real_form, **fields)
-    layer = cls(S4Config(**found))
+    layer = PublishedS4(PublishedS4Config(**found))
     load_strict(layer, state, 'published S4 layer')
     layer.space.settle(length)
     return layer.eval()
@@ -333,7 +336,7 @@ def published_sizes(
     sd:dict, # weights under their original names
     length:int, # of the kernels, samples, where the weights do not tell
     where='the weights', # how an error calls them
-) -> SashimiNetConfig:
+) -> PublishedNetConfig:
     "Sizes of a published denoiser, read off its weights"
     count = lambda side: len({k.split('.')[1] for k in sd if k.startswith(side)})
     try:
@@ -349,14 +352,14 @@ def published_sizes(
                if f'upsample_conv2d.{k}.weight_v' in block]
         layer, _ = published_layer(_layer_of(block), True, 0, 'bilinear', 'exp')
         saved = layer['length'] or int(block['layer.kernel.kernel.L'])
-        return SashimiNetConfig(
+        return PublishedNetConfig(
             d_model=d, n_layers=count('c_layers'), pool=tuple(pool), expand=expand,
             ff=len(block['ff.ff.0.conv.bias']) // len(block['fc_t.bias']),
             unet='d_layers.0.fc_t.bias' in sd,
-            length=saved * math.prod(pool) if saved else length, weight_norm=True,
-            norm_eps=0., layer=S4Config(**layer | dict(d_model=64, length=0)),
+            length=saved * math.prod(pool) if saved else length,
+            layer=PublishedS4Config(**layer | dict(d_model=64, length=0)),
             step_width=sd['fc_t1.weight'].shape[1], hidden=len(sd['fc_t1.bias']),
-            step_out=len(sd['fc_t2.bias']), upsample=tuple(ups), cut_mel=True,
+            step_out=len(sd['fc_t2.bias']), upsample=tuple(ups),
             n_mels=block['mel_conv.conv.weight_v'].shape[1] if ups else 0)
     except (KeyError, IndexError) as e:
         raise CheckpointError(f"{where}: no SaShiMi of diffwave-sashimi; missing "
@@ -375,7 +378,7 @@ def from_original(cls:SashimiWave,
     length:int=16000, # of the kernels, samples, where the file does not tell
     process:DiffusionProcess|None=None, # None: T=200 to .02; with mels T=50 to .05
     sample_rate:int|None=None, # Hz; None: 16000; with mels 22050
-): # `SashimiWave` with the published weights
+): # `PublishedSashimiWave` with the published weights
     "Load a SaShiMi of diffwave-sashimi"
     sources = source if isinstance(source, (list, tuple)) else [source]
     sd = average_weights([published_weights(s, 'model_state_dict') for s in sources])
@@ -386,10 +389,9 @@ def from_original(cls:SashimiWave,
     mel = MelConfig.preset('diffwave_ljspeech').replace(
         hop_length=hop, win_length=max(1024, hop), n_fft=max(1024, hop),
         n_mels=net.n_mels) if net.n_mels else None
-    model = cls(SashimiWaveConfig(net, process or usual,
-                                  sample_rate or (22050 if mel else 16000),
-                                  level=1., mel=mel, clip=False, sampler='ddpm',
-                                  steps=None))
+    model = PublishedSashimiWave(PublishedWaveConfig(
+        net, process or usual, sample_rate or (22050 if mel else 16000), level=1.,
+        mel=mel, clip=False, sampler='ddpm', steps=None))
     load_strict(model.net, _from_published(sd, net), where)
     for b in model.net.trunk.blocks(): b.layer.space.settle(net.length // b.shrink)
     return model.eval()
@@ -416,7 +418,7 @@ _INSIDE = {'D': 'D', 'out.weight': 'output_linear.0.weight',
            'space.A_imag': 'w_imag', 'space.dt': 'log_dt', 'space.settled': 'L'}
 
 @patch
-def to_original(self:SashimiWave,
+def to_original(self:PublishedSashimiWave,
     tensors:dict|None=None, # by our names, such as gradients; None: the weights
 ) -> dict: # by the names of the master branch of diffwave-sashimi
     "The weights as the published code would save them"
@@ -459,10 +461,10 @@ def _trunk_config(groups, sides, length):
     d = len(groups['']['norm.weight'])
     expand = next((o for o in range(1, 9) if o * d == pools[0][0]), 1) if pools else 2
     fields, _ = published_layer(_layer_of(sides['c'][0]), False, 0, 'bilinear', 'exp')
-    space = S4Config(**fields | dict(d_model=64, length=0))
+    space = PublishedS4Config(**fields | dict(d_model=64, length=0))
     ff, unet = sides['c'][1]['layer.ff.0.0.weight'].shape, len(sides['d']) > len(pools)
     widths = tuple(s[1] // (d * expand**k) for k, s in enumerate(pools))
-    return SashimiConfig(
+    return PublishedSashimiConfig(
         d, len(sides['c']) // 2, widths, expand, ff[0] // ff[1], unet, length, space,
         norm_per_channel=True, ff_apart=True, stage_skip=not unet)
 
@@ -472,13 +474,13 @@ def _trunk_config(groups, sides, length):
 def from_original(cls:Sashimi,
     source, # file or weights of the autoregressive `Sashimi` of state-spaces/s4 (V4)
     length:int=0, # l_max of the full rate; 0: any
-): # `Sashimi`, causal, with a norm at the end, in eval mode
+): # `PublishedSashimi`, causal, with a norm at the end, in eval mode
     "Load a published autoregressive trunk"
     sd = published_weights(source)
     groups, sides = _published_sides(sd)
     config = _trunk_config(groups, sides, length)
-    trunk, state = cls(config), {f'norm.{_AFFINE[k]}': groups['']['norm.' + k]
-                                 for k in _AFFINE}
+    trunk, state = PublishedSashimi(config), {
+        f'norm.{_AFFINE[k]}': groups['']['norm.' + k] for k in _AFFINE}
     ours = [*(m for s in trunk.down for m in s), *trunk.center,
             *(m for s in trunk.up for m in s)]
     places, parts = {m: n for n,

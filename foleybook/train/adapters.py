@@ -108,7 +108,7 @@ def lengths_told(
 
 # %% ../../nbs/train/adapters.ipynb #2dc76aa8
 METHODS = dict( # and the learning rate of each
-    rows=1e-2, diffit=5e-3, lora=2e-3, full=2e-4)
+    rows=1e-2, diffit=5e-3, lora=2e-3, dora=2e-3, full=2e-4)
 
 # %% ../../nbs/train/adapters.ipynb #6fb1f314
 def _changed_by(method, part):
@@ -120,8 +120,8 @@ def _changed_by(method, part):
     end = lambda k: k.rpartition('.')[2]
     small = [k for k in shapes if end(k) in ('bias', 'own', 'sharp', 'last', 'clean')]
     rest = [k for k in shapes if k not in rows]
-    factors = inner if method == 'lora' else []
-    whole = dict(rows=[], diffit=small, lora=[], full=rest)[method]
+    factors = inner if method in ('lora', 'dora') else []
+    whole = dict(diffit=small, full=rest).get(method, [])
     pick = lambda names: {k: shapes[k] for k in names}
     return pick(factors), pick(whole), {k: shapes[k][1] for k in rows}
 
@@ -136,8 +136,9 @@ def fresh_differences(
 )->LowRank: # changes nothing yet
     "A file of differences, ready to be trained"
     factors, whole, rows = _changed_by(method, model.backbone)
+    lengths = {k: s[0] for k, s in factors.items() if method == 'dora'}
     own = LowRank(LowRankConfig(base, weights_digest(model), 'backbone', rank, factors,
-                                whole, rows, tuple(labels), dict(null=null)))
+                                whole, rows, tuple(labels), dict(null=null), lengths))
     for down in own.down.values(): nn.init.normal_(down, std=down.shape[1] ** -.5)
     return own
 
@@ -309,7 +310,7 @@ class AdaptRecipe(_Adapting):
     "Learn new classes beside a frozen `LatentDiffusion`"
     base:str = 'foley' # name or folder of the generator
     belongs:str = '' # digest of its weights, found when it is opened
-    method:str = 'lora' # rows, diffit, lora or full
+    method:str = 'lora' # rows, diffit, lora, dora or full
     rank:int = 16 # of the factors
     labels:tuple[str, ...] = () # found in the data
     # who answers old kinds and what nothing asks for, which guidance leads away from:

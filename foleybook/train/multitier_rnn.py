@@ -12,9 +12,13 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
+from ..core.code_maps import mel_cache, mel_loaders
 from ..core.control_tracks import Tracks
 from ..core.files import load_strict
 from ..core.generator import Pretrained
+from ..core.level_tiers import level_rows, LevelTier, LevelTierConfig
+from ..core.painting import mel_level
+from ..core.mel_config import MelConfig
 from ..core.settings import SettingsError
 from ..core.textures import (
     BandTier, BandTierConfig, heard_in_levels, NoiseTier, NoiseTierConfig)
@@ -24,7 +28,8 @@ from foleybook.multitier_rnn import (
 from .recipes import by_preset, LoopRecipe, StagedRecipe
 
 # %% auto #0
-__all__ = ['TierRecipe', 'AudioTierRecipe', 'ParamTierRecipe', 'TierStackRecipe', 'BandTierRecipe', 'TextureRecipe']
+__all__ = ['TierRecipe', 'AudioTierRecipe', 'ParamTierRecipe', 'TierStackRecipe', 'BandTierRecipe', 'TextureRecipe',
+           'LevelTierRecipe']
 
 # %% ../../nbs/train/multitier_rnn.ipynb #b913ba50
 @dataclass
@@ -264,3 +269,69 @@ class TextureRecipe(StagedRecipe):
         told = dict(steps=tier.card.get('steps', 0))
         if not rank_distrib(): stack.save_pretrained(out, self.card(table) | told)
         return stack
+
+# %% ../../nbs/train/multitier_rnn.ipynb #4ba38397
+@dataclass
+class LevelTierRecipe(LoopRecipe):
+    "A slow tier over the levels of the clips that a painter learns from"
+    model:LevelTierConfig = field(default_factory=LevelTierConfig)
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband')) # front end
+    seconds:float = 5. # length every clip is padded to
+    frames:int = 344 # crops learned from
+    gain_db:float = 3. # louder or softer, at most
+    dither:float = .006 # of the levels; 1 is 80 dB
+    balance:float = .5 # how much more often rare classes are drawn
+    cache_dir:str|None = None # of the mels; None: see `cache_folder`
+
+    def dataloaders(self, data):
+        "`DataLoaders` of log-mels, padded, not trimmed"
+        cache = mel_cache(data, self.mel, self.seconds, self.cache_dir, fit='pad',
+                          trim=False, progress=False)
+        return mel_loaders(self, cache, self.mel, balance=self.balance)
+
+    def build_model(self, dls)->LevelTier:
+        "A fresh tier for the classes of the clips"
+        c, mel = self.model, dls.mel
+        rate = mel.sample_rate / mel.hop_length / 8
+        return LevelTier(replace(c, labels=tuple(dls.vocab), row_rate=rate,
+                                 cond_size=len(dls.vocab)))
+
+    def loss_func(self):
+        "Minus the logarithm of the likelihood of the next row, a level"
+        spread = lambda out: F.softplus(out.sigma) + LevelTier.LEAST
+        return lambda out, rows: param_loss(out[0], rows, spread(out[0])).mean()
+
+    def callbacks(self)->list: return [_levels_of_batch(self)]
+    def check_listen(self, learn):
+        "A tier that makes tracks makes no sound"
+        if self.audio_every:
+            raise SettingsError(f"audio_every={self.audio_every}: a tier of levels "
+                                "makes no sound. Leave audio_every at 0.")
+
+# %% ../../nbs/train/multitier_rnn.ipynb #9a8bb05d
+def _levels_of_batch(recipe):
+    "A callback: log-mels become rows of levels, and the loss is that of the tier"
+    from fastai.callback.core import Callback
+    from foleybook.training import unwrap
+
+    class LevelsOfBatch(Callback):
+        order = 1
+
+        def before_batch(self):
+            mel, label = (v.as_subclass(Tensor) for v in (self.xb[0], self.yb[0]))
+            track = mel_level(mel.cpu().float(), self.dls.mel)
+            rows = self.crops(track) if self.training else track[:, :recipe.frames]
+            rows = level_rows(rows, len(recipe.model.outputs))
+            rows = rows + recipe.dither * torch.randn_like(rows)
+            rows = rows.to(mel.device)
+            self.learn.xb = unwrap(self.model).heard(rows, label),
+            self.learn.yb = rows,
+
+        def crops(self, track):
+            room = track.shape[-1] - recipe.frames
+            at = (torch.rand(len(track)) * (room + 1)).long() * (torch.rand(len(track)) < .5)
+            gain = recipe.gain_db * (2 * torch.rand(len(track)) - 1)
+            return torch.stack([x[i:i + recipe.frames] + g for x, i, g
+                                in zip(track, at.tolist(), gain.tolist())])
+
+    return LevelsOfBatch()

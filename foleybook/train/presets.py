@@ -257,6 +257,12 @@ _add('foley-vocoder-diffwave', OURS, 'train.diffwave.DiffWaveRecipe',
      steps=200_000, epoch_steps=1000, batch_size=16, precision='auto', ema=.9995,
      seconds=5., segment=16_384, model=dict(net='fullband_mel', sample_rate=44100,
      mel='fullband', steps=12))
+_add('foley-finisher', OURS, 'train.diffwave.DiffWaveRecipe',
+     'the same in an hour of one core, to go over what a vocoder made',
+     steps=2400, epoch_steps=200, batch_size=8, lr=.002, ema=.995, precision='auto',
+     seconds=5., segment=16_384, peak=.8, model=dict(net=dict(channels=128,
+     skip_channels=128, n_layers=12, cycle=6, patch=64, upsample=(8,), gain=True),
+     sample_rate=44100, mel='fullband', seconds=5., steps=12))
 
 # %% ../../nbs/train/presets.ipynb #78942335
 _add('quick-diffwave', SMALL, 'train.diffwave.DiffWaveRecipe',
@@ -336,14 +342,12 @@ _SASHIMI_LONG = dict(
 _SASHIMI_PUBLISHED = dict(
      process=dict(schedule='linear', T=200, beta_0=.0001, beta_T=.02), clip=False,
      sampler='ddpm', steps=None)
-_add('sashimi', PUBLISHED, 'train.sashimi.SashimiRecipe',
+_add('sashimi', PUBLISHED, 'published.s4.PublishedSashimiRecipe',
      'SaShiMi in DiffWave, as published',
-     **_SASHIMI_LONG | dict(model=_SASHIMI_PUBLISHED | dict(net=dict(d_model=128,
-     weight_norm=True, norm_eps=0.))))
-_add('sashimi_small', PUBLISHED, 'train.sashimi.SashimiRecipe',
+     **_SASHIMI_LONG | dict(model=_SASHIMI_PUBLISHED | dict(net=dict(d_model=128))))
+_add('sashimi_small', PUBLISHED, 'published.s4.PublishedSashimiRecipe',
      'SaShiMi in DiffWave, as published, small',
-     **_SASHIMI_LONG | dict(model=_SASHIMI_PUBLISHED | dict(net=dict(weight_norm=True,
-     norm_eps=0.))))
+     **_SASHIMI_LONG | dict(model=_SASHIMI_PUBLISHED))
 _CAUSAL = dict(
      unet=False, norm_per_channel=True, ff_apart=True, stage_skip=True,
      layer=dict(kind='diagonal', init='lin', rule='zoh'))
@@ -410,6 +414,10 @@ _add('texture-levels', SMALL, 'train.multitier_rnn.BandTierRecipe',
      track_rate=250., audio_rate=16000)
 _add('texture', OURS, 'train.multitier_rnn.TextureRecipe',
      'endless rain, fire or wind: noise in bands that knobs turn')
+_add('foley-levels', OURS, 'train.multitier_rnn.LevelTierRecipe',
+     'a slow tier that says when, for a painter that is not told',
+     steps=1600, epoch_steps=200, batch_size=64, lr=.003, clip_norm=1., ema=.99,
+     schedule='warmup_cosine', weight_decay=.01)
 _add('mtcrnn-tier3', PUBLISHED, 'published.mtcrnn.PublishedTierRecipe',
      'the slowest tier of MTCRNN',
      steps=4000, epoch_steps=200, batch_size=16, lr=.0005, schedule='constant',

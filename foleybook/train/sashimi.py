@@ -7,6 +7,7 @@
 from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 from ..audio_features import mu_law_encode
@@ -23,9 +24,11 @@ class SashimiRecipe(WaveDiffusionRecipe):
     "A SaShiMi that denoises waveforms"
     model: SashimiWaveConfig = field(default_factory=SashimiWaveConfig)
 
+    kind: ClassVar[type] = SashimiWave
+
     def build_model(self, dls) -> SashimiWave:
         "A fresh model"
-        return SashimiWave(self.configured(dls))
+        return self.kind(self.configured(dls))
 
 # %% ../../nbs/train/sashimi.ipynb #eeb42d5f
 def codes_task(peak):
@@ -36,7 +39,8 @@ def codes_task(peak):
 
     class CodesTask(Callback):
         def before_batch(self):
-            model, x, label = unwrap(self.model), self.xb[0].as_subclass(Tensor)[:, 0], self.yb[0]
+            model, label = unwrap(self.model), self.yb[0]
+            x = self.xb[0].as_subclass(Tensor)[:, 0]
             if peak: x = x / x.abs().amax(1, keepdim=True).clamp_min(1e-4) * peak
             spare = x.shape[1] % model.config.net.shrink
             codes = mu_law_encode(x[:, :x.shape[1] - spare], model.config.codes)
