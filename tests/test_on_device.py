@@ -3,8 +3,7 @@
 No GPU is needed for most: tensors on `meta` have no numbers, so a step that would ask the host fails there, and a backend of `torch.compile` that only traces shows
 what a compiling one would be given. What is marked `cuda` runs the same on the first GPU.
 """
-import copy
-import math
+import shutil
 
 import pytest
 import test_pixelsnail
@@ -14,10 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from foleybook.audio_features import MelConfig
 from foleybook.core import on_device
-from foleybook.core.cached_pixelsnail import CachedPixelSNAIL, draw_map, StaticPixelSNAIL
+from foleybook.core.cached_pixelsnail import CachedPixelSNAIL, StaticPixelSNAIL
 from foleybook.core.cached_transformer import CachedGPT, CHUNK, StaticGPT
-from foleybook.core.code_maps import UnigramPrior
-from foleybook.core.generator import Conditions, ItemNoise
+from foleybook.core.generator import Conditions, Generator, ItemNoise
 from foleybook.core.painting import LatentDiffusion, LatentDiffusionConfig
 from foleybook.core.unet import UNet, UNetConfig
 from foleybook.published.audio_diffusion import MelImageConfig, MelImageDiffusion, MelImageDiffusionConfig
@@ -237,7 +235,7 @@ def test_counted_noise_is_the_same_in_any_batch(device):
         for shape in ((3, 5), (7,), ()):
             x = getattr(together, draw)(*shape)
             assert x.shape == (4, *shape) and torch.equal(x, torch.cat([getattr(a, draw)(*shape) for a in alone]))
-            assert x.flatten(1).unique(dim=0).shape[0] == 4
+            assert x.view(4, -1).unique(dim=0).shape[0] == 4
     probs = torch.tensor([0.2, 0.0, 0.8], device=device).expand(4, 500, 3)
     drawn = together.choice(probs)
     assert not (drawn == 1).any() and abs((drawn == 2).float().mean() - 0.8) < 0.05
@@ -288,27 +286,55 @@ def test_items_are_decoded_together_but_on_a_processor(painter, picture, monkeyp
     seen.clear()
     monkeypatch.setattr(on_device, "at_once", lambda device: 2)
     monkeypatch.setattr("foleybook.published.audio_diffusion.at_once", lambda device: 2)
-    for f, x in zip(draw, wanted): assert torch.allclose(f(), x, atol=1e-4)
+    for f, x, near in zip(draw, wanted, (1e-4, 0.05)): assert torch.allclose(f(), x, atol=near)  # dB; a picture begins at 1 / 150 of the signal
     assert seen.count(2) == seen.count(1) == 3
 
 
 # ---- compiled ----
 
 
-def test_compiled_steps_are_exact(painter, picture):
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
+def families(painter, picture):
+    "(model, what it draws) of the four whose step can be compiled"
     text, snail = test_transformer.network(class_dropout=0.1), test_pixelsnail.network(class_dropout=0.1)
     cond = Conditions(label=[0, 1])
-    ways = {text: lambda: text.sample_codes(cond, [1, 2], guidance=2.0, top_k=5), snail: lambda: snail.sample_codes(cond, [1, 2], guidance=2.0, top_p=0.9),
-            painter: lambda: painter.sample_mel(cond, 2, [1, 2], 60, guidance=2.0, steps=6), picture: lambda: picture.sample_mel(cond, 2, [1, 2], 16, steps=3)}
-    for model, draw in ways.items():
-        plain = draw()
-        model.set_compile("aot_eager")
-        assert torch.equal(draw(), plain) if plain.dtype == torch.long else torch.allclose(draw(), plain, atol=1e-5)
-        assert torch.equal(model.set_compile(None) and draw(), plain)
+    return {"text": (text, lambda: text.sample_codes(cond, [1, 2], guidance=2.0, top_k=5)),
+            "snail": (snail, lambda: snail.sample_codes(cond, [1, 2], guidance=2.0, top_p=0.9)),
+            "painter": (painter, lambda: painter.sample_latents(cond, [1, 2], 30, guidance=2.0, steps=6)),
+            "picture": (picture, lambda: picture.sample_mel(cond, 2, [1, 2], 16, steps=3))}
+
+
+def check_compiled(model, draw, backend, near):
+    "The same with and without; and without again, where it was taken back"
+    plain = draw()
+    model.set_compile(backend)
+    for _ in range(2):  # recorded, replayed
+        found = draw()
+        assert torch.equal(found, plain) if plain.dtype == torch.long else torch.allclose(found, plain, atol=near)
+    assert torch.equal(model.set_compile(None) and draw(), plain)
+
+
+@pytest.mark.parametrize("family", ["text", "snail", "painter", "picture"])
+def test_compiled_steps_are_exact(family, painter, picture):
+    torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
-    assert counters["stats"]["unique_graphs"] > 3 and not counters["graph_break"], counters["graph_break"]
+    counters.clear()
+    check_compiled(*families(painter, picture)[family], "aot_eager", 1e-5 if family == "painter" else 0.05)
+    assert counters["stats"]["unique_graphs"] >= 1 and not counters["graph_break"], counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+@pytest.mark.parametrize("family", ["text", "painter"])
+def test_steps_compiled_by_inductor_are_near(family, painter, picture):
+    check_compiled(*families(painter, picture)[family], "inductor", 1e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("family", ["text", "snail", "painter", "picture"])
+def test_steps_compiled_on_a_gpu_are_near(family, painter, picture):
+    model, draw = families(painter, picture)[family]
+    check_compiled(model.to("cuda"), draw, "inductor", 0.05)
+    assert draw().device.type == "cuda"
 
 
 @pytest.mark.parametrize("which", ["text", "snail"])
@@ -338,3 +364,23 @@ def test_compile_says_what_it_needs(painter, monkeypatch):
     monkeypatch.setattr(on_device, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="Triton is not installed.*cuda"): on_device.check_backend("inductor", "cuda")
     assert painter.backend is None
+
+def test_a_generator_compiles_the_part_that_repeats_a_step():
+    class Part(on_device.Compiles, torch.nn.Module):
+        device = torch.device("cpu")
+
+    model = Generator()
+    with pytest.raises(ValueError, match="Generator repeats no step that torch could compile. Leave it out"): model.set_compile()
+    assert model.set_compile(None) is model
+    model.part = Part()
+    assert model.set_compile("eager").part.backend == "eager" and model.set_compile(None).part.backend is None
+
+
+def test_batches_for_a_gpu_are_pinned(tmp_path):
+    from foleybook.sound_data import make_procedural
+    from foleybook.train.loaders import mel_dls
+
+    table = make_procedural(tmp_path, ["pops", "rain"], 4, 0.5)
+    for device, pinned in (("cpu", False), ("cuda", True)):
+        dls = mel_dls(table, MelConfig.preset("hifigan"), 0.5, bs=2, cache_dir=tmp_path / "cache", device=device)
+        assert dls.train.pin_memory == dls.valid.pin_memory == dls.train.new().pin_memory == dls.train.fake_l.pin_memory == pinned

@@ -185,7 +185,7 @@ def predictor(self:LatentDiffusion,
     n, turn = len(cond), dict(k=0)
     low, high = self.config.interval
     both = Conditions.cat([cond, cond.drop(torch.ones(n, dtype=torch.bool))])
-    null = both[n:]
+    unasked = both[n:]
     if keep is not None: keep, known = keep.to(self.device), known.to(self.device)
     def predict(x, t):
         if keep is not None: x = torch.where(keep, known.to(x.dtype), x)
@@ -194,7 +194,8 @@ def predictor(self:LatentDiffusion,
         stay = None if keep is None else keep.roll(roll, -1)
         y = x.roll(roll, -1)
         if guidance == 0: # nothing is asked, inside the interval and outside
-            said = self.answer(y, t, _rolled(null, roll, x.shape[-1]), stay, ring)
+            said = self.answer(y, t, _rolled(unasked, roll, x.shape[-1]), stay,
+                               ring)
         elif guidance == 1 or not low <= (number_of(t) + 1) / 1000 <= high:
             said = self.answer(y, t, _rolled(cond, roll, x.shape[-1]), stay, ring)
         else:
