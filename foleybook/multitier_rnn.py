@@ -7,13 +7,14 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass
-import torch
+import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .audio_features import mu_law_decode, mu_law_encode
-from .core.control_tracks import _with_classes
+from .core.control_tracks import _points, _with_classes, _within
 from .core.generator import Conditions, mix_seed, Pipeline
+from .core.settings import SettingsError
 from .core.tiers import (
     _known, _made_above, _next_rows, _own_code, _own_rows, generate, generate_plain,
     gru_over_time, gru_weights, param_loss, ParamOut, ParamTier, ParamTierConfig,
@@ -187,6 +188,14 @@ class TierStackConfig:
     "Of a stack as a whole"
     sample_rate:int = 16000 # of the lowest tier, Hz
     seconds:float = 2. # length of a sound where nobody says
+    # 1 of the knob `rate`: the tiers above run so many times faster (0: slower), so
+    # that more events come; 0: there is no such knob
+    tempo:float = 0.
+
+    def __post_init__(self):
+        if self.tempo and not 1 < self.tempo <= 8:
+            raise SettingsError(f"tempo={self.tempo:g} is not allowed. Give a factor "
+                                "above 1 and up to 8, or 0 for no knob.")
 
 # %% ../nbs/11_multitier_rnn.ipynb #5681b8f6
 class TierStack(Pipeline, Tier):
@@ -203,10 +212,14 @@ class TierStack(Pipeline, Tier):
         for name in self.part_names: setattr(self, name, tiers[name])
         made = {k for t in self.tiers[:-1] for k in t.outputs}
         knobs = [k for t in self.tiers for k in t.control_names if k not in made]
-        self.control_names = tuple(dict.fromkeys(knobs))
+        self.paced = ('rate',) * bool(config.tempo and self.tiers[1:])
+        if 'rate' in knobs and self.paced: raise SettingsError(
+            f"tempo={config.tempo:g} makes a knob 'rate', which a tier has already. "
+            "Leave it out.")
+        self.control_names = (*dict.fromkeys(knobs), *self.paced)
         classes = [t.labels for t in self.tiers if t.labels]
         self.labels = classes[0] if classes else []
-        kinds = ('controls',) * bool(knobs) + ('label', 'shares') * bool(self.labels)
+        kinds = ('controls',) * bool(self.control_names) + ('label', 'shares') * bool(self.labels)
         self.asks, lowest = frozenset(kinds), self.tiers[-1]
         if lowest.outputs != ('audio',) or lowest.rate != config.sample_rate:
             raise ValueError(f"the lowest tier makes {', '.join(lowest.outputs)} at "
@@ -219,6 +232,38 @@ class TierStack(Pipeline, Tier):
     @property
     def tiers(self): return [getattr(self, name) for name in self.part_names] # top down
 
+# %% ../nbs/11_multitier_rnn.ipynb #4942f4f4
+class _Clock:
+    "How far the time of the tiers above is ahead of that of the sound, (n, samples), s"
+    def __init__(self, stack, cond, n, seconds, mask=None):
+        self.rate, self.factor = stack.rate, stack.config.tempo or 1.
+        self.last, self.ahead = max(math.ceil(seconds * self.rate) - 1, 1), np.zeros(n)
+        there = {*cond.controls, *getattr(cond, 'live', {})} & {*stack.paced}
+        self.cond, self.still = cond if there else None, 0 # before it all is given
+        if mask is not None and not mask.all():
+            self.still = int((~mask).nonzero().max()) + 1
+
+    def run(self, first, end):
+        "Go on from one sample to another"
+        n, at = len(self.ahead), np.arange(first, end)
+        pace = np.ones((n, end - first))
+        if self.cond is not None:
+            knob = _points(self.cond, 'rate', at / self.rate, self.last / self.rate)
+            pace = self.factor**(2 * _within(knob, 'rate', 'clip') - 1)
+            pace = np.where(at < self.still, 1., pace)
+        gained = np.cumsum(pace - 1, 1) / self.rate
+        edges = self.ahead[:, None] + np.pad(gained, ((0, 0), (1, 0)))
+        self.times = np.arange(first, end + 1) / self.rate + edges
+        self.edges, self.pace, self.ahead = edges, pace[:, -1:], edges[:, -1]
+        return edges[:, :-1]
+
+    def heard(self, rows):
+        "When rows of the tiers above, at `rows` s of their time, are heard, (n, l)"
+        beyond = np.maximum(rows - self.times[:, -1:], 0) * (1 - 1 / self.pace)
+        ahead = [np.interp(rows, *pair) for pair in zip(self.times, self.edges)]
+        return rows - (np.stack(ahead) + beyond)
+
+
 # %% ../nbs/11_multitier_rnn.ipynb #9fb4d4e4
 @patch
 def _stream(self:TierStack, cond, n, seeds, block, seconds=2., temperature=1.,
@@ -226,27 +271,32 @@ def _stream(self:TierStack, cond, n, seeds, block, seconds=2., temperature=1.,
     "All tiers side by side, each as far as the next one needs; yields (n, 1, block)"
     cond, length = _with_classes(self, cond, seeds), round(seconds * self.rate)
     there, made = {} if init is None else _known(self, init, mask), {}
+    clock = _Clock(self, cond, n, seconds, None if init is None else mask)
     own = [[mix_seed(s, 'tier', k) for s in seeds] for k in range(len(self.tiers))]
     carried = [tier.begin(numbers) for tier, numbers in zip(self.tiers, own)]
     warm = [t for t in self.tiers if 'temperature' in t.honours][-1] # noise draws none
     for first in range(0, length, block):
-        end = min(first + block, length)
-        stops, until = {self.tiers[-1]: end}, end / self.rate
+        end, slowest = min(first + block, length), clock.ahead.min()
+        ahead = clock.run(first, end)
+        stops, until = {self.tiers[-1]: end}, end / self.rate + clock.ahead.max()
         for tier in self.tiers[-2::-1]: # each beyond the last row of the one below
             stops[tier] = math.ceil(until * tier.rate) + 1
             until = stops[tier] / tier.rate
         for tier, memory in zip(self.tiers, carried):
             lowest, start, stop = tier is self.tiers[-1], memory['at'], stops[tier]
             if stop <= start: continue
+            rows = np.arange(start, stop) / tier.rate
             controls = tier.control_tracks(cond, stop - start, start,
                                            math.ceil(seconds * tier.rate),
-                                           _made_above(made, tier, start, stop))
+                                           _made_above(made, tier, start, stop,
+                                                       ahead if lowest else 0),
+                                           rows if lowest else clock.heard(rows))
             values = _next_rows(tier, memory, controls,
                                 temperature if tier is warm else 1.,
                                 *there.get(tier, ()))
             if lowest: continue
             at, kept = made.get(tier, (0, values[:, :0]))
-            old = max(0, math.floor(first / self.rate * tier.rate) - 2 - at)
+            old = max(0, math.floor((first / self.rate + slowest) * tier.rate) - 2 - at)
             made[tier] = at + old, torch.cat([kept, values], 1)[:, old:]
         yield values[..., 0][:, None]
 

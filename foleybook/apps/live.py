@@ -172,7 +172,8 @@ for (const k of knobs) {
   const label = make('label'), input = make('input'), name = make('span');
   const read = () => {
     const v = k.low + (k.high - k.low) * Number(input.value);
-    const shown = k.octaves ? Math.round(2 ** v) : v.toFixed(2);
+    const shown = k.times ? (2 ** v).toFixed(2)
+      : k.octaves ? Math.round(2 ** v) : v.toFixed(2);
     name.textContent = ` ${k.name} ${shown} ${k.unit}`;
   };
   Object.assign(input, {type: 'range', min: 0, max: 1, step: .001});
@@ -296,9 +297,10 @@ def page(self: LivePlayer) -> str:
     knobs, units, spans = [], _units(), _spans(self.model)
     for k, value in self.values.items():
         (low, high), unit = spans.get(k, (0.0, 1.0)), units.get(k, "")
-        octaves = unit.startswith("octaves")
-        knobs.append(dict(name=k, value=value, low=low, high=high, octaves=octaves,
-                          unit="Hz" if octaves else unit))
+        octaves, times = unit.startswith("octaves"), k in self.model.paced
+        if times: high, unit = math.log2(self.model.config.tempo), "times"
+        knobs.append(dict(name=k, value=value, low=-high if times else low, high=high,
+                          octaves=octaves, times=times, unit="Hz" if octaves else unit))
     return (_PAGE.replace("KNOBS", json.dumps(knobs).replace("<", "\\u003c"))
             .replace("RATE", str(self.model.sample_rate)).replace("AHEAD",
                                                                   str(self.ahead)))

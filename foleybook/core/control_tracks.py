@@ -290,6 +290,8 @@ def read(self:Tracks,
 # %% ../../nbs/core/control_tracks.ipynb #b9707ada
 class Steerable(Generator):
     "A generator with named controls and classes, which become columns beside its rows"
+    paced:tuple = () # controls that say how fast time runs: no sound tells them
+
     @property
     def rate(self)->float: # rows per second
         "How often it makes a row"
@@ -349,6 +351,7 @@ def control_tracks(self:Steerable,
     start:int=0, # number of the first row
     whole:int=None, # rows of the whole sound; None: `samples`
     given:dict=None, # name -> (n, samples), tracks that are made elsewhere
+    times=None, # when each row is heard, s, (samples,) or (n, samples); None: in turn
 )->Tensor: # control values in force after each sample, (n, samples, cond_size)
     "Controls row by row: points at their own rate, or stretched over the sound"
     given, asked = given or {}, {*cond.controls, *getattr(cond, 'live', {})}
@@ -356,7 +359,8 @@ def control_tracks(self:Steerable,
     if missing and asked:
         raise ValueError(f"no control {missing[0]!r}. Give a number or points for each "
                          f"of {', '.join(self.control_names)}.")
-    times, outside = (start + np.arange(samples)) / self.rate, self.config.outside
+    if times is None: times = (start + np.arange(samples)) / self.rate
+    outside = self.config.outside
     last = max((samples if whole is None else whole) - 1, 1) / self.rate
     def column(k):
         if k in given: return torch.as_tensor(given[k]).float().cpu()
@@ -377,15 +381,17 @@ def _class_columns(model, cond, l):
 # %% ../../nbs/core/control_tracks.ipynb #4aa1cbbe
 def _points(cond, name, times, whole):
     "A control at `times` of a sound of `whole` s, (n, l): a function, or joined points"
+    each = np.broadcast_to(times, (len(cond), times.shape[-1]))
     if f := getattr(cond, 'live', {}).get(name):
-        values = np.broadcast_to(np.asarray(f(times), np.float64), times.shape)
-        return np.broadcast_to(values, (len(cond), len(times)))
+        values = [np.broadcast_to(np.asarray(f(t), np.float64), t.shape)
+                  for t in np.atleast_2d(times)]
+        return np.broadcast_to(np.stack(values), each.shape)
     points, rate = cond.controls[name].double().cpu().numpy(), cond.control_rate
-    at = times * rate if rate else times / max(whole, 1e-9) * (points.shape[1] - 1)
-    if rate and times[0] <= 0 and points.shape[1] / rate < whole:
+    at = each * rate if rate else each / max(whole, 1e-9) * (points.shape[1] - 1)
+    if rate and each[0, 0] <= 0 and points.shape[1] / rate < whole:
         warnings.warn(f"control {name!r} is {points.shape[1] / rate:g} s long, the "
                       f"sound {whole:g} s: its last value holds to the end.")
-    return np.stack([np.interp(at, np.arange(len(p)), p) for p in points])
+    return np.stack([np.interp(t, np.arange(len(p)), p) for t, p in zip(at, points)])
 
 def _within(values, name, outside):
     "Values in 0..1, or what `outside` says of others"
@@ -414,14 +420,15 @@ def columns_beside(self:Steerable,
 def controls_in(self:Steerable,
     x:Tensor, # sound, (t,), at the rate of the model
     rate:float=50., # rows per second
-)->np.ndarray: # (frames, controls); 0 and 1 are the ends of the range heard in training
+# (frames, controls but `paced`); 0 and 1 are the ends of the range heard in training
+)->np.ndarray:
     "Controls measured in a sound, to ask for or to compare with what was asked"
     spans = _spans(self)
-    if not spans or set(self.control_names) - set(spans):
+    names = [k for k in self.control_names if k not in self.paced]
+    if not spans or set(names) - set(spans):
         raise ValueError("the controls of this model were not measured in sounds. "
                          "Train one of `steerable` with controls=rms,centroid.")
-    ends = [spans[k] for k in self.control_names]
-    return _shares(x, round(self.rate), self.control_names, rate, ends)
+    return _shares(x, round(self.rate), names, rate, [spans[k] for k in names])
 
 def _shares(x, rate, names, per_second, spans):
     "Tracks measured in a sound, (frames, names); 0 and 1 are the ends of their spans"

@@ -255,6 +255,7 @@ class TextureRecipe(StagedRecipe):
     "A tier of levels of bands, stacked on one that makes noise of them"
     upper:BandTierRecipe = by_preset('texture-levels')
     seconds:float = 4. # length of a sound where nobody says
+    tempo:float = 2.5 # ends of the knob `rate`, see `TierStackConfig`; 0: no knob
 
     def _train(self, data, out, resume, progress) -> TierStack:
         "`out` gets tier1/, tier2/ and pipeline.json"
@@ -265,7 +266,7 @@ class TextureRecipe(StagedRecipe):
         tier = self.stage('upper').train(table, out / 'tier2', resume, progress).cpu()
         rate = tier.config.sample_rate
         tiers = dict(tier1=NoiseTier(NoiseTierConfig(rate)), tier2=tier)
-        stack = TierStack(TierStackConfig(rate, self.seconds), **tiers).eval()
+        stack = TierStack(TierStackConfig(rate, self.seconds, self.tempo), **tiers).eval()
         told = dict(steps=tier.card.get('steps', 0))
         if not rank_distrib(): stack.save_pretrained(out, self.card(table) | told)
         return stack
