@@ -33,6 +33,7 @@ def load(
     device="cpu",  # where the weights go
     adapters=None,  # folders that `adapt` wrote, each with a strength if wanted: "runs/kind:0.5", or pairs (folder, strength)
     precision="float32",  # of a generator's weights while sound is made: bf16, int8, or auto (by trial), where its family can
+    compile=False,  # the step that is repeated, by torch.compile; needs a C++ compiler, on a graphics card Triton
 ):  # a generator, a vocoder or a codebook, in eval mode
     "Open whatever model a folder holds; what was learned beside a model is put on it"
     from .core.generator import Pretrained
@@ -54,11 +55,14 @@ def load(
             raise ValueError(f"{folder}: holds a {type(model).__name__}, which has no vocoder that could be changed.")
         model = model.with_vocoder(vocoder)
     model = model.to(device).eval()
-    if precision == "float32":
-        return model
-    if not hasattr(model, "set_precision"):
-        raise ValueError(f"{folder}: holds a {type(model).__name__}, which is no generator. Leave precision={precision!r} out.")
-    return model.set_precision(precision)
+    wishes = dict(set_precision=precision if precision != "float32" else None, set_compile="inductor" if compile else None)
+    for how, value in wishes.items():
+        if value is None:
+            continue
+        if not hasattr(model, how):
+            raise ValueError(f"{folder}: holds a {type(model).__name__}, which is no generator. Leave {how[4:]} out.")
+        getattr(model, how)(value)
+    return model
 
 
 def train(

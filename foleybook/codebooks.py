@@ -19,6 +19,7 @@ from .core.generator import ItemNoise
 from .core.map_networks import (
     _check_codebook, _depth, _gather, _world, CodebookConfig, MapCodec, MapDecoder,
     MapEncoder, mel_distance, ResBlock2d, VQVAEOutput)
+from .core.on_device import portions
 
 # %% auto #0
 __all__ = ['nearest_code', 'kmeans', 'Quantized', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'find_quantizer', 'VQVAEConfig',
@@ -363,15 +364,16 @@ def noise_texture(
     seeds:list, # one number per item, n of them
     frames:int, # length
     loop:bool=False, # a ring: the end continues into the start
+    device='cpu', # where it is drawn
 )->Tensor: # (n, m, f), each band with mean 0 and deviation 1
     "How the log-mel of white noise fluctuates"
-    noise = ItemNoise(seeds).randn(frames * mel.hop_length if loop
-                                   else mel.samples(frames))
+    noise = ItemNoise(seeds, device).randn(frames * mel.hop_length if loop
+                                           else mel.samples(frames))
     around = -(-mel.n_fft // mel.hop_length) if loop else 0
     if loop:
         at = torch.arange(-around * mel.hop_length, mel.samples(frames + around))
         noise = noise[:, at % noise.shape[1]]
-    mean, deviation = _white(mel)
+    mean, deviation = (v.to(device) for v in _white(mel))
     return ((log_mel(noise, mel) - mean) / deviation)[..., around:around + frames]
 
 # %% ../nbs/04_codebooks.ipynb #7671ba05
@@ -414,8 +416,8 @@ def add(self:Grain,
     std:float=1., # to normalise by
     loop:bool=False, # the log-mel is a ring
 )->Tensor: # rough, (n, m, f)
-    "Roughness drawn item by item, so that one is the same in any batch"
+    "Roughness of each item's own seed, the same in any batch"
     drawn = noise_texture(self.mel, [int(s) + 7919 for s in seeds], log_mel.shape[-1],
-                          loop)
-    spread = [self((item - mean) / std).exp() * std for item in log_mel.split(1)]
-    return log_mel + torch.cat(spread) * drawn.to(log_mel.device)
+                          loop, log_mel.device)
+    spread = [self((some - mean) / std).exp() * std for some in portions(log_mel)]
+    return log_mel + torch.cat(spread) * drawn

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from .audio_features import MelConfig
 from foleybook.core.diffusion_process import (
     align_steps, Denoised, Denoiser, diffusion_loss, DiffusionProcess, FAST_BETAS,
-    invert_ddim, join_prediction, PREDICTIONS, split_prediction, spread_times,
-    time_grid, wide)
+    invert_ddim, join_prediction, number_of, PREDICTIONS, split_prediction,
+    spread_times, time_grid, wide)
 from .core.generator import Conditions, ItemNoise
 from .core.settings import near, SettingsError
 from .core.wave_diffusion import (
@@ -164,7 +164,7 @@ def guided(
     def answer(x, t):
         low, high = interval
         if scale == 0: return null(x, t)
-        if scale == 1 or not low <= (t[0].item() + 1) / T <= high: return predict(x, t)
+        if scale == 1 or not low <= (number_of(t) + 1) / T <= high: return predict(x, t)
         plain = null(x, t)
         return plain + scale * (predict(x, t) - plain)
     return answer
@@ -177,7 +177,7 @@ def keeping(
 ) -> Denoiser:
     "A denoiser that knows a part of the answer"
     def split(x, t):
-        alpha, sigma = (v.item() for v in denoiser.process.levels(t))
+        alpha, sigma = denoiser.process.numbers(t)
         x0, eps = denoiser(x, t)
         right = known.to(x0)
         return Denoised(torch.where(mask, x0, right),

@@ -15,6 +15,7 @@ from .core.cached_pixelsnail import (
     _check_config, CachedPixelSNAIL, CompiledPixelSNAIL, draw_map, map_start, MapPrior)
 from .core.code_maps import map_background
 from .core.generator import Conditions, ItemNoise
+from .core.on_device import Compiles
 
 # %% auto #0
 __all__ = ['causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock', 'CausalAttention2d',
@@ -301,7 +302,7 @@ class CodeStage(nn.Module):
         return self.block(x + self.code(code).movedim(-1, 1))
 
 # %% ../nbs/05_pixelsnail.ipynb #05f4079b
-class PixelSNAIL(MapPrior):
+class PixelSNAIL(Compiles, MapPrior):
     "p(code map | class) = product of p(code | all codes before it, class)"
     published = 'dcase2023'
 
@@ -396,8 +397,8 @@ def sample_codes(self:PixelSNAIL,
             *asked, guidance = map_start(self.eval(), cond, n, init, mask, shape,
                                          guidance)
             rows = n if guidance is None else 2 * n
-            kind = CompiledPixelSNAIL if self.compiled(rows) else CachedPixelSNAIL
-            codes = draw_map(kind, self, *asked, guidance, noise, progress, **how)
+            codes = draw_map(self.cache_kind(rows), self, *asked, guidance, noise,
+                             progress, **how)
     finally:
         self.train(training)
     codes = self.turned(codes if self.config.n_quantizers > 1 else codes[:, 0])

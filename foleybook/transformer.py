@@ -13,10 +13,11 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from .core.cached_transformer import (
-    CachedGPT, CHUNK, COMPILED_ROWS_MB, CompiledGPT)
+    CachedGPT, CHUNK, COMPILED_ROWS_MB, CompiledGPT, StaticGPT)
 from .core.code_maps import draw_code
 from .core.code_texts import code_steps, ORDERS, Steps
 from .core.generator import Conditions
+from .core.on_device import Compiles
 from .core.text_priors import as_conditions, TextPrior, shown_rows
 
 # %% auto #0
@@ -227,7 +228,7 @@ def _first_weights(model):
             nn.init.normal_(table.weight, 0, .15)
 
 # %% ../nbs/07_transformer.ipynb #329d5540
-class CodeGPT(CodeTransformer):
+class CodeGPT(Compiles, CodeTransformer):
     "p(code map | condition) = product over steps of p(codes of the step | all before)"
     published, precisions = 'specvqgan', ('float32', 'bf16', 'int8')
     def hidden(self,
@@ -270,14 +271,24 @@ def _draw(self:CodeGPT, prefix, codes, fixed, noise, guidance, progress, **how):
     open_ = (~still).any(0).any(-1).nonzero()
     if not len(open_): return codes
     first, last = int(open_[0]), int(open_[-1]) + 1
-    kind = CompiledGPT if self.compiled(len(prefix)) else CachedGPT
-    cache = kind(self, prefix, x.repeat(len(prefix) // len(x), 1, 1))
+    cache = self._cache(prefix, x.repeat(len(prefix) // len(x), 1, 1))
     h, x, still = cache.start(first), x.contiguous(), still.contiguous()
     for t in tqdm(range(first, last, CHUNK), 'codes', leave=False,
                   disable=not progress):
         uniform = noise.rand(CHUNK, self.steps.streams, self.config.n_codes)
         h = cache.draw(h, t, min(last, t + CHUNK), uniform, x, still, guidance, **how)
     return self.steps.to_map(x)
+
+@patch
+def _cache(self:CodeGPT, prefix, x):
+    "One compiled loop, growing keys, or steps of one shape: these once for all windows"
+    if self.backend is None and self.device.type == 'cpu':
+        kind = CompiledGPT if self.compiled(len(prefix)) else CachedGPT
+        return kind(self, prefix, x)
+    kept = self.__dict__.get('_static')
+    if kept is None or kept.prefix is not prefix:
+        kept = self.__dict__['_static'] = StaticGPT(self, prefix, x)
+    return kept.again(x)
 
 # %% ../nbs/07_transformer.ipynb #73b3fb20
 @patch

@@ -23,12 +23,17 @@ TINY = dict(code_shape=(4, 6), n_classes=10, channels=8, res_channels=8, kernel_
 SMALL_VQGAN = VQGANConfig.preset("vggsound", widths=(8, 8, 8, 8, 8), groups=8, z_channels=8, dim=8)
 SMALL_VQVAE = VQVAEConfig(MelConfig.preset("dcase2023"), freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_blocks=1, dim=8)
 SHORT = dict(code_shape=(3, 5), n_codes=9, width=16, n_layers=1, n_heads=2)
+FLOW = FlowConfig(channels=8, width=16, heads=2, depth=1, n_classes=2)
+UNET = UNetConfig(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                  up_block_types=("AttnUpBlock2D", "UpBlock2D"))
 SIZES = {  # so small that the numbers mean nothing
     "audio_features": dict(n=4, seconds=0.5),
     "diffwave": dict(rounds=1, compiled=False, second=2048, sizes=dict(channels=8, skip_channels=8, n_layers=4, cycle=2, hidden=16, step_out=16),
                      wide=(dict(channels=16),)),
     "evaluation": dict(widths=((40, 16),), rounds=1, clips=10, times=2),
     "multitier_rnn": dict(rounds=1, samples=20, big=(16, 2), quick=(8, 2), live=(8, 1), batch=(2, 8), turns=1),
+    "on_device": dict(rounds=1, batches=(1,), steps=4, published=SHORT, snail=TINY | dict(code_shape=(3, 4)), flow=FLOW, unet=UNET, columns=1,
+                      vae=MelVAEConfig(channels=8, width=8, hidden=8, depth=1), backend="eager"),
     "pixelsnail": dict(published=False, rounds=1, rows=1, quick=TINY, foley=TINY, attention=(4, 6), rows_at_once=dict(c=8, layers=2)),
     "sashimi": dict(rounds=1, second=256, length=512, channels=4, sizes=dict(d_model=4, n_layers=1, length=256), speaking=(64, 8)),
     "sound_data": dict(n=8, many=8, rounds=2),
@@ -198,6 +203,19 @@ def test_rooms_may_be_named(tmp_path, monkeypatch):
         cli.bench("vocoders, nonesuch", folder=str(FOLDER))
     with pytest.raises(ValueError, match="Run from a checkout"):
         cli.bench(folder=str(tmp_path))
+
+
+def test_a_device_has_its_rooms(in_folder, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="vocoders: measured on a processor only. On cuda there is on_device"):
+        importlib.import_module("_bench").run("vocoders", FOLDER, device="cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no such GPU"):
+            cli.bench("on_device", folder=str(FOLDER), device="cuda")
+
+
+@pytest.mark.cuda
+def test_rows_on_a_gpu(in_folder):
+    check(importlib.import_module("on_device").benchmarks(device="cuda", **SIZES["on_device"] | dict(backend="inductor")))
 
 
 def test_ceiling_is_measured(in_folder):

@@ -550,11 +550,13 @@ def load_generator(
     device: str = "cpu",  # auto, cpu, cuda
     adapter: list = None,  # folders that `adapt` wrote, as FOLDER or FOLDER:STRENGTH
     precision: str = "float32",  # float32, bf16, int8 or auto, where the family can
+    compile: bool = False,  # the step that is repeated, see `on_device`
 ):  # a `Generator` in eval mode
     "The generator in a folder, whatever its family"
     from foleybook import load
 
-    model = load(folder, vocoder, codebook, _device(device), adapter, precision)
+    model = load(folder, vocoder, codebook, _device(device), adapter, precision,
+                 compile)
     if not hasattr(model, "sample"):
         raise ValueError(f"{folder}: holds a {type(model).__name__}, which makes no "
                          "sound by itself. Give a generator; for a prior, add "
@@ -700,6 +702,8 @@ def _request(generator, asked, files, how, precision):
     if held != "float32": plain |= dict(precision=held)
     if drawn := getattr(generator, "drawn_levels", None):
         plain |= dict(levels=_fingerprint(drawn.__self__))
+    # noise is other noise there, see `ItemNoise`
+    if generator.device.type != "cpu": plain |= dict(device=generator.device.type)
     return asked | files | plain | inputs | dict(made_by=_fingerprint(generator))
 
 # %% ../../nbs/apps/cli.ipynb #a28b35a6
@@ -855,6 +859,7 @@ def sample(
     device: str = "auto",  # auto, cpu, cuda
     # of the weights: bf16 or int8 may be faster, auto tries where the model can
     precision: str = "float32",
+    compile: bool = False,  # the repeated step: pays on a GPU, and on many sounds
     sample_rate: int = None,  # of the files, Hz (default: the model's own)
     format: str = None,  # wav, flac, ogg or mp3 (default: wav)
     bits: int = None,  # per sample: 16 or 24 (default: 16)
@@ -895,7 +900,7 @@ def sample(
                     **files)
     else: files = _sound_files(init, eye, **files)
     generator, per_class = load_generator(model, vocoder, codebook, device, adapter,
-                                          precision), per_class or 4
+                                          precision, compile), per_class or 4
     classes = _classes(generator, class_, model)
     if levels: _let_draw(generator, model, levels, follow or at)
     if follow or at: asked |= _course(generator, follow, at, asked)
@@ -1645,6 +1650,7 @@ def bench(
     # write machine, ceiling and rows to this JSON file as well; where rooms are named,
     # it keeps those of the others
     out: str = "",
+    device: str = "cpu",  # auto, cpu, cuda: there the rooms that can
 ):
     "Measure ours against the reference in one run, and print a table"
     from importlib.util import module_from_spec, spec_from_file_location
@@ -1656,7 +1662,7 @@ def bench(
     spec = spec_from_file_location("_bench", file)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.run(name, folder, out)
+    return module.run(name, folder, out, str(_device(device)))
 
 # %% ../../nbs/apps/cli.ipynb #0d29bec2
 def _small_cascade(out, per_class, seed, device, quiet):

@@ -16,13 +16,14 @@ from tqdm.auto import tqdm
 from .code_maps import (
     CodeError, CodePrior, draw_code, map_background, prior_arguments)
 from .generator import Conditions
+from .on_device import Static
 from .settings import known_class
 from ..kernels.pixelsnail_position import (
     Affines, draw_columns, Facts, Memory, Weights)
 
 # %% auto #0
 __all__ = ['COMPILED_MB', 'MapPrior', 'Affine', 'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL',
-           'CompiledPixelSNAIL', 'map_start', 'draw_map']
+           'StaticStack', 'StaticBlock', 'StaticPixelSNAIL', 'CompiledPixelSNAIL', 'map_start', 'draw_map']
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #52c2cac1
 _OF_BEFORE = dict(condition='place', cond_width=2048, attend_self=True,
@@ -212,7 +213,7 @@ class FirstLayer:
                      (0, 0, 0, 0, 0, 1)).flatten(0, 1)
         return rows, torch.tensor(conv.taps, device=rows.device).T, conv.bias.float()
 
-    def __call__(self, branch:int, i:int, columns:Tensor, at_edge:bool)->Tensor:
+    def __call__(self, branch:int, i, columns:Tensor, at_edge)->Tensor:
         "Branch 0 or 1 at row i and some columns (w',) -> (b, w', c)"
         rows, (r, c), bias = self.branches[branch]
         found = self.codes[:, :, i + self.top + r,
@@ -220,11 +221,14 @@ class FirstLayer:
         index = rearrange(found * len(r) + torch.arange(len(r), device=r.device),
                           'b k w t -> (b w) (k t)')
         y = F.embedding_bag(index, rows, mode='sum').unflatten(0, (len(found), -1))
-        return y if at_edge and not self.edge_bias else y + bias
+        if torch.is_tensor(at_edge) and not self.edge_bias: return y + bias * ~at_edge
+        return y if at_edge is True and not self.edge_bias else y + bias
 
     def write(self, i:int, j:int, codes:Tensor):
         "Set the codes (b, k) of a position"
-        self.codes[:, :, i + self.top, j + self.margin] = codes + self.stage
+        at = i + self.top, j + self.margin
+        self.codes[:, :, *at] = (codes + self.stage).view(*codes.shape,
+                                                          *getattr(j, 'shape', ()))
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #25a3b7af
 class CausalStack:
@@ -288,8 +292,13 @@ def step(self:CausalStack,
     for (_, own, _, rows), ready in zip(self.layers, self.ready):
         x = rows[:, :, -1, j:j + self.p].flatten(2)  # (r, b, p c)
         ys.append(torch.baddbmm(ready[j], x, own))
-    self.layers[1][-1][:, :, -1, j + self.p] = F.elu(ys[0])
+    self.remember(1, slice(None), j, F.elu(ys[0]))
     return F.glu(ys[1], -1)
+
+@patch
+def remember(self:CausalStack, layer:int, part:slice, j:int, x:Tensor): # x (r, b, c)
+    "What the convolutions of a layer will read of column j, in some blocks"
+    self.layers[layer][-1][part, :, -1, j + self.p] = x
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #3d0fdc9e
 class BlockStep:
@@ -339,13 +348,21 @@ def look_back(self:BlockStep,
     key = F.glu(self.key(h[:, :self.hidden]), -1).add_(state)
     query = F.glu(self.query(h[:, self.hidden:]), -1).add_(state[:, self.c:])
     k, v = self.keep(key).view(b, 2, self.heads, -1).unbind(1)
-    self.keys[:, :, t], self.values[:, t] = k.flatten(0, 1), v.flatten(0, 1)
-    seen = t + getattr(self.attend, 'attend_self', True)
-    if not seen:
-        return torch.zeros_like(query[:, :1]).expand(b, self.heads * v.shape[-1])
     q = self.ask(query).view(b * self.heads, 1, -1)
+    return self.reach(t, q, k.flatten(0, 1), v.flatten(0, 1)).view(b, -1)
+
+@patch
+def reach(self:BlockStep,
+    t:int, # position
+    q:Tensor, # query, (b heads, 1, d)
+    k:Tensor, v:Tensor, # its own key and value, (b heads, d)
+)->Tensor: # (b heads, 1, d)
+    "What the query finds among all positions so far"
+    self.keys[:, :, t], self.values[:, t] = k, v
+    seen = t + getattr(self.attend, 'attend_self', True)
+    if not seen: return torch.zeros_like(q)
     weights = torch.bmm(q, self.keys[:, :, :seen]).softmax(-1)
-    return torch.bmm(weights, self.values[:, :seen]).view(b, -1)
+    return torch.bmm(weights, self.values[:, :seen])
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #b88cf1cf
 @patch
@@ -367,6 +384,7 @@ def step(self:BlockStep,
 # %% ../../nbs/core/cached_pixelsnail.ipynb #c54e0481
 class CachedPixelSNAIL:
     "A PixelSNAIL that writes one position after the other and computes nothing twice"
+    kinds = CausalStack, BlockStep # what it is made of
     def __init__(self,
         model:nn.Module, # a `PixelSNAIL` whose weights are folded
         weights:Tensor|None, # shares of the classes, (b, n_classes); None: no class
@@ -377,8 +395,8 @@ class CachedPixelSNAIL:
         self.batch = batch = batch if weights is None else len(weights)
         self.cond = model.told(weights, self.shape)
         self.first = FirstLayer(model, batch, self.shape)
-        self.stack = CausalStack(model, batch, self.shape[1])
-        self.blocks = [BlockStep(block, batch, math.prod(self.shape))
+        self.stack = self.kinds[0](model, batch, self.shape[1])
+        self.blocks = [self.kinds[1](block, batch, math.prod(self.shape))
                        for block in model.blocks]
         self.tail = [PointBlock(block, batch) for block in model.out_resblocks]
         heads = model.out, *(stage.out for stage in model.stages)
@@ -400,19 +418,24 @@ def step(self:CachedPixelSNAIL,
 )->Tensor: # (b, c)
     "State of the position: what it knows of everything before it"
     n, stack = self.config.n_res_blocks, self.stack
-    column = torch.tensor([j], device=self.device)
-    x = self.above[:, j] + self.first(1, self.i, column, j == 0)[:, 0]
-    inputs, added = stack.layers[0][-1], stack.step(j)
+    x, t, place = self.arrive(j)
+    added = stack.step(j)
     for k, block in enumerate(self.blocks):
         part = slice(k * n, k * n + n)
         # inputs of residual blocks, output
         states = torch.cat([x[None], added[part]]).cumsum(0)
-        inputs[part, :, -1, j + stack.p] = F.elu(states[:n])
-        x = block.step(self.i * self.shape[1] + j, states[0], states[n],
-                       self.place[:, self.i, j])
+        stack.remember(0, part, j, F.elu(states[:n]))
+        x = block.step(t, states[0], states[n], place)
     for block in self.tail:
         x = block(x)
     return x
+
+@patch
+def arrive(self:CachedPixelSNAIL, j:int)->tuple: # (b, c), position, its place (2,)
+    "What the first layer says of column j"
+    column = torch.tensor([j], device=self.device)
+    x = self.above[:, j] + self.first(1, self.i, column, j == 0)[:, 0]
+    return x, self.i * self.shape[1] + j, self.place[:, self.i, j]
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #33bb7447
 @patch
@@ -455,6 +478,94 @@ def draw_row(self:CachedPixelSNAIL,
             return codes[:, stage, i, j] if guidance is None else codes[:, stage, i,
                                                                         j].repeat(2)
         self.draw(j, self.step(j), choose)
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #338561b3
+class StaticStack(CausalStack):
+    "The same with the column as a tensor, int64, (1,)"
+    def step(self, j:Tensor)->Tensor: # (r, b, c)
+        "See `CausalStack.step`"
+        before, ys = j + torch.arange(self.p, device=j.device), []
+        for (_, own, _, rows), ready in zip(self.layers, self.ready):
+            x = rows[:, :, -1].index_select(2, before).flatten(2)
+            ys.append(torch.baddbmm(ready.index_select(0, j)[0], x, own))
+        self.remember(1, slice(None), j, F.elu(ys[0]))
+        return F.glu(ys[1], -1)
+
+    def remember(self, layer:int, part:slice, j:Tensor, x:Tensor):
+        "See `CausalStack.remember`"
+        rows = self.layers[layer][-1][part, :, -1]
+        rows.index_copy_(2, j + self.p, x[:, :, None])
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #547c5167
+class StaticBlock(BlockStep):
+    "The same with the position as a tensor, int64, (1,)"
+    def reach(self, t:Tensor, q:Tensor, k:Tensor, v:Tensor)->Tensor:
+        "See `BlockStep.reach`"
+        self.keys.index_copy_(2, t, k[..., None])
+        self.values.index_copy_(1, t, v[:, None])
+        places = torch.arange(self.values.shape[1], device=t.device)
+        hidden = places >= t + getattr(self.attend, 'attend_self', True)
+        weights = torch.bmm(q, self.keys).masked_fill(hidden, -math.inf).softmax(-1)
+        return torch.bmm(weights.masked_fill(hidden, 0), self.values)
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #e65ebb6e
+class StaticPixelSNAIL(Static, CachedPixelSNAIL):
+    "The same with steps of one shape, which ask the host nothing"
+    kinds = StaticStack, StaticBlock
+    def __init__(self,
+        model:nn.Module, # a `PixelSNAIL` whose weights are folded
+        weights:Tensor|None, # shares of the classes, (b, n_classes); None: no class
+        shape:tuple, # (h, w) of the map
+        batch:int=1, # used when weights is None
+    ):
+        super().__init__(model, weights, shape, batch)
+        self.backend = model.backend
+
+    def start_row(self, i:int):
+        "Go to the first column of row i"
+        super().start_row(i)
+        start = torch.zeros(1, dtype=torch.long, device=self.device)
+        ready = dict(zip(('ready1', 'ready2'), self.stack.ready))
+        self.hold(row=start + i, column=start, over=self.above, **ready)
+        self.i, self.above = self.row, self.over
+        self.stack.ready = [self.ready1, self.ready2]
+
+    def arrive(self, j:Tensor)->tuple:
+        "See `CachedPixelSNAIL.arrive`"
+        t = self.i * self.shape[1] + j
+        x = self.above.index_select(1, j)[:, 0]
+        x = x + self.first(1, self.i, j, j == 0)[:, 0]
+        return x, t, self.place.flatten(1).index_select(1, t)[:, 0]
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #bdd24563
+@patch
+def tick(self:StaticPixelSNAIL,
+    guidance:float|None=None, # see `draw_row`
+    **how, # of `draw_code`
+):
+    "Draw the codes of a position, write them, and go on to the next column"
+    i, j = self.i, self.column
+    uniform = self.uniform.index_select(1, j)[:, 0]
+    known, still = self.codes[:, :, i, j][..., 0], self.still[:, :, i, j][..., 0]
+    def choose(logits, stage):
+        if guidance is not None: logits = torch.lerp(*logits.chunk(2)[::-1], guidance)
+        drawn = draw_code(logits, uniform[:, stage], **how)
+        drawn = torch.where(still[:, stage], known[:, stage], drawn)
+        return drawn if guidance is None else drawn.repeat(2)
+    drawn = self.draw(j, self.step(j), choose)[:len(known)]
+    self.codes[:, :, i, j] = drawn[..., None]
+    j.add_(1)
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #ffdeca7d
+@patch
+def draw_row(self:StaticPixelSNAIL,
+    columns:int, uniform:Tensor, codes:Tensor, still:Tensor, guidance:float|None=None,
+    **how,
+):
+    "Draw the row that was started; arguments as in `CachedPixelSNAIL.draw_row`"
+    self.hold(uniform=uniform, codes=codes, still=still)
+    self.ticks(columns, guidance=guidance, **how)
+    codes.copy_(self.codes)
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #31dadb04
 #| code-fold: true
@@ -539,6 +650,16 @@ def draw_row(self:CompiledPixelSNAIL,
 # %% ../../nbs/core/cached_pixelsnail.ipynb #fc184c19
 COMPILED_MB = 64  # measured: beyond, torch's matrix products are as fast
 
+# %% ../../nbs/core/cached_pixelsnail.ipynb #9219d9ee
+@patch
+def cache_kind(self:MapPrior,
+    rows:int, # maps at once, with guidance twice as many
+)->type: # of the cache that draws them
+    "A compiled loop, growing keys, or steps of one shape: these where there is a card"
+    if getattr(self, 'backend', None) or self.device.type != 'cpu':
+        return StaticPixelSNAIL
+    return CompiledPixelSNAIL if self.compiled(rows) else CachedPixelSNAIL
+
 # %% ../../nbs/core/cached_pixelsnail.ipynb #3b57b955
 #| code-fold: true
 def map_start(
@@ -593,7 +714,7 @@ def draw_map(
     **how, # of `draw_code`
 )->Tensor: # int64, (n, k, h, w), as drawn
     "Row by row; after the last open position nothing is computed"
-    k, n, dev = model.config, len(noise.generators), model.device
+    k, n, dev = model.config, len(noise), model.device
     if guidance is not None:
         weights = torch.cat([weights, torch.zeros_like(weights)])
     cache, size = kind(model, weights, shape, n), (n, k.n_quantizers, *shape)

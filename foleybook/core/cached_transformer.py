@@ -13,10 +13,11 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from .code_maps import draw_code
 from .half_precision import held, held_linears
+from .on_device import Static
 from ..kernels.cached_attention import draw_steps, Stack
 
 # %% auto #0
-__all__ = ['CHUNK', 'COMPILED_ROWS_MB', 'CachedGPT', 'compiled_weights', 'CompiledGPT']
+__all__ = ['CHUNK', 'COMPILED_ROWS_MB', 'CachedGPT', 'StaticGPT', 'compiled_weights', 'CompiledGPT']
 
 # %% ../../nbs/core/cached_transformer.ipynb #b25b2af4
 CHUNK = 16  # steps whose random numbers are drawn at once
@@ -78,6 +79,29 @@ def step(self:CachedGPT,
         x = x + block.mlp(block.ln2(x))
     return x
 
+# %% ../../nbs/core/cached_transformer.ipynb #3478a76d
+@patch
+def choose(self:CachedGPT,
+    t:int|Tensor, # step
+    h:Tensor, # the vector that it is drawn from, (rows, width)
+    uniform:Tensor, # numbers in [0, 1), (n, streams, codes)
+    known:Tensor, # codes that may stay, (n, streams)
+    still:Tensor, # True where they do, (n, streams)
+    guidance:float|None=None, # see `draw`
+    **how, # temperature, top_k, top_p
+)->tuple: # codes (n, streams), and their rows of the tables (rows, streams)
+    "The codes of one step"
+    model, (n, streams) = self.model, known.shape
+    logits = model.head(model.ln_f(h)).unflatten(-1, (streams, -1))
+    if guidance is not None: logits = torch.lerp(*logits.chunk(2)[::-1], guidance)
+    drawn = draw_code(logits.flatten(0, 1), uniform.flatten(0, 1), **how)
+    codes = torch.where(still, known, drawn.view(n, -1))
+    stage = (t % self.steps.shape[0] if streams == 1
+             else torch.arange(streams, device=h.device))
+    rows = codes + model.config.n_codes * stage
+    rows = rows.masked_fill(codes >= model.config.n_codes, model.blank)
+    return codes, rows.repeat(len(h) // n, 1)
+
 # %% ../../nbs/core/cached_transformer.ipynb #679f225d
 @patch
 def draw(self:CachedGPT,
@@ -91,21 +115,96 @@ def draw(self:CachedGPT,
     **how, # temperature, top_k, top_p
 )->Tensor: # the vector that step `last` is drawn from
     "Draw some steps"
-    model, n = self.model, len(codes)
     for t in range(first, last):
-        logits = model.head(model.ln_f(h)).unflatten(-1, (self.steps.streams, -1))
-        if guidance is not None: logits = torch.lerp(*logits.chunk(2)[::-1], guidance)
-        drawn = draw_code(logits.flatten(0, 1), uniform[:, t - first].flatten(0, 1),
-                          **how)
-        codes[:, t] = torch.where(still[:, t], codes[:, t], drawn.view(n, -1))
-        stage = t % self.steps.shape[0]
-        if self.steps.streams > 1:
-            stage = torch.arange(self.steps.streams, device=h.device)
-        rows = codes[:, t] + model.config.n_codes * stage
-        rows = torch.where(codes[:, t] < model.config.n_codes, rows, model.blank)
-        self.x[:, t] = rows.repeat(len(self.x) // n, 1)
+        codes[:, t], self.x[:, t] = self.choose(t, h, uniform[:, t - first],
+                                                codes[:, t], still[:, t], guidance,
+                                                **how)
         if t + 1 < codes.shape[1]: h = self.step(t)
     return h
+
+# %% ../../nbs/core/cached_transformer.ipynb #55186f8c
+class StaticGPT(Static, CachedGPT):
+    "The same with steps of one shape, which ask the host nothing"
+    def __init__(self,
+        model:nn.Module, # a `CodeGPT` whose weights are read
+        prefix:Tensor, # (rows, c, width)
+        x:Tensor, # codes in steps, (rows, t, streams)
+    ):
+        super().__init__(model, prefix, x)
+        for memory in (*self.keys, *self.values): memory.zero_()
+        self.backend, device = model.backend, prefix.device
+        self.near = self.steps.near.to(device)
+        self.each = (model.blank + 1) * torch.arange(self.near.shape[1],
+                                                     device=device)[:, None]
+        self.places = torch.arange(self.values[0].shape[1], device=device)
+
+    def again(self, x:Tensor)->StaticGPT: # codes in steps, as before -> itself
+        "Another text behind the same prefix"
+        self.x.copy_(self.model.rows_of(x, self.steps))
+        return self
+
+# %% ../../nbs/core/cached_transformer.ipynb #657e9f20
+@patch
+def written(self:StaticGPT,
+    t:Tensor, # the step that was written last, int64, (1,)
+)->Tensor: # what goes into the first block, (rows, width)
+    "The token of a step, and the codes around the next place"
+    model, here = self.model, lambda x, at: x.index_select(0, at.clamp(max=len(x) - 1))
+    y = model.tokens(self.x.index_select(1, t)).sum(2)[:, 0]
+    if model.around is not None:
+        near = here(self.near, t + 1)[0]
+        found = self.x.index_select(1, near.clamp(min=0))  # (rows, near, streams)
+        found = found.masked_fill((near < 0)[:, None], model.blank) + self.each
+        y = y + F.embedding(found, model.around.weight).sum((1, 2))
+    return y + self.told[:, 0] + here(self.place, self.before + t)
+
+# %% ../../nbs/core/cached_transformer.ipynb #3f689ed9
+@patch
+def step(self:StaticGPT,
+    t:Tensor, # the step that was written last, int64, (1,)
+)->Tensor: # the vector that step t + 1 is drawn from, (rows, width)
+    "One token through all blocks; it looks at all keys, and hears those that are there"
+    x, at = self.written(t), self.before + t
+    later = self.places > at
+    for block, keys, values in zip(self.model.blocks, self.keys, self.values):
+        q, k, v = block.attn.qkv(block.ln1(x)).view(len(x), 3, -1,
+                                                    keys.shape[1]).unbind(1)
+        keys.index_copy_(2, at, k.flatten(0, 1)[..., None])
+        values.index_copy_(1, at, v.flatten(0, 1)[:, None])
+        q = q.reshape(len(keys), 1, -1) * keys.shape[1]**-.5
+        weights = torch.bmm(q, keys).masked_fill(later, -torch.inf).softmax(-1)
+        x = x + block.attn.proj(torch.bmm(weights, values).view(len(x), -1))
+        x = x + block.mlp(block.ln2(x))
+    return x
+
+# %% ../../nbs/core/cached_transformer.ipynb #ceb34792
+@patch
+def tick(self:StaticGPT,
+    **how, # guidance, temperature, top_k, top_p
+):
+    "Draw the codes of a step, write them, and go on to the next"
+    t, of = self.t, lambda x, at: x.index_select(1, at)[:, 0]
+    codes, rows = self.choose(t, self.h, of(self.uniform, self.slot), of(self.codes, t),
+                              of(self.fixed, t), **how)
+    self.codes.index_copy_(1, t, codes[:, None])
+    self.x.index_copy_(1, t, rows[:, None])
+    self.h.copy_(self.step(t))
+    t.add_(1)
+    self.slot.add_(1)
+
+# %% ../../nbs/core/cached_transformer.ipynb #24cdbd32
+@patch
+def draw(self:StaticGPT,
+    h:Tensor, first:int, last:int, uniform:Tensor, codes:Tensor, still:Tensor,
+    guidance:float|None=None, **how,
+)->Tensor: # the vector that step `last` is drawn from
+    "Draw some steps; arguments as in `CachedGPT.draw`"
+    t = torch.full((1,), first, device=h.device)
+    self.hold(h=h, uniform=uniform, codes=codes, fixed=still, t=t,
+              slot=torch.zeros_like(t))
+    self.ticks(last - first, guidance=guidance, **how)
+    codes.copy_(self.codes)
+    return self.h
 
 # %% ../../nbs/core/cached_transformer.ipynb #d7745456
 def compiled_weights(

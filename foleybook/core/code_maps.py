@@ -16,6 +16,7 @@ from .files import (
     atomic_folder, read_json, read_safetensors, write_safetensors)
 from .generator import class_numbers, Conditions, ItemNoise, Pretrained
 from .half_precision import Holds
+from .on_device import portions
 from .rendering import ear_seed, find_vocoder, MelGenerator
 from .settings import SettingsError
 from .sound_files import unclipped
@@ -644,7 +645,7 @@ class Cascade(MelGenerator):
         mask:Tensor|None=None, # bool, (f,): frames to make anew
         **draw, # temperature, top_k, progress, ... of the prior
     )->Tensor: # log-mel, (n, m, f)
-        "Draw codes, then decode item by item, so that an item is the same in any batch"
+        "Draw codes and decode them, on a CPU item by item, see `portions`"
         return _sample_mel(self, cond, seeds, frames, init, mask, draw)
 
     def with_vocoder(self,
@@ -701,7 +702,7 @@ def _check_parts(model):
 
 # %% ../../nbs/core/code_maps.ipynb #99173d01
 def _sample_mel(model, cond, seeds, frames, init, mask, draw):
-    "Draw codes, then decode item by item, so that an item is the same in any batch"
+    "Draw codes and decode them, on a CPU item by item, see `portions`"
     shape, stride = tuple(model.prior.config.code_shape), model.codebook.time_stride
     if frames > shape[-1] * stride and 'shape' in model.takes:
         shape = (*shape[:-1], -(-frames // stride))
@@ -711,8 +712,8 @@ def _sample_mel(model, cond, seeds, frames, init, mask, draw):
     channels = draw.pop('channels', 1)
     draw = {k: v for k, v in draw.items() if v is not None}
     codes = model.prior.sample_codes(cond, seeds, **draw).to(model.codebook.device)
-    made = torch.cat([model.codebook.decode(item)
-                      for item in codes.split(1)])[..., :frames]
+    made = torch.cat([model.codebook.decode(some)
+                      for some in portions(codes)])[..., :frames]
     # a map may end within the last frame
     if init is not None and made.shape[-1] < frames:
         made = F.pad(made, (0, frames - made.shape[-1]), mode='replicate')

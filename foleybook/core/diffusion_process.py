@@ -9,15 +9,15 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
-import torch
+import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from .settings import near, SettingsError
 
 # %% auto #0
 __all__ = ['NOISE_SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'FAST_BETAS', 'DiffusionProcess', 'Levels', 'wide', 'Denoised',
-           'split_prediction', 'join_prediction', 'TrainingItem', 'diffusion_loss', 'Denoiser', 'time_grid',
-           'align_steps', 'spread_times', 'invert_ddim']
+           'split_prediction', 'join_prediction', 'TrainingItem', 'diffusion_loss', 'one_time', 'number_of', 'Denoiser',
+           'time_grid', 'align_steps', 'spread_times', 'invert_ddim']
 
 # %% ../../nbs/core/diffusion_process.ipynb #3e08a595
 NOISE_SCHEDULES = ('linear', 'scaled_linear', 'squaredcos', 'flow')
@@ -233,6 +233,34 @@ def diffusion_loss(
     error = (answer.float() - target.float()).square()
     return error.mean() if weight is None else (wide(weight, error) * error).mean()
 
+# %% ../../nbs/core/diffusion_process.ipynb #1e1b19cf
+@lru_cache(maxsize=4096)
+def _numbers(process, t): return tuple(v.item() for v in process.levels(t))
+
+@patch
+def numbers(self:DiffusionProcess,
+    t:float, # a time
+) -> tuple: # alpha, sigma
+    "`levels` at one time as numbers, computed once: no step has to wait for them"
+    return _numbers(self, t)
+
+# %% ../../nbs/core/diffusion_process.ipynb #a6ec84bc
+def one_time(
+    n:int, # items
+    t:float, # time of all
+    device='cpu', # where they go
+) -> Tensor: # (n,)
+    "A time for each item that remembers its `number`, so that nobody asks the device"
+    times = torch.full((n,), t, device=device)
+    times.number = np.float32(t).item()
+    return times
+
+
+def number_of(t:Tensor, # times, (n,), all the same
+) -> float:
+    "The time of all items; the device is asked only where `one_time` did not make it"
+    return t.number if hasattr(t, 'number') else t[0].item()
+
 # %% ../../nbs/core/diffusion_process.ipynb #686a1d5d
 class Denoiser:
     "`denoiser(x, t)`: sound and noise in the states x (b, ...), all at time t"
@@ -251,6 +279,7 @@ class Denoiser:
             raise ValueError(f"times {times.tolist()[:4]} ... must fall, and be two or "
                              "more.")
         alpha, sigma = (v.tolist() for v in self.process.levels(times))
+        for t in times.tolist(): self.process.numbers(t)
         return list(zip(times.tolist(), alpha, sigma, alpha[1:], sigma[1:]))
 
 # %% ../../nbs/core/diffusion_process.ipynb #0f6ef19b
@@ -261,8 +290,8 @@ def denoiser(self:DiffusionProcess,
 ) -> Denoiser:
     "A network as a `Denoiser`"
     def split(x, t):
-        answer = predict(x, torch.full((len(x),), t, device=x.device))
-        alpha, sigma = (v.item() for v in self.levels(t))
+        answer = predict(x, one_time(len(x), t, x.device))
+        alpha, sigma = self.numbers(t)
         x0, eps = split_prediction(answer, x, alpha, sigma, self.prediction)
         return Denoised(x0 if clip is None else x0.clamp(-clip, clip), eps)
     return Denoiser(self, split)

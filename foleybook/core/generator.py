@@ -23,7 +23,9 @@ from .files import (
 from .settings import (
     config_hash, from_plain, known_class, near, SettingsError, to_plain)
 from .sound_files import fit_length, read_audio, resample
+from .on_device import Compiles
 from .sounds import CEILING, Finish, headroom, SamplingError, Sounds
+from ..kernels.counter_noise import counted_normal, counted_uniform
 
 # %% auto #0
 __all__ = ['mix_seed', 'seed_everything', 'rng_state', 'set_rng_state', 'preserve_rng', 'ItemNoise', 'Conditions',
@@ -87,23 +89,38 @@ def preserve_rng(
 
 # %% ../../nbs/core/generator.ipynb #87a5cc86
 class ItemNoise:
-    "One generator per item: the same alone, in a batch, on any device"
+    "Noise of each item's own seed: the same alone and in any batch"
     def __init__(self,
         seeds:list, # one number per item, n of them
-        device='cpu', # where the drawn tensors go
+        device='cpu', # where the numbers are drawn
+        # by their places instead of by generators? None: everywhere but on a CPU
+        counted:bool|None=None,
     ):
-        self.generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
-        self.device = device
+        seeds, self.device, self.next = [int(s) for s in seeds], torch.device(device), 0
+        counted = self.device.type != 'cpu' if counted is None else counted
+        self.generators = [] if counted else [torch.Generator().manual_seed(s)
+                                              for s in seeds]
+        words = [[s & 2**32 - 1, s >> 32 & 2**32 - 1] for s in seeds]
+        self.keys = torch.tensor(words, device=self.device).view(-1, 2)
+        self.counted = counted
+
+    def __len__(self): return len(self.keys)
+
+    def _draw(self, plain, by_place, shape):
+        if not self.counted:
+            return torch.stack([plain(*shape, generator=g)
+                                for g in self.generators]).to(self.device)
+        first, count = self.next, math.prod(shape)
+        self.next += -(-count // 4)
+        return by_place(self.keys, first, count).reshape(len(self), *shape)
 
     def randn(self, *shape) -> Tensor: # (n, *shape)
         "Standard normal numbers"
-        return torch.stack([torch.randn(*shape, generator=g)
-                            for g in self.generators]).to(self.device)
+        return self._draw(torch.randn, counted_normal, shape)
 
     def rand(self, *shape) -> Tensor: # (n, *shape)
         "Uniform numbers in [0, 1)"
-        return torch.stack([torch.rand(*shape, generator=g)
-                            for g in self.generators]).to(self.device)
+        return self._draw(torch.rand, counted_uniform, shape)
 
     def choice(self, probs:Tensor) -> Tensor: # (n, ...) indices
         "One draw from each row of `probs` (n, ..., k); rows need not sum to one"
@@ -260,6 +277,14 @@ class Conditions:
         fields = {k: v.masked_fill(gone(v), -1 if k == 'label' else 0)
                   for k, v in self.fields.items()}
         return _like(self, self.n, self.names, fields)
+
+    def tiled(self,
+        n:int, # copies of all
+    ) -> Conditions:
+        "All sounds' conditions, n times one after the other; asks the device nothing"
+        return _like(self, self.n * n, self.names * n,
+                     {k: v.repeat(n, *[1] * (v.ndim - 1))
+                      for k, v in self.fields.items()})
 
     def repeat(self,
         n:int, # copies of each
@@ -1484,6 +1509,17 @@ class Generator(Pretrained):
         if precision not in ('float32', 'auto'):
             raise ValueError(f"precision={precision!r}: {type(self).__name__} holds "
                              "its weights in float32 only. Leave it out.")
+        return self
+
+    def set_compile(self,
+        backend:str|None='inductor', # of `torch.compile`; None: no more
+    ) -> Generator: # itself
+        "Compile the step that is repeated, in whichever part repeats one"
+        parts = [part for part in self.children() if isinstance(part, Compiles)]
+        if not parts and backend is not None:
+            raise ValueError(f"compile: {type(self).__name__} repeats no step that "
+                             "torch could compile. Leave it out.")
+        for part in parts: part.set_compile(backend)
         return self
 
     def as_sounds(self,

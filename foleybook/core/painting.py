@@ -7,15 +7,18 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from ..audio_features import GriffinLim, log_mel, mel_centres, MelConfig
 from .code_maps import MelAutoencoder
+from .diffusion_process import number_of
 from .generator import (
     _audio_of, Conditions, ItemNoise, model_folder, Pretrained)
 from .half_precision import chosen_precision, held
+from .on_device import Compiles, portions
 from .rendering import find_vocoder, MelGenerator
 from .sounds import Finish, Sounds
 from ..diffwave import diffuse, DiffusionProcess, invert_ddim
@@ -41,7 +44,7 @@ class LatentDiffusionConfig:
     vocoder:str = '' # 'default': the book's own, which is not saved again
 
 # %% ../../nbs/core/painting.ipynb #85d65510
-class LatentDiffusion(MelGenerator):
+class LatentDiffusion(Compiles, MelGenerator):
     "class -> latents (backbone) -> log-mel (autoencoder) -> sound (vocoder)"
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
@@ -118,14 +121,14 @@ def answer(self:LatentDiffusion,
     "What the backbone says of latents of any length"
     n, length, size = len(x), x.shape[-1], self.columns
     keep, net = None if keep is None else keep.to(x.device), self.backbone
-    if not torch.is_grad_enabled(): net = held(net, self.precision)
+    if not torch.is_grad_enabled(): net = self.stepped(held(net, self.precision))
     if length <= size:
         return net(x, t, cond, None if keep is None else keep.expand(n, -1))
-    where, weight = (v.to(x.device) for v in windows(length, size, ring))
+    where, weight, total_weight = _windows_on(x.device, length, size, ring)
     w = len(where)
     parts = x[..., where].permute(3, 0, 1, 2, 4).flatten(0, 1) # (w n, c, h, size)
     kept = None if keep is None else keep[where].repeat_interleave(n, 0)
-    asked = None if cond is None else cond[torch.arange(n).repeat(w)]
+    asked = None if cond is None else cond.tiled(w)
     if cond is not None and (track := cond.controls.get('level')) is not None:
         # (n, w, size, values)
         tracks = track.unflatten(-1, (length, -1)).to(x.device)[:, where]
@@ -134,8 +137,15 @@ def answer(self:LatentDiffusion,
     total = torch.zeros_like(x)
     for at, piece in zip(where, said):
         total.index_add_(-1, at, piece * weight)
-    return total / torch.zeros(length, device=x.device).index_add_(
-        0, where.flatten(), weight.repeat(w))
+    return total / total_weight
+
+@lru_cache(16)
+@torch.inference_mode(False)
+def _windows_on(device, length, size, ring):
+    "`windows` on a device, and the sum of the weights at each column"
+    where, weight = (v.to(device) for v in windows(length, size, ring))
+    return where, weight, torch.zeros(length, device=device).index_add_(
+        0, where.flatten(), weight.repeat(len(where)))
 
 # %% ../../nbs/core/painting.ipynb #b1f60012
 @patch
@@ -158,7 +168,7 @@ def set_precision(self:LatentDiffusion,
 def _rolled(cond, roll, length):
     "A ring that is rolled takes its track of level along"
     if not roll or 'level' not in cond.controls: return cond
-    other, track = cond[torch.arange(len(cond))], cond.controls['level']
+    other, track = cond.tiled(1), cond.controls['level']
     other.fields['controls.level'] = track.roll(roll * track.shape[-1] // length, -1)
     return other
 
@@ -175,16 +185,18 @@ def predictor(self:LatentDiffusion,
     n, turn = len(cond), dict(k=0)
     low, high = self.config.interval
     both = Conditions.cat([cond, cond.drop(torch.ones(n, dtype=torch.bool))])
+    unasked = both[n:]
+    if keep is not None: keep, known = keep.to(self.device), known.to(self.device)
     def predict(x, t):
-        if keep is not None:
-            x = torch.where(keep.to(x.device), known.to(x), x)
+        if keep is not None: x = torch.where(keep, known.to(x.dtype), x)
         turn['k'] += 1
         roll = round(turn['k'] * .6180339887 % 1 * x.shape[-1]) if ring else 0
         stay = None if keep is None else keep.roll(roll, -1)
         y = x.roll(roll, -1)
         if guidance == 0: # nothing is asked, inside the interval and outside
-            said = self.answer(y, t, _rolled(both[n:], roll, x.shape[-1]), stay, ring)
-        elif guidance == 1 or not low <= (t[0].item() + 1) / 1000 <= high:
+            said = self.answer(y, t, _rolled(unasked, roll, x.shape[-1]), stay,
+                               ring)
+        elif guidance == 1 or not low <= (number_of(t) + 1) / 1000 <= high:
             said = self.answer(y, t, _rolled(cond, roll, x.shape[-1]), stay, ring)
         else:
             pair = _rolled(both, roll, x.shape[-1])
@@ -237,7 +249,7 @@ def sample_latents(self:LatentDiffusion,
     progress:bool=False, # show a bar
 )->Tensor: # (n, c, h, columns)
     "From noise to latents"
-    c, draw = self.vae.config, ItemNoise(seeds)
+    c, draw = self.vae.config, ItemNoise(seeds, self.device)
     shape = (len(seeds), c.channels, c.rows, columns)
     if init is not None and strength == 0:
         return init
@@ -409,7 +421,7 @@ def sample_mel(self:LatentDiffusion,
     channels:int=1, # 2: a second grain for the sides
     **asked, # steps, guidance ...: see `sample_latents`
 )->Tensor: # log-mel, (n * channels, m, f)
-    "Paint latents, decode them item by item, so that an item is the same in any batch"
+    "Paint latents and decode them, on a CPU item by item, see `portions`"
     stride, keep = self.vae.time_stride, None
     columns = -(-frames // stride)
     if init is not None:
@@ -422,7 +434,7 @@ def sample_mel(self:LatentDiffusion,
     cond = self.with_level(cond, frames, columns * stride)
     asked = {k: v for k, v in asked.items() if v is not None}
     z = self.sample_latents(cond, seeds, columns, init, keep, **asked)
-    made = torch.cat([self.vae.decode(item) for item in z.split(1)])[..., :frames]
+    made = torch.cat([self.vae.decode(some) for some in portions(z)])[..., :frames]
     return self.vae.with_grain(made, seeds, bool(asked.get('loop')), channels)
 
 # %% ../../nbs/core/painting.ipynb #23dd1022

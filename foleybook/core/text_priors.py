@@ -227,5 +227,7 @@ def _sample_codes(self:TextPrior, cond, seeds, init, mask, progress, guidance,
                 fixed[..., last - at:] = True
                 part[:] = self._draw(prefix, part.clone(), fixed, noise, guidance,
                                      progress, **how)
-    finally: self.train(training)
+    finally:
+        self.train(training)
+        self.__dict__.pop('_static', None)
     return self.squeezed(codes[..., :columns]).clone()

@@ -21,6 +21,7 @@ from ..core.files import (
     CheckpointError, load_strict, published_weights, read_json)
 from ..core.generator import Conditions, ItemNoise, Pretrained
 from ..core.half_precision import chosen_precision, held
+from ..core.on_device import at_once, Compiles
 from ..core.rendering import MelGenerator
 from ..core.settings import near
 from ..core.sound_files import fit_length
@@ -295,7 +296,7 @@ class MelImageDiffusionConfig:
     griffin_lim:int = 32 # iterations where there is no trained vocoder
 
 # %% ../../nbs/published/audio_diffusion.ipynb #c3da5fb6
-class MelImageDiffusion(MelGenerator):
+class MelImageDiffusion(Compiles, MelGenerator):
     "A U-Net paints a mel picture, or latents that an autoencoder makes a picture of"
     part_names = ('unet', 'vae', 'vocoder')
     honours = frozenset({'seconds', 'steps', 'guidance', 'sampler', 'init', 'strength',
@@ -502,7 +503,7 @@ def sample_mel(self:MelImageDiffusion,
     mask:Tensor|None=None, # bool, (f,): frames to make anew
     guidance:float=1., progress:bool=False, **asked, # steps, sampler, strength ...
 )->Tensor: # log-mel, (n, m, f)
-    "Paint a picture, item by item, so that an item is the same in any batch"
+    "Paint pictures, on a CPU item by item, so that one is the same in any batch"
     c, stride = self.config, self.stride
     columns = -(-frames // stride) * stride
     if init is not None:
@@ -512,17 +513,20 @@ def sample_mel(self:MelImageDiffusion,
     if mask is not None:
         mask = F.pad(mask.float(),
                      (0, columns - frames)).view(-1, stride).any(1).to(self.device)
-    net, made = prepared(held(self.unet, self.precision)), []
-    shape = (1, net.config.in_channels, self.mel.n_mels // stride, columns // stride)
-    for i, seed in enumerate(tqdm(seeds, leave=False,
-                                  disable=None if progress else True)):
-        predict = partial(net, context=cond[i].text, label=asked_label(cond[i]))
+    net, made, size = held(self.unet, self.precision), [], at_once(self.device)
+    net, k = prepared(net) if self.backend is None else self.stepped(net), net.config
+    shape = k.in_channels, self.mel.n_mels // stride, columns // stride
+    for i in tqdm(range(0, n, size), leave=False, disable=None if progress else True):
+        some = slice(i, i + size)
+        told = cond[some].to(self.device)
+        predict = partial(net, context=told.text, label=asked_label(told))
         if guidance != 1:
-            predict = guided(predict, partial(net, context=_no_text(cond[i])), guidance)
-        made.append(diffuse(c.process, predict, shape, ItemNoise([seed]), clip=c.clip,
-                            init=None if init is None else init[i:i + 1], mask=mask,
+            predict = guided(predict, partial(net, context=_no_text(told)), guidance)
+        made.append(diffuse(c.process, predict, (len(told), *shape),
+                            ItemNoise(seeds[some], self.device), clip=c.clip,
+                            init=None if init is None else init[some], mask=mask,
                             device=self.device,
-                            unit=2**(len(net.config.block_out_channels) - 1),
+                            unit=2**(len(k.block_out_channels) - 1),
                             **{k: v for k, v in asked.items() if v is not None}))
     x = torch.cat([self.to_pictures(z) for z in made])[:, 0, :, :frames]
     return (x.clamp(-1, 1) + 1) / 2 * (c.high - c.low) + c.low

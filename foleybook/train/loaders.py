@@ -218,6 +218,7 @@ def _loaders(cache, valid_idx, device, n, drop_last, valid, conditions, fold=Non
     given = dict(given, vocab=cache.labels, conditions=conditions)
     make = lambda rows, **k: CacheLoader(cache, rows, **given, **k)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    given["pin_memory"] = device.type == "cuda" # a pinned batch is copied at once
     drop_last = drop_last and (n or len(train)) >= given["bs"]
     dls = [make(train, shuffle=True, n=n, drop_last=drop_last), make(held)]
     dls = DataLoaders(*dls, device=device)

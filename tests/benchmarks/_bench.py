@@ -11,13 +11,22 @@ from pathlib import Path
 
 # "gflops" of float32 and "gflops_bf16" of bf16 products, "gbytes_per_s" read from
 # memory
-def machine_ceiling() -> dict:
-    "What one thread of this machine can do: the best of some tries"
+def machine_ceiling(device="cpu") -> dict:
+    "What one thread of this machine, or its graphics card, can do: the best of some tries"
     import torch
 
-    def best(f, n): return min(_timed(f) for _ in range(n))
-    threads, size = torch.get_num_threads(), 1024
-    a, b, big = torch.randn(size, size), torch.randn(size, size), torch.randn(32 << 20)
+    gpu = torch.device(device).type != "cpu"
+    def timed(f):
+        if not gpu: return _timed(f)
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        f()
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+    def best(f, n): return min(timed(f) for _ in range(n))
+    threads, size = torch.get_num_threads(), 8192 if gpu else 1024
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    big = torch.randn(32 << 20, device=device)
     c, d, work = a.bfloat16(), b.bfloat16(), 2 * size**3 / 1e9
     torch.set_num_threads(1)
     try:
@@ -39,7 +48,7 @@ _FEATURES = set("avx avx2 fma avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vn
                 # of processors, those that matter to products and loops
                 "sve2".split())
 
-def _machine():
+def _machine(device="cpu"):
     "What the rows of `bench` were measured with: what the processor says that it can do"
     import torch
 
@@ -49,7 +58,9 @@ def _machine():
     told = {k.strip().lower(): v.strip() for k, v in lines}
     found = _FEATURES & set((told.get("flags") or told.get("features") or "").split())
     capability = torch.backends.cpu.get_cpu_capability()
-    return dict(made=time.strftime("%Y-%m-%d"),
+    card = {} if torch.device(device).type == "cpu" else dict(
+        device=torch.cuda.get_device_name(device))
+    return dict(card, made=time.strftime("%Y-%m-%d"),
                 processor=told.get("model name", "unknown"),
                 cores=os.cpu_count(),
                 features=sorted(found) or [capability.lower()], torch=torch.__version__,
@@ -64,7 +75,8 @@ def _bench_head(
     gain = ceiling["gflops_bf16"] / ceiling["gflops"]
     return (f"{machine['cores']} cores, {machine['threads']} thread used, torch "
             f"{machine['torch']} ({machine['torch_kernels']}), has "
-            f"{' '.join(machine['features'])}\nceiling of the thread: "
+            f"{' '.join(machine['features'])}"
+            f"\nceiling of {machine.get('device', 'the thread')}: "
             f"{ceiling['gflops']:.0f} GFLOP/s in float32, {ceiling['gflops_bf16']:.0f} "
             "in bf16 "
             f"({f'{gain:.1f} times faster' if gain >= 1 else f'{1 / gain:.1f} times slower'}), {ceiling['gbytes_per_s']:.1f} GB/s")
@@ -91,6 +103,7 @@ def _bench_table(
 
 def _bench_rows(
     file: Path,  # a benchmark
+    device=None,  # where its networks run; None: it is not asked, a processor
 ):
     "The rows of one file, with its room, measured on one thread"
     from importlib.util import module_from_spec, spec_from_file_location
@@ -98,12 +111,12 @@ def _bench_rows(
 
     spec, threads = spec_from_file_location(f"benchmark_{file.stem}",
                                             file), torch.get_num_threads()
-    module = module_from_spec(spec)
+    module, how = module_from_spec(spec), {} if device is None else dict(device=device)
     sys.path.insert(0, str(file.parent))  # for _measure.py beside it
     torch.set_num_threads(1)
     try:
         spec.loader.exec_module(module)
-        return [dict(room=file.stem, **row) for row in module.benchmarks()]
+        return [dict(room=file.stem, **row) for row in module.benchmarks(**how)]
     finally:
         sys.path.remove(str(file.parent))
         torch.set_num_threads(threads)
@@ -135,6 +148,7 @@ def run(
     # write machine, ceiling and rows to this JSON file as well; where rooms are named,
     # it keeps those of the others
     out="",
+    device="cpu",  # where networks run; on another than cpu, the rooms that can
 ):
     "Measure ours against the reference in one run, and print a table"
     from foleybook.core.files import write_text
@@ -149,14 +163,21 @@ def run(
         there = f"It holds {', '.join(files)}" if files else "Run from a checkout, or give --folder"
         raise ValueError(f"{folder}: no benchmark {', '.join(absent) or 'file'} here. "
                          f"{there}.")
-    machine, rows, days, kept = _machine(), [], {}, ([], {}, {})
+    at = None if device == "cpu" else device
+    if at:
+        can = [n for n, f in files.items() if "def benchmarks(device=" in f.read_text()]
+        if wrong := [n for n in asked if n not in can]:
+            raise ValueError(f"{', '.join(wrong)}: measured on a processor only. On "
+                             f"{device} there is {', '.join(can)}.")
+        asked = asked or can
+    machine, rows, days, kept = _machine(device), [], {}, ([], {}, {})
     if out and asked:
         kept = _kept_rows(Path(out), machine, asked)
-    ceiling = machine_ceiling()
+    ceiling = machine_ceiling(*filter(None, [at]))
     best = {k: max(v, kept[2].get(k, 0)) for k, v in ceiling.items()}
     print(_bench_head(machine, ceiling))
     for room in asked or files:
-        found = _bench_rows(files[room])
+        found = _bench_rows(files[room], at)
         print(f"\n{room}\n{_bench_table(found)}", flush=True)
         rows, days[room] = rows + found, machine["made"]
         if out:

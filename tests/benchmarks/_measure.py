@@ -30,6 +30,16 @@ def interleaved(*ways, rounds=5, warm=True, clock=time.process_time):
     return [statistics.median(t) for t in times], results
 
 
+def clock_of(device):
+    "Processor time on a processor; elsewhere the time by the clock when all that was asked for is done"
+    if torch.device(device).type == "cpu":
+        return time.process_time
+    def clock():
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return clock
+
+
 def row(job, ours, reference, reference_time, unit="ms", exactness=None, share=None):
     """One row of a benchmark; `foleybook bench` adds the room.
 
