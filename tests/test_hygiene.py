@@ -1,5 +1,6 @@
 "House rules that one would otherwise check by eye: sizes, docstrings, docments, words, the README, imports"
 import ast
+import base64
 import importlib
 import inspect
 import io
@@ -12,6 +13,7 @@ import tokenize
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,6 +208,20 @@ def test_kept_outputs_are_of_the_recording():
     kept = [out for out in shown if "<audio" in out]
     assert sum("rain, recorded" in out or "dog, recorded" in out for out in kept) >= 2
     assert not any("by formula" in out for out in shown)
+
+
+def kept_peaks(notebook):
+    "(place, largest sample) of every player that a notebook keeps, decoded"
+    for i, cell in enumerate(cells_of(notebook)):
+        shown = "".join("".join(o.get("data", {}).get("text/html", "")) for o in cell.get("outputs", []))
+        for n, sound in enumerate(re.findall(r"data:audio/[a-z]+;base64,([A-Za-z0-9+/=]+)", shown)):
+            yield f"{short(notebook)} cell {i}, player {n}", abs(soundfile.read(io.BytesIO(base64.b64decode(sound)))[0]).max()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_kept_players_are_heard_and_do_not_clip(notebook):
+    wrong = [f"{place}: peak {peak:.3f}" for place, peak in kept_peaks(notebook) if not .01 < peak <= 1]
+    assert not wrong, f"{'; '.join(wrong)}. Run the notebook again: players are turned down until their MP3 stays within 1."
 
 
 def test_imports_stand_in_cells_of_their_own():
