@@ -7,15 +7,18 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+from ..audio_features import MelConfig
 from ..core.settings import SettingsError
 from ..core.state_spaces import (
     hippo, nearly_diagonal, S4Config, StateSpace, Swings, swings, Systems)
+from ..diffwave import DiffusionProcess
 from ..kernels.long_convolution import _precision, laid_out, mixed
 from ..sashimi import (
     ChannelNorm, Mix, S4, Sashimi, SashimiBlock, SashimiConfig, SashimiNet,
