@@ -32,8 +32,9 @@ TRIED = dict(  # name -> what is changed
     told_rescale=dict(told=True, rescale=1.), told_now=dict(told=True, temperature=.85))
 
 
-BOARD = dict(  # name -> guidance, share of the noise, does a slow tier draw the levels?
-    nobody_says=(3., .85, False), nobody_says_2=(2., .9, False), levels_drawn=(3., .85, True), levels_drawn_2=(2., .9, True))
+BOARD = dict(  # name -> guidance, share of the noise, share of its spread with which a slow tier draws the levels; 0: nobody says
+    nobody_says=(3., .85, 0.), levels_drawn=(3., .85, 1.), nobody_says_2=(2., .9, 0.), levels_drawn_2=(2., .9, 1.),
+    levels_milder_2=(2., .9, .6))
 JUDGED = "accuracy", "second", "frechet", "rhythm", "coverage", "spread", "unrest", "regularity", "told_apart"
 
 
@@ -164,7 +165,10 @@ def board(out, n=10, seconds=4.):
     for name, (guidance, temperature, drawn) in BOARD.items():
         model = Generator.from_pretrained(str(ROOT / "foleybook/weights/foley")).set_precision("bf16")
         model.defaults = model.defaults | dict(guidance=guidance, temperature=temperature)
-        model.draw_levels("foley" if drawn else None)
+        tier = Generator.from_pretrained(str(ROOT / "foleybook/weights/foley/levels"))
+        own = tier.spread
+        tier.spread = lambda sigma, temperature=1., own=own, share=drawn: own(sigma, share * temperature)
+        model.draw_levels(tier if drawn else None)
         _sample_for(model, held.labels, n, seconds, 0, out / name)
         found = _values(evaluate(open_dataset(out / name / "clips.csv"), held, train=train, seed=0, second=True, times=0, progress=False))
         record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
