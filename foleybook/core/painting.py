@@ -47,8 +47,7 @@ class LatentDiffusion(MelGenerator):
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
                          'mask loop on_step progress').split())
-    best_batch, precision = 8, 'float32' # of the weights, see `set_precision`
-    drawn_levels = None # see `draw_levels`
+    best_batch, precision, drawn_levels = 8, 'float32', None # see `set_precision`
 
     def __init__(self,
         config:LatentDiffusionConfig, # labels and defaults

@@ -275,7 +275,8 @@ class TextureRecipe(StagedRecipe):
 class LevelTierRecipe(LoopRecipe):
     "A slow tier over the levels of the clips that a painter learns from"
     model:LevelTierConfig = field(default_factory=LevelTierConfig)
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband')) # front end
+    # front end that levels are read in
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     seconds:float = 5. # length every clip is padded to
     frames:int = 344 # crops learned from
     gain_db:float = 3. # louder or softer, at most
@@ -328,9 +329,9 @@ def _levels_of_batch(recipe):
             self.learn.yb = rows,
 
         def crops(self, track):
-            room = track.shape[-1] - recipe.frames
-            at = (torch.rand(len(track)) * (room + 1)).long() * (torch.rand(len(track)) < .5)
-            gain = recipe.gain_db * (2 * torch.rand(len(track)) - 1)
+            n, room = len(track), track.shape[-1] - recipe.frames
+            at = (torch.rand(n) * (room + 1)).long() * (torch.rand(n) < .5)
+            gain = recipe.gain_db * (2 * torch.rand(n) - 1)
             return torch.stack([x[i:i + recipe.frames] + g for x, i, g
                                 in zip(track, at.tolist(), gain.tolist())])
 
