@@ -284,6 +284,9 @@ class LevelTierRecipe(LoopRecipe):
     balance:float = .5 # how much more often rare classes are drawn
     cache_dir:str|None = None # of the mels; None: see `cache_folder`
 
+    @property
+    def made(self): return self.model.outputs # tracks, no sound
+
     def dataloaders(self, data):
         "`DataLoaders` of log-mels, padded, not trimmed"
         cache = mel_cache(data, self.mel, self.seconds, self.cache_dir, fit='pad',
