@@ -295,9 +295,8 @@ class LevelTierRecipe(LoopRecipe):
 
     def build_model(self, dls)->LevelTier:
         "A fresh tier for the classes of the clips"
-        c, mel = self.model, dls.mel
-        rate = mel.sample_rate / mel.hop_length / 8
-        return LevelTier(replace(c, labels=tuple(dls.vocab), row_rate=rate,
+        rate = dls.mel.sample_rate / dls.mel.hop_length / 8
+        return LevelTier(replace(self.model, labels=tuple(dls.vocab), row_rate=rate,
                                  cond_size=len(dls.vocab)))
 
     def loss_func(self):
