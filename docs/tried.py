@@ -3,6 +3,8 @@
     python docs/tried.py NAME ...     draw ten sounds of each kind in KINDS (or in the variable KINDS, commas between) with each
                                       change named, measure them, add the rows to docs/tried.json. FOLEYBOOK_DATA has ESC-10
     python docs/tried.py --table      print the means over the kinds as Markdown
+    python docs/tried.py --board OUT  a hundred sounds of ten kinds, nobody saying when and a slow tier drawing the levels, judged as
+                                      chapter 12 does, into docs/tried.json; OUT keeps the sounds
 
 Measured is what needs no network: rhythm (distance of mean modulation spectra from fold 5), swing (how much more the level swings
 than there, in nats of power, all rates), regularity, modulation, unrest (dB in 10 ms); where a track of level was told, how well it
@@ -28,6 +30,12 @@ TRIED = dict(  # name -> what is changed
     rescale=dict(rescale=1.), sideways=dict(sideways=True), worse_copy=dict(guidance=2., pull=1.), told=dict(told=True),
     told_class_only=dict(told=True, class_only=True), told_2=dict(told=True, guidance=2.), told_1_5=dict(told=True, guidance=1.5),
     told_rescale=dict(told=True, rescale=1.), told_now=dict(told=True, temperature=.85))
+
+
+BOARD = dict(  # name -> guidance, share of the noise, share of its spread with which a slow tier draws the levels; 0: nobody says
+    nobody_says=(3., .85, 0.), levels_drawn=(3., .85, 1.), nobody_says_2=(2., .9, 0.), levels_drawn_2=(2., .9, 1.),
+    levels_milder_2=(2., .9, .6))
+JUDGED = "accuracy", "second", "frechet", "rhythm", "coverage", "spread", "unrest", "regularity", "told_apart"
 
 
 def guided(model, cond, guidance, how):
@@ -144,11 +152,38 @@ def main(names, n=10, seconds=4.):
             print(f"{kind}, {name}: {time.process_time() - start:.0f} s", row, flush=True)
 
 
+def board(out, n=10, seconds=4.):
+    "Judge each of BOARD on fold 5, both ways"
+    from foleybook.core.data_sets import open_dataset
+    from foleybook.core.generator import Generator
+    from foleybook.judge.evaluator import evaluate
+    from foleybook.judge.leaderboard import _cut, _sample_for, _values, split_for_judging
+
+    table = open_dataset(Path(os.environ["FOLEYBOOK_DATA"]) / "esc10")
+    rest, held, _ = split_for_judging(table, 5)
+    train, held = _cut(table.subset(rest), seconds), _cut(table.subset(held), seconds)
+    for name, (guidance, temperature, drawn) in BOARD.items():
+        model = Generator.from_pretrained(str(ROOT / "foleybook/weights/foley")).set_precision("bf16")
+        model.defaults = model.defaults | dict(guidance=guidance, temperature=temperature)
+        tier = Generator.from_pretrained(str(ROOT / "foleybook/weights/foley/levels"))
+        own = tier.spread
+        tier.spread = lambda sigma, temperature=1., own=own, share=drawn: own(sigma, share * temperature)
+        model.draw_levels(tier if drawn else None)
+        _sample_for(model, held.labels, n, seconds, 0, out / name)
+        found = _values(evaluate(open_dataset(out / name / "clips.csv"), held, train=train, seed=0, second=True, times=0, progress=False))
+        record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+        record.setdefault("board", {})[name] = {m: float(f"{found[m]:.4g}") for m in JUDGED}
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        print(name, record["board"][name], flush=True)
+
+
 def lines(record):
     "Means over the kinds, as Markdown"
     yield "| | " + " | ".join(FACTS) + " |"
     yield "|---" * (len(FACTS) + 1) + "|"
     for name, kinds in record.items():
+        if name == "board":
+            continue
         mean = {m: sum(row[m] for row in kinds.values()) / len(kinds) for m in FACTS if all(m in row for row in kinds.values())}
         yield f"| {name} | " + " | ".join(how.format(mean[m]) if m in mean else "" for m, how in FACTS.items()) + " |"
 
@@ -156,6 +191,8 @@ def lines(record):
 if __name__ == "__main__":
     if sys.argv[1:] == ["--table"]:
         print("\n".join(lines(json.loads(RECORD.read_text()))))
+    elif sys.argv[1:2] == ["--board"] and len(sys.argv) == 3:
+        board(Path(sys.argv[2]))
     elif len(sys.argv) > 1 and {*sys.argv[1:]} <= {*TRIED, "recordings"}:
         main(sys.argv[1:])
     else:

@@ -738,6 +738,19 @@ def test_a_tier_that_does_not_fit_says_so(timed, painter, tier, tmp_path):
     assert torch.equal(read(Conditions(label=[1]), [2], 0.5), tier.levels(Conditions(label=[1]), [2], 0.5))
 
 
+def test_the_shipped_tier_fits_the_shipped_painter():
+    from importlib.resources import files
+
+    folder = Path(str(files("foleybook") / "weights/foley"))
+    shipped = Pretrained.from_pretrained(folder / "levels")
+    assert (folder / "levels/model.safetensors").stat().st_size < 50_000
+    assert [*shipped.labels] == json.loads((folder / "pipeline.json").read_text())["config"]["labels"]
+    asked = Conditions(label=[shipped.labels.index(k) for k in ("rain", "dog_bark")] * 4)
+    tracks = shipped.levels(asked, [*range(8)], 4.0)
+    assert torch.equal(tracks, shipped.levels(asked, [*range(8)], 4.0)) and -80 <= tracks.min() and tracks.max() <= 0
+    assert tracks[1::2].std(1).mean() > 2 * tracks[::2].std(1).mean()  # barks come and go, rain stays
+
+
 def test_levels_in_rows_end_sixty_below_the_loudest():
     track = torch.full((1, 96), -100.0)
     track[0, 40:44] = -20.0

@@ -700,8 +700,6 @@ def _request(generator, asked, files, how, precision):
     plain = {k: v for k, v in vars(how).items() if v not in (None, False)}
     held = getattr(generator, "precision", precision)
     if held != "float32": plain |= dict(precision=held)
-    if drawn := getattr(generator, "drawn_levels", None):
-        plain |= dict(levels=_fingerprint(drawn.__self__))
     # noise is other noise there, see `ItemNoise`
     if generator.device.type != "cpu": plain |= dict(device=generator.device.type)
     return asked | files | plain | inputs | dict(made_by=_fingerprint(generator))
@@ -777,15 +775,6 @@ def _dub(generator, video, out, eye, class_, asked, seed, quiet):
 
 # %% ../../nbs/apps/cli.ipynb #d8244edd
 #| code-fold: true
-def _let_draw(generator, model, levels, told):
-    "A slow tier says when, unless --follow or --at do"
-    if told: raise ValueError("--levels, --follow and --at say the same thing. Give one "
-                              "of them.")
-    if not hasattr(generator, 'draw_levels'):
-        raise ValueError(f"--levels: {type(generator).__name__} takes no track of "
-                         "level. Leave it out.")
-    generator.draw_levels(model if levels == 'drawn' else levels)
-
 def _course(generator, follow, at, asked):
     "`controls` and `seconds` of sounds that follow a recording, or some moments"
     from foleybook.core.sound_files import audio_info
@@ -838,8 +827,6 @@ def sample(
     # sound file whose loudness over time the sounds take: a tapped rhythm
     follow: str = None,
     at: list = None,  # moments at which something happens, seconds
-    # drawn: a slow tier says how loud when, where the model has one; or its folder
-    levels: str = None,
     loop: bool = False,  # the end joins the start
     channels: int = None,  # 2: stereo (default: 1)
     seed: int = 0,  # seed of the first sound of each class
@@ -902,7 +889,6 @@ def sample(
     generator, per_class = load_generator(model, vocoder, codebook, device, adapter,
                                           precision, compile), per_class or 4
     classes = _classes(generator, class_, model)
-    if levels: _let_draw(generator, model, levels, follow or at)
     if follow or at: asked |= _course(generator, follow, at, asked)
     if video: return _dub(generator, video, out, eye, class_, asked, seed, quiet)
     wanted = [(c, label, seed + k) for c, label in zip(*_wishes(generator, classes))

@@ -7,6 +7,7 @@
 from __future__ import annotations
 from dataclasses import dataclass
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .generator import Conditions
@@ -73,15 +74,17 @@ class LevelTier(ParamTier):
         classes = F.one_hot(label, len(self.labels)).to(rows)
         return torch.cat([before, classes[:, None].expand(-1, rows.shape[1], -1)], -1)
 
-    def levels(self,
-        cond:Conditions, # classes of n sounds
-        seeds:list, # n numbers
-        seconds:float, # length
-    )->Tensor: # dB, (n, values), stretched over the sound by a painter
-        "Draw tracks of level; an item's depends on its own seed alone"
-        alone = (cond[[k]] for k in range(len(cond)))
-        made = [self.tracks(Conditions(1, shares=c.class_shares(len(self.labels))),
-                            seconds=seconds - 1e-6, seed=s) for c, s in zip(alone, seeds)]
-        rows = torch.stack([torch.cat([m.controls[k] for m in made])
-                            for k in self.outputs], -1).flatten(1)
-        return (rows - 1) * -LOWEST
+# %% ../../nbs/core/level_tiers.ipynb #b13b40f2
+@patch
+def levels(self:LevelTier,
+    cond:Conditions, # classes of n sounds
+    seeds:list, # n numbers
+    seconds:float, # length
+)->Tensor: # dB, (n, values), stretched over the sound by a painter
+    "Draw tracks of level; an item's depends on its own seed alone"
+    shares = cond.class_shares(len(self.labels))
+    made = [self.tracks(Conditions(1, shares=share), seconds=seconds - 1e-6, seed=s)
+            for share, s in zip(shares.split(1), seeds)]
+    rows = torch.stack([torch.cat([m.controls[k] for m in made])
+                        for k in self.outputs], -1).flatten(1)
+    return (rows - 1) * -LOWEST

@@ -49,8 +49,7 @@ class LatentDiffusion(Compiles, MelGenerator):
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
                          'mask loop channels on_step progress').split())
-    best_batch, precision = 8, 'float32' # of the weights, see `set_precision`
-    drawn_levels = None # see `draw_levels`
+    best_batch, precision, drawn_levels = 8, 'float32', None # see `set_precision`
 
     def __init__(self,
         config:LatentDiffusionConfig, # labels and defaults
@@ -361,7 +360,21 @@ def events(self:LatentDiffusion,
     falls = torch.where(since > -frame, peak - fall * since.clamp_min(0), -torch.inf)
     return dict(level=falls.amax(1).clamp_min(peak - depth))
 
-# %% ../../nbs/core/painting.ipynb #b4fa6a89
+# %% ../../nbs/core/painting.ipynb #9955b71a
+@patch
+def told_levels(self:LatentDiffusion,
+    cond:Conditions, # of n sounds, without a track of level
+    seeds:list, # n numbers
+    frames:int, # length
+)->Conditions: # the same, with one
+    "Conditions with the tracks that the slow tier draws"
+    seconds = frames * self.mel.hop_length / self.sample_rate
+    level = self.drawn_levels(cond.to('cpu'), seeds, seconds)
+    told = cond[torch.arange(len(cond))]
+    told.fields['controls.level'] = level.clamp(-100, -1e-3)
+    return told
+
+# %% ../../nbs/core/painting.ipynb #82ca8eb9
 def _tier_of(where):
     "The slow tier in a folder, or beside the model in it"
     folder = model_folder(where)
@@ -395,19 +408,6 @@ def draw_levels(self:LatentDiffusion,
                          "Train it on the same recordings.")
     self.drawn_levels = tier.levels
     return self
-
-@patch
-def told_levels(self:LatentDiffusion,
-    cond:Conditions, # of n sounds, without a track of level
-    seeds:list, # n numbers
-    frames:int, # length
-)->Conditions: # the same, with one
-    "Conditions with the tracks that the slow tier draws"
-    seconds = frames * self.mel.hop_length / self.sample_rate
-    level = self.drawn_levels(cond.to('cpu'), seeds, seconds)
-    told = cond[torch.arange(len(cond))]
-    told.fields['controls.level'] = level.clamp(-100, -1e-3)
-    return told
 
 # %% ../../nbs/core/painting.ipynb #db07c943
 @patch

@@ -276,13 +276,17 @@ class TextureRecipe(StagedRecipe):
 class LevelTierRecipe(LoopRecipe):
     "A slow tier over the levels of the clips that a painter learns from"
     model:LevelTierConfig = field(default_factory=LevelTierConfig)
-    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband')) # front end
+    # front end that levels are read in
+    mel:MelConfig = field(default_factory=lambda: MelConfig.preset('fullband'))
     seconds:float = 5. # length every clip is padded to
     frames:int = 344 # crops learned from
     gain_db:float = 3. # louder or softer, at most
     dither:float = .006 # of the levels; 1 is 80 dB
     balance:float = .5 # how much more often rare classes are drawn
     cache_dir:str|None = None # of the mels; None: see `cache_folder`
+
+    @property
+    def made(self): return self.model.outputs # tracks, no sound
 
     def dataloaders(self, data):
         "`DataLoaders` of log-mels, padded, not trimmed"
@@ -292,9 +296,8 @@ class LevelTierRecipe(LoopRecipe):
 
     def build_model(self, dls)->LevelTier:
         "A fresh tier for the classes of the clips"
-        c, mel = self.model, dls.mel
-        rate = mel.sample_rate / mel.hop_length / 8
-        return LevelTier(replace(c, labels=tuple(dls.vocab), row_rate=rate,
+        rate = dls.mel.sample_rate / dls.mel.hop_length / 8
+        return LevelTier(replace(self.model, labels=tuple(dls.vocab), row_rate=rate,
                                  cond_size=len(dls.vocab)))
 
     def loss_func(self):
@@ -329,9 +332,9 @@ def _levels_of_batch(recipe):
             self.learn.yb = rows,
 
         def crops(self, track):
-            room = track.shape[-1] - recipe.frames
-            at = (torch.rand(len(track)) * (room + 1)).long() * (torch.rand(len(track)) < .5)
-            gain = recipe.gain_db * (2 * torch.rand(len(track)) - 1)
+            n, room = len(track), track.shape[-1] - recipe.frames
+            at = (torch.rand(n) * (room + 1)).long() * (torch.rand(n) < .5)
+            gain = recipe.gain_db * (2 * torch.rand(n) - 1)
             return torch.stack([x[i:i + recipe.frames] + g for x, i, g
                                 in zip(track, at.tolist(), gain.tolist())])
 
