@@ -502,7 +502,7 @@ def test_short_clips_are_not_repeated_unless_asked(first, sounds, tmp_path, fit)
     assert (min(heard) > .9) == (fit == "repeat") and (min(heard) < .3) == (fit == "pad")
 
 
-@pytest.mark.parametrize("asked,told", [(dict(method="dora"), "method='dora' is not known"), (dict(rank=0), "rank=0"),
+@pytest.mark.parametrize("asked,told", [(dict(method="lokr"), "method='lokr' is not known"), (dict(rank=0), "rank=0"),
                                         (dict(shorter="loop"), "shorter='loop'"), (dict(typo=1), "no field 'typo'")])
 def test_settings(first, sounds, tmp_path, asked, told):
     with pytest.raises(SettingsError, match=told):
