@@ -120,7 +120,9 @@ def benchmarks(kept, pages=()):
             cells = [plain(r["job"]), number(r["ours"]), number(r["reference_time"]), r["unit"], number(r["ratio"], ".3g"),
                      number(r["share"], ".0%"), plain(r["reference"]), plain(r["exactness"])]
             lines.append(f"| {' | '.join(cells)} |")
-        about = [f"Measured on {kept['days'][room]}."] if room in kept.get("days", {}) else []
+        then = kept.get("earlier", {}).get(room)
+        about = [f"An earlier run, {then['machine']['made']}, one thread of {plain(then['machine']['processor'])} ({', '.join(map(plain, then['machine']['features']))}): "
+                 f"{then['ceiling']['gflops']:.0f} GFLOP/s in float32, {then['ceiling']['gflops_bf16']:.0f} in bf16."] if then else []
         about += [f"Explained in [{plain(room)}]({room}.ipynb)."] if room in pages else []
         parts += [f"## {plain(room)}", *([" ".join(about)] if about else []), "\n".join(lines)]
     return "\n\n".join(parts) + "\n"

@@ -179,23 +179,21 @@ def test_rooms_that_are_not_asked_for_stay(tmp_path, kept, monkeypatch):
     bench, out = importlib.import_module("_bench"), tmp_path / "rows.json"
     (tmp_path / "benchmarks" / "other.py").write_text(TOY.replace("a sum", "another sum"))
     before = json.loads(out.read_text())
-    before["machine"]["made"] = "2020-01-01"
-    del before["days"]
-    before["ceiling"]["gflops"] = 90.0
+    assert before["earlier"] == {}
+    before["machine"] |= dict(made="2020-01-01", processor="Another")
+    del before["earlier"]  # as older records are
     out.write_text(json.dumps(before))
     rows = bench.run("other", tmp_path / "benchmarks", str(out))
-    file, today = json.loads(out.read_text()), time.strftime("%Y-%m-%d")
-    assert file["rows"] == [*rows, *before["rows"]] and file["days"] == {"toy": "2020-01-01", "other": today}
-    assert file["ceiling"] == dict(gflops=90.0, gflops_bf16=20.0, gbytes_per_s=10.0)
-    assert f"Measured on {today}." in stage.benchmarks(file) and "Measured on 2020-01-01." in stage.benchmarks(file)
+    file = json.loads(out.read_text())
+    assert file["rows"] == [*rows, *before["rows"]] and file["machine"]["made"] == time.strftime("%Y-%m-%d")
+    assert file["earlier"] == {"toy": dict(machine=before["machine"], ceiling=before["ceiling"])}
+    page = stage.benchmarks(file)
+    assert "## toy\n\nAn earlier run, 2020-01-01, one thread of Another (" in page and page.count("An earlier run") == 1
     bench.run("toy", tmp_path / "benchmarks", str(out))
-    assert [r["room"] for r in json.loads(out.read_text())["rows"]] == ["other", "other", "toy", "toy"]
-    file["machine"]["processor"] = "Another"
-    out.write_text(json.dumps(file))
-    with pytest.raises(ValueError, match="another machine or torch .Another"):
-        bench.run("other", tmp_path / "benchmarks", str(out))
+    file = json.loads(out.read_text())
+    assert [r["room"] for r in file["rows"]] == ["other", "other", "toy", "toy"] and file["earlier"].keys() == {"other"}
     bench.run("", tmp_path / "benchmarks", str(out))
-    assert json.loads(out.read_text())["days"] == {"toy": today, "other": today}
+    assert json.loads(out.read_text())["earlier"] == {}
 
 
 def test_rooms_may_be_named(tmp_path, monkeypatch):

@@ -165,9 +165,8 @@ class WaveGenerator(Holds, Generator):
     asks = frozenset({'label', 'shares', 'features'})
     honours = frozenset({'seconds', 'steps', 'guidance', 'sampler', 'init', 'strength',
                          'mask', 'loop', 'on_step', 'progress'})
-    precisions = 'float32', 'bf16' # how it answers while sampling
-    # f(net, precision) -> a copy in bf16 for a processor; None: autocast
-    rounded = None
+    # how it answers; f(net, precision) -> a copy in bf16, None: autocast
+    precisions, rounded = ('float32', 'bf16'), None
     samplers = {}   # name -> (function, spacing of the times, usual steps)
 
     def __init__(self,
@@ -188,14 +187,12 @@ class WaveGenerator(Holds, Generator):
     @property
     def asked(self) -> nn.Module:
         "The network, or what stands for it while sounds are made"
-        if self.rounded is None or torch.is_grad_enabled() or self.device.type != 'cpu':
-            return self.net
+        here = self.rounded and not torch.is_grad_enabled()
+        if not here or self.device.type != 'cpu': return self.net
         return held(self.net, self.precision, self.rounded)
 
     @property
-    def process(self) -> DiffusionProcess:
-        "How sounds become noise"
-        return self.config.process
+    def process(self) -> DiffusionProcess: return self.config.process
 
     @property
     def mel(self) -> MelConfig|None:
@@ -319,6 +316,7 @@ def trial(self:WaveGenerator):
     x, t = torch.zeros(1, 1, n, device=self.device), torch.zeros(1, device=self.device)
     self.predictor(mel=mel)(x, t).cpu()
 
+# %% ../../nbs/core/wave_diffusion.ipynb #b78e2072
 @patch
 def choose_precision(self:WaveGenerator,
     precision:str='auto', # 'float32', 'bf16', or 'auto': what a trial finds faster

@@ -23,6 +23,7 @@ def from_bf16(
     "The same number in float32"
     return _float_of_bits(np.int32(np.int32(x) << np.int32(16)))
 
+# %% ../../nbs/kernels/gated_layers.ipynb #7d01ab16
 @compiled(inner=True)
 def to_bf16(
     x, # float32

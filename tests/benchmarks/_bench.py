@@ -124,22 +124,16 @@ def _bench_rows(
 
 def _kept_rows(
     file: Path,  # written before, or not there
-    machine: dict,  # of `_machine`
     asked: list,  # rooms that are measured now
 ):
-    "What a file says of other rooms, if it is of this machine: rows, days, ceiling"
+    "Rows of other rooms that a file holds, and room -> machine and ceiling of its day"
     if not file.is_file():
-        return [], {}, {}
+        return [], {}
     before = json.loads(file.read_text(encoding="utf-8"))
-    if {**before["machine"], "made": ""} != {**machine, "made": ""}:
-        raise ValueError(f"{file}: measured on another machine or torch "
-                         f"({before['machine']['processor']}, torch "
-                         f"{before['machine']['torch']}). Name no rooms, so that all "
-                         "are measured, or write another file.")
     rows = [r for r in before["rows"] if r["room"] not in asked]
-    days = before.get("days", {})
-    return (rows, {r["room"]: days.get(r["room"], before["machine"]["made"])
-                   for r in rows}, before["ceiling"])
+    own = {k: before[k] for k in ("machine", "ceiling")}
+    return rows, {r["room"]: before.get("earlier", {}).get(r["room"], own)
+                  for r in rows}
 
 
 def run(
@@ -170,19 +164,16 @@ def run(
             raise ValueError(f"{', '.join(wrong)}: measured on a processor only. On "
                              f"{device} there is {', '.join(can)}.")
         asked = asked or can
-    machine, rows, days, kept = _machine(device), [], {}, ([], {}, {})
-    if out and asked:
-        kept = _kept_rows(Path(out), machine, asked)
-    ceiling = machine_ceiling(*filter(None, [at]))
-    best = {k: max(v, kept[2].get(k, 0)) for k, v in ceiling.items()}
+    machine, ceiling, rows = _machine(device), machine_ceiling(*filter(None, [at])), []
+    others, earlier = _kept_rows(Path(out), asked) if out and asked else ([], {})
     print(_bench_head(machine, ceiling))
     for room in asked or files:
         found = _bench_rows(files[room], at)
         print(f"\n{room}\n{_bench_table(found)}", flush=True)
-        rows, days[room] = rows + found, machine["made"]
+        rows += found
         if out:
-            all_ = sorted([*kept[0], *rows], key=lambda r: r["room"])
-            told = dict(machine=machine, ceiling=best, days=kept[1] | days, rows=all_)
+            all_ = sorted([*others, *rows], key=lambda r: r["room"])
+            told = dict(machine=machine, ceiling=ceiling, earlier=earlier, rows=all_)
             write_text(Path(out), json.dumps(told, indent=1) + "\n")
     print(f"\npeak memory {peak_memory_mb():.0f} MB")
     return rows
