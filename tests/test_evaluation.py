@@ -261,6 +261,20 @@ def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
+def test_clips_that_a_set_holds_out_count_as_unheard(toy, tmp_path):
+    "A model trained on a set with a split has not learnt from the rows to validate and test on"
+    rows = read_folder(toy / "real").df[["path", "label"]].assign(split="train")
+    rows.loc[rows.index[::3], "split"], rows.loc[rows.index[1::3], "split"] = "test", "valid"
+    rows["path"] = [str(toy / "real" / f) for f in rows.path]
+    rows.to_csv(tmp_path / "clips.csv", index=False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text(json.dumps(dict(data=str(tmp_path), hold_out=[])))
+    seen, _ = judging.training_clips(tmp_path / "run")
+    assert len(seen) == (rows.split == "train").sum() and set(seen.df.split) == {"train"}
+    rows.assign(split="").to_csv(tmp_path / "clips.csv", index=False)
+    assert len(judging.training_clips(tmp_path / "run")[0]) == len(rows)
+
+
 @pytest.mark.parametrize("ends", [KeyboardInterrupt, None])
 def test_what_was_heard_before_the_end_is_not_heard_again(toy, tmp_path, monkeypatch, ends):
     "A stopped run keeps all it has heard, a killed one all files that were full; two writers keep the clips of both"

@@ -382,4 +382,8 @@ class Finisher(nn.Module):
         made = self.model.vocode(louder, seed=self.seed, init=wave * gain, **self.how)
         return made.cpu() / gain
 
-    def forward(self, log_mel:Tensor) -> Tensor: return self.vocode(log_mel)
+    def forward(self,
+        log_mel:Tensor, # (b, m, f)
+    ) -> Tensor: # waveform, (b, 1, f * hop_length)
+        "`vocode`"
+        return self.vocode(log_mel)

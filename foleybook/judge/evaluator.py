@@ -16,6 +16,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..audio_features import mel_centres
+from ..core.clip_tables import official_split
 from ..core.data_sets import open_dataset
 from ..core.files import atomic_folder, CheckpointError, read_json
 from ..core.generator import shipped_models
@@ -495,6 +496,8 @@ def training_clips(
     for column,value in (h.split('=', 1) for h in held if '=' in str(h)):
         if column in table.df:
             table = table.subset(table.df[column].map(text).ne(value).to_numpy())
+    split = official_split(table.df) # those to validate and test on never train
+    if (split == 'train').any(): table = table.subset(~np.isin(split, ('valid', 'test')))
     without = f" without {', '.join(held)}" if held else ''
     return table,f'training clips: {data}{without}, as the model names them'
 

@@ -258,7 +258,7 @@ _add('foley-vocoder-diffwave', OURS, 'train.diffwave.DiffWaveRecipe',
      seconds=5., segment=16_384, model=dict(net='fullband_mel', sample_rate=44100,
      mel='fullband', steps=12))
 _add('foley-finisher', OURS, 'train.diffwave.DiffWaveRecipe',
-     'the same in an hour of one core, to go over what a vocoder made',
+     'the same in ten minutes of one core, to go over what a vocoder made',
      steps=2400, epoch_steps=200, batch_size=8, lr=.002, ema=.995, precision='auto',
      seconds=5., segment=16_384, peak=.8, model=dict(net=dict(channels=128,
      skip_channels=128, n_layers=12, cycle=6, patch=64, upsample=(8,), gain=True),
