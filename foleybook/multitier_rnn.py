@@ -219,7 +219,8 @@ class TierStack(Pipeline, Tier):
         self.control_names = (*dict.fromkeys(knobs), *self.paced)
         classes = [t.labels for t in self.tiers if t.labels]
         self.labels = classes[0] if classes else []
-        kinds = ('controls',) * bool(self.control_names) + ('label', 'shares') * bool(self.labels)
+        kinds = ('controls',) * bool(self.control_names)
+        kinds += ('label', 'shares') * bool(self.labels)
         self.asks, lowest = frozenset(kinds), self.tiers[-1]
         if lowest.outputs != ('audio',) or lowest.rate != config.sample_rate:
             raise ValueError(f"the lowest tier makes {', '.join(lowest.outputs)} at "

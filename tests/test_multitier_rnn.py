@@ -184,6 +184,19 @@ def test_sounds_drawn_together_are_those_drawn_alone(precision, threads, monkeyp
     assert torch.equal(codes, torch.cat([c for c, _ in alone])) and torch.equal(h, torch.cat([s for _, s in alone], 1))
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize("kind", [np.float32, np.int8])
+def test_rows_multiplied_together_are_each_row_alone(rows, kind):
+    from foleybook.kernels.arithmetic import add_product
+    rng = np.random.default_rng(rows)
+    x, w = rng.standard_normal((rows, 37)).astype(np.float32), (40 * rng.standard_normal((37, 51))).astype(kind)
+    start = rng.standard_normal((rows, 51)).astype(np.float32)
+    together, alone = start.copy(), start.copy()
+    add_product(x, w, together)
+    for b in range(rows): add_product(x[b:b + 1], w, alone[b:b + 1])
+    assert np.array_equal(together, alone) and np.allclose(together, start + x @ w.astype(np.float32), rtol=1e-4, atol=1e-2)
+
+
 def test_a_second_process_compiles_nothing(tmp_path):
     code = "import torch; from foleybook.multitier_rnn import *; t = AudioTier(AudioTierConfig(hidden_size=8, n_layers=1)).eval()\n" \
            "for p in ('float32', 'int8'): t.set_precision(p).sample(seconds=.01, seed=0)\n" \

@@ -329,7 +329,8 @@ def _known(stack, init, mask):
 def _made_above(made, tier, start, stop, ahead=0):
     """Tracks that the tiers above, whose time is `ahead` s, have made, at rows of a
     tier: name -> (n, l)"""
-    times, found = torch.arange(start, stop, dtype=torch.float64) / tier.rate + ahead, {}
+    rows, found = torch.arange(start, stop, dtype=torch.float64), {}
+    times = rows / tier.rate + ahead
     for above, (offset, values) in made.items():
         for k, name in enumerate(above.outputs):
             if name not in tier.control_names: continue

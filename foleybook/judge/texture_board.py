@@ -27,7 +27,7 @@ def knobs_followed(
 )->dict: # name of a control -> correlation with what was measured
     "Every knob walks by itself; how closely does the sound follow each?"
     names = [k for k in ('rms', 'centroid') if k in model.control_names]
-    other = [k for k in model.control_names if k not in names]
+    other = [k for k in model.control_names if k not in (*names, *model.paced)]
     walks = {k: wander(10 * seed + i + 1, hz=.3)
              for i, k in enumerate([*names, *other])}
     x = model.sample(controls=walks, seconds=seconds, seed=seed, progress=False)

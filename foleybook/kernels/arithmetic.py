@@ -109,6 +109,12 @@ def _add_four(
         d[o] += (s0 * v0 + s1 * v1 + s2 * v2 + s3 * v3
                  + s4 * v4 + s5 * v5 + s6 * v6 + s7 * v7)
 
+@compiled(inner=True)
+def _add_fours(x, w, y):
+    "All whole eights of inputs, four rows at a time"
+    for i in range(0, w.shape[0] - 7, 8):
+        for b in range(0, len(x), 4): _add_four(x[b:b + 4], w, i, y[b:b + 4])
+
 # %% ../../nbs/kernels/arithmetic.ipynb #b6f5bde5
 @compiled
 def add_product(
@@ -117,12 +123,11 @@ def add_product(
     y, # float32, (g, n), in place
 ):
     "y + x w"
-    f, k, n = np.float32, w.shape[0], w.shape[1]
+    f, k, n, fours = np.float32, w.shape[0], w.shape[1], len(x) - len(x) % 4
+    if fours: _add_fours(x[:fours], w, y[:fours])
     for i in range(0, k - 7, 8):
         w0, w1, w2, w3, w4, w5, w6, w7 = (w[i], w[i + 1], w[i + 2], w[i + 3],
                                           w[i + 4], w[i + 5], w[i + 6], w[i + 7])
-        fours = len(x) - len(x) % 4
-        for b in range(0, fours, 4): _add_four(x[b:b + 4], w, i, y[b:b + 4])
         for b in range(fours, len(x)):
             x0, x1, x2, x3, x4, x5, x6, x7 = (
                 x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3],

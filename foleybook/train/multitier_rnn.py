@@ -266,7 +266,8 @@ class TextureRecipe(StagedRecipe):
         tier = self.stage('upper').train(table, out / 'tier2', resume, progress).cpu()
         rate = tier.config.sample_rate
         tiers = dict(tier1=NoiseTier(NoiseTierConfig(rate)), tier2=tier)
-        stack = TierStack(TierStackConfig(rate, self.seconds, self.tempo), **tiers).eval()
+        config = TierStackConfig(rate, self.seconds, self.tempo)
+        stack = TierStack(config, **tiers).eval()
         told = dict(steps=tier.card.get('steps', 0))
         if not rank_distrib(): stack.save_pretrained(out, self.card(table) | told)
         return stack

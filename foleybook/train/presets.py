@@ -360,8 +360,10 @@ _add('quick-sashimi-ar', SMALL, 'train.sashimi.SashimiARRecipe',
      length=2048)))
 _add('fsdd-sashimi-ar', SMALL, 'train.sashimi.SashimiARRecipe',
      'chapter 09: spoken digits sample by sample',
-     steps=20_000, epoch_steps=500, batch_size=16, lr=.002, seconds=.6, length=4800,
-     model=dict(sample_rate=8000, net=_CAUSAL | dict(n_layers=4, length=4800)))
+     steps=6600, epoch_steps=300, batch_size=4, lr=.003, schedule='exponential',
+     lr_decay=.88, clip_norm=1., ema=.995, precision='bf16', seconds=.5, length=4000,
+     model=dict(sample_rate=8000, net=_CAUSAL | dict(n_layers=2, length=4000,
+     layer=_CAUSAL['layer'] | dict(d_state=32))))
 
 # %% ../../nbs/train/presets.ipynb #508ad3cd
 _add('pops', OURS, 'train.multitier_rnn.AudioTierRecipe',
