@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from .audio_features import MelConfig
 from foleybook.core.diffusion_process import (
     align_steps, Denoised, Denoiser, diffusion_loss, DiffusionProcess, FAST_BETAS,
-    invert_ddim, join_prediction, number_of, PREDICTIONS, split_prediction, spread_times,
-    time_grid, wide)
+    invert_ddim, join_prediction, number_of, PREDICTIONS, split_prediction,
+    spread_times, time_grid, wide)
 from .core.generator import Conditions, ItemNoise
 from .core.settings import near, SettingsError
 from .core.wave_diffusion import (

@@ -525,7 +525,8 @@ def load_generator(
     "The generator in a folder, whatever its family"
     from foleybook import load
 
-    model = load(folder, vocoder, codebook, _device(device), adapter, precision, compile)
+    model = load(folder, vocoder, codebook, _device(device), adapter, precision,
+                 compile)
     if not hasattr(model, "sample"):
         raise ValueError(f"{folder}: holds a {type(model).__name__}, which makes no "
                          "sound by itself. Give a generator; for a prior, add "

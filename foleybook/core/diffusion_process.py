@@ -241,7 +241,7 @@ def _numbers(process, t): return tuple(v.item() for v in process.levels(t))
 def numbers(self:DiffusionProcess,
     t:float, # a time
 ) -> tuple: # alpha, sigma
-    "`levels` at one time as numbers, computed once: no step of a sampler waits for them"
+    "`levels` at one time as numbers, computed once: no step has to wait for them"
     return _numbers(self, t)
 
 # %% ../../nbs/core/diffusion_process.ipynb #a6ec84bc
@@ -255,7 +255,7 @@ def one_time(
     times.number = np.float32(t).item()
     return times
 
-
+# %% ../../nbs/core/diffusion_process.ipynb #1dbeb8e0
 def number_of(t:Tensor, # times, (n,), all the same
 ) -> float:
     "The time of all items; the device is asked only where `one_time` did not make it"

@@ -21,8 +21,9 @@ def check_backend(
     "Raise a `ValueError` with the remedy where it cannot compile"
     known = torch._dynamo.list_backends(exclude_tags=()) + ['eager']
     if backend not in known:
-        raise ValueError(f"backend={backend!r} is not known to torch {torch.__version__}"
-                         f". Give one of {', '.join(sorted(set(known)))}.")
+        raise ValueError(f"backend={backend!r} is not known to torch "
+                         f"{torch.__version__}. Give one of "
+                         f"{', '.join(sorted(set(known)))}.")
     if backend != 'inductor': return
     if torch.device(device).type != 'cpu':
         if not find_spec('triton'):
@@ -86,7 +87,7 @@ class Compiles:
 
 # %% ../../nbs/core/on_device.ipynb #f3d8dbdb
 def _tensors(owner, seen):
-    "All tensors that an object of ours holds, but those that torch knows as a network's"
+    "All tensors of an object of ours but those that torch knows as a network's"
     if id(owner) in seen: return
     seen.add(id(owner))
     parts = ()
@@ -132,8 +133,9 @@ def at_once(
     "How many items are decoded together"
     return 1 if torch.device(device).type == 'cpu' else TOGETHER
 
+# %% ../../nbs/core/on_device.ipynb #bd58a404
 def portions(
     x:Tensor, # (n, ...)
 )->tuple: # Tensors, (at_once or fewer, ...)
-    "Items as they are decoded: on a CPU one by one, so that one is the same in any batch"
+    "Items as they are decoded, on a CPU one by one: one is the same in any batch"
     return x.split(at_once(x.device))

@@ -517,7 +517,8 @@ def sample_mel(self:MelImageDiffusion,
     net, k = prepared(net) if self.backend is None else self.stepped(net), net.config
     shape = k.in_channels, self.mel.n_mels // stride, columns // stride
     for i in tqdm(range(0, n, size), leave=False, disable=None if progress else True):
-        some, told = slice(i, i + size), cond[i:i + size]
+        some = slice(i, i + size)
+        told = cond[some].to(self.device)
         predict = partial(net, context=told.text, label=asked_label(told))
         if guidance != 1:
             predict = guided(predict, partial(net, context=_no_text(told)), guidance)
