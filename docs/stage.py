@@ -120,7 +120,9 @@ def benchmarks(kept, pages=()):
             cells = [plain(r["job"]), number(r["ours"]), number(r["reference_time"]), r["unit"], number(r["ratio"], ".3g"),
                      number(r["share"], ".0%"), plain(r["reference"]), plain(r["exactness"])]
             lines.append(f"| {' | '.join(cells)} |")
-        parts += [f"## {plain(room)}", *([f"Explained in [{plain(room)}]({room}.ipynb)."] if room in pages else []), "\n".join(lines)]
+        about = [f"Measured on {kept['days'][room]}."] if room in kept.get("days", {}) else []
+        about += [f"Explained in [{plain(room)}]({room}.ipynb)."] if room in pages else []
+        parts += [f"## {plain(room)}", *([" ".join(about)] if about else []), "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 

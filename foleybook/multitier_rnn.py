@@ -255,7 +255,7 @@ class _Clock:
         edges = self.ahead[:, None] + np.pad(gained, ((0, 0), (1, 0)))
         self.times = np.arange(first, end + 1) / self.rate + edges
         self.edges, self.pace, self.ahead = edges, pace[:, -1:], edges[:, -1]
-        return edges[:, :-1]
+        return torch.from_numpy(edges[:, :-1])
 
     def heard(self, rows):
         "When rows of the tiers above, at `rows` s of their time, are heard, (n, l)"

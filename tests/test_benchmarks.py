@@ -11,6 +11,8 @@ import stage
 import torch
 
 from foleybook.apps import cli
+from foleybook.audio_features import MelConfig
+from foleybook.codebooks import VQVAEConfig
 from foleybook.spectrogram_vqgan import VQGANConfig
 from foleybook.spectrogram_diffusion import FlowConfig, MelVAEConfig, UNetConfig
 
@@ -19,13 +21,15 @@ KEYS = {"room", "job", "reference", "reference_time", "ours", "unit", "ratio", "
 TINY = dict(code_shape=(4, 6), n_classes=10, channels=8, res_channels=8, kernel_size=3, n_blocks=1, n_res_blocks=1, n_heads=2,
             attention_width=8, dropout=0.0, class_dropout=0.1)
 SMALL_VQGAN = VQGANConfig.preset("vggsound", widths=(8, 8, 8, 8, 8), groups=8, z_channels=8, dim=8)
+SMALL_VQVAE = VQVAEConfig(MelConfig.preset("dcase2023"), freq_strides=(4, 2), time_strides=(4, 2), kernels=(4,), width=8, res_blocks=1, dim=8)
 SHORT = dict(code_shape=(3, 5), n_codes=9, width=16, n_layers=1, n_heads=2)
 FLOW = FlowConfig(channels=8, width=16, heads=2, depth=1, n_classes=2)
 UNET = UNetConfig(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
                   up_block_types=("AttnUpBlock2D", "UpBlock2D"))
 SIZES = {  # so small that the numbers mean nothing
     "audio_features": dict(n=4, seconds=0.5),
-    "diffwave": dict(rounds=1, compiled=False, second=2048, sizes=dict(channels=8, skip_channels=8, n_layers=4, cycle=2, hidden=16, step_out=16)),
+    "diffwave": dict(rounds=1, compiled=False, second=2048, sizes=dict(channels=8, skip_channels=8, n_layers=4, cycle=2, hidden=16, step_out=16),
+                     wide=(dict(channels=16),)),
     "evaluation": dict(widths=((40, 16),), rounds=1, clips=10, times=2),
     "multitier_rnn": dict(rounds=1, samples=20, big=(16, 2), quick=(8, 2), live=(8, 1), batch=(2, 8), turns=1),
     "on_device": dict(rounds=1, batches=(1,), steps=4, published=SHORT, snail=TINY | dict(code_shape=(3, 4)), flow=FLOW, unet=UNET, columns=1,
@@ -33,7 +37,7 @@ SIZES = {  # so small that the numbers mean nothing
     "pixelsnail": dict(published=False, rounds=1, rows=1, quick=TINY, foley=TINY, attention=(4, 6), rows_at_once=dict(c=8, layers=2)),
     "sashimi": dict(rounds=1, second=256, length=512, channels=4, sizes=dict(d_model=4, n_layers=1, length=256), speaking=(64, 8)),
     "sound_data": dict(n=8, many=8, rounds=2),
-    "spectrogram_vqgan": dict(rounds=1, published=SMALL_VQGAN, batch=2, frames=32, long=2600),
+    "spectrogram_vqgan": dict(rounds=1, published=SMALL_VQGAN, batch=2, frames=32, long=2600, vqvae=SMALL_VQVAE),
     "training": dict(rounds=1, batches=(1,), settings=TINY | dict(class_dropout=0.0)),
     "spectrogram_diffusion": dict(sizes=(16,), rounds=1, seconds=0.3, unet=UNetConfig(
         block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
@@ -169,6 +173,29 @@ def test_kept_results_make_a_page():
     check([{k: v for k, v in r.items() if k != "room"} for r in kept["rows"]])
     page = stage.benchmarks(kept)
     assert all(f"\n## {r['room']}".replace("_", "\\_") in page for r in kept["rows"]) and page.count("\n|") > len(kept["rows"])
+
+
+def test_rooms_that_are_not_asked_for_stay(tmp_path, kept, monkeypatch):
+    bench, out = importlib.import_module("_bench"), tmp_path / "rows.json"
+    (tmp_path / "benchmarks" / "other.py").write_text(TOY.replace("a sum", "another sum"))
+    before = json.loads(out.read_text())
+    before["machine"]["made"] = "2020-01-01"
+    del before["days"]
+    before["ceiling"]["gflops"] = 90.0
+    out.write_text(json.dumps(before))
+    rows = bench.run("other", tmp_path / "benchmarks", str(out))
+    file, today = json.loads(out.read_text()), time.strftime("%Y-%m-%d")
+    assert file["rows"] == [*rows, *before["rows"]] and file["days"] == {"toy": "2020-01-01", "other": today}
+    assert file["ceiling"] == dict(gflops=90.0, gflops_bf16=20.0, gbytes_per_s=10.0)
+    assert f"Measured on {today}." in stage.benchmarks(file) and "Measured on 2020-01-01." in stage.benchmarks(file)
+    bench.run("toy", tmp_path / "benchmarks", str(out))
+    assert [r["room"] for r in json.loads(out.read_text())["rows"]] == ["other", "other", "toy", "toy"]
+    file["machine"]["processor"] = "Another"
+    out.write_text(json.dumps(file))
+    with pytest.raises(ValueError, match="another machine or torch .Another"):
+        bench.run("other", tmp_path / "benchmarks", str(out))
+    bench.run("", tmp_path / "benchmarks", str(out))
+    assert json.loads(out.read_text())["days"] == {"toy": today, "other": today}
 
 
 def test_rooms_may_be_named(tmp_path, monkeypatch):

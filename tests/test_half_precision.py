@@ -78,6 +78,33 @@ def test_a_trial_changes_nothing(gpt):
     assert torch.equal(gpt.sample_codes(torch.tensor([2]), [5]), before)
 
 
+def test_weights_of_inference_mode_are_rounded_once_and_tell_when_they_change():
+    made, codes = [], torch.randint(32, (1, 4, 7))
+
+    def rounded(net, precision):
+        made.append(precision)
+        return held_linears(net, precision)
+
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        model = CodeGPT(TransformerConfig(code_shape=(4, 7), n_codes=32, n_classes=1, width=32, n_layers=1, n_heads=2)).eval()
+        exact, weights = model(codes), {k: v.clone() for k, v in model.state_dict().items()}
+        assert model.head.weight.is_inference()
+        first = held(model, "bf16", rounded)
+        assert held(model, "bf16", rounded) is first and made == ["bf16"]
+        assert torch.equal(model(codes), exact) and all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+        model.head.weight.mul_(2)
+        assert held(model, "bf16", rounded) is not first and len(made) == 2
+    assert not any(p.is_inference() for p in model.parameters())
+    with torch.no_grad():
+        assert held(model, "bf16", rounded) and len(made) == 2
+    shared = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    with torch.inference_mode():
+        shared[0].weight = shared[1].weight = nn.Parameter(torch.ones(4, 4))
+        held(shared, "int8", held_linears)
+    assert shared[0].weight is shared[1].weight and shared[0].weight.requires_grad
+
+
 def test_what_is_compiled_reads_the_models_own_weights(gpt):
     prefix, x = gpt.prefix(torch.tensor([0]), 1).detach(), torch.zeros(1, 28, 1, dtype=torch.long)
     assert CompiledGPT(gpt, prefix, x).model is gpt and CachedGPT(gpt, prefix, x).model is gpt

@@ -2,6 +2,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from foleybook.core.sounds import SamplingError
 from foleybook.apps.cli import load_generator
 from foleybook.core.data_sets import open_dataset
 from foleybook.core.files import CheckpointError
-from foleybook.core.generator import Conditions, Pretrained
+from foleybook.core.generator import Conditions, Pretrained, mix_seed
 from foleybook.apps.live import LivePlayer
 from foleybook.published.mtcrnn import PublishedTier, PublishedTierConfig, published_loss
 from foleybook.core.noise_bands import BANDS, noise_in_bands, noise_levels
@@ -603,10 +604,10 @@ def test_levels_in_are_levels_out():
     assert abs(20 * np.log10(x.std()) - 10 * np.log10((10 ** ((levels[0].astype(float) - 1) * 10)).sum())) < 0.5
 
 
-def texture(**changes):
+def texture(tempo=0.0, **changes):
     torch.manual_seed(0)
     upper = BandTier(BandTierConfig(controls=("rms", "centroid"), ranges=((-40.0, -15.0), (10.0, 12.0)), hidden_size=8, **changes))
-    return TierStack(TierStackConfig(16000, 1.0), tier1=NoiseTier(), tier2=upper).eval()
+    return TierStack(TierStackConfig(16000, 1.0, tempo), tier1=NoiseTier(), tier2=upper).eval()
 
 
 def test_a_texture_in_blocks_is_the_whole_and_goes_on(tmp_path):
@@ -679,6 +680,72 @@ def test_shipped_textures_follow_their_knobs(name):
     assert level.min() > 0.3 * level.max() and 1e-3 < level.min() and minute.abs().max() < 1
 
 
+# ---- the clock of the tiers above ----
+
+
+def test_a_clock_in_the_middle_changes_nothing():
+    plain, paced = texture(), texture(tempo=2.5)
+    assert paced.control_names == ("rms", "centroid", "rate") and plain.control_names == ("rms", "centroid")
+    asked = dict(n=2, seconds=0.3, seed=3, progress=False)
+    for knobs in (dict(rms=0.3, centroid=0.6), dict(rms=glide(0, 1, seconds=0.2), centroid=[0.2, 0.9, 0.4])):
+        whole = plain.sample(controls=knobs, **asked).audio
+        assert torch.equal(paced.sample(controls=knobs, **asked).audio, whole)
+        assert torch.equal(paced.sample(controls=knobs | dict(rate=0.5), **asked).audio, whole)
+
+
+@pytest.mark.parametrize("knob", [0.0, 1.0])
+def test_a_clock_stretches_what_the_tier_above_says(knob, monkeypatch):
+    "Levels in the sound are those of the tier above at another pace, and its knobs are heard at their own time"
+    stack, told = texture(tempo=2.0), []
+    advance = NoiseTier.advance
+    monkeypatch.setattr(NoiseTier, "advance", lambda self, carried, controls, *a: (told.append(controls), advance(self, carried, controls, *a))[1])
+    level = glide(0.0, 1.0, seconds=0.5)
+    with torch.no_grad(): stack.sample(controls=dict(rms=0.5, centroid=0.5, rate=knob), seconds=0.5, seed=2, progress=False)
+    own = mix_seed(2, "tier", 0)
+    rows = torch.stack([*stack.tier2.tracks(controls=dict(rms=0.5, centroid=0.5), seconds=1.2, seed=own).controls.values()], -1)[0]
+    heard, factor = torch.cat(told, 1)[0], 2.0 ** (2 * knob - 1)
+    at = torch.arange(len(heard)).double() / 16000 * 250 * factor
+    k, part = at.long(), (at - at.long()).float()[:, None]
+    assert torch.allclose(heard, torch.lerp(rows[k], rows[k + 1], part).clamp(0, 1), atol=1e-4)
+    seen = []
+    columns = type(stack.tier2).control_tracks
+    monkeypatch.setattr(BandTier, "control_tracks", lambda self, *a: (seen.append(columns(self, *a)), seen[-1])[1])
+    stack.sample(controls=dict(rms=level, centroid=0.5, rate=knob), seconds=0.5, seed=2, progress=False)
+    asked = torch.cat(seen, 1)[0, :, 0]
+    wanted = (torch.arange(len(asked)) / 250 / factor / 0.5).clamp(0, 1)
+    assert torch.allclose(asked, wanted, atol=1e-3)
+
+
+def test_a_clock_that_is_turned_goes_on_from_block_to_block():
+    stack = texture(tempo=3.0)
+    asked = dict(controls=dict(rms=0.5, centroid=0.5, rate=glide(0, 1, 0.2, seconds=0.3)), n=2, seconds=0.3, seed=3, progress=False)
+    whole = stack.sample(**asked).audio
+    for block in (0.007, 0.05): assert torch.allclose(torch.cat([s.audio for s in stack.stream(block=block, **asked)], -1), whole, atol=1e-5)
+    asked |= dict(n=1, controls=asked["controls"] | dict(rate=1.0))
+    known = texture(tempo=3.0).sample(**asked | dict(controls=asked["controls"] | dict(rate=0.5))).audio[0]
+    longer = [stack.sample(**asked | dict(init=known, seconds=0.5, controls=asked["controls"] | dict(rate=r))).audio for r in (0.5, 1.0)]
+    assert all(torch.equal(x[0, :, :4800], known) for x in longer) and not torch.equal(*longer)
+
+
+def test_a_clock_is_refused_where_it_makes_no_sense():
+    for tempo in (1.0, -2.0, 100.0):
+        with pytest.raises(SettingsError, match=f"tempo={tempo:g} is not allowed. Give a factor"): TierStackConfig(16000, tempo=tempo)
+    upper = ParamTier(ParamTierConfig(outputs=NoiseTier().control_names, controls=("rate",), hidden_size=4, n_layers=1, row_rate=250.0))
+    with pytest.raises(SettingsError, match="makes a knob 'rate', which a tier has already"):
+        TierStack(TierStackConfig(16000, tempo=2.0), tier1=NoiseTier(), tier2=upper)
+    with pytest.warns(UserWarning, match="'rate' reaches 2"):
+        texture(tempo=2.0).sample(controls=dict(rms=0.5, centroid=0.5, rate=2.0), seconds=0.05, seed=0, progress=False)
+
+
+@pytest.mark.parametrize("name", ["rain", "fire"])
+def test_more_strokes_come_at_a_higher_rate(name):
+    model, turns, found = load_generator(name), (0.0, 0.25, 0.5, 0.75, 1.0), []
+    for rate in turns:
+        x = model.sample(controls=dict(rms=0.5, centroid=0.5, rate=rate), seconds=8.0, seed=1, progress=False).audio[0, 0]
+        found.append(len(onset_samples(x / x.abs().max(), 16000, rise=2.5)) / 8)
+    assert np.corrcoef(turns, found)[0, 1] > 0.85 and found[-1] > 1.8 * found[0], found
+
+
 @pytest.mark.skipif(not CHROMIUM, reason=NEEDS)
 def test_rain_in_a_browser_is_as_loud_as_its_knob_says(tmp_path):
     "A real page: play, the level turned down and up, what the page was given measured in the page"
@@ -698,7 +765,11 @@ def test_rain_in_a_browser_is_as_loud_as_its_knob_says(tmp_path):
             page.value("levels.length = 0")
             page.wait("levels.length >= 40", seconds=120)  # 1.6 s
             heard[player.values["rms"]] = page.value("levels.slice(10, 40).reduce((a, v) => a + v, 0) / 30")
-        assert page.value("document.getElementById('knobs').textContent").count(" dB")
+        page.click("#rate", across=0.9)
+        end = time.monotonic() + 60
+        while abs(player.known["rate"] - 0.9) > 0.05 and time.monotonic() < end: time.sleep(0.05)
+        told = page.value("document.getElementById('knobs').textContent")
+        assert " dB" in told and re.search(r"rate (1\.9|2\.\d)\d times", told) and player.known["rate"] > 0.8, told
     player.close()
     for knob, level in heard.items(): assert abs(level - (low + (high - low) * knob)) < 4, heard
 

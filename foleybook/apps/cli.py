@@ -474,6 +474,36 @@ def _peak():
     from foleybook.core.generator import peak_memory_mb
     return peak_memory_mb()
 
+# %% ../../nbs/apps/cli.ipynb #7d20e5a8
+def _not_in(allowed, **given):
+    "Refuse the one value that is not allowed"
+    for name, value in given.items():
+        if value is not None and value not in allowed:
+            told = " or ".join(str(a) for a in allowed)
+            name = name.replace("_", "-")
+            raise ValueError(f"--{name} {value} is not allowed. Give {told}.")
+
+def _check_rate(sample_rate):
+    from foleybook.core.sound_files import RATES
+    if sample_rate is not None and sample_rate not in RATES:
+        raise ValueError(f"--sample-rate {sample_rate} is not allowed. "
+                         f"Give {RATES[0]} to {RATES[-1]}, in Hz.")
+
+def _sound_files(init, eye, by_class, format, bits, sample_rate):
+    "How `sample` writes its files, checked before the first one is made"
+    from foleybook.core.sound_files import audio_info
+
+    if init: audio_info(init)  # can it be read?
+    if eye:
+        raise ValueError(f"--eye {eye} is for --video. Leave it out, or name a film.")
+    _not_in(("wav", "flac", "ogg", "mp3"), format=format)
+    if bits and format in ("ogg", "mp3"):
+        raise ValueError(f"--bits {bits}: {format} has none. Leave it out, or use wav.")
+    _not_in((16, 24), bits=bits)
+    _check_rate(sample_rate)
+    return dict(by_class=by_class, format=format or "wav", bits=bits or 16,
+                sample_rate=sample_rate)
+
 # %% ../../nbs/apps/cli.ipynb #2bfbf7fd
 def adapt(
     model: str,  # `foley`, or the folder of another flow on latents
@@ -603,36 +633,6 @@ def _wishes(generator, classes):
     labels = ["" if c is None else c if isinstance(c, str) else
               generator.conditions([c], 1, None, None, None).names[0] for c in asked]
     return asked, labels
-
-# %% ../../nbs/apps/cli.ipynb #7d20e5a8
-def _not_in(allowed, **given):
-    "Refuse the one value that is not allowed"
-    for name, value in given.items():
-        if value is not None and value not in allowed:
-            told = " or ".join(str(a) for a in allowed)
-            name = name.replace("_", "-")
-            raise ValueError(f"--{name} {value} is not allowed. Give {told}.")
-
-def _check_rate(sample_rate):
-    from foleybook.core.sound_files import RATES
-    if sample_rate is not None and sample_rate not in RATES:
-        raise ValueError(f"--sample-rate {sample_rate} is not allowed. "
-                         f"Give {RATES[0]} to {RATES[-1]}, in Hz.")
-
-def _sound_files(init, eye, by_class, format, bits, sample_rate):
-    "How `sample` writes its files, checked before the first one is made"
-    from foleybook.core.sound_files import audio_info
-
-    if init: audio_info(init)  # can it be read?
-    if eye:
-        raise ValueError(f"--eye {eye} is for --video. Leave it out, or name a film.")
-    _not_in(("wav", "flac", "ogg", "mp3"), format=format)
-    if bits and format in ("ogg", "mp3"):
-        raise ValueError(f"--bits {bits}: {format} has none. Leave it out, or use wav.")
-    _not_in((16, 24), bits=bits)
-    _check_rate(sample_rate)
-    return dict(by_class=by_class, format=format or "wav", bits=bits or 16,
-                sample_rate=sample_rate)
 
 # %% ../../nbs/apps/cli.ipynb #cb3c8f40
 def _at_least_one(**numbers):
@@ -1647,7 +1647,9 @@ def bench(
     name: str = "",  # rooms or the ends of their names, by commas (default: all)
     *,
     folder: str = "tests/benchmarks",  # where they are (a checkout of the project)
-    out: str = "",  # write machine, ceiling and rows to this JSON file as well
+    # write machine, ceiling and rows to this JSON file as well; where rooms are named,
+    # it keeps those of the others
+    out: str = "",
     device: str = "cpu",  # auto, cpu, cuda: there the rooms that can
 ):
     "Measure ours against the reference in one run, and print a table"

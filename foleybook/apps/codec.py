@@ -146,7 +146,8 @@ def pack_codes(
     "Codes one after the other, each in as many bits as the largest needs"
     bits = (n_codes - 1).bit_length()
     flat = check_codes(codes, n_codes).flatten().cpu().numpy()
-    return np.packbits((flat[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)).tobytes()
+    each = flat[:, None] >> np.arange(bits)[::-1] & 1
+    return np.packbits(each.astype(np.uint8)).tobytes()
 
 # %% ../../nbs/apps/codec.ipynb #b77bf470
 def unpack_codes(
@@ -159,7 +160,8 @@ def unpack_codes(
     if len(packed) != -(-n * bits // 8): raise CodecError(
         f"{len(packed)} bytes for {n} codes of {bits} bits. The file is damaged: "
         "encode again.")
-    each = np.unpackbits(np.frombuffer(packed, np.uint8))[:n * bits].reshape(n, bits).astype(int)
+    each = np.unpackbits(np.frombuffer(packed, np.uint8))[:n * bits]
+    each = each.reshape(n, bits).astype(int)
     codes = torch.from_numpy((each << np.arange(bits)[::-1]).sum(1)).view(*shape)
     return check_codes(codes, n_codes)
 
@@ -222,7 +224,8 @@ def _checked_head(text):
         f"its head does not tell just {', '.join(rules)}. Encode the sound again.")
     if wrong := [k for k, rule in rules.items() if not rule(about[k])]:
         raise CodecError(
-        f"its head says {wrong[0]}={str(about[wrong[0]])[:60]}. Encode the sound again.")
+        f"its head says {wrong[0]}={str(about[wrong[0]])[:60]}. Encode the sound "
+        "again.")
     return about
 
 # %% ../../nbs/apps/codec.ipynb #6695e98c
@@ -304,7 +307,8 @@ def _check(self:NeuralCodec, encoded):
         f"codes of codebook {encoded.codebook}, given is "
         f"{self.codebook.codebook_hash}. Decode with the codebook that encoded.")
     frames = self._frames(len(encoded.codes), encoded.samples, encoded.sample_rate)
-    shape, there = tuple(self.codebook.code_shape(frames)), tuple(encoded.codes.shape[1:])
+    shape = tuple(self.codebook.code_shape(frames))
+    there = tuple(encoded.codes.shape[1:])
     # stages left out
     if len(shape) == 3 and there[0] <= shape[0]: shape = (there[0], *shape[1:])
     if encoded.n_codes != self.codebook.n_codes or there != shape: raise CodecError(

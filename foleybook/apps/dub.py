@@ -154,7 +154,8 @@ def video_features(
 )->Tensor: # (l, d)
     "What the eye sees of a film"
     seen = (eye or pixel_eye)(read_frames(path, fps, seconds=seconds))
-    return seen if seconds is None else tile_features(seen, max(1, round(seconds * fps)))
+    if seconds is None: return seen
+    return tile_features(seen, max(1, round(seconds * fps)))
 
 # %% ../../nbs/apps/dub.ipynb #5f28ef5c
 def follow_film(
@@ -283,7 +284,8 @@ def sample_takes(
                          "each its own.")
     rank, world = (int(os.environ.get(k, v))
                    for k, v in (('RANK', 0), ('WORLD_SIZE', 1)))
-    target = conditions.label.tolist() if conditions.label is not None else [0] * len(clips)
+    label = conditions.label
+    target = [0] * len(clips) if label is None else label.tolist()
     work = [(i, t, Path(out)/pattern.format(target=target[i], clip=clip, take=t))
             for i, clip in enumerate(clips) for t in range(takes)]
     work = [w for w in work[rank::world] if not w[2].is_file()]

@@ -55,7 +55,8 @@ class Exportable(nn.Module):
                         inverse_sin=-twice * angle.sin() * window)
         for name,value in matrices.items(): self.register_buffer(name, value.float())
         self.vocoder.fft = lambda x: (x @ self.fft_cos.T, x @ self.fft_sin.T)
-        self.vocoder.inverse_fft = lambda re, im: re @ self.inverse_cos + im @ self.inverse_sin
+        self.vocoder.inverse_fft = lambda re, im: (
+            re @ self.inverse_cos + im @ self.inverse_sin)
         if loop: self.vocoder.agreed = lambda *x: _agreed(self.vocoder, *x)
         self.eval()
 

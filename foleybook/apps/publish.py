@@ -50,7 +50,8 @@ def _check_base(folder, about):
     if about.get('model') != 'LowRank' or base in shipped_models(): return
     if not base.startswith('hf://'): raise CheckpointError(
         f'{folder}: was learned beside {base or "a model without a name"}, which '
-        'others do not have. Send the whole model: adapt --merge writes it into OUT/model.')
+        'others do not have. Send the whole model: adapt --merge writes it into '
+        'OUT/model.')
 
 def _model_files(folder):
     "Name -> file of a model, a pipeline or an adapter, and what its settings say"

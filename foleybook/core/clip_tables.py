@@ -65,7 +65,8 @@ class ClipTable:
     def __len__(self): return len(self.df)
     def __repr__(self):
         note = f", {self.note}" if self.note else ""
-        return f"ClipTable({len(self)} clips, {len(self.labels)} labels, {self.root.name!r}{note})"
+        return (f"ClipTable({len(self)} clips, {len(self.labels)} labels, "
+                f"{self.root.name!r}{note})")
     def _repr_html_(self):
         per = self.df.groupby("label").agg(clips=("path", "size"),
                                            sources=("source", "nunique"))
@@ -472,7 +473,8 @@ def official_split(
     )->np.ndarray: # 'train', 'valid', 'test' or '' for each row
     "The split that a set states, under one set of names"
     told = df.split if "split" in df else pd.Series([""]*len(df))
-    return told.fillna("").astype(str).str.strip().str.lower().replace(_SPLITS).to_numpy(object)
+    told = told.fillna("").astype(str).str.strip().str.lower()
+    return told.replace(_SPLITS).to_numpy(object)
 
 # %% ../../nbs/core/clip_tables.ipynb #7fcfdc01
 def in_test_split(
@@ -517,7 +519,8 @@ def onsets(
     level = np.concatenate(level)
     before = np.min([np.r_[np.full(k, -100.), level[:len(level) - k]]
                      for k in range(1, 6)], 0)
-    rises = np.flatnonzero((level - before > rise) & (level > level.max(initial=-100) - 50))
+    loud = level > level.max(initial=-100) - 50
+    rises = np.flatnonzero((level - before > rise) & loud)
     at, last = [], -np.inf
     for i in rises:
         if (i - last)*hop/rate >= gap: at.append(i)

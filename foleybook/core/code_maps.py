@@ -204,7 +204,8 @@ def check_codes(
 )->Tensor: # the same codes, int64
     "Raise `CodeError` unless every code names a row of the codebook"
     if codes.is_floating_point():
-        raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0..{n_codes - 1}.")
+        raise CodeError(f"codes are {codes.dtype}. Give whole numbers 0.."
+                        f"{n_codes - 1}.")
     low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
     if not 0 <= low <= high < n_codes: raise CodeError(
         f"codes run from {low} to {high}, the codebook has rows 0..{n_codes - 1}. Use "
@@ -627,7 +628,8 @@ class Cascade(MelGenerator):
     def map_seconds(self)->float:
         "Length of sound in one code map, s"
         mel = self.codebook.mel
-        return (mel.samples(self.prior.config.code_shape[-1] * self.codebook.time_stride)
+        frames = self.prior.config.code_shape[-1] * self.codebook.time_stride
+        return (mel.samples(frames)
                 / mel.sample_rate)
 
     def check_parts(self):

@@ -130,8 +130,10 @@ def read_folder(
         if d.name not in names and _is_text(d.name):
             there = [f for f in d.rglob("*") if f.is_file() and f.name[0] != "."]
             kinds = ", ".join(sorted({f.suffix for f in there}))
-            held = f"no audio among its {len(there)} files ({kinds})" if there else "no audio"
-            reason = f"{_shown(d)}: class folder holds {held}. Add clips or remove the folder."
+            held = "no audio"
+            if there: held += f" among its {len(there)} files ({kinds})"
+            reason = (f"{_shown(d)}: class folder holds {held}. Add clips or remove "
+                      "the folder.")
             empty.append((_shown(d.name), reason))
             warnings.warn(reason)
     rows = [dict(path=str(f), label=names[t], licence=licence)
@@ -221,7 +223,8 @@ def _kept_apart(df, clips=2):
     `clips` clips"""
     kept = np.zeros(len(df), bool)
     for _, rows in df.groupby("label").groups.items():
-        sizes = df.loc[rows].groupby("source").size().sort_index().sort_values(kind="stable")
+        sizes = df.loc[rows].groupby("source").size().sort_index()
+        sizes = sizes.sort_values(kind="stable")
         if len(sizes) < 2: continue
         few = sizes.index[:-1][(sizes.cumsum() <= clips).to_numpy()[:-1]]
         kept[rows] = df.loc[rows, "source"].isin(few if len(few) else sizes.index[:1])

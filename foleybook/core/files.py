@@ -148,7 +148,8 @@ def pack_weights(
             continue
         rows = w.detach().float().flatten(1)
         step = rows.abs().amax(1).clamp_min(1e-30) / 127
-        packed[f'{name}.int8'] = (rows / step[:, None]).round().to(torch.int8).view(w.shape)
+        whole = (rows / step[:, None]).round().to(torch.int8)
+        packed[f'{name}.int8'] = whole.view(w.shape)
         packed[f'{name}.step'] = step
     return packed
 
@@ -310,5 +311,6 @@ def published_weights(
     if bad:
         raise CheckpointError(f"{where}: no weights under "
                               f"{' or '.join(parts) or 'the top'}; found "
-                              f"{', '.join(map(str, bad[:8]))}. Is this the right file?")
+                              f"{', '.join(map(str, bad[:8]))}. Is this the right "
+                              "file?")
     return {str(k).removeprefix('module.'): v for k, v in state.items()}

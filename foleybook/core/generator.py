@@ -155,7 +155,8 @@ def _field(name, value, axes):
     "A field as a tensor with `axes` axes"
     x = _numbers(name, value)
     if name == 'label' and not torch.equal(x.double(), x.double().round()):
-        raise ValueError(f"label={value!r:.80} is not allowed. Give numbers of classes.")
+        raise ValueError(f"label={value!r:.80} is not allowed. Give numbers of "
+                         "classes.")
     x = x.long() if name == 'label' else x.float()
     if name == 'text' and x.ndim == 2: x = x.unsqueeze(1)
     if x.ndim == axes and all(x.shape[1:]) and torch.isfinite(x).all(): return x
@@ -297,7 +298,8 @@ class Conditions:
         "Classes as weights, whether they came as numbers or as shares"
         if self.shares is not None: return self.shares
         if self.label is None: return torch.zeros(self.n, k)
-        return (self.label[:, None] == torch.arange(k, device=self.label.device)).float()
+        classes = torch.arange(k, device=self.label.device)
+        return (self.label[:, None] == classes).float()
 
     @classmethod
     def cat(cls,
@@ -428,7 +430,8 @@ def model_folder(
     **options, # revision, token, cache_dir ... of the hub download
 ) -> Path:
     "Where a model lies; a bare name is first the book's, the hub is hf://OWNER/NAME"
-    if not isinstance(where, (str, os.PathLike)) or not str(where).strip() or '\0' in str(where):
+    if (not isinstance(where, (str, os.PathLike)) or not str(where).strip()
+            or '\0' in str(where)):
         raise CheckpointError(f"{where!r}: no name of a model. Give a folder, one of "
                               f"{', '.join(shipped_models())}, or hf://OWNER/NAME.")
     name, shipped = str(where).removeprefix('hf://'), shipped_models()
@@ -928,7 +931,8 @@ def _audio_of(init, sample_rate):
         raise ValueError(f"init={init!r} is not allowed. Give a path, Sounds or a "
                          "waveform.")
     x = init.detach().cpu()
-    if not 1 <= x.ndim <= 3 or not x.numel() or x.is_complex() or not torch.isfinite(x).all():
+    if (not 1 <= x.ndim <= 3 or not x.numel() or x.is_complex()
+            or not torch.isfinite(x).all()):
         raise ValueError(f"init of shape {tuple(init.shape)} is not allowed. Give a "
                          "finite one, (c, t) or (n, c, t).")
     return x.float().reshape((1,) * (3 - x.ndim) + x.shape)
@@ -1267,7 +1271,8 @@ def _finish(model, asked, samples=None):
         return Finish(rate, fade=(not loop, not loop), samples=whole)
     edge = min(round(.005 * kept.rate), len(kept.mask))
     new = (bool(kept.mask[:edge].all()), bool(kept.mask[-edge:].all()))
-    loudest = kept.audio[..., ~kept.mask].abs().amax().item() if not kept.mask.all() else 0.
+    given = kept.audio[..., ~kept.mask]
+    loudest = given.abs().amax().item() if given.numel() else 0.
     ceiling = max(CEILING / headroom(kept.audio).min().item(), loudest)
     return Finish(kept.rate, ceiling, tuple(f and not loop for f in new),
                   len(kept.mask))

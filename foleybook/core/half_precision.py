@@ -61,6 +61,22 @@ class InBf16(nn.Module):
         if context is not None: named['context'] = context.to(torch.bfloat16)
         return self.net(x.to(torch.bfloat16), *more, **named).float()
 
+# %% ../../nbs/core/half_precision.ipynb #b1f6001e
+@torch.no_grad()
+def _make_tell(net):
+    "Tensors of inference mode do not tell when they change; a copy takes their place"
+    new = {}
+    with torch.inference_mode(False):
+        for m, own in ((m, d) for m in net.modules()
+                       for d in (m._parameters, m._buffers)):
+            for k, t in own.items():
+                if t is None or not t.is_inference(): continue
+                if id(t) not in new:
+                    copied = t.detach().clone()
+                    new[id(t)] = (copied if own is not m._parameters
+                                  else nn.Parameter(copied, t.requires_grad))
+                own[k] = new[id(t)]
+
 # %% ../../nbs/core/half_precision.ipynb #b1f6000e
 def held(
     net:nn.Module, # f(x, t, ..., context=)
@@ -69,9 +85,8 @@ def held(
 )->nn.Module: # itself, or a copy
     "The network as it is to be called; its copy is renewed where a weight has changed"
     if precision == 'float32': return net
+    _make_tell(net)
     tensors = [*net.parameters(), *net.buffers()]
-    if any(t.is_inference() for t in tensors): # they do not tell
-        return rounded(net, precision)
     key = precision, *((t.data_ptr(), t._version) for t in tensors)
     if net.__dict__.get('_held', (None,))[0] != key:
         net.__dict__['_held'] = key, rounded(net, precision)

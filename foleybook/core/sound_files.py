@@ -63,7 +63,8 @@ RATES = range(1000, 768001)   # Hz that a file may have
 def _header_fault(f, path):
     "What is wrong with what the header says, and the remedy; None if nothing is"
     if f.samplerate not in RATES:
-        return f"has {f.samplerate} Hz; 1 to 768 kHz can be used", "Correct its sample rate"
+        return (f"has {f.samplerate} Hz; 1 to 768 kHz can be used",
+                "Correct its sample rate")
     if not f.frames:
         return "holds no samples (length 0)", "Leave it out or record it again"
     # no format packs even silence so tightly

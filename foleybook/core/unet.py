@@ -25,7 +25,8 @@ def step_features(
 )->Tensor: # (b, C)
     "Cosines and sines of time (Vaswani et al. 2017)"
     half = width // 2
-    omega = torch.exp(-math.log(1e4) * torch.arange(half, device=t.device) / (half - shift))
+    k = torch.arange(half, device=t.device)
+    omega = torch.exp(-math.log(1e4) * k / (half - shift))
     angle = t[:, None].float() * omega
     return torch.cat([angle.cos(), angle.sin()], -1)
 

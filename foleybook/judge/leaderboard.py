@@ -278,7 +278,8 @@ def _loaded(folder, train, held):
         learnt = set(pd.read_csv(folder/'clips.csv').get('path', ()))
     else:
         own = _told(folder/'trained_in.json').get('data')
-        return 'loaded' + '; trained on other clips than these' * (own not in (None, _data(train)))
+        other = own not in (None, _data(train))
+        return 'loaded' + '; trained on other clips than these' * other
     names = zip(held.df.path, held.files())
     n = sum(path in learnt or str(f.resolve()) in learnt for path,f in names)
     judges = f'{n} of the {len(held)} clips that judge it were in its training'
@@ -481,7 +482,8 @@ def leaderboard_table(
         row = dict(family=r['family'].replace('_', ' '), status=r['status'])
         for m in LEADERBOARD:
             ends = r.get(f'{m}_interval')
-            interval = ' [{:.3g}, {:.3g}]'.format(*ends) if isinstance(ends, tuple) else ''
+            interval = (' [{:.3g}, {:.3g}]'.format(*ends) if isinstance(ends, tuple)
+                        else '')
             row[m] = show(r.get(m, math.nan), '{:.3g}') + interval
         row['s a clip'] = show(r.get('seconds_per_clip', math.nan), '{:.2f}')
         row['M parameters'] = show(r.get('parameters', math.nan) / 1e6, '{:.2f}')

@@ -22,25 +22,30 @@ __all__ = ['STYLE', 'TEMPLATES', 'EDITS', 'Listing', 'clips_of', 'Player', 'play
 
 # %% ../../nbs/judge/pages.ipynb #a0604205
 STYLE = """
-:root{color-scheme:light dark;--ink:#1c1c1e;--soft:#5c5c62;--line:#d0d0d6;--card:#f4f4f7;
+:root{color-scheme:light dark;--ink:#1c1c1e;--soft:#5c5c62;--line:#d0d0d6;
+  --card:#f4f4f7;
   --paper:#fff;--accent:#b0470a;--hue:38 110 190}
 @media(prefers-color-scheme:dark){:root{--ink:#ececf0;--soft:#a6a6ae;--line:#44444c;
   --card:#25252a;--paper:#18181b;--accent:#ff9d5c;--hue:90 160 250}}
 *{box-sizing:border-box}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:76rem;
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
+  max-width:76rem;
   margin:2rem auto;padding:0 1rem}
 h1{line-height:1.2}
-h2{margin:2.4rem 0 .6rem;padding-bottom:.2rem;border-bottom:1px solid var(--line);font-size:1.25rem}
+h2{margin:2.4rem 0 .6rem;padding-bottom:.2rem;border-bottom:1px solid var(--line);
+  font-size:1.25rem}
 h3{font-size:.9rem;color:var(--soft);margin:.9rem 0 .3rem}
 p.soft,figcaption,caption{color:var(--soft)}
 :focus-visible{outline:3px solid var(--accent);outline-offset:2px}
 .row{display:flex;flex-wrap:wrap;gap:1rem}.wide{overflow-x:auto}
-figure{margin:0;width:13.8rem}figure img{width:100%;height:5rem;border-radius:.3rem;display:block}
+figure{margin:0;width:13.8rem}
+figure img{width:100%;height:5rem;border-radius:.3rem;display:block}
 audio{width:100%;height:2.4rem;display:block;margin:.2rem 0}
 figcaption{font-size:.8rem;overflow-wrap:anywhere}figcaption b{color:var(--ink)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:.3rem 0}
-th,td{padding:.25rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+th,td{padding:.25rem .7rem;text-align:right;white-space:nowrap;
+  border-bottom:1px solid var(--line)}
 th{font-weight:600}
 th:first-child,td.text{text-align:left}td.text{white-space:normal;min-width:8rem}
 .plots{margin-top:1.2rem}
@@ -48,7 +53,8 @@ th:first-child,td.text{text-align:left}td.text{white-space:normal;min-width:8rem
 .card{background:var(--card);border-radius:.6rem;padding:.8rem 1rem}
 .card h2{border:0;margin:0;font-size:.95rem;color:var(--soft)}
 .card strong{font-size:1.8rem;display:block;line-height:1.3}
-.card strong.none{font-size:1rem;font-weight:500}.card p{margin:.2rem 0 0;font-size:.85rem}
+.card strong.none{font-size:1rem;font-weight:500}
+.card p{margin:.2rem 0 0;font-size:.85rem}
 .plot{background:#fff;border-radius:.4rem;max-width:100%;height:auto}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--card);padding:1rem;
   border-radius:.4rem;font-size:.8rem}
@@ -87,7 +93,8 @@ class Listing:
         elif (folder/'clips.csv').is_file():
             with open(folder/'clips.csv', encoding='utf-8', newline='') as f:
                 rows = list(csv.DictReader(f))
-        else: raise TableError(f"{folder}: was not written by foleybook. To read it as a "
+        else: raise TableError(f"{folder}: was not written by foleybook. To read it as "
+                               "a "
                                "data set: pip install 'foleybook[train]'")
         column = lambda name: [r.get(name) or '' for r in rows]
         self.names,self.labels = column('path'),column('label')
@@ -116,20 +123,25 @@ def clips_of(
 TEMPLATES['parts.html'] = """
 {% macro player(p, picture=True, download=False) %}<figure>
 {%- if picture and p.picture %}
-<img src="{{ p.picture }}" alt="spectrogram of {{ p.name }}" width="240" height="80">{% endif %}
+<img src="{{ p.picture }}" alt="spectrogram of {{ p.name }}" width="240" height="80">
+{%- endif %}
 <audio controls preload="none" aria-label="{{ p.name }}" src="{{ p.audio }}"></audio>
 {%- if picture %}<figcaption><b>{{ p.name }}</b><br>{{ p.facts }}{% if p.note %}
 <br>{{ p.note }}{% endif %}{% if download %}<br>
-<a download="{{ p.name.rpartition('/')[2] }}.mp3">download</a>{% endif %}</figcaption>{% endif -%}
+<a download="{{ p.name.rpartition('/')[2] }}.mp3">download</a>{% endif %}</figcaption>
+{%- endif -%}
 </figure>{% endmacro %}
 
 {% macro table(rows, columns, label, heading) %}
 <div class="wide" tabindex="0" role="region" aria-label="{{ heading }}"><table>
 <caption>{{ heading }}</caption>
-<thead><tr><th scope="col">{{ label }}</th>{% for c in columns %}<th scope="col">{{ c }}</th>
+<thead><tr><th scope="col">{{ label }}</th>
+{%- for c in columns %}<th scope="col">{{ c }}</th>
 {% endfor %}</tr></thead>
-<tbody>{% for name, cells in rows %}<tr><th scope="row">{{ name }}</th>{% for c in cells %}
-<td{% if columns[loop.index0] == 'status' %} class="text"{% endif %}>{{ c }}</td>{% endfor %}</tr>
+<tbody>{% for name, cells in rows %}<tr><th scope="row">{{ name }}</th>
+{%- for c in cells %}
+<td{% if columns[loop.index0] == 'status' %} class="text"{% endif %}>{{ c }}</td>
+{%- endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endmacro %}
 """
 
@@ -202,7 +214,8 @@ def page(
                                                        **values)
 
 # %% ../../nbs/judge/pages.ipynb #bb7b9440
-TEMPLATES['gallery.html'] = """{% extends 'base.html' %}{% from 'parts.html' import player %}
+TEMPLATES['gallery.html'] = """{% extends 'base.html' %}
+{% from 'parts.html' import player %}
 {% block policy %}; script-src 'unsafe-inline'{% endblock %}
 {% block style %}button{font:inherit;padding:.3rem .8rem}{% endblock %}
 {% block body %}{% for line in about %}<p class="soft">{{ line }}</p>
@@ -233,7 +246,8 @@ def _listening_page(title, about, classes):
 
 # %% ../../nbs/judge/pages.ipynb #d97a7155
 _LISTENING = '''
-const sounds = [...document.querySelectorAll('audio')], button = document.getElementById('all');
+const sounds = [...document.querySelectorAll('audio')];
+const button = document.getElementById('all');
 for (const a of document.querySelectorAll('a[download]'))
   a.href = a.closest('figure').querySelector('audio').src;
 let at = -1;

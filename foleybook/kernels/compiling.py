@@ -20,7 +20,8 @@ def shared_code(
 ): # itself
     "Machine code on disk that several processes may read and write at once"
     cache, files = compiled._cache, compiled._cache._cache_file
-    load, save, folder = cache.load_overload, cache.save_overload, Path(cache.cache_path)
+    load, save = cache.load_overload, cache.save_overload
+    folder = Path(cache.cache_path)
 
     def read(types, target):
         with _alone_in(folder):

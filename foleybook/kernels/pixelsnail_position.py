@@ -155,7 +155,8 @@ def _res_steps(w, m, facts, rows, ready1, ready2, block, j, x):
 @compiled(inner=True)
 def _attention_step(w, m, facts, rows, block, at, query, kv):
     "Store keys and values, attend to all so far; (g, width)"
-    width, d, seen = query.shape[1], query.shape[1] // facts.n_heads, at + int(facts.attend_self)
+    width, seen = query.shape[1], at + int(facts.attend_self)
+    d = width // facts.n_heads
     out, score = np.zeros_like(query), np.empty(m.keys.shape[3], np.float32)
     for b in range(len(rows)):
         keys, values = m.keys[block, rows[b]], m.values[block, rows[b]]
@@ -237,7 +238,8 @@ def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
                 for o in range(n):
                     gap = given[o] - without[o]
                     near = given[o] - gap * (np.float32(1) - guidance)
-                    given[o] = near if guidance >= np.float32(.5) else without[o] + guidance * gap
+                    if guidance >= np.float32(.5): given[o] = near
+                    else: given[o] = without[o] + guidance * gap
             if not still[item, s, i, j]:
                 codes[item, s, i, j] = choose(logits[b], noise[item, j, s],
                                                temperature, top_k, top_p)

@@ -707,7 +707,7 @@ def _known_settings(kind, settings, where):
     """The fields of a config dataclass among published settings; a variant that is not
     built raises"""
     for name, usual in _USUAL.items():
-        if name in settings and settings[name] not in (usual, None) and settings[name] != usual:
+        if settings.get(name) not in (usual, None):
             raise CheckpointError(f"{where}: {name}={settings[name]!r} is not built "
                                   f"here, only {usual!r}.")
     names = kind.__dataclass_fields__

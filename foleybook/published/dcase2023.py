@@ -122,8 +122,9 @@ def _audyn_names(sd:dict)->dict:
             for part in ('weight', 'bias')}
     if not (stages := _indices(sd, r'vector_quantizer\.codebooks\.(\d+)\.')):
         return keys | {'vector_quantizer.codebook.weight': 'quantizer.codebook'}
-    return keys | {f'vector_quantizer.codebooks.{i}.weight': f'quantizer.stages.{i}.codebook'
-                   for i in range(stages)}
+    return keys | {
+        f'vector_quantizer.codebooks.{i}.weight': f'quantizer.stages.{i}.codebook'
+        for i in range(stages)}
 
 # %% ../../nbs/published/dcase2023.ipynb #dc091a68
 def published_keys(

@@ -122,7 +122,8 @@ class WaveDiffusionRecipe(DiffusionRecipe):
 def listen(self:WaveDiffusionRecipe,
     learn, # `Learner`, in training, or done
 ) -> Sounds:
-    "Four sounds; a network that follows a log-mel says half a second of held-out clips again"
+    """Four sounds; a network that follows a log-mel says half a second of held-out
+    clips again"""
     from foleybook.training import unwrap
 
     model, cache = unwrap(learn.model), learn.dls.cache

@@ -32,7 +32,8 @@ class TensorAudio(TensorBase):
     def hear(self, labels=None):
         "Players, one per item"
         x = self.as_subclass(Tensor).detach().cpu().float()
-        x = x if x.ndim == 3 else x.reshape(-1, *x.shape[-2:]) if x.ndim > 1 else x[None, None]
+        if x.ndim == 1: x = x[None, None]
+        if x.ndim != 3: x = x.reshape(-1, *x.shape[-2:])
         return play_table(list(x), self.sample_rate, labels or [""]*len(x))
 
 # %% ../../nbs/train/loaders.ipynb #14269ae9

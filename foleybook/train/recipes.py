@@ -161,7 +161,8 @@ def _check_recipe(recipe):
     for f in dataclasses.fields(recipe):
         part = getattr(recipe, f.name)
         if isinstance(part, float) and not math.isfinite(part):
-            raise SettingsError(f"{f.name}={part} is not allowed. Give a finite number.")
+            raise SettingsError(f"{f.name}={part} is not allowed. Give a finite "
+                                "number.")
         if isinstance(part, Recipe):
             try: part.check()
             except SettingsError as e: raise SettingsError(f"{f.name}: {e}") from None
@@ -212,7 +213,8 @@ def _shipped(name):
 
 def _class_of(name, kind):
     "The class of a preset, or an error that names all of a kind who claim it"
-    classes = [*_own(Recipe).get(name, []), *([_shipped(name)] if name in PRESETS else [])]
+    classes = [*_own(Recipe).get(name, [])]
+    if name in PRESETS: classes.append(_shipped(name))
     classes = [c for c in classes if issubclass(c, kind)] or classes
     if len(classes) == 1: return classes[0]
     if not classes: raise SettingsError(f"no recipe {name!r}. "
@@ -548,7 +550,8 @@ def _learner(recipe, data):
     from foleybook.train.checkpoints import LineLogger, StepLines
     from foleybook.train.precision import AutoPrecision
     from foleybook.training import (
-        EMA, GradientAccumulation, GradientClip, MixedPrecision, StepDL, StepEpochs, StepLearner)
+        EMA, GradientAccumulation, GradientClip, MixedPrecision, StepDL, StepEpochs,
+        StepLearner)
 
     recipe.check()
     seed_everything(recipe.seed)
@@ -699,7 +702,8 @@ def learner(
     """A `Learner` for a recipe: `learner('quick-vqvae', cache,
     lr=1e-3).fit_one_cycle(4)`"""
     recipe = find_recipe(recipe, LoopRecipe) if isinstance(recipe, str) else recipe
-    return recipe.override(overrides).learner(data) if overrides else recipe.learner(data)
+    if overrides: recipe = recipe.override(overrides)
+    return recipe.learner(data)
 
 # %% ../../nbs/train/recipes.ipynb #c5b1e7a4
 def by_preset(
@@ -765,7 +769,8 @@ def teller(
     "How a recipe says what it is about to do"
     from fastai.torch_core import rank_distrib
 
-    return partial(print, flush=True) if progress and not rank_distrib() else lambda *_: None
+    if progress and not rank_distrib(): return partial(print, flush=True)
+    return lambda *_: None
 
 # %% ../../nbs/train/recipes.ipynb #7050f7d4
 def train_stage(

@@ -122,10 +122,32 @@ def _bench_rows(
         torch.set_num_threads(threads)
 
 
+def _kept_rows(
+    file: Path,  # written before, or not there
+    machine: dict,  # of `_machine`
+    asked: list,  # rooms that are measured now
+):
+    "What a file says of other rooms, if it is of this machine: rows, days, ceiling"
+    if not file.is_file():
+        return [], {}, {}
+    before = json.loads(file.read_text(encoding="utf-8"))
+    if {**before["machine"], "made": ""} != {**machine, "made": ""}:
+        raise ValueError(f"{file}: measured on another machine or torch "
+                         f"({before['machine']['processor']}, torch "
+                         f"{before['machine']['torch']}). Name no rooms, so that all "
+                         "are measured, or write another file.")
+    rows = [r for r in before["rows"] if r["room"] not in asked]
+    days = before.get("days", {})
+    return (rows, {r["room"]: days.get(r["room"], before["machine"]["made"])
+                   for r in rows}, before["ceiling"])
+
+
 def run(
     name="",  # rooms or the ends of their names, with commas between; all, if none
     folder=Path(__file__).parent,  # where the benchmarks are
-    out="",  # write machine, ceiling and rows to this JSON file as well
+    # write machine, ceiling and rows to this JSON file as well; where rooms are named,
+    # it keeps those of the others
+    out="",
     device="cpu",  # where networks run; on another than cpu, the rooms that can
 ):
     "Measure ours against the reference in one run, and print a table"
@@ -148,16 +170,20 @@ def run(
             raise ValueError(f"{', '.join(wrong)}: measured on a processor only. On "
                              f"{device} there is {', '.join(can)}.")
         asked = asked or can
-    machine, ceiling, rows = _machine(device), machine_ceiling(*filter(None, [at])), []
+    machine, rows, days, kept = _machine(device), [], {}, ([], {}, {})
+    if out and asked:
+        kept = _kept_rows(Path(out), machine, asked)
+    ceiling = machine_ceiling(*filter(None, [at]))
+    best = {k: max(v, kept[2].get(k, 0)) for k, v in ceiling.items()}
     print(_bench_head(machine, ceiling))
     for room in asked or files:
         found = _bench_rows(files[room], at)
         print(f"\n{room}\n{_bench_table(found)}", flush=True)
-        rows += found
+        rows, days[room] = rows + found, machine["made"]
         if out:
-            write_text(Path(out),
-                       json.dumps(dict(machine=machine, ceiling=ceiling, rows=rows),
-                                  indent=1) + "\n")
+            all_ = sorted([*kept[0], *rows], key=lambda r: r["room"])
+            told = dict(machine=machine, ceiling=best, days=kept[1] | days, rows=all_)
+            write_text(Path(out), json.dumps(told, indent=1) + "\n")
     print(f"\npeak memory {peak_memory_mb():.0f} MB")
     return rows
 

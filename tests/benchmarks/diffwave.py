@@ -10,8 +10,10 @@ from _measure import difference, flops_of, interleaved, row, share
 
 from foleybook.diffwave import DiffWave, DiffWaveConfig, DiffusionProcess, WaveNet, WaveNetConfig, without_weight_norm
 from foleybook.core.generator import ItemNoise
+from foleybook.kernels.gated_layers import HeldWaveNet
 
 SECOND = 16000
+WIDE = dict(channels=128, skip_channels=256), dict(channels=256, skip_channels=256, n_layers=36, cycle=12)  # as published
 
 
 class PlainLayer(torch.nn.Module):
@@ -56,18 +58,46 @@ def _steps(c, second, rounds, compiled):
         with torch.autocast("cpu", torch.bfloat16):
             return net(x, t).float()
 
-    ways = {"float32, folded": lambda: net(x, t), "bf16, folded": half}
+    held = HeldWaveNet(net)
+    ways = {"float32, folded": lambda: net(x, t), "bf16, folded": half, "bf16, held": lambda: held(x, t)}
     if compiled:
         fused = torch.compile(net)
         ways["compiled"] = lambda: fused(x, t)
     times, made = interleaved(lambda: plain(x, t), *ways.values(), rounds=rounds)
     work = flops_of(lambda: net(x, t))
+    rows = []
     for name, took, y in zip(ways, times[1:], made[1:]):
         kind = torch.bfloat16 if "bf16" in name else torch.float32
-        yield row(f"step of 1 s, {c.channels} channels, {c.n_layers} layers, {name}", took, "the plain module", times[0], "s", difference(y, made[0]),
-                  share(took, flops=work, dtype=kind))
+        rows.append(row(f"step of 1 s, {c.channels} channels, {c.n_layers} layers, {name}", took, "the plain module", times[0], "s",
+                        difference(y, made[0]), share(took, flops=work, dtype=kind)))
+        if kind == torch.bfloat16:
+            rows[-1]["exactness"] = f"SNR {10 * torch.log10(made[0].var() / (y - made[0]).var()):.0f} dB"
+    yield from rows
     best = min(zip(times[1:], ways))
-    yield row(f"step of 1 s, the fastest here: {best[1]}", best[0], "the plain module", times[0], "s")
+    yield row(f"step of 1 s, {c.channels} channels, the fastest here: {best[1]}", best[0], "the plain module", times[0], "s")
+
+
+def _training(c, second, rounds):
+    "A training step, there and back, as published and ours in both precisions"
+    with torch.enable_grad():
+        net, plain = _nets(c)
+        x, t = torch.randn(1, 1, second), torch.tensor([100.0])
+
+        def step(net, half):
+            def run():
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    y = net(x, t).float()
+                (y - x).square().mean().backward()
+                grad = torch.cat([net.input.weight.grad.flatten(), net.time1.weight.grad.flatten()])
+                net.zero_grad()
+                return grad
+            return run
+
+        times, grads = interleaved(step(plain, False), step(net, False), step(net, True), rounds=rounds)
+    for name, took, grad in zip(("float32", "bf16"), times[1:], grads[1:]):
+        away = (grad - grads[0]).norm() / grads[0].norm()
+        yield row(f"training step on 1 s, {c.channels} channels, {c.n_layers} layers, {name}", took, "the plain module", times[0], "s",
+                  f"gradient {away:.1e} of its length away")
 
 
 def _loops(c, second, rounds):
@@ -102,9 +132,11 @@ def _mels(c, second, rounds):
 
 
 @torch.no_grad()
-def benchmarks(rounds=5, compiled=True, second=SECOND, sizes={}):
+def benchmarks(rounds=5, compiled=True, second=SECOND, sizes={}, wide=WIDE):
     "Rows, see `_measure.row`; tests take smaller settings, and compile nothing"
     c = WaveNetConfig(**sizes)
-    rows = [*_steps(c, second, rounds, compiled and shutil.which("c++") is not None)]
+    rows = [*_steps(c, second, rounds, compiled and shutil.which("c++") is not None), *_training(c, second, rounds)]
+    for more in wide:
+        rows += _steps(WaveNetConfig(**sizes | more), second, min(rounds, 3), False)
     for part in (_loops, _batch, _mels): rows += part(c, second, rounds)
     return rows

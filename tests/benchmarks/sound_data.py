@@ -74,6 +74,17 @@ def _loaders(table, what, folder, rounds):
     yield row("mel cache, first build, an item", 1e3 * times[2] / len(table), reference, decoded, exactness="clips: " + same)
 
 
+def _prepared(table, what, folder, rounds):
+    "What `prepare` does with a folder: files checked while they are computed, and checked before"
+    fresh = iter(range(99))
+    once = lambda: _built(table.check(decode=False, n_jobs=1), folder / f"once{next(fresh)}")  # noqa: E731
+    twice = lambda: _built(table.check(n_jobs=1), folder / f"once{next(fresh)}")  # noqa: E731
+    (ours, reference), (a, b) = interleaved(once, twice, rounds=rounds, warm=False)
+    same = difference(torch.as_tensor(a.mels[:]), torch.as_tensor(b.mels[:]))
+    return row("prepare, every file decoded once, an item", 1e3 * ours / len(table), f"decoded to be checked, and again, {len(table)} {what} clips",
+               1e3 * reference / len(table), exactness=same)
+
+
 def _one_more(table, what, folder, rounds):
     "Wall time to compute a set, to add one clip to all others, and to open it again"
     fresh, part = iter(range(99)), table.subset(range(len(table) - 1))
@@ -117,6 +128,6 @@ def benchmarks(n=80, many=400, rounds=3):
         warnings.simplefilter("ignore")
         folder = Path(folder)
         table, what = _recordings(folder / "made", n)
-        rows = [*_loaders(table, what, folder, rounds), _waves(table, what, folder, rounds)]
+        rows = [*_loaders(table, what, folder, rounds), _waves(table, what, folder, rounds), _prepared(table, what, folder, rounds)]
         rows += _one_more(*_recordings(folder / "many", many), folder / "sets", min(2, rounds))  # a minute a round
     return rows + [*_procedural(5)]

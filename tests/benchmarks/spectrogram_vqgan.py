@@ -3,6 +3,8 @@ and long sounds in pieces against the whole."""
 import torch
 from _measure import OWN_LENGTH, difference, flops_of, interleaved, row, share
 
+from foleybook.audio_features import MelConfig
+from foleybook.codebooks import VQVAE, VQVAEConfig
 from foleybook.judge.embedders import MelClassifier, MelClassifierConfig
 from foleybook.apps.codec import decode_long, encode_long
 from foleybook.spectrogram_vqgan import PatchDiscriminator, SpectrogramVQGAN, VQGANConfig, VQGANLoss
@@ -31,6 +33,16 @@ def _there_and_back(name, model, frames, rounds):
     (ours, reference), mels = interleaved(rounded, lambda: model.decode(model.encode(x)), rounds=rounds)
     work = share(ours, flops=flops_of(lambda: model.decode(model.encode(x))), dtype=torch.bfloat16)
     yield row(f"encode and decode {seconds:.1f} s, {name}, bf16", ours, "float32", reference, "s", difference(*mels), work)
+
+
+@torch.inference_mode()
+def _held_decoder(name, model, frames, rounds):
+    "A decoder with its weights held in bf16"
+    codes = model.encode(torch.randn(1, model.mel.n_mels, frames))
+    ways = [lambda p=p: model.set_precision(p).decode(codes) for p in ("bf16", "float32")]
+    (ours, reference), (near, exact) = interleaved(*ways, rounds=rounds)
+    snr = 10 * torch.log10(exact.var() / (near - exact).square().mean())
+    return row(f"decode {frames} frames, {name}, held in bf16", ours, "float32", reference, "s", f"SNR {snr:.0f} dB")
 
 
 @torch.inference_mode()
@@ -74,11 +86,13 @@ def _step(recipe, batch, rounds):
     yield row(f"{name}, float32, with ear and critic", reference, "without them", alone, "s", share=share(reference, flops=work))
 
 
-def benchmarks(rounds=3, published=VQGANConfig.preset("vggsound"), batch=8, frames=848, long=5168, quick="quick-vqgan"):
+def benchmarks(rounds=3, published=VQGANConfig.preset("vggsound"), batch=8, frames=848, long=5168, quick="quick-vqgan", vqvae=VQVAEConfig(MelConfig.preset("dcase2023"))):
     "Rows, see `_measure.row`; tests take smaller settings"
     recipe = VQGANRecipe.preset(quick)
-    rows = [*_there_and_back("published size", _codebook(published, widths=published.widths).eval(), frames, rounds)]
+    model = _codebook(published, widths=published.widths).eval()
+    rows = [*_there_and_back("published size", model, frames, rounds), _held_decoder("published size", model, frames, rounds)]
     model = _codebook(recipe.model).eval()
+    rows += [_held_decoder("quick", model, frames, rounds), _held_decoder("VQ-VAE of DCASE 2023", VQVAE(vqvae).eval(), frames, rounds)]
     rows += _there_and_back("quick", model, frames, rounds)
     rows += _in_pieces(model, long, rounds)
     return [*rows, *_step(recipe, batch, rounds)]

@@ -28,6 +28,14 @@ def _bytes(model):
     return 4 * sum(p.numel() for p in (*model.blocks.parameters(), *model.head.parameters()))
 
 
+def _text(model, cond, x, t):
+    "Logits of the next code from the text so far, t codes, seen as a whole"
+    h = torch.cat([model.prefix(cond, 1), model.embed(x, model.steps, 1, t)], 1)
+    for block in model.blocks:
+        h = block(h)
+    return model.head(model.ln_f(h[:, -1]))
+
+
 @torch.inference_mode()
 def _map(name, settings, lengths, rounds, warm):
     "A whole map, alone: kept keys and values, the text so far, and the whole text"
@@ -35,14 +43,8 @@ def _map(name, settings, lengths, rounds, warm):
     cond, codes = torch.zeros(1, dtype=torch.long), torch.randint(model.config.n_codes, (1, *model.steps.shape))
     steps, x = len(model.steps.first), model.rows_of(model.steps.to_steps(codes, 0), model.steps)
 
-    def text(t):
-        h = torch.cat([model.prefix(cond, 1), model.embed(x, model.steps, 1, t)], 1)
-        for block in model.blocks:
-            h = block(h)
-        return model.head(model.ln_f(h[:, -1]))
-
     draw = lambda n, **how: model.sample_codes(torch.arange(n) % model.config.n_classes, list(range(n)), **how)  # noqa: E731
-    (one, *parts), _ = interleaved(lambda: draw(1), *[lambda t=t: text(t) for t in lengths], rounds=rounds, warm=warm)
+    (one, *parts), _ = interleaved(lambda: draw(1), *[lambda t=t: _text(model, cond, x, t) for t in lengths], rounds=rounds, warm=warm)
     growing = float(np.polyval(np.polyfit(lengths, parts, 1), np.arange(1, steps)).sum())
     likely = draw(1, top_k=1)
     found = f"likeliest codes and those of one forward over them {_same(model(likely, cond).argmax(1), likely)}"
@@ -74,26 +76,32 @@ def _two_ways(name, settings, batch, rounds, columns, **how):
                "torch calls", plain / batch, "s", f"codes {_same(*codes)}", share(ours / batch, flops=work))
 
 
-@torch.no_grad()  # inference tensors do not tell when they change, and would be rounded anew for every map
-def _held(name, settings, batch, rounds, columns=2):
-    "The first columns of a map with weights held in fewer bits, and the logits of a whole text"
+@torch.inference_mode()
+def _held(name, settings, batch, rounds, columns=2, lengths=()):
+    "The first columns of a map with weights held in fewer bits and in float32, the text so far again for every code, and logits of a whole text"
     model = CodeGPT(TransformerConfig(**settings)).eval()
     cond, (h, w) = torch.arange(batch) % model.config.n_classes, model.map_shape
     mask = (torch.arange(w) < columns).expand(h, -1)
     init = torch.randint(model.config.n_codes, (batch, *model.config.code_shape))
+    steps, x = len(model.steps.first), model.rows_of(model.steps.to_steps(init[:1].view(1, *model.steps.shape), 0), model.steps)
 
     def draw(precision):
         model.precision = precision
         return model.sample_codes(cond, list(range(batch)), init=init, mask=mask)
 
     exact = model(init[:1], cond[:1])
-    for precision in ("bf16", "int8"):
-        (ours, plain), _ = interleaved(lambda: draw(precision), lambda: draw("float32"), rounds=rounds)
+    for precision in ("bf16", "int8"):  # one after the other: a model holds one copy
+        ways = [lambda t=t: _text(model, cond[:1], x, t) for t in lengths] if precision == "int8" else []
+        (ours, plain, *parts), _ = interleaved(lambda: draw(precision), lambda: draw("float32"), *ways, rounds=rounds)
         near = held(model, precision, held_linears)(init[:1], cond[:1])
         snr = 10 * torch.log10(exact.var() / (exact - near).square().mean())
         likely = (near.argmax(1) == exact.argmax(1)).double().mean()
         found = f"logits of a whole text: {snr:.0f} dB, the likeliest code the same in {likely:.1%}"
         yield row(f"{name}, {columns} columns of {h}, batch {batch}, weights held in {precision}", ours / batch, "float32", plain / batch, "s", found)
+        if parts:
+            growing = float(np.polyval(np.polyfit(lengths, parts, 1), np.arange(1, steps)).sum())
+            yield row(f"{name} map, {steps} codes, weights held in {precision}, extrapolated from {columns} columns", ours * w / columns,
+                      f"the text so far, extrapolated from {', '.join(map(str, lengths))} codes", growing, "s", found)
 
 
 @torch.inference_mode()
@@ -115,6 +123,6 @@ def benchmarks(published=True, rounds=3, columns=8, quick=QUICK, foley=FOLEY, le
     steps = math.prod(quick["code_shape"])
     found += _map("quick", quick, (1, steps // 2, steps - 1), rounds, True)
     if published:
-        found += [r for batch in (1, 8) for r in _held("published prior", PUBLISHED, batch, rounds)]
+        found += [r for batch in (1, 8) for r in _held("published prior", PUBLISHED, batch, rounds, lengths=lengths if batch == 1 else ())]
         found += _map("published", PUBLISHED, lengths, 2, False)
     return found
