@@ -20,8 +20,8 @@ def check_backend(
 ):
     "Raise a `ValueError` with the remedy where it cannot compile"
     if backend not in torch._dynamo.list_backends(exclude_tags=()):
-        raise ValueError(f"backend={backend!r} is not known to torch. Give inductor, or "
-                         "cudagraphs, aot_eager, eager ...")
+        raise ValueError(f"backend={backend!r} is not known to torch. Give inductor, "
+                         "or cudagraphs, aot_eager, eager ...")
     if backend != 'inductor': return
     if torch.device(device).type != 'cpu':
         if not find_spec('triton'):
