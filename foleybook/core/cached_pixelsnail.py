@@ -292,11 +292,11 @@ def step(self:CausalStack,
     for (_, own, _, rows), ready in zip(self.layers, self.ready):
         x = rows[:, :, -1, j:j + self.p].flatten(2)  # (r, b, p c)
         ys.append(torch.baddbmm(ready[j], x, own))
-    self.remember(1, slice(None), j, F.elu(ys[0]))
+    self._remember(1, slice(None), j, F.elu(ys[0]))
     return F.glu(ys[1], -1)
 
 @patch
-def remember(self:CausalStack, layer:int, part:slice, j:int, x:Tensor): # x (r, b, c)
+def _remember(self:CausalStack, layer:int, part:slice, j:int, x:Tensor): # x (r, b, c)
     "What the convolutions of a layer will read of column j, in some blocks"
     self.layers[layer][-1][part, :, -1, j + self.p] = x
 
@@ -349,10 +349,10 @@ def look_back(self:BlockStep,
     query = F.glu(self.query(h[:, self.hidden:]), -1).add_(state[:, self.c:])
     k, v = self.keep(key).view(b, 2, self.heads, -1).unbind(1)
     q = self.ask(query).view(b * self.heads, 1, -1)
-    return self.reach(t, q, k.flatten(0, 1), v.flatten(0, 1)).view(b, -1)
+    return self._reach(t, q, k.flatten(0, 1), v.flatten(0, 1)).view(b, -1)
 
 @patch
-def reach(self:BlockStep,
+def _reach(self:BlockStep,
     t:int, # position
     q:Tensor, # query, (b heads, 1, d)
     k:Tensor, v:Tensor, # its own key and value, (b heads, d)
@@ -418,20 +418,20 @@ def step(self:CachedPixelSNAIL,
 )->Tensor: # (b, c)
     "State of the position: what it knows of everything before it"
     n, stack = self.config.n_res_blocks, self.stack
-    x, t, place = self.arrive(j)
+    x, t, place = self._arrive(j)
     added = stack.step(j)
     for k, block in enumerate(self.blocks):
         part = slice(k * n, k * n + n)
         # inputs of residual blocks, output
         states = torch.cat([x[None], added[part]]).cumsum(0)
-        stack.remember(0, part, j, F.elu(states[:n]))
+        stack._remember(0, part, j, F.elu(states[:n]))
         x = block.step(t, states[0], states[n], place)
     for block in self.tail:
         x = block(x)
     return x
 
 @patch
-def arrive(self:CachedPixelSNAIL, j:int)->tuple: # (b, c), position, its place (2,)
+def _arrive(self:CachedPixelSNAIL, j:int)->tuple: # (b, c), position, its place (2,)
     "What the first layer says of column j"
     column = torch.tensor([j], device=self.device)
     x = self.above[:, j] + self.first(1, self.i, column, j == 0)[:, 0]
@@ -488,19 +488,19 @@ class StaticStack(CausalStack):
         for (_, own, _, rows), ready in zip(self.layers, self.ready):
             x = rows[:, :, -1].index_select(2, before).flatten(2)
             ys.append(torch.baddbmm(ready.index_select(0, j)[0], x, own))
-        self.remember(1, slice(None), j, F.elu(ys[0]))
+        self._remember(1, slice(None), j, F.elu(ys[0]))
         return F.glu(ys[1], -1)
 
-    def remember(self, layer:int, part:slice, j:Tensor, x:Tensor):
-        "See `CausalStack.remember`"
+    def _remember(self, layer:int, part:slice, j:Tensor, x:Tensor):
+        "See `CausalStack._remember`"
         rows = self.layers[layer][-1][part, :, -1]
         rows.index_copy_(2, j + self.p, x[:, :, None])
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #547c5167
 class StaticBlock(BlockStep):
     "The same with the position as a tensor, int64, (1,)"
-    def reach(self, t:Tensor, q:Tensor, k:Tensor, v:Tensor)->Tensor:
-        "See `BlockStep.reach`"
+    def _reach(self, t:Tensor, q:Tensor, k:Tensor, v:Tensor)->Tensor:
+        "See `BlockStep._reach`"
         self.keys.index_copy_(2, t, k[..., None])
         self.values.index_copy_(1, t, v[:, None])
         places = torch.arange(self.values.shape[1], device=t.device)
@@ -530,8 +530,8 @@ class StaticPixelSNAIL(Static, CachedPixelSNAIL):
         self.i, self.above = self.row, self.over
         self.stack.ready = [self.ready1, self.ready2]
 
-    def arrive(self, j:Tensor)->tuple:
-        "See `CachedPixelSNAIL.arrive`"
+    def _arrive(self, j:Tensor)->tuple:
+        "See `CachedPixelSNAIL._arrive`"
         t = self.i * self.shape[1] + j
         x = self.above.index_select(1, j)[:, 0]
         x = x + self.first(1, self.i, j, j == 0)[:, 0]

@@ -255,7 +255,7 @@ def one_time(
     times.number = np.float32(t).item()
     return times
 
-
+# %% ../../nbs/core/diffusion_process.ipynb #1dbeb8e0
 def number_of(t:Tensor, # times, (n,), all the same
 ) -> float:
     "The time of all items; the device is asked only where `one_time` did not make it"

@@ -46,6 +46,7 @@ def counted_normal(
     count:int, # numbers of each
 )->Tensor: # float32, (n, count)
     "Standard normal numbers by their places (Box and Muller 1958)"
-    u, v = counted_uniform(keys, first, count + count % 2).unflatten(1, (-1, 2)).unbind(-1)
+    pairs = counted_uniform(keys, first, count + count % 2).unflatten(1, (-1, 2))
+    u, v = pairs.unbind(-1)
     r, angle = (-2 * (-u).log1p()).sqrt(), 2 * math.pi * v
     return torch.stack([r * angle.cos(), r * angle.sin()], -1).flatten(1)[:, :count]
