@@ -340,6 +340,16 @@ def vocode(self:WaveGenerator,
                        progress=False, **how)
     return made.audio
 
+# %% ../../nbs/core/wave_diffusion.ipynb #5abdee20
+def _check_finisher(vocoder, model, strength):
+    "Raise unless the network can go over what the vocoder makes"
+    if getattr(model, 'mel', None) is None:
+        raise SettingsError(f"a {type(model).__name__} follows no log-mel. Give what "
+                            "`foleybook train foley-finisher` wrote.")
+    model.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
+    if not 0 <= strength <= 1:
+        raise SettingsError(f"strength={strength} must lie between 0 and 1.")
+
 # %% ../../nbs/core/wave_diffusion.ipynb #b6473d1c
 class Finisher(nn.Module):
     "A vocoder, and a network that goes over what it made"
@@ -353,12 +363,7 @@ class Finisher(nn.Module):
         seed:int=0, # of the noise for the first sound; each further has one more
     ):
         super().__init__()
-        if getattr(model, 'mel', None) is None:
-            raise SettingsError(f"a {type(model).__name__} follows no log-mel. Give "
-                                "what `foleybook train foley-finisher` wrote.")
-        model.mel.require(vocoder.mel, f'the vocoder ({type(vocoder).__name__})')
-        if not 0 <= strength <= 1:
-            raise SettingsError(f"strength={strength} must lie between 0 and 1.")
+        _check_finisher(vocoder, model, strength)
         self.vocoder, self.model, self.peak, self.seed = vocoder, model, peak, seed
         self.how = dict(strength=strength) | (dict(steps=steps) if steps else {})
 

@@ -497,7 +497,8 @@ def training_clips(
         if column in table.df:
             table = table.subset(table.df[column].map(text).ne(value).to_numpy())
     split = official_split(table.df) # those to validate and test on never train
-    if (split == 'train').any(): table = table.subset(~np.isin(split, ('valid', 'test')))
+    if (split == 'train').any():
+        table = table.subset(~np.isin(split, ('valid', 'test')))
     without = f" without {', '.join(held)}" if held else ''
     return table,f'training clips: {data}{without}, as the model names them'
 

@@ -109,6 +109,7 @@ def _add_four(
         d[o] += (s0 * v0 + s1 * v1 + s2 * v2 + s3 * v3
                  + s4 * v4 + s5 * v5 + s6 * v6 + s7 * v7)
 
+# %% ../../nbs/kernels/arithmetic.ipynb #09594d9e
 @compiled(inner=True)
 def _add_fours(x, w, y):
     "All whole eights of inputs, four rows at a time"

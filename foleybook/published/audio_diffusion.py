@@ -491,6 +491,9 @@ def _sample(self:MelImageDiffusion, cond, n, seeds, seconds, init=None, mask=Non
                                        mask=mask, **asked)
     return made if mask is None else torch.where(mask, made, init.mean(1, keepdim=True))
 
+# %% ../../nbs/published/audio_diffusion.ipynb #caa462be
+def _no_text(cond): return None if cond.text is None else torch.zeros_like(cond.text)
+
 # %% ../../nbs/published/audio_diffusion.ipynb #2ae9e51f
 @patch
 @torch.no_grad()
@@ -530,8 +533,6 @@ def sample_mel(self:MelImageDiffusion,
                             **{k: v for k, v in asked.items() if v is not None}))
     x = torch.cat([self.to_pictures(z) for z in made])[:, 0, :, :frames]
     return (x.clamp(-1, 1) + 1) / 2 * (c.high - c.low) + c.low
-
-def _no_text(cond): return None if cond.text is None else torch.zeros_like(cond.text)
 
 # %% ../../nbs/published/audio_diffusion.ipynb #b1f60042
 @patch
