@@ -62,7 +62,7 @@ ABOVE = {  # module: the modules right below it
     "core.control_tracks": ["core.clip_tables", "core.generator", "core.noise_bands"],
     "core.unet": ["core.generator"],
     "core.diffusion_process": ["core.settings"],
-    "core.wave_diffusion": ["core.generator", "core.diffusion_process", "core.half_precision"],
+    "core.wave_diffusion": ["core.diffusion_process", "core.rendering"],
     "core.vqgan_networks": ["audio_features"],
     "core.painting": ["core.code_maps", "diffwave"],
     "core.tiers": ["core.control_tracks", "kernels.gated_cells"],
