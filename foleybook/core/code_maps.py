@@ -60,7 +60,7 @@ class MelAutoencoder(Holds, Pretrained):
     )->Tensor: # (n * channels, m, f)
         "What the map left out, drawn anew; the same again without a grain"
         seeds = [ear_seed(s, k) for s in seeds for k in range(channels)]
-        log_mel = log_mel.repeat_interleave(channels, 0)
+        if channels > 1: log_mel = log_mel.repeat_interleave(channels, 0)
         if self.grain is None: return log_mel
         return self.grain.add(log_mel, seeds, *self.scaling, loop)
 
