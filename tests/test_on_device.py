@@ -52,7 +52,7 @@ def test_the_mode_sees_what_asks():
 @pytest.fixture
 def static(monkeypatch):
     "Every prior draws by its static cache, on a CPU too, uncompiled"
-    monkeypatch.setattr(on_device, "compiled", lambda f, backend="eager": f)
+    monkeypatch.setattr(on_device, "compiled_by", lambda f, backend="eager": f)
     return lambda model: model.set_compile("eager")
 
 

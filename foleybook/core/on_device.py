@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 
 # %% auto #0
-__all__ = ['TOGETHER', 'check_backend', 'compiled', 'Stepped', 'Compiles', 'Static', 'at_once', 'portions']
+__all__ = ['TOGETHER', 'check_backend', 'compiled_by', 'Stepped', 'Compiles', 'Static', 'at_once', 'portions']
 
 # %% ../../nbs/core/on_device.ipynb #10583599
 def check_backend(
@@ -34,7 +34,7 @@ def check_backend(
                          "leave compile out.")
 
 # %% ../../nbs/core/on_device.ipynb #cb69b2ce
-def compiled(
+def compiled_by(
     f, # a function or a network
     backend:str|None='inductor', # of `torch.compile`; None: `f` itself
 ): # the same function
@@ -54,7 +54,7 @@ class Stepped:
         net:nn.Module, # f(...) -> Tensor
         backend:str, # of `torch.compile`
     ):
-        self.net, self.run = net, compiled(net, backend)
+        self.net, self.run = net, compiled_by(net, backend)
 
     def __call__(self, *args, **named)->Tensor: return self.run(*args, **named).clone()
     def __deepcopy__(self, memo): return None # the copy of a model compiles its own
@@ -117,7 +117,7 @@ class Static:
     ):
         "So many steps, one after the other"
         if self.run is None:
-            self.run = compiled(self.tick, self.backend)
+            self.run = compiled_by(self.tick, self.backend)
             for x in _tensors(self, set()) if self.backend else ():
                 torch._dynamo.mark_static_address(x)
         for _ in range(times): self.run(**how)
