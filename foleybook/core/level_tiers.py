@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
-from torch import nn, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 from .generator import Conditions
-from .tiers import ParamTier, ParamTierConfig
+from .tiers import BoundedTier, ParamTierConfig
 
 # %% auto #0
 __all__ = ['LOWEST', 'DEPTH', 'level_rows', 'LevelTierConfig', 'LevelTier']
@@ -44,26 +44,14 @@ class LevelTierConfig(ParamTierConfig):
     row_rate:float = 44100 / 512 / 8 # rows a second: columns of latents
 
 # %% ../../nbs/core/level_tiers.ipynb #6cbc38a9
-class LevelTier(ParamTier):
+class LevelTier(BoundedTier):
     "A recurrent network over levels, told the class"
-    LEAST = .005 # smallest spread, .4 dB
+    LEAST, START = .005, -2. # .4 dB; spreads begin at 10 dB
 
     def __init__(self,
         config:LevelTierConfig=None, # sizes
     ):
         super().__init__(config or LevelTierConfig())
-        nn.init.constant_(self.sigma.bias, -2.) # spreads begin at 10 dB
-
-    def spread(self, sigma, temperature=1.):
-        "Standard deviations, never below `LEAST`"
-        return (F.softplus(sigma) + self.LEAST) * temperature
-
-    def draw_row(self,
-        out, # `ParamOut` of one row
-        *how, # as for `ParamTier.draw_row`
-    )->Tensor: # (b, values)
-        "The next row; levels stay within 0 and 1"
-        return super().draw_row(out, *how).clamp(0, 1)
 
     def heard(self,
         rows:Tensor, # levels of clips, (b, l, values)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np, torch
 from fastcore.basics import patch
-from torch import nn, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 from .control_tracks import _class_columns
 from .generator import Conditions
 from .noise_bands import band_edges, BANDS, FLOOR, noise_in_bands
-from .tiers import ParamTier, ParamTierConfig, Tier
+from .tiers import BoundedTier, ParamTierConfig, Tier
 
 # %% auto #0
 __all__ = ['NoiseTierConfig', 'NoiseTier', 'heard_in_levels', 'BandTierConfig', 'BandTier']
@@ -106,26 +106,14 @@ class BandTierConfig(ParamTierConfig):
     sample_rate:int = 16000 # of the sound below, Hz; it says where the bands lie
 
 # %% ../../nbs/core/textures.ipynb #e295b108
-class BandTier(ParamTier):
+class BandTier(BoundedTier):
     "A recurrent network over levels of bands, told how loud and how bright"
-    LEAST = .003 # smallest spread, .3 dB
+    LEAST, START = .003, -3. # .3 dB; spreads begin at 5 dB
 
     def __init__(self,
         config:BandTierConfig=None, # sizes
     ):
         super().__init__(config or BandTierConfig())
-        nn.init.constant_(self.sigma.bias, -3.) # spreads begin at 5 dB
-
-    def spread(self, sigma, temperature=1.):
-        "Standard deviations, never below `LEAST`"
-        return (F.softplus(sigma) + self.LEAST) * temperature
-
-    def draw_row(self,
-        out, # `ParamOut` of one row
-        *how, # as for `ParamTier.draw_row`
-    )->Tensor: # (b, bands)
-        "The next row; levels stay within 0 and 1"
-        return super().draw_row(out, *how).clamp(0, 1)
 
 # %% ../../nbs/core/textures.ipynb #be3e02c9
 def _curve(b, l, most):

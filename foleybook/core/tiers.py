@@ -20,7 +20,7 @@ from ..kernels.gated_cells import (
 
 # %% auto #0
 __all__ = ['Tier', 'gru_over_time', 'generate_plain', 'gru_weights', 'generate', 'phase_gate', 'PhasedLSTMCell',
-           'ParamTierConfig', 'ParamOut', 'ParamTier', 'param_loss']
+           'ParamTierConfig', 'ParamOut', 'ParamTier', 'BoundedTier', 'param_loss']
 
 # %% ../../nbs/core/tiers.ipynb #4a542f20
 class Tier(Steerable):
@@ -464,6 +464,28 @@ def draw_row(self:ParamTier,
         k = k.expand(-1, -1, mu.shape[2])
         mu, std = mu.gather(1, k)[:, 0], std.gather(1, k)[:, 0]
     return mu + eps.to(mu) * std
+
+# %% ../../nbs/core/tiers.ipynb #2bac3315
+class BoundedTier(ParamTier):
+    "A `ParamTier` whose tracks stay within 0 and 1, and whose spreads have a floor"
+    LEAST, START = .005, -2. # smallest spread; bias of the spreads before training
+
+    def __init__(self,
+        config:ParamTierConfig=None, # sizes and kind
+    ):
+        super().__init__(config)
+        nn.init.constant_(self.sigma.bias, self.START)
+
+    def spread(self, sigma, temperature=1.):
+        "Standard deviations, never below `LEAST`"
+        return (F.softplus(sigma) + self.LEAST) * temperature
+
+    def draw_row(self,
+        out, # `ParamOut` of one row
+        *how, # as for `ParamTier.draw_row`
+    )->Tensor: # (b, tracks)
+        "The next row, within 0 and 1"
+        return super().draw_row(out, *how).clamp(0, 1)
 
 # %% ../../nbs/core/tiers.ipynb #b621b85f
 def param_loss(
