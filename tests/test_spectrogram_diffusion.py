@@ -440,6 +440,14 @@ def test_inversion_leads_back_and_morphs_begin_and_end(painter):
     assert painter.restyle(a, "dog", "rain", steps=3).audio.isfinite().all()
 
 
+@pytest.mark.parametrize("samples", [11025, 11300, 9001])
+def test_what_is_made_of_a_recording_is_as_long(painter, samples):
+    "Also where that is no whole number of frames; morphs have the shorter one's length"
+    x = 0.1 * torch.randn(1, 1, samples)
+    for made in (painter.restyle(x, "dog", steps=2), painter.morph(x, 0.1 * torch.randn(1, 1, 12000), n=2, steps=2)):
+        assert made.audio.shape[-1] == samples and made.audio.isfinite().all()
+
+
 def test_slerp_keeps_the_length():
     a, b = torch.randn(2, 10_000)
     assert abs(slerp(a, b, 0.5).std() - 1) < 0.05 and torch.allclose(slerp(a, a, 0.3), a, atol=1e-4)

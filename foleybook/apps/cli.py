@@ -475,6 +475,8 @@ def _peak():
     return peak_memory_mb()
 
 # %% ../../nbs/apps/cli.ipynb #7d20e5a8
+def _counted(sounds): return f"{len(sounds)} sound" + "s" * (len(sounds) != 1)
+
 def _not_in(allowed, **given):
     "Refuse the one value that is not allowed"
     for name, value in given.items():
@@ -911,7 +913,7 @@ def sample(
     write_text(out / "sampling.json", json.dumps(told | asked | about, indent=1))
     for file in _handed_on(out, manifest, loader): say(f"{file}")
     made = [out / r["file"] for r in rows]
-    say(f"{len(made)} sounds of {audio_info(made[0]).seconds:.2f} s in {spent:.1f} s; "
+    say(f"{_counted(made)} of {audio_info(made[0]).seconds:.2f} s in {spent:.1f} s; "
         f"peak memory {_peak():.0f} MB; {out}")
     return made
 
@@ -1010,7 +1012,7 @@ def edit(
     device: str = "auto",  # auto, cpu, cuda
     precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     sample_rate: int = None,  # of the result, Hz (default: the file's)
-    channels: int = None,  # of the result: 1, or as many as the file has (default)
+    channels: int = None,  # of the result: 1, 2 or as many as the file has (default)
     format: str = None,  # wav, flac, ogg or mp3 (default: the file's)
     bits: int = None,  # per sample: 16, 24, or 32, floating (default: the file's)
     quiet: bool = False,  # print only errors
@@ -1023,7 +1025,11 @@ def edit(
     own = audio_info(input)
     info, format = _format_of(input, out, format)
     subtype = _subtype_of(info.subtype, format, bits)
-    if own.channels > 1: _not_in((1, own.channels), channels=channels)
+    _not_in((1, max(2, own.channels)), channels=channels)
+    if not (mask or loop or strength is not None) and (seconds or 0) <= own.seconds:
+        raise ValueError(f"{input}: nothing is to change. Give --mask START:END, "
+                         "--strength, --loop, or --seconds above its "
+                         f"{own.seconds:.2f}.")
     generator = load_generator(model, vocoder, device=device, adapter=adapter,
                                precision=precision)
     holes = _regions(mask)
@@ -1090,7 +1096,9 @@ def morph(
     "Make sounds that lie between two recordings"
     from foleybook.core.files import held_folder
 
-    _at_least_one(n=n - 1, steps=steps)
+    _at_least_one(steps=steps)
+    if n < 2:
+        raise ValueError(f"--n {n} is not allowed. Give 2 or more: both ends count.")
     generator = _inverting(model, device, adapter, precision, a, b)
     if len(class_ or []) > 2:
         raise ValueError(f"--class {' '.join(class_)}: give one, or one for each end.")
@@ -1098,7 +1106,7 @@ def morph(
     labels = (said[0], said[-1]) if said else None
     made = generator.morph(a, b, n, labels, seconds, steps)
     with held_folder(Path(out)): files = made.save(out, append=True)
-    _say(quiet)(f"{n} sounds of {made.audio.shape[-1] / made.sample_rate:.2f} s; {out}")
+    _say(quiet)(f"{_counted(files)} of {made.audio.shape[-1] / made.sample_rate:.2f} s; {out}")
     return files
 
 # %% ../../nbs/apps/cli.ipynb #1509d8d6
