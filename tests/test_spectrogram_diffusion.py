@@ -440,6 +440,20 @@ def test_inversion_leads_back_and_morphs_begin_and_end(painter):
     assert painter.restyle(a, "dog", "rain", steps=3).audio.isfinite().all()
 
 
+def test_init_is_any_waveform(painter):
+    "A tensor, an array, either with its rate, one channel or (c, t): the same sound; what is none is told"
+    x = 0.1 * torch.randn(1, 1, 22050)
+    mend = lambda init: painter.sample("rain", init=init, mask=(0.2, 0.3), seed=1, steps=2, progress=False).audio
+    rate = painter.sample_rate
+    for init in (x[0], x[0, 0].numpy(), x[0].double().numpy(), x[0, 0].numpy()[::-1][::-1], (x, rate), (x[0].numpy(), float(rate))):
+        assert torch.equal(mend(init), mend(x))
+    assert mend((x[..., :11025].numpy(), rate // 2)).shape[-1] == 11025  # at its own rate
+    for init, told in (((1000 * x).short(), "holds int16"), ((x, "fast"), "rate in Hz"), ([0.1, 0.2], "Give a path"),
+                       (x[0].T, "transpose what soundfile reads"), (x * float("nan"), "finite")):
+        with pytest.raises(ValueError, match=told):
+            mend(init)
+
+
 @pytest.mark.parametrize("samples", [11025, 11300, 9001])
 def test_what_is_made_of_a_recording_is_as_long(painter, samples):
     "Also where that is no whole number of frames; morphs have the shorter one's length"

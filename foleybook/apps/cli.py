@@ -1012,7 +1012,7 @@ def edit(
     device: str = "auto",  # auto, cpu, cuda
     precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     sample_rate: int = None,  # of the result, Hz (default: the file's)
-    channels: int = None,  # of the result: 1, 2 or as many as the file has (default)
+    channels: int = None,  # of the result: 1, 2 or what the file has (default)
     format: str = None,  # wav, flac, ogg or mp3 (default: the file's)
     bits: int = None,  # per sample: 16, 24, or 32, floating (default: the file's)
     quiet: bool = False,  # print only errors
