@@ -707,22 +707,36 @@ def _request(generator, asked, files, how, precision):
     return asked | files | plain | inputs | dict(made_by=_fingerprint(generator))
 
 # %% ../../nbs/apps/cli.ipynb #a28b35a6
+def _batches(generator, todo, asked, batch, quiet):
+    "Sounds, made one batch after the other, or several batches at once"
+    import torch
+    from foleybook.core.shares import side_by_side
+
+    def made(part):
+        labels, _, seeds = map(list, zip(*part))
+        return generator.sample(None if None in labels else labels, n=len(seeds),
+                                seed=seeds, progress=_bar(quiet), **asked)
+    parts = [todo[i : i + batch] for i in range(0, len(todo), batch)]
+    threads = torch.get_num_threads()
+    if (threads > 1 and generator.side_by_side and generator.device.type == "cpu"
+            and getattr(generator, "backend", None) is None):
+        return side_by_side(made, parts, threads)
+    return map(made, parts)
+
 def _make(generator, out, todo, asked, files, finish, batch, quiet, before):
-    "Make and save sounds, one batch after the other"
+    "Make and save sounds, batch after batch"
     from foleybook.apps.handoff import save_takes
 
     how, moments = finish
-    for i in range(0, len(todo), batch):
-        labels, _, seeds = map(list, zip(*todo[i : i + batch]))
-        made = generator.sample(None if None in labels else labels, n=len(seeds),
-                                seed=seeds, progress=_bar(quiet), **asked)
+    for made in _batches(generator, todo, asked, batch, quiet):
         if how or moments or asked["loop"]:
             save_takes(made, out, how, moments, asked["loop"], **files)
         else: made.save(out, append=True, **files)
-        _say(quiet)(f"{before + i + len(seeds)} of {before + len(todo)} sounds")
+        before, todo = before + len(made), todo[len(made):]
+        _say(quiet)(f"{before} of {before + len(todo)} sounds")
 
 # %% ../../nbs/apps/cli.ipynb #5ba0c102
-def _make_share(share, out, request, wanted, make, say):
+def _make_share(share, out, request, wanted, make, batch, say):
     "Make what is missing, alone or as one of several; sounds that others still make"
     from foleybook.core.files import held_folder
     from foleybook.core.shares import (
@@ -736,7 +750,7 @@ def _make_share(share, out, request, wanted, make, say):
     with one_at_a_time(out):
         missing = _to_make(out, request, wanted, say)
         waiting = made_in_shares(out, request)
-    mine = [w for w in share.of(wanted) if w in missing]
+    mine = [w for w in share.of(wanted, batch) if w in missing]
     if todo := [w for w in mine if w[1:] not in waiting]:
         say(f"share {share.number} of {share.parts}")
         with share_at_work(out, share, request) as folder:
@@ -896,11 +910,11 @@ def sample(
     wanted = [(c, label, seed + k) for c, label in zip(*_wishes(generator, classes))
               for k in range(per_class)]
     finish = how, sorted(float(m) for m in at or [])
+    batch = batch or generator.best_batch
     make = lambda folder, todo, before: _make(
-        generator, folder, todo, asked, files, finish, batch or generator.best_batch,
-        quiet, before)
+        generator, folder, todo, asked, files, finish, batch, quiet, before)
     others = _make_share(share, out, _request(generator, asked, files, how, precision),
-                         wanted, make, say)
+                         wanted, make, batch, say)
     if others:
         say(f"share {share.number} of {share.parts} is made; {others} sounds of other "
             f"shares are missing, the last one joins them in {out}")

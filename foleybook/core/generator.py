@@ -1394,6 +1394,7 @@ class Generator(Pretrained):
     longest_seconds:float|None = None       # the longest it can make, s; None: no limit
     endless:bool = False                    # may it stream without end?
     best_batch:int = 16  # sounds at once that take the least time each
+    side_by_side:bool = False # do batches in threads pay more than torch's own?
 
     @property
     def sample_rate(self) -> int: # Hz
