@@ -31,12 +31,19 @@ PUBLISHED = re.compile(r"^(#+) Published (?:weights|checkpoints)", re.M)  # a se
 CALLOUTS = dict(note="note", tip="tip", warning="warning", important="important", caution="caution")
 
 
+def is_private(source):
+    "Does a cell define names that begin with `_` and no others?"
+    names = re.findall(r"^(?:async )?(?:def|class) (\w+)|^(\w+)(?:\s*,\s*\w+)* = ", source, re.M)
+    return all((a or b).startswith("_") for a, b in names)
+
+
 def rm_hidden(cell):
     "Remove hidden cells; exported ones stay, for here the code is what the reader came for, private ones folded"
     if cell.directives_ and cell.directives_.keys() & {"hide", "default_exp"}:
         del cell["source"]
     elif cell.directives_ and "exporti" in cell.directives_:
         fold(cell)
+        cell.metadata["taught"] = not is_private(cell.source)
 
 
 def fold(cell):
@@ -354,8 +361,11 @@ class Book:
             if not call:
                 if cell.cell_type == "code":
                     cell = self.code_cell(cell)
+                    taught = cell.metadata.pop("taught", False)  # in a chapter, a part of a model is read like the model
                     if level:
                         fold(cell)
+                    elif taught and page.notebook[0].isdigit():
+                        cell.metadata["tags"].remove("hide-input")
                     if {"hide-input", "hide-cell"} & {*cell.metadata.get("tags", [])}:
                         shown = what_it_is(cell.source)
                         cell.metadata.setdefault("mystnb", {}).update(code_prompt_show=shown, code_prompt_hide=shown)

@@ -126,7 +126,7 @@ def main(names, n=10, seconds=4.):
     from foleybook.core.data_sets import open_dataset
     from foleybook.core.generator import Generator
     from foleybook.evaluation import ModulationSpectrum
-    from foleybook.judge.embedders import embed_clips
+    from foleybook.judge.clips import embed_clips
     from foleybook.judge.leaderboard import _cut, split_for_judging
 
     table = open_dataset(Path(os.environ["FOLEYBOOK_DATA"]) / "esc10")

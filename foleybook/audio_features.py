@@ -18,7 +18,7 @@ from .core.mel_transforms import (
 
 # %% auto #0
 __all__ = ['hz_to_mel', 'mel_to_hz', 'mel_centres', 'mel_filterbank', 'log_mel', 'show_mel', 'mel_values', 'mel_to_linear',
-           'GriffinLim', 'mu_law_encode', 'mu_law_decode', 'FrameFeatures', 'frame_features']
+           'GriffinLim', 'mu_law_encode', 'mu_law_decode', 'frame_features']
 
 # %% ../nbs/00_audio_features.ipynb #c567da6a
 def hz_to_mel(

@@ -14,16 +14,16 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .audio_features import log_mel, MelConfig
-from .core.code_maps import check_codes, CodeError
-from .core.generator import ItemNoise
+from .core.code_tables import check_codes, CodeError
+from .core.randomness import ItemNoise
 from .core.map_networks import (
     _check_codebook, _depth, _gather, _world, CodebookConfig, MapCodec, MapDecoder,
     MapEncoder, mel_distance, ResBlock2d, VQVAEOutput)
 from .core.on_device import portions
 
 # %% auto #0
-__all__ = ['nearest_code', 'kmeans', 'Quantized', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'find_quantizer', 'VQVAEConfig',
-           'VQVAE', 'noise_texture', 'Grain']
+__all__ = ['nearest_code', 'kmeans', 'VectorQuantizer', 'ResidualVQ', 'FSQ', 'find_quantizer', 'VQVAEConfig', 'VQVAE',
+           'noise_texture', 'Grain']
 
 # %% ../nbs/04_codebooks.ipynb #895397c4
 def nearest_code(

@@ -26,8 +26,8 @@ from .kernels.gated_layers import HeldWaveNet
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'sample_ddpm', 'sample_ddim', 'sample_dpm', 'sample_heun', 'sample_euler', 'guided', 'keeping', 'looping',
-           'diffuse', 'GatedLayer', 'WaveNet', 'gained', 'WaveDiffusion', 'DiffWave', 'PatchNetConfig', 'PatchBlock',
-           'PatchNet', 'PatchDiffusionConfig', 'PatchDiffusion']
+           'diffuse', 'WaveNet', 'gained', 'WaveDiffusion', 'DiffWave', 'PatchNetConfig', 'PatchDiffusionConfig',
+           'PatchDiffusion']
 
 # %% ../nbs/08_diffwave.ipynb #179fbcb0
 def _told(k, n, x, on_step, edit):

@@ -16,7 +16,8 @@ from foleybook.judge.clouds import (
     _frechet, _frechet_to, _inside, _mean_of_pairs, _mmd, _points, _reached, _root,
     _spreads, _trace_root, DensityCoverage, Extrapolation, gaussian, Interval,
     median_distance)
-from .judge.embedders import Embedder, Embeddings
+from .judge.clips import Embeddings
+from .judge.embedders import Embedder
 
 # %% auto #0
 __all__ = ['damaged', 'frechet_distance', 'frechet_infinity', 'kernels', 'kernel_distance', 'density_coverage', 'diversity',

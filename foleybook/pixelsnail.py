@@ -13,13 +13,14 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from .core.cached_pixelsnail import (
     _check_config, CachedPixelSNAIL, CompiledPixelSNAIL, draw_map, map_start, MapPrior)
-from .core.code_maps import map_background
-from .core.generator import Conditions, ItemNoise
+from .core.cached_pixelsnail import map_background
+from .core.generator import Conditions
+from .core.randomness import ItemNoise
 from .core.on_device import Compiles
 
 # %% auto #0
-__all__ = ['causal_taps', 'above_taps', 'left_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock', 'CausalAttention2d',
-           'PlaceCondition', 'PixelSNAILConfig', 'PixelBlock', 'CodeStage', 'PixelSNAIL']
+__all__ = ['above_taps', 'TapConv2d', 'CodeConv2d', 'GatedResBlock', 'CausalAttention2d', 'PlaceCondition', 'PixelSNAILConfig',
+           'PixelBlock', 'PixelSNAIL']
 
 # %% ../nbs/05_pixelsnail.ipynb #8d99104e
 def causal_taps(

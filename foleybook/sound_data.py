@@ -17,9 +17,7 @@ from .core.sound_files import (
     LONGEST, read_audio, recordings, write_audio)
 
 # %% auto #0
-__all__ = ['HEROES', 'PROCEDURAL', 'POPS_GAIN', 'heroes', 'ring', 'shaped_noise', 'Range', 'procedural', 'procedural_sound',
-           'rain', 'harmonics', 'formants', 'room', 'dog_bark', 'sneeze_cough', 'footstep', 'gunshot', 'keyboard',
-           'moving_motor_vehicle', 'pops', 'make_procedural']
+__all__ = ['HEROES', 'PROCEDURAL', 'heroes', 'shaped_noise', 'Range', 'procedural', 'procedural_sound', 'make_procedural']
 
 # %% ../nbs/01_sound_data.ipynb #4e401a03
 HEROES = dict(rain='5-181766-A', dog='5-9032-A')  # names of clips of ESC-10, fold 5

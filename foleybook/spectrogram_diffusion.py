@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from .audio_features import MelConfig
 from .codebooks import Grain, mel_distance
-from .core.code_maps import map_hash, MelAutoencoder
+from .core.mel_autoencoders import map_hash, MelAutoencoder
 from .core.generator import Conditions, Pretrained
 from .core.painting import (
     attention, LatentDiffusion, LatentDiffusionConfig, mel_level, slerp, windows)
@@ -23,8 +23,7 @@ from .core.unet import (
 from .vocoders import ConvNeXtBlock
 
 # %% auto #0
-__all__ = ['MelVAEConfig', 'MelVAE', 'MelVAEOutput', 'rotary', 'turned', 'FlowBlock', 'FlowConfig', 'FlowTransformer',
-           'flow_loss']
+__all__ = ['MelVAEConfig', 'MelVAE', 'turned', 'FlowConfig', 'FlowTransformer', 'flow_loss']
 
 # %% ../nbs/10_spectrogram_diffusion.ipynb #6f01c54a
 @dataclass

@@ -21,7 +21,7 @@ from .core.vqgan_networks import (
 
 # %% auto #0
 __all__ = ['unit_length', 'LPAPS', 'ClassifierMaps', 'PatchDiscriminator', 'critic_loss', 'adaptive_weight', 'VQGANConfig',
-           'VQGANOutput', 'SpectrogramVQGAN', 'VQGANLoss']
+           'SpectrogramVQGAN', 'VQGANLoss']
 
 # %% ../nbs/06_spectrogram_vqgan.ipynb #4dd02642
 def unit_length(

@@ -21,8 +21,7 @@ from .core.on_device import Compiles
 from .core.text_priors import as_conditions, TextPrior, shown_rows
 
 # %% auto #0
-__all__ = ['SelfAttention', 'TransformerBlock', 'TransformerConfig', 'Prefix', 'Places', 'CodeTransformer', 'CodeGPT',
-           'hidden_share', 'ParallelTransformer']
+__all__ = ['TransformerConfig', 'Prefix', 'Places', 'CodeTransformer', 'CodeGPT', 'hidden_share', 'ParallelTransformer']
 
 # %% ../nbs/07_transformer.ipynb #736bc570
 class SelfAttention(nn.Module):

@@ -16,9 +16,8 @@ from .core.upsampling import (
     _radius, _same_length, _upsampler, HiFiGANConfig, ResBlock2, UpsamplingVocoder)
 
 # %% auto #0
-__all__ = ['ATTACK_FRAMES', 'ATTACK_RISE', 'ATTACK_POWER', 'ResBlock1', 'HiFiGAN', 'stft_magnitude', 'mel_loss',
-           'multi_resolution_stft_loss', 'Snake', 'ISTFTConfig', 'ConvNeXtBlock', 'ISTFTVocoder', 'frame_energy',
-           'before_attacks', 'sharpened']
+__all__ = ['HiFiGAN', 'stft_magnitude', 'mel_loss', 'multi_resolution_stft_loss', 'Snake', 'ISTFTConfig', 'ConvNeXtBlock',
+           'ISTFTVocoder', 'frame_energy', 'sharpened']
 
 # %% ../nbs/03_vocoders.ipynb #786d3781
 class ResBlock1(nn.Module):

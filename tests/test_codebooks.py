@@ -20,8 +20,8 @@ from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch
 from foleybook.codebooks import (
     FSQ, VQVAE, ResidualVQ, VectorQuantizer, VQVAEConfig, kmeans, nearest_code, noise_texture)
 from foleybook.train.codebooks import CascadeRecipe, UnigramRecipe, VQVAERecipe
-from foleybook.core.code_maps import (
-    Cascade, CodeError, CodeTable, PriorConfig, UnigramPrior, augment_codes, encode_table)
+from foleybook.core.code_maps import augment_codes, Cascade, PriorConfig, UnigramPrior
+from foleybook.core.code_tables import CodeError, CodeTable, encode_table
 from foleybook.published.dcase2023 import (
     VQVAE_PRESETS, PublishedVQVAE, PublishedVQVAEConfig, _audyn_names, _baseline_names)
 from foleybook.core.clip_tables import split_table
@@ -263,7 +263,7 @@ def test_quirks_are_the_published_models_own(tmp_path):
 
 
 def test_one_base_for_every_mel_autoencoder():
-    from foleybook.core.code_maps import MelAutoencoder, MelAutoencoderRecipe
+    from foleybook.core.mel_autoencoders import MelAutoencoder, MelAutoencoderRecipe
     from foleybook.spectrogram_diffusion import MelVAE
     from foleybook.train.spectrogram_diffusion import MelVAERecipe
     from foleybook.spectrogram_vqgan import SpectrogramVQGAN

@@ -18,7 +18,8 @@ from foleybook.kernels.gated_layers import HeldWaveNet
 from foleybook.train.diffwave import DiffWaveRecipe, told_classes
 from foleybook.published.diffwave import average_weights
 from foleybook.core.files import CheckpointError
-from foleybook.core.generator import Generator, ItemNoise
+from foleybook.core.generator import Generator
+from foleybook.core.randomness import ItemNoise
 from foleybook.train.recipes import find_recipe
 from foleybook.core.settings import SettingsError
 from foleybook.core.feature_cache import WaveCache

@@ -17,7 +17,7 @@ from chromium import Browser
 from foleybook.core.control_tracks import onset_samples
 from foleybook.core.generator import Pretrained
 from foleybook.multitier_rnn import generate
-from stage import only_imports, open_in, published, what_it_is
+from stage import is_private, only_imports, open_in, published, what_it_is
 
 pytestmark = pytest.mark.slow
 
@@ -229,9 +229,10 @@ def folded_in(notebook):
         code = re.sub(r"^#\s*\|.*\n?", "", text, flags=re.M).strip()
         if {"hide", "default_exp", "echo: false", "include: false"} & {m.split()[0] if ":" not in m else m for m in marks} or not code:
             continue
-        if "exporti" in marks or "code-fold: true" in marks or level or only_imports(code):
+        helper = "exporti" in marks and (is_private(code) or not notebook.name[0].isdigit())
+        if helper or "code-fold: true" in marks or level or only_imports(code):
             fold.append(code)
-        elif "export" in marks:
+        elif {"export", "exporti"} & {*marks}:
             show.append(code)
     return fold, show
 

@@ -79,7 +79,7 @@ def test_a_track_of_level_is_an_input(tmp_path):
 @pytest.mark.parametrize("sampler", ["dpm++2m", "ddim", "heun", "euler"])
 def test_a_table_is_the_sampler(sampler):
     "On a network that is a formula: the mixtures give what the sampler gives"
-    from foleybook.core.generator import ItemNoise
+    from foleybook.core.randomness import ItemNoise
     from foleybook.diffwave import diffuse
 
     model, net = flow(), lambda x, t: (x * 0.3 + t.view(-1, 1) / 2000).sin()

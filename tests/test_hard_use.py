@@ -23,7 +23,7 @@ from foleybook.core.sound_files import AudioError, read_audio, write_audio
 from foleybook.apps.cli import main
 from foleybook.codebooks import VQVAE, VQVAEConfig
 from foleybook.train.codebooks import CascadeRecipe, VQVAERecipe
-from foleybook.core.code_maps import CodeTable
+from foleybook.core.code_tables import CodeTable
 from foleybook.core.data_sets import open_dataset
 from foleybook.core.files import CheckpointError, held_folder
 from foleybook.train.presets import GROUPS, PRESETS

@@ -24,7 +24,8 @@ from foleybook.core.sounds import SamplingError
 from foleybook.apps.cli import load_generator
 from foleybook.core.data_sets import open_dataset
 from foleybook.core.files import CheckpointError
-from foleybook.core.generator import Conditions, Pretrained, mix_seed
+from foleybook.core.generator import Conditions, Pretrained
+from foleybook.core.randomness import mix_seed
 from foleybook.apps.live import LivePlayer
 from foleybook.published.mtcrnn import PublishedTier, PublishedTierConfig, published_loss
 from foleybook.core.noise_bands import BANDS, noise_in_bands, noise_levels

@@ -15,7 +15,8 @@ from foleybook.audio_features import MelConfig
 from foleybook.core import on_device
 from foleybook.core.cached_pixelsnail import CachedPixelSNAIL, StaticPixelSNAIL
 from foleybook.core.cached_transformer import CachedGPT, CHUNK, StaticGPT
-from foleybook.core.generator import Conditions, Generator, ItemNoise
+from foleybook.core.generator import Conditions, Generator
+from foleybook.core.randomness import ItemNoise
 from foleybook.core.painting import LatentDiffusion, LatentDiffusionConfig
 from foleybook.core.unet import UNet, UNetConfig
 from foleybook.published.audio_diffusion import MelImageConfig, MelImageDiffusion, MelImageDiffusionConfig

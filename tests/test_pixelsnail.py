@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from foleybook.audio_features import GriffinLim, MelConfig
 from foleybook.codebooks import VQVAE, VQVAEConfig
-from foleybook.core.code_maps import Cascade, CodeError
+from foleybook.core.code_maps import Cascade
+from foleybook.core.code_tables import CodeError
 from foleybook.core.code_maps import draw_code
 from foleybook.core import cached_pixelsnail
 from foleybook.core.cached_pixelsnail import CachedPixelSNAIL
 from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from foleybook.published.dcase2023 import PublishedPixelSNAIL, PublishedPixelSNAILConfig
 from foleybook.core.files import CheckpointError
-from foleybook.core.generator import ItemNoise
+from foleybook.core.randomness import ItemNoise
 from foleybook.core.settings import config_hash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

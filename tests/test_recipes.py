@@ -15,8 +15,9 @@ from tiny_presets import AT_ONCE, CASCADES, LOOPS, SHIPPED, STACKS, Data, of_eac
 
 from foleybook.apps import cli
 from foleybook.train.codebooks import CascadeRecipe
-from foleybook.core.code_maps import Cascade, CodeTable, PriorRecipe
-from foleybook.judge.embedders import ClassifierRecipe
+from foleybook.core.code_maps import Cascade, PriorRecipe
+from foleybook.core.code_tables import CodeTable
+from foleybook.judge.mel_classifiers import ClassifierRecipe
 from foleybook.core.generator import Pretrained, shipped_models
 from foleybook.train.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.train.presets import GROUPS, PRESETS

@@ -8,7 +8,8 @@ import soundfile as sf
 import torch
 
 from foleybook.core.sounds import CEILING, Finish, SamplingError, Sounds
-from foleybook.core.generator import Conditions, Generator, ItemNoise, channel_levels, crossfaded, mask_samples
+from foleybook.core.generator import channel_levels, Conditions, crossfaded, Generator, mask_samples
+from foleybook.core.randomness import ItemNoise
 
 RATE = 8000
 

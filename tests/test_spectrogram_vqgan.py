@@ -19,8 +19,9 @@ from foleybook.audio_features import GriffinLim, MelConfig, MelMismatch
 from foleybook.core.sounds import Sounds
 from foleybook.apps.cli import main
 from foleybook.codebooks import VQVAE, VQVAEConfig
-from foleybook.core.code_maps import Cascade, CodeError, PriorConfig, UnigramPrior
-from foleybook.judge.embedders import MelClassifier, MelClassifierConfig
+from foleybook.core.code_maps import Cascade, PriorConfig, UnigramPrior
+from foleybook.core.code_tables import CodeError
+from foleybook.judge.mel_classifiers import MelClassifier, MelClassifierConfig
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Pretrained
 from foleybook.pixelsnail import PixelSNAIL, PixelSNAILConfig

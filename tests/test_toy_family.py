@@ -16,7 +16,8 @@ from torch import nn
 from foleybook.train import recipes
 from foleybook.audio_features import MelConfig
 from foleybook.apps.cli import main
-from foleybook.core.generator import Generator, ItemNoise, playground
+from foleybook.core.generator import Generator, playground
+from foleybook.core.randomness import ItemNoise
 from foleybook.core.data_sets import open_dataset
 from foleybook.train.loaders import mel_dls
 from foleybook.core.rendering import MelGenerator, find_vocoder

@@ -23,7 +23,8 @@ from foleybook.train.loaders import mel_dls
 from foleybook.sound_data import make_procedural
 from foleybook.core.sounds import SamplingError
 from foleybook.core.files import CheckpointError, atomic_folder
-from foleybook.core.generator import Generator, ItemNoise
+from foleybook.core.generator import Generator
+from foleybook.core.randomness import ItemNoise
 from foleybook.train.recipes import LoopRecipe, find_recipe, learner
 from foleybook.core.settings import SettingsError, from_plain, parse_overrides, to_plain
 from foleybook import training

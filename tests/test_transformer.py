@@ -13,9 +13,11 @@ from foleybook import transformer
 from foleybook.core.sound_files import read_audio
 from foleybook.apps.cli import main
 from foleybook.codebooks import VQVAE, VQVAEConfig
-from foleybook.core.code_maps import Cascade, CodeError, CodeTable
+from foleybook.core.code_maps import Cascade
+from foleybook.core.code_tables import CodeError, CodeTable
 from foleybook.core.files import CheckpointError
-from foleybook.core.generator import Conditions, Generator, ItemNoise
+from foleybook.core.generator import Conditions, Generator
+from foleybook.core.randomness import ItemNoise
 from foleybook.core.code_maps import draw_code
 from foleybook.apps.dub import (
     ResNetEye, VideoError, dub, film_seconds, find_eye, read_frames, sample_takes, tile_features,

@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 
 from foleybook.train.codebooks import CascadeRecipe, VQVAERecipe
-from foleybook.core.code_maps import CodeTable
+from foleybook.core.code_tables import CodeTable
 from foleybook.train.diffwave import PatchDiffusionRecipe, WaveDiffusionRecipe
-from foleybook.judge.embedders import ClassifierRecipe
-from foleybook.judge.embedders import MelceptionRecipe
+from foleybook.judge.mel_classifiers import ClassifierRecipe
+from foleybook.judge.mel_classifiers import MelceptionRecipe
 from foleybook.train.multitier_rnn import LevelTierRecipe, TextureRecipe, TierRecipe, TierStackRecipe
 from foleybook.train.pixelsnail import FoleyRecipe, PixelSNAILRecipe
 from foleybook.train.recipes import LoopRecipe, all_recipes, find_recipe

@@ -18,7 +18,8 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from foleybook.core.generator import Generator, ItemNoise
+from foleybook.core.generator import Generator
+from foleybook.core.randomness import ItemNoise
 from foleybook.train.recipes import LoopRecipe
 from foleybook.core.settings import parse_overrides
 from foleybook.train.checkpoints import write_checkpoint

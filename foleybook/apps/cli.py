@@ -274,7 +274,7 @@ def _prepared(table, cache, seconds, book, out, quiet):
     say(f"{len(cache)} clips in {len(table.labels)} classes: {', '.join(table.labels)}")
     say(f"table {path}, features {cache.path}")
     if book:
-        from foleybook.core.code_maps import encode_table
+        from foleybook.core.code_tables import encode_table
         say(f"codes {encode_table(cache, book, out, progress=_bar(quiet))} in {out}")
     return table
 

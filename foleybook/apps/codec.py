@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..audio_features import GriffinLim, log_mel, MelConfig
 from ..codebooks import mel_distance, VQVAE
-from ..core.code_maps import check_codes
+from ..core.code_tables import check_codes
 from ..core.files import atomic_file
 from ..core.generator import Pretrained
 from ..core.players import play_table
@@ -25,8 +25,8 @@ from ..core.sounds import Sounds
 from ..spectrogram_vqgan import SpectrogramVQGAN
 
 # %% auto #0
-__all__ = ['LOSSY', 'bitrate', 'Reach', 'encode_long', 'decode_long', 'CodecError', 'pack_codes', 'unpack_codes', 'Encoded',
-           'NeuralCodec', 'lossy', 'embedding_distance', 'rate_distortion', 'explorer']
+__all__ = ['bitrate', 'encode_long', 'decode_long', 'CodecError', 'pack_codes', 'unpack_codes', 'Encoded', 'NeuralCodec', 'lossy',
+           'rate_distortion', 'explorer']
 
 # %% ../../nbs/apps/codec.ipynb #6842aa62
 def bitrate(

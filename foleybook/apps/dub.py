@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..core.files import atomic_file, load_strict, published_weights, write_text
-from ..core.generator import Conditions, Generator, mix_seed
+from ..core.generator import Conditions, Generator
+from ..core.randomness import mix_seed
 from ..core.sound_files import fit_length, write_audio
 from ..core.sounds import Sounds
 
 # %% auto #0
-__all__ = ['VideoError', 'read_frames', 'film_seconds', 'ResNetEye', 'pixel_eye', 'tile_features', 'video_features',
-           'follow_film', 'add_sound', 'find_eye', 'dub', 'sample_takes']
+__all__ = ['VideoError', 'read_frames', 'film_seconds', 'ResNetEye', 'tile_features', 'video_features', 'find_eye', 'dub',
+           'sample_takes']
 
 # %% ../../nbs/apps/dub.ipynb #10aa931e
 _LONGEST_FILM = 3600.  # s

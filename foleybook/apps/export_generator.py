@@ -14,15 +14,14 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from .. import __version__
 from ..core.files import atomic_file
-from ..core.generator import ItemNoise
+from ..core.randomness import ItemNoise
 from ..core.sounds import CEILING, Finish
 from ..diffwave import diffuse, split_prediction
 from ..spectrogram_diffusion import LatentDiffusion
 from ..vocoders import frame_energy, ISTFTVocoder, sharpened
 
 # %% auto #0
-__all__ = ['SmallFFT', 'SamplerTable', 'sampler_table', 'Step', 'Paint', 'framed', 'Agree', 'Sound', 'generator_notes',
-           'generator_graph', 'export_generator', 'program_inputs']
+__all__ = ['SmallFFT', 'sampler_table', 'Paint', 'framed', 'Sound', 'generator_graph', 'export_generator', 'program_inputs']
 
 # %% ../../nbs/apps/export_generator.ipynb #3c6a66dd
 class SmallFFT(nn.Module):

@@ -16,8 +16,8 @@ from ..core.sound_files import AudioError, read_audio, resample
 from ..core.sounds import CEILING, listed_sounds, Sounds
 
 # %% auto #0
-__all__ = ['LOADERS', 'k_weighted', 'loudness', 'true_peak', 'trimmed', 'Finishing', 'starts', 'finished', 'save_takes',
-           'manifest', 'write_manifest', 'write_loaders']
+__all__ = ['LOADERS', 'loudness', 'true_peak', 'trimmed', 'Finishing', 'starts', 'finished', 'save_takes', 'manifest',
+           'write_manifest', 'write_loaders']
 
 # %% ../../nbs/apps/handoff.ipynb #342395f4
 def _biquads(rate):

@@ -14,7 +14,7 @@ from ..core.sound_files import AudioError
 from ..core.sounds import listed_sounds, safe_name
 
 # %% auto #0
-__all__ = ['Parcel', 'repo_name', 'publish_card', 'parcel', 'send']
+__all__ = ['publish_card', 'parcel', 'send']
 
 # %% ../../nbs/apps/publish.ipynb #bf78749c
 class Parcel(NamedTuple):

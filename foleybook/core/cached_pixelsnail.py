@@ -13,8 +13,8 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
-from .code_maps import (
-    CodeError, CodePrior, draw_code, map_background, prior_arguments)
+from .code_maps import CodePrior, draw_code, prior_arguments
+from .code_tables import CodeError
 from .generator import Conditions
 from .on_device import Static
 from .settings import known_class
@@ -22,8 +22,17 @@ from ..kernels.pixelsnail_position import (
     Affines, draw_columns, Facts, Memory, Weights)
 
 # %% auto #0
-__all__ = ['COMPILED_MB', 'MapPrior', 'Affine', 'PointBlock', 'FirstLayer', 'CausalStack', 'BlockStep', 'CachedPixelSNAIL',
-           'StaticStack', 'StaticBlock', 'StaticPixelSNAIL', 'CompiledPixelSNAIL', 'map_start', 'draw_map']
+__all__ = ['COMPILED_MB', 'map_background', 'MapPrior', 'PointBlock', 'BlockStep', 'CachedPixelSNAIL', 'StaticPixelSNAIL',
+           'CompiledPixelSNAIL', 'map_start', 'draw_map']
+
+# %% ../../nbs/core/cached_pixelsnail.ipynb #d8fa5d98
+def map_background(
+    h:int, # rows
+    w:int, # columns
+)->Tensor: # (2, h, w), in [-.5, .5)
+    "Where a position lies: row / h - 1/2 and column / w - 1/2"
+    row, column = torch.arange(h) / h - .5, torch.arange(w) / w - .5
+    return torch.stack([row[:, None].expand(h, w), column.expand(h, w)])
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #52c2cac1
 _OF_BEFORE = dict(condition='place', cond_width=2048, attend_self=True,

@@ -17,7 +17,7 @@ from .on_device import Static
 from ..kernels.cached_attention import draw_steps, Stack
 
 # %% auto #0
-__all__ = ['CHUNK', 'COMPILED_ROWS_MB', 'CachedGPT', 'StaticGPT', 'compiled_weights', 'CompiledGPT']
+__all__ = ['CHUNK', 'COMPILED_ROWS_MB', 'CachedGPT', 'StaticGPT', 'CompiledGPT']
 
 # %% ../../nbs/core/cached_transformer.ipynb #b25b2af4
 CHUNK = 16  # steps whose random numbers are drawn at once

@@ -16,8 +16,8 @@ from .noise_bands import BANDS, noise_levels
 from .settings import config_hash, near
 
 # %% auto #0
-__all__ = ['EXTRACTED', 'Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow_row', 'onset_samples', 'extract_tracks',
-           'Tracks', 'Steerable']
+__all__ = ['Gesture', 'glide', 'steps', 'vibrato', 'wander', 'follow_row', 'onset_samples', 'extract_tracks', 'Tracks',
+           'Steerable']
 
 # %% ../../nbs/core/control_tracks.ipynb #22e2d6ae
 class Gesture:

@@ -19,9 +19,9 @@ from .generator import Conditions
 from .sound_files import read_audio
 
 # %% auto #0
-__all__ = ['ONESHOT_KINDS', 'read_folder', 'read_csv', 'read_esc', 'read_free_kinds', 'read_oneshots', 'read_dcase2023',
-           'read_urbansound8k', 'read_speech_commands', 'read_fsdd', 'read_ljspeech', 'read_vas', 'read_vggsound',
-           'read_fsd50k', 'read_params', 'ClipConditions', 'open_dataset']
+__all__ = ['read_folder', 'read_csv', 'read_esc', 'read_free_kinds', 'read_oneshots', 'read_dcase2023', 'read_urbansound8k',
+           'read_speech_commands', 'read_fsdd', 'read_ljspeech', 'read_vas', 'read_vggsound', 'read_fsd50k',
+           'read_params', 'ClipConditions', 'open_dataset']
 
 # %% ../../nbs/core/data_sets.ipynb #b403d2f1
 def snake_case(
@@ -255,7 +255,7 @@ def read_free_kinds(
                      folder)
 
 # %% ../../nbs/core/data_sets.ipynb #af891d99
-ONESHOT_KINDS = ["clock_tick", "dog_bark", "door_knock", "footsteps", "mouse_click",
+_ONESHOT_KINDS = ["clock_tick", "dog_bark", "door_knock", "footsteps", "mouse_click",
                  "person_sneeze"]
 
 def _loudest(table, below=20.):
@@ -271,7 +271,7 @@ def read_oneshots(
     seconds:float=.6, # longest sound; the next onset ends it sooner
     )->ClipTable: # `start` and `seconds` say where in its clip each sound lies
     "Barks, sneezes, ticks, steps, knocks and clicks, cut at their onsets"
-    table = read_free_kinds(folder).filter(label=ONESHOT_KINDS)
+    table = read_free_kinds(folder).filter(label=_ONESHOT_KINDS)
     table = table.sliced(seconds, "onsets")
     return table.subset(_loudest(table) & (table.df.seconds > .1).to_numpy())
 

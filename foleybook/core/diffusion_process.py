@@ -15,12 +15,11 @@ from torch import Tensor
 from .settings import near, SettingsError
 
 # %% auto #0
-__all__ = ['NOISE_SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'FAST_BETAS', 'DiffusionProcess', 'Levels', 'wide', 'Denoised',
-           'split_prediction', 'join_prediction', 'TrainingItem', 'diffusion_loss', 'one_time', 'number_of', 'Denoiser',
-           'time_grid', 'align_steps', 'spread_times', 'invert_ddim']
+__all__ = ['PREDICTIONS', 'FAST_BETAS', 'DiffusionProcess', 'Levels', 'wide', 'Denoised', 'split_prediction', 'join_prediction',
+           'diffusion_loss', 'number_of', 'Denoiser', 'time_grid', 'align_steps', 'spread_times', 'invert_ddim']
 
 # %% ../../nbs/core/diffusion_process.ipynb #3e08a595
-NOISE_SCHEDULES = ('linear', 'scaled_linear', 'squaredcos', 'flow')
+_NOISE_SCHEDULES = ('linear', 'scaled_linear', 'squaredcos', 'flow')
 PREDICTIONS = ('eps', 'x0', 'v', 'flow')
 
 # %% ../../nbs/core/diffusion_process.ipynb #6ca08d6a
@@ -36,7 +35,7 @@ class DiffusionProcess:
     draw: str = 'uniform'  # training times: uniform, even (one a part), logit_normal
 
     def __post_init__(self):
-        words = dict(schedule=NOISE_SCHEDULES, prediction=PREDICTIONS,
+        words = dict(schedule=_NOISE_SCHEDULES, prediction=PREDICTIONS,
                      weighting=('none', 'min_snr'),
                      draw=('uniform', 'even', 'logit_normal'))
         for name, known in words.items():

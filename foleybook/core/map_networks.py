@@ -12,7 +12,8 @@ import torch, torch.distributed as dist, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..audio_features import MelConfig
-from .code_maps import CodeError, map_hash, MelAutoencoder
+from .code_tables import CodeError
+from .mel_autoencoders import map_hash, MelAutoencoder
 from .half_precision import held
 
 # %% auto #0

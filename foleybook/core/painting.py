@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from ..audio_features import GriffinLim, log_mel, mel_centres, MelConfig
-from .code_maps import MelAutoencoder
+from .mel_autoencoders import MelAutoencoder
 from .diffusion_process import number_of
 from .generator import (
     _audio_of, Conditions, ItemNoise, model_folder, Pretrained)

@@ -10,9 +10,11 @@ import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .code_maps import CodeError, CodePrior, prior_arguments
+from .code_maps import CodePrior, prior_arguments
+from .code_tables import CodeError
 from .code_texts import Steps
-from .generator import Conditions, ItemNoise
+from .generator import Conditions
+from .randomness import ItemNoise
 
 # %% auto #0
 __all__ = ['frame_indices', 'crop_middle', 'as_conditions', 'shown_rows', 'TextPrior']

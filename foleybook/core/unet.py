@@ -14,8 +14,7 @@ from torch import nn, Tensor
 from .generator import Conditions, Pretrained
 
 # %% auto #0
-__all__ = ['step_features', 'class_vector', 'asked_label', 'ResnetBlock', 'Attention', 'GatedLinear', 'ContextLayer',
-           'ContextAttention', 'Halve', 'Double', 'Stage', 'UNetConfig', 'UNet', 'LatentUNet']
+__all__ = ['step_features', 'class_vector', 'asked_label', 'Attention', 'Halve', 'Stage', 'UNetConfig', 'UNet', 'LatentUNet']
 
 # %% ../../nbs/core/unet.ipynb #18d98b24
 def step_features(

@@ -13,8 +13,7 @@ from torch import nn, Tensor
 from ..audio_features import MelConfig
 
 # %% auto #0
-__all__ = ['VQGAN_PRESETS', 'FrameNorm', 'VQGANBlock', 'AttnBlock', 'Downsample', 'Upsample', 'VQGANEncoder', 'VQGANDecoder',
-           'check_sizes']
+__all__ = ['VQGAN_PRESETS', 'FrameNorm', 'AttnBlock', 'VQGANEncoder', 'VQGANDecoder', 'check_sizes']
 
 # %% ../../nbs/core/vqgan_networks.ipynb #a46ef572
 class FrameNorm(nn.Module):

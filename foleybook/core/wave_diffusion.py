@@ -14,7 +14,8 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from ..audio_features import MelConfig
 from .diffusion_process import DiffusionProcess
-from .generator import Conditions, Generator, ItemNoise
+from .generator import Conditions, Generator
+from .randomness import ItemNoise
 from .half_precision import held, Holds
 from .rendering import _decibels
 from .settings import near, SettingsError

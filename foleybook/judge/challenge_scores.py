@@ -5,16 +5,16 @@
 # %% ../../nbs/judge/challenge_scores.ipynb #85cce945
 #| code-fold: true
 from __future__ import annotations
-import math, re
+import math, pickletools, re
 from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
-from .clouds import _mmd, _points
+from .clouds import _mmd, _points, Gaussian
 
 # %% auto #0
-__all__ = ['SplitScore', 'kernel_inception_distance', 'inception_score', 'modified_inception_score', 'am_score', 'clip_key',
-           'pair_clips', 'mean_kl', 'Classification', 'classification']
+__all__ = ['kernel_inception_distance', 'inception_score', 'modified_inception_score', 'am_score', 'clip_key', 'pair_clips',
+           'mean_kl', 'Classification', 'classification', 'Gaussian', 'read_gt_embedding']
 
 # %% ../../nbs/judge/challenge_scores.ipynb #39364082
 class SplitScore(NamedTuple):
@@ -168,3 +168,68 @@ def classification(
     return Classification(float(top[:, 0].double().mean()),
                           float(top.any(1).double().mean()), float(ap), float(auc),
                           float(math.sqrt(2) * normal(auc)), confusion)
+
+# %% ../../nbs/judge/challenge_scores.ipynb #f1dfc57c
+def _varint(data, i):
+    "One base-128 number of a protocol buffer -> value, next position"
+    value = shift = 0
+    while True:
+        value |= (data[i] & 127) << shift
+        i,shift = i + 1,shift + 7
+        if data[i - 1] < 128: return value,i
+
+def _proto_fields(data):
+    "The length-delimited fields of a protocol buffer -> [(number, bytes)]"
+    i,found = 0,[]
+    while i < len(data):
+        tag,i = _varint(data, i)
+        if tag & 7 != 2:
+            raise ValueError(f"field {tag >> 3} has wire type {tag & 7}, expected 2")
+        n,i = _varint(data, i)
+        found.append((tag >> 3, data[i:i + n]))
+        i += n
+    return found
+
+def _proto_feature(data):
+    "A `tensorflow.train.Feature` with a packed list of floats or integers -> array"
+    (kind,body), = _proto_fields(data)
+    (_,packed), = _proto_fields(body)
+    if kind == 2: return np.frombuffer(packed, '<f4').astype(np.float64)
+    values,i = [],0
+    while i < len(packed):
+        value,i = _varint(packed, i)
+        values.append(value)
+    return np.array(values)
+
+# %% ../../nbs/judge/challenge_scores.ipynb #7143723a
+class Gaussian(NamedTuple):
+    "Mean and covariance of a cloud of embeddings"
+    mu:Tensor # mean, (d,), float64
+    sigma:Tensor # covariance with n - 1 in the denominator, (d, d), float64
+    count:int # embeddings in the cloud
+    # centred embeddings over sqrt(n - 1), (d, n), where n <= d: root @ root.T = sigma
+    root:Tensor = None
+
+# %% ../../nbs/judge/challenge_scores.ipynb #9c18a6eb
+def read_gt_embedding(
+    path, # a `gt_embedding.pkl` of DCASE 2023 Task 7
+)->Gaussian: # 128 dimensions (VGGish)
+    "Reference mean and covariance, read without executing the pickle"
+    try:
+        ops = [(op.name, arg)
+               for op,arg,_ in pickletools.genops(Path(path).read_bytes())]
+    except ValueError as e:
+        raise ValueError(f"{path}: not a pickle ({e}). Give a gt_embedding.pkl.") from e
+    found,key = {},None
+    for name,arg in ops:
+        if (name == 'SHORT_BINUNICODE'
+            and arg in ('embedding_count', 'embedding_length', 'mu', 'sigma')):
+            key = arg
+        if 'BINBYTES' in name and key: found[key],key = _proto_feature(arg),None
+    missing = {'embedding_count', 'embedding_length', 'mu', 'sigma'} - set(found)
+    if missing:
+        raise ValueError(f"{path}: holds no {sorted(missing)}. Give a "
+                         "gt_embedding.pkl.")
+    mu,d = torch.from_numpy(found['mu']),int(found['embedding_length'][0])
+    return Gaussian(mu, torch.from_numpy(found['sigma']).view(d, d),
+                    int(found['embedding_count'][0]))

@@ -14,14 +14,13 @@ from ..audio_features import log_mel, MelConfig
 from ..core.sound_files import resample
 from ..evaluation import attacks, ModulationSpectrum
 from .clouds import _points
-from .embedders import (
-    autocorrelation, band_levels, Embedder, onset_strength)
+from .embedders import Embedder
+from .second_listener import autocorrelation, band_levels, onset_strength
 from ..vocoders import stft_magnitude
 
 # %% auto #0
-__all__ = ['SPLIT', 'stft_distance', 'top_share', 'level_track', 'event_distance', 'pre_echo', 'Reconstruction',
-           'reconstruction_distances', 'count_clicks', 'Faults', 'sound_faults', 'onset_regularity', 'modulation_peak',
-           'unrest', 'NearestClips', 'nearest_clips', 'ClipFacts', 'clip_facts', 'BandLevels']
+__all__ = ['SPLIT', 'level_track', 'event_distance', 'pre_echo', 'Reconstruction', 'reconstruction_distances', 'sound_faults',
+           'onset_regularity', 'modulation_peak', 'unrest', 'nearest_clips', 'clip_facts']
 
 # %% ../../nbs/judge/clip_measures.ipynb #69faaeeb
 SPLIT = 8000. # Hz between what is called low and high here

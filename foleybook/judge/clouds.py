@@ -9,10 +9,18 @@ import math
 from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor
-from .embedders import Gaussian
 
 # %% auto #0
-__all__ = ['gaussian', 'median_distance', 'Extrapolation', 'DensityCoverage', 'Interval']
+__all__ = ['Gaussian', 'gaussian', 'median_distance', 'Extrapolation', 'DensityCoverage', 'Interval']
+
+# %% ../../nbs/judge/clouds.ipynb #7143723a
+class Gaussian(NamedTuple):
+    "Mean and covariance of a cloud of embeddings"
+    mu:Tensor # mean, (d,), float64
+    sigma:Tensor # covariance with n - 1 in the denominator, (d, d), float64
+    count:int # embeddings in the cloud
+    # centred embeddings over sqrt(n - 1), (d, n), where n <= d: root @ root.T = sigma
+    root:Tensor = None
 
 # %% ../../nbs/judge/clouds.ipynb #74b51391
 def gaussian(

@@ -31,13 +31,14 @@ from .clip_measures import (
 from foleybook.judge.clouds import (
     _check_times, _frechet_to, _inside, _mean_of_pairs, _mmd, _reached, _spreads,
     gaussian, Interval)
-from .embedders import (
-    Aisfx, Clips, embed_clips, Embedder, Embeddings, find_embedder, HandMade,
-    read_gt_embedding, SecondListener)
+from .challenge_scores import read_gt_embedding
+from .clips import Clips, embed_clips, Embeddings
+from .embedders import Aisfx, Embedder, find_embedder
+from .second_listener import HandMade, SecondListener
 
 # %% auto #0
-__all__ = ['MEASURES', 'SUMMARY', 'BESIDE', 'Verdicts', 'told_apart', 'Measure', 'Probe', 'fit_probe', 'training_clips',
-           'Evaluation', 'evaluate', 'dcase_scores']
+__all__ = ['MEASURES', 'SUMMARY', 'told_apart', 'Measure', 'fit_probe', 'training_clips', 'Evaluation', 'evaluate',
+           'dcase_scores']
 
 # %% ../../nbs/judge/evaluator.ipynb #69911d3f
 class Verdicts(NamedTuple):

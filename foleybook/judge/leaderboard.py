@@ -16,23 +16,23 @@ from ..core.clip_tables import (
 from ..core.data_sets import open_dataset
 from ..core.files import (
     atomic_folder, CheckpointError, held_folder, TableError, write_text)
-from ..core.generator import Generator, ItemNoise, model_folder
+from ..core.generator import Generator, model_folder
+from ..core.randomness import ItemNoise
 from ..core.settings import near, SettingsError
 from ..core.sound_files import fit_length, read_audio, write_audio
 from ..core.sounds import SamplingError
 from ..evaluation import bootstrap
 from .clouds import _check_times
-from .embedders import (
-    Clips, embed_clips, find_embedder, MelEmbedder)
+from .clips import Clips, embed_clips
+from .embedders import find_embedder, MelEmbedder
 from .evaluator import (
     _apart_measures, _home, _told, _with_shapes, evaluate, MEASURES, training_clips)
 from ..train.recipes import all_recipes, find_recipe, Recipe
 from ..training import TrainingError
 
 # %% auto #0
-__all__ = ['FAMILIES', 'LEADERBOARD', 'AGAINST', 'BOARDS', 'ShapedNoiseConfig', 'ShapedNoise', 'ShapedNoiseRecipe',
-           'find_families', 'split_for_judging', 'Board', 'board_options', 'leaderboard', 'draw_leaderboard',
-           'leaderboard_table', 'leaderboard_basis']
+__all__ = ['FAMILIES', 'BOARDS', 'ShapedNoiseConfig', 'ShapedNoise', 'ShapedNoiseRecipe', 'find_families', 'split_for_judging',
+           'Board', 'board_options', 'leaderboard', 'draw_leaderboard', 'leaderboard_table', 'leaderboard_basis']
 
 # %% ../../nbs/judge/leaderboard.ipynb #d867c99c
 @dataclass

@@ -17,8 +17,8 @@ from ..core.sound_files import (
     AudioError, match_loudness, read_audio, saved_rows)
 
 # %% auto #0
-__all__ = ['STYLE', 'TEMPLATES', 'EDITS', 'Listing', 'clips_of', 'Player', 'player', 'clip_player', 'environment', 'page',
-           'gallery_page', 'edits_page', 'cuts_page']
+__all__ = ['TEMPLATES', 'EDITS', 'clips_of', 'player', 'clip_player', 'environment', 'page', 'gallery_page', 'edits_page',
+           'cuts_page']
 
 # %% ../../nbs/judge/pages.ipynb #a0604205
 STYLE = """
@@ -113,7 +113,7 @@ def clips_of(
     source, # `Sounds`, or a folder, csv or `ClipTable`
 ): # `Clips`; a `Listing` where the libraries that read data sets are not installed
     "Names of clips, what is known of each, and how to read it"
-    try: from foleybook.judge.embedders import Clips
+    try: from foleybook.judge.clips import Clips
     except ModuleNotFoundError as e:
         if (e.name or '').startswith('foleybook'): raise
         return Listing(source)

@@ -11,7 +11,7 @@ import numpy as np, pandas as pd, torch
 from ..core.files import atomic_folder, write_text
 from ..evaluation import bootstrap
 from .clouds import Interval
-from .embedders import Clips
+from .clips import Clips
 from .evaluator import Evaluation, MEASURES, SUMMARY
 from .leaderboard import (
     AGAINST, draw_leaderboard, leaderboard_basis, leaderboard_table)

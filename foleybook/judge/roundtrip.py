@@ -23,7 +23,8 @@ from ..core.sounds import safe_name
 from ..evaluation import bootstrap, frechet_distance, kernel_distance
 from .clip_measures import Reconstruction, reconstruction_distances
 from .clouds import _check_times
-from .embedders import Clips, embed_clips, find_embedder, with_progress
+from .clips import Clips, embed_clips, with_progress
+from .embedders import find_embedder
 from .evaluator import (
     _second_listener, _with_shapes, fit_probe, MADE, told_apart)
 

@@ -13,8 +13,7 @@ from .arithmetic import add_product, exponential
 from .compiling import compiled
 
 # %% auto #0
-__all__ = ['Matrices', 'GRUWeights', 'rounded', 'scaled_product', 'gru_gates', 'draw_by_share', 'gru_codes', 'gru_forward',
-           'gru_backward', 'GRUOverTime']
+__all__ = ['Matrices', 'GRUWeights', 'rounded', 'gru_codes', 'gru_forward', 'gru_backward', 'GRUOverTime']
 
 # %% ../../nbs/kernels/gated_cells.ipynb #274fd602
 class Matrices(NamedTuple):

@@ -13,7 +13,7 @@ from .arithmetic import exponential, _bits_of_float, _float_of_bits
 from .compiling import compiled
 
 # %% auto #0
-__all__ = ['from_bf16', 'to_bf16', 'bits', 'gate', 'pass_on', 'HeldWaveNet']
+__all__ = ['bits', 'gate', 'HeldWaveNet']
 
 # %% ../../nbs/kernels/gated_layers.ipynb #449dafd7
 @compiled(inner=True)

@@ -16,10 +16,11 @@ from torch import nn, Tensor
 from tqdm.auto import tqdm
 from ..audio_features import (
     GriffinLim, image_to_mel, log_mel, mel_to_image, mel_values, MelConfig)
-from ..core.code_maps import mel_loaders
+from ..core.mel_autoencoders import mel_loaders
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_json)
-from ..core.generator import Conditions, ItemNoise, Pretrained
+from ..core.generator import Conditions, Pretrained
+from ..core.randomness import ItemNoise
 from ..core.half_precision import chosen_precision, held
 from ..core.on_device import at_once, Compiles
 from ..core.rendering import MelGenerator
@@ -32,9 +33,9 @@ from ..diffwave import (
 from ..train.diffwave import DiffusionRecipe
 
 # %% auto #0
-__all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'unet_preset', 'AutoencoderConfig', 'Posterior', 'AheadHalve',
-           'PlainStage', 'AutoencoderKL', 'MelImageDiffusionConfig', 'MelImageDiffusion', 'PackedConv2d', 'prepared',
-           'MelImageRecipe', 'write_images', 'read_images', 'loop_beats', 'scheduler_settings']
+__all__ = ['MelImageConfig', 'from_bytes', 'to_bytes', 'unet_preset', 'AutoencoderConfig', 'AutoencoderKL',
+           'MelImageDiffusionConfig', 'MelImageDiffusion', 'prepared', 'MelImageRecipe', 'write_images', 'read_images',
+           'loop_beats', 'scheduler_settings']
 
 # %% ../../nbs/published/audio_diffusion.ipynb #7a7a477b
 @dataclass

@@ -23,7 +23,7 @@ from ..train.vocoders import (
 from ..vocoders import Snake
 
 # %% auto #0
-__all__ = ['BigVGANConfig', 'kaiser_sinc', 'Upsample2x', 'Downsample2x', 'AntiAliased', 'AMPBlock', 'BigVGAN', 'BigVGANRecipe']
+__all__ = ['BigVGANConfig', 'AntiAliased', 'BigVGAN', 'BigVGANRecipe']
 
 # %% ../../nbs/published/bigvgan.ipynb #237578ce
 #| code-fold: true

@@ -16,7 +16,7 @@ from ..audio_features import MelConfig
 from ..codebooks import ResBlock2d, VectorQuantizer, VQVAE, VQVAEConfig
 from ..core.files import (
     CheckpointError, load_strict, published_weights, read_published)
-from ..core.code_maps import CodeError
+from ..core.code_tables import CodeError
 from foleybook.pixelsnail import (
     above_taps, CausalAttention2d, CodeConv2d, GatedResBlock, PixelSNAIL,
     PixelSNAILConfig)
@@ -24,10 +24,8 @@ from ..train.codebooks import VQVAERecipe
 from ..train.pixelsnail import PixelSNAILRecipe
 
 # %% auto #0
-__all__ = ['VQVAE_PRESETS', 'InPlaceBlock', 'PlainCounts', 'PublishedVQVAEConfig', 'PublishedVQVAE', 'published_keys',
-           'PublishedVQVAERecipe', 'LinearCondition', 'EmbeddingCondition', 'StrictAttention2d', 'SwappedKeys',
-           'PublishedPixelSNAILConfig', 'PublishedPixelSNAIL', 'PublishedPixelSNAILRecipe', 'published_key',
-           'pixelsnail_config']
+__all__ = ['VQVAE_PRESETS', 'PublishedVQVAEConfig', 'PublishedVQVAE', 'published_keys', 'PublishedVQVAERecipe',
+           'PublishedPixelSNAILConfig', 'PublishedPixelSNAIL', 'PublishedPixelSNAILRecipe', 'published_key']
 
 # %% ../../nbs/published/dcase2023.ipynb #75163662
 class InPlaceBlock(ResBlock2d):

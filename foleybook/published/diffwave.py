@@ -19,7 +19,7 @@ from foleybook.published.s4 import (
 from ..sashimi import S4, Sashimi, SashimiBlock, SashimiWave, StateSpace
 
 # %% auto #0
-__all__ = ['to_published', 'from_published', 'published_config', 'average_weights', 'published_optimizer', 'published_sizes']
+__all__ = ['to_published', 'from_published', 'average_weights', 'published_optimizer']
 
 # %% ../../nbs/published/diffwave.ipynb #4b52f515
 #| code-fold: true

@@ -21,7 +21,7 @@ from .hifigan import _load_original, _weights, _where
 from ..train.vocoders import AdversarialRecipe, Judged
 
 # %% auto #0
-__all__ = ['melgan_mel', 'MelGANConfig', 'Mirror', 'MelGANBlock', 'MelGAN', 'MelGANDiscriminator', 'MelGANRecipe']
+__all__ = ['melgan_mel', 'MelGANConfig', 'Mirror', 'MelGAN', 'MelGANDiscriminator', 'MelGANRecipe']
 
 # %% ../../nbs/published/melgan.ipynb #5fe1224f
 def melgan_mel()->MelConfig: # the front end

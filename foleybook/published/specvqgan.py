@@ -19,7 +19,7 @@ from ..spectrogram_vqgan import (
 from ..transformer import CodeGPT, TransformerConfig
 
 # %% auto #0
-__all__ = ['VGGMaps', 'first_stage']
+__all__ = ['first_stage']
 
 # %% ../../nbs/published/specvqgan.ipynb #cb62ae34
 #| code-fold: true

@@ -27,8 +27,9 @@ from ..core.low_rank import (
 from ..core.settings import near, SettingsError
 from ..core.sound_files import audio_info, read_audio
 from ..core.sounds import SamplingError, Sounds
-from ..judge.embedders import (
-    _has_bf16, embed_clips, find_embedder, HandMade, SecondListener)
+from ..judge.clips import embed_clips
+from ..judge.embedders import _has_bf16, find_embedder
+from ..judge.second_listener import HandMade, SecondListener
 from ..judge.pages import page, player, TEMPLATES
 from ..spectrogram_diffusion import flow_loss, LatentDiffusion
 from .recipes import licence_of, LoopRecipe, teller

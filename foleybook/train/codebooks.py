@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from fastcore.basics import patch
 from ..codebooks import VQVAE, VQVAEConfig
-from ..core.code_maps import (
-    Cascade, CodeTable, distance_db, encode_table, mel_cache, MelAutoencoderRecipe,
-    PriorConfig, UnigramPrior)
+from ..core.code_maps import Cascade, PriorConfig, UnigramPrior
+from ..core.code_tables import CodeTable, encode_table
+from ..core.mel_autoencoders import distance_db, mel_cache, MelAutoencoderRecipe
 from ..core.rendering import find_vocoder
 from .recipes import (
     by_preset, licence_of_parts, LoopRecipe, Recipe, StagedRecipe, teller, train_stage)

@@ -18,8 +18,7 @@ from ..diffwave import (
 from .recipes import LoopRecipe
 
 # %% auto #0
-__all__ = ['diffusion_task', 'DiffusionRecipe', 'told_classes', 'WaveDiffusionRecipe', 'wave_level', 'DiffWaveRecipe',
-           'PatchDiffusionRecipe']
+__all__ = ['DiffusionRecipe', 'told_classes', 'WaveDiffusionRecipe', 'DiffWaveRecipe', 'PatchDiffusionRecipe']
 
 # %% ../../nbs/train/diffwave.ipynb #4e608518
 def diffusion_task(

@@ -13,7 +13,8 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core.files import read_safetensors, write_safetensors
-from ..core.generator import Conditions, ItemNoise, Pretrained
+from ..core.generator import Conditions, Pretrained
+from ..core.randomness import ItemNoise
 from ..core.settings import config_hash, SettingsError, to_plain
 from ..core.sounds import Sounds
 from ..spectrogram_diffusion import flow_loss, LatentDiffusion, mel_level

@@ -12,7 +12,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
-from ..core.code_maps import mel_cache, mel_loaders
+from ..core.mel_autoencoders import mel_cache, mel_loaders
 from ..core.control_tracks import Tracks
 from ..core.files import load_strict
 from ..core.generator import Pretrained

@@ -10,7 +10,7 @@ import torch
 from fastai.torch_core import num_distrib
 from fastcore.basics import patch
 from torch import nn
-from ..core.generator import preserve_rng
+from ..core.randomness import preserve_rng
 from ..training import MixedPrecision, PRECISIONS
 from .callback_tools import in_float32, laid_out_as, unwrap
 

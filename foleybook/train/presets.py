@@ -510,25 +510,25 @@ _add('audio-diffusion', PUBLISHED, 'published.audio_diffusion.MelImageRecipe',
      ema=.9999, weight_decay=1e-6, warmup=.005, classes=False, precision='auto')
 
 # %% ../../nbs/train/presets.ipynb #06f167f7
-_add('quick-classifier', SMALL, 'judge.embedders.ClassifierRecipe',
+_add('quick-classifier', SMALL, 'judge.mel_classifiers.ClassifierRecipe',
      'chapter 12: the judge')
-_add('fsdd-classifier', SMALL, 'judge.embedders.ClassifierRecipe',
+_add('fsdd-classifier', SMALL, 'judge.mel_classifiers.ClassifierRecipe',
      'the judge of spoken digits',
      steps=1000, seconds=.6, augment=False, model=dict(seconds=.6,
      mel=dict(sample_rate=8000, n_fft=512, win_length=512, hop_length=128, n_mels=64,
      f_max=None, center=True)))
-_add('oneshot-classifier', SMALL, 'judge.embedders.ClassifierRecipe',
+_add('oneshot-classifier', SMALL, 'judge.mel_classifiers.ClassifierRecipe',
      'the judge of one-shots',
      steps=1000, seconds=.6, augment=False, model=dict(seconds=.6,
      mel=dict(sample_rate=16000, n_fft=512, win_length=512, hop_length=128, n_mels=64,
      f_max=None, center=True, ref_max=True, top_db=50.)))
-_add('classifier-test', SMALL, 'judge.embedders.ClassifierRecipe',
+_add('classifier-test', SMALL, 'judge.mel_classifiers.ClassifierRecipe',
      'four steps, for tests',
      steps=4, epoch_steps=2, batch_size=8, seconds=1.)
-_add('melception-esc10', SMALL, 'judge.embedders.MelceptionRecipe',
+_add('melception-esc10', SMALL, 'judge.mel_classifiers.MelceptionRecipe',
      'Melception on ESC-10',
      seconds=5.)
-_add('melception-vggsound', PUBLISHED, 'judge.embedders.MelceptionRecipe',
+_add('melception-vggsound', PUBLISHED, 'judge.mel_classifiers.MelceptionRecipe',
      'Melception as published, on VGGSound',
      steps=1_950_000, epoch_steps=19_500, optimizer='adam', schedule='constant',
      betas=(.9, .999), smoothing=0., augment=False)

@@ -16,16 +16,16 @@ import torch
 from fastcore.imports import IN_NOTEBOOK
 from torch import nn
 from ..core.files import CheckpointError, held_folder, read_json, write_text
-from ..core.generator import (
-    Generator, peak_memory_mb, Pretrained, seed_everything)
+from ..core.generator import Generator, peak_memory_mb, Pretrained
+from ..core.randomness import seed_everything
 from ..core.settings import (
     changed, config_hash, from_plain, known_class, near, SettingsError, to_plain)
 from ..core.sounds import Sounds
 from .presets import PRESETS
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe', 'learner',
-           'by_preset', 'StagedRecipe', 'teller', 'train_stage']
+__all__ = ['Recipe', 'all_recipes', 'find_recipe', 'licence_of', 'licence_of_parts', 'LoopRecipe', 'learner', 'by_preset',
+           'StagedRecipe', 'teller', 'train_stage']
 
 # %% ../../nbs/train/recipes.ipynb #3156a3cb
 @dataclass

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from ..audio_features import hz_to_mel, mel_centres, MelConfig
-from ..core.code_maps import mel_cache, mel_loaders, MelAutoencoderRecipe
+from ..core.mel_autoencoders import mel_cache, mel_loaders, MelAutoencoderRecipe
 from ..core.files import (
     CheckpointError, file_digest, read_safetensors, write_safetensors)
 from ..core.generator import Conditions

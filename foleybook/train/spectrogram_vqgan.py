@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..audio_features import MelConfig
-from ..core.code_maps import mel_cache
+from ..core.mel_autoencoders import mel_cache
 from ..core.generator import Pretrained
 from ..core.settings import SettingsError
 from ..spectrogram_vqgan import (
@@ -67,7 +67,7 @@ class AdaptiveWeight:
 #| code-fold: true
 def _classifier():
     "The classifier that listens where none is given"
-    from foleybook.judge.embedders import ClassifierRecipe
+    from foleybook.judge.mel_classifiers import ClassifierRecipe
 
     return ClassifierRecipe.preset('quick-classifier').override(steps=200,
                                                                 epoch_steps=100,

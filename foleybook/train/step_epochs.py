@@ -13,7 +13,7 @@ from fastai.learner import AvgSmoothLoss, Learner
 from fastai.torch_core import rank_distrib, to_detach
 from fastcore.basics import patch
 from .loaders import CacheLoader
-from ..core.generator import (
+from ..core.randomness import (
     mix_seed, preserve_rng, rng_state, seed_everything, set_rng_state)
 
 # %% auto #0

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-from ..core.code_maps import CodeError, CodeTable, PriorRecipe
+from ..core.code_maps import PriorRecipe
+from ..core.code_tables import CodeError, CodeTable
 from ..core.files import load_strict
 from ..core.generator import Conditions
 from .codebooks import CascadeRecipe

@@ -20,10 +20,9 @@ from ..vocoders import (
     ISTFTConfig, ISTFTVocoder, mel_loss, multi_resolution_stft_loss, stft_magnitude)
 
 # %% auto #0
-__all__ = ['MPD_WIDTHS', 'MSD_WIDTHS', 'spectral_energy_loss', 'Judged', 'PeriodDiscriminator', 'MultiPeriodDiscriminator',
-           'ScaleDiscriminator', 'MultiScaleDiscriminator', 'SpectrumDiscriminator', 'MultiResolutionDiscriminator',
-           'discriminator_loss', 'generator_loss', 'feature_matching_loss', 'wave_to_mel', 'VocoderRecipe',
-           'ISTFTRecipe', 'Jury', 'AdversarialRecipe']
+__all__ = ['MPD_WIDTHS', 'Judged', 'PeriodDiscriminator', 'MultiPeriodDiscriminator', 'MultiScaleDiscriminator',
+           'MultiResolutionDiscriminator', 'discriminator_loss', 'generator_loss', 'feature_matching_loss',
+           'wave_to_mel', 'VocoderRecipe', 'ISTFTRecipe', 'Jury', 'AdversarialRecipe']
 
 # %% ../../nbs/train/vocoders.ipynb #3d2bd1ea
 def spectral_energy_loss(

@@ -9,7 +9,7 @@ import torch
 from _measure import difference, flops_of, interleaved, row, share
 
 from foleybook.diffwave import DiffWave, DiffWaveConfig, DiffusionProcess, WaveNet, WaveNetConfig, without_weight_norm
-from foleybook.core.generator import ItemNoise
+from foleybook.core.randomness import ItemNoise
 from foleybook.kernels.gated_layers import HeldWaveNet
 
 SECOND = 16000

@@ -5,7 +5,7 @@ from _measure import OWN_LENGTH, difference, flops_of, interleaved, row, share
 
 from foleybook.audio_features import MelConfig
 from foleybook.codebooks import VQVAE, VQVAEConfig
-from foleybook.judge.embedders import MelClassifier, MelClassifierConfig
+from foleybook.judge.mel_classifiers import MelClassifier, MelClassifierConfig
 from foleybook.apps.codec import decode_long, encode_long
 from foleybook.spectrogram_vqgan import PatchDiscriminator, SpectrogramVQGAN, VQGANConfig, VQGANLoss
 from foleybook.train.spectrogram_vqgan import VQGANRecipe, find_perceptual
