@@ -1120,7 +1120,8 @@ def morph(
     labels = (said[0], said[-1]) if said else None
     made = generator.morph(a, b, n, labels, seconds, steps)
     with held_folder(Path(out)): files = made.save(out, append=True)
-    _say(quiet)(f"{_counted(files)} of {made.audio.shape[-1] / made.sample_rate:.2f} s; {out}")
+    long = made.audio.shape[-1] / made.sample_rate
+    _say(quiet)(f"{_counted(files)} of {long:.2f} s; {out}")
     return files
 
 # %% ../../nbs/apps/cli.ipynb #1509d8d6
