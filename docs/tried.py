@@ -2,7 +2,7 @@
 
     python docs/tried.py NAME ...     draw ten sounds of each kind in KINDS (or in the variable KINDS, commas between) with each
                                       change named, measure them, add the rows to docs/tried.json. FOLEYBOOK_DATA has ESC-10
-    python docs/tried.py --table      print the means over the kinds as Markdown
+    python docs/tried.py --table      print the means over the kinds, the board and the stages as Markdown
     python docs/tried.py --board OUT NAME ...  a hundred sounds of ten kinds with each change of BOARD named (none named: all), judged
                                       as chapter 12 does, into docs/tried.json; OUT keeps the sounds
     python docs/tried.py --stages OUT recordings of folds 1 to 4 noised part of the way and painted again, judged in the same way
@@ -38,14 +38,20 @@ TRIED = dict(  # name -> what is changed
 BOARD = dict(  # name -> what is changed of NOW; drawn: share of its spread with which a slow tier draws the levels, 0: nobody says
     nobody_says={}, levels_drawn=dict(drawn=1.), nobody_says_2=dict(guidance=2., temperature=.9),
     levels_drawn_2=dict(guidance=2., temperature=.9, drawn=1.), levels_milder_2=dict(guidance=2., temperature=.9, drawn=.6),
-    early=dict(interval=(.3, 1.)), falling_3=dict(falling=1.), falling_4=dict(guidance=4., falling=1.),
-    less_grain=dict(grain=.85), coarse_noise=dict(parts=(16, 1., .8)), stochastic=dict(sampler="ddpm", steps=40, temperature=1.),
-    shift_2=dict(shift=2.), even_clock=dict(ticks=True), noise_75=dict(temperature=.75), noise_75_2=dict(guidance=2., temperature=.75),
-    even_clock_calm=dict(ticks=True, grain=.92))
+    early=dict(interval=(.3, 1.)), falling_4=dict(guidance=4., falling=1.), less_grain=dict(grain=.85), coarse_noise=dict(parts=(16, 1., .8)),
+    even_clock=dict(ticks=True), colour_noise=dict(slow=1.3), early_colour=dict(interval=(.3, 1.), slow=1.3, grain=1.08))
 NOW = dict(guidance=3., temperature=.85)
 JUDGED = "accuracy", "second", "frechet", "rhythm", "coverage", "spread", "unrest", "regularity", "told_apart"
 BESIDE = dict(clock=("clock_tick", "regularity"), blades=("helicopter", "modulation"))
-STAGES = dict(kept=0., noise_20=.2, noise_40=.4, noise_60=.6, noise_80=.8)  # name -> how much of it is noise when painting begins
+ROWS = dict(  # how a table calls a row of the board or a stage
+    nobody_says="**`foley`**", nobody_says_2="guidance 2, noise times .9", early="guidance in the noisy .7 of the way only",
+    falling_4="guidance falls from 4 to 1", less_grain="grain times .85",
+    coarse_noise="noise times 1 in the first 16 latents, .8 in the others", even_clock="clocks are told even ticks",
+    colour_noise="the mean of the noise over time times 1.3", early_colour="the same, guidance in the noisy .7, grain times 1.08",
+    kept="none: round trip", noise_40=".4", noise_80=".8")
+COLUMNS = dict(accuracy="{:.2f}", second="{:.2f}", frechet="{:.0f}", rhythm="{:.2f}", coverage="{:.2f}", spread="{:.2f}", unrest="{:+.2f}",
+               told_apart="{:.2f}", clock="{:.2f}", blades="{:.1f}")
+STAGES = dict(kept=0., noise_40=.4, noise_80=.8)  # name -> how much of it is noise when painting begins
 
 
 def guided(model, cond, guidance, how):
@@ -89,6 +95,8 @@ def changed(model, how):
         model.predictor = lambda cond, guidance, *_: guided(model, cond, guidance, how)
     if "grain" in how:  # so much of the roughness that the latents left out
         model.vae.grain.register_forward_hook(lambda net, given, said: said + math.log(how["grain"]))
+    if "slow" in how:  # the share of the noise's mean over time: what the whole sound is like
+        model.sample_latents = partial(slowly, model, model.sample_latents, how["slow"])
     if "parts" in how:  # shares of the noise of the first latents, which say the most, and of the others
         model.sample_latents = partial(in_parts, model, model.sample_latents, *how["parts"])
     return model
@@ -105,6 +113,16 @@ def in_parts(model, sample, first, large, small, cond, seeds, columns, init=None
     share = torch.full((c.channels, 1, 1), small)
     share[:first] = large
     return sample(cond, seeds, columns, init, keep, noise=noise * share, **asked)
+
+
+def slowly(model, sample, slow, cond, seeds, columns, init=None, keep=None, temperature=1., **asked):
+    "Latents from noise whose mean over time has another share than what comes and goes"
+    from foleybook.core.generator import ItemNoise
+
+    c = model.vae.config
+    noise = ItemNoise(seeds).randn(c.channels, c.rows, columns)
+    mean = noise.mean(-1, keepdim=True)
+    return sample(cond, seeds, columns, init, keep, noise=temperature * (noise - mean) + slow * mean, **asked)
 
 
 def even_ticks(track):
@@ -272,9 +290,20 @@ def lines(record):
         yield f"| {name} | " + " | ".join(how.format(mean[m]) if m in mean else "" for m, how in FACTS.items()) + " |"
 
 
+def judged_lines(rows, first):
+    "Rows of the board or of the stages that ROWS has a name for, as Markdown"
+    yield f"| {first} | " + " | ".join(COLUMNS).replace("_", " ") + " |"
+    yield "|---" * (len(COLUMNS) + 1) + "|"
+    for name, row in rows.items():
+        if name in ROWS and "clock" in row:
+            yield f"| {ROWS[name]} | " + " | ".join(how.format(row[m]) for m, how in COLUMNS.items()) + " |"
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["--table"]:
-        print("\n".join(lines(json.loads(RECORD.read_text()))))
+        kept = json.loads(RECORD.read_text())
+        for told in (lines(kept), judged_lines(kept["board"], ""), judged_lines(kept["stages"], "noise")):
+            print(*told, "", sep="\n")
     elif sys.argv[1:2] == ["--board"] and len(sys.argv) > 2 and {*sys.argv[3:]} <= {*BOARD}:
         board(Path(sys.argv[2]), sys.argv[3:] or BOARD)
     elif sys.argv[1:2] == ["--stages"] and len(sys.argv) == 3:
