@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -336,7 +337,8 @@ def follow(self:LatentDiffusion,
     x = _audio_of(sound, self.sample_rate).mean(1)
     track = mel_level(log_mel(x, self.mel), self.mel)
     if track.max() < -90:
-        raise ValueError("nothing to follow: the recording is silent "
+        named = f'{sound}: ' if isinstance(sound, (str, Path)) else ''
+        raise ValueError(f"{named}nothing to follow: the recording is silent "
                          f"({track.max():.0f} dB at its loudest). Give one that can be "
                          "heard.")
     track = track - track.amax(-1, keepdim=True) + peak
