@@ -190,10 +190,11 @@ class Board(NamedTuple):
     families:tuple # names of recipes
     listener:str # recipe of the classifier in whose embeddings all is compared
     seconds:float # of each sound
+    trim:bool=False # are its recordings cut where they fall silent?
 
 BOARDS = dict( # a task with a board of its own
     digits=Board(('fsdd-patches', 'fsdd-diffwave', 'fsdd-sashimi'), 'fsdd-classifier',
-                 .6),
+                 .6, trim=True),
     oneshots=Board(('oneshot-diffwave', 'oneshot-wavenet'), 'oneshot-classifier', .6))
 
 # %% ../../nbs/judge/leaderboard.ipynb #e388f269
@@ -207,7 +208,7 @@ def board_options(
         raise ValueError(f"board={name!r} is not known. {near(name, BOARDS)}")
     b,folder = BOARDS[name],Path(out)/f'listener-{name}'
     heard = find_recipe(b.listener).train(train, folder, progress=False)
-    return dict(families=find_families(b.families), seconds=b.seconds, trim=True,
+    return dict(families=find_families(b.families), seconds=b.seconds, trim=b.trim,
                 embedder=MelEmbedder(heard.eval()))
 
 # %% ../../nbs/judge/leaderboard.ipynb #7ee149e1
