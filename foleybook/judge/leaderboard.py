@@ -126,9 +126,12 @@ AGAINST = dict(seconds_per_clip='processor seconds for one clip',
 
 # %% ../../nbs/judge/leaderboard.ipynb #94627074
 def find_families(
-    names, # of families, or of recipes; classes outside the book must be imported
+    # of families, or of recipes; classes outside the book must be imported; a dict
+    # stays as it is
+    names,
 )->dict: # name -> (module, recipe preset)
     "Competitors by name: a family stands for its quick recipe, a recipe for itself"
+    if isinstance(names, dict): return names
     recipes = all_recipes()
     if unknown := [n for n in names if n not in FAMILIES and n not in recipes]:
         raise ValueError(f"no family {unknown[0]}; there are {', '.join(FAMILIES)}, "
@@ -422,8 +425,7 @@ def leaderboard(
     **options, # of `evaluate`
 )->pd.DataFrame: # a row a family; one not there says why in `status`, and is `absent`
     "Train or load each family, sample, judge, and write the table"
-    families = FAMILIES if families is None else families
-    if not isinstance(families, dict): families = find_families(families)
+    families = find_families(FAMILIES if families is None else families)
     _check_times(options.get('times', 0))
     for name,what in families.items(): _check_folder(name, what)
     names,out,records = _folder_names(families),Path(out),{}
