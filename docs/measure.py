@@ -29,12 +29,12 @@ TABLE = "accuracy", "second", "frechet", "kernel", "rhythm", "coverage", "spread
 
 
 def judged(train, held, out, models, **options):
-    "Figures of recordings and models by name"
+    "Figures of recordings and of models, name -> folder, by name"
     from foleybook.judge.leaderboard import leaderboard
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        board = leaderboard(train, held, out, {m: str(ROOT / "foleybook/weights" / m) for m in models}, embedder="aisfx", **options)
+        board = leaderboard(train, held, out, models, embedder="aisfx", **options)
     rows = {}
     for row in board.to_dict("records"):
         found = {m: float(f"{row[m]:.4g}") for m in FIGURES if math.isfinite(row.get(m, math.nan))}
@@ -48,15 +48,15 @@ def measure(out):
     from foleybook.judge.leaderboard import split_for_judging
 
     home = Path(os.environ["FOLEYBOOK_DATA"])
-    table = open_dataset(home / "esc10")
+    table, shipped = open_dataset(home / "esc10"), {m: str(ROOT / "foleybook/weights" / m) for m in MODELS}
     rest, held, how = split_for_judging(table, 5)
-    record = dict(data="ESC-10", split=how, rows=judged(table.subset(rest), table.subset(held), out / "ten", MODELS))
+    record = dict(data="ESC-10", split=how, rows=judged(table.subset(rest), table.subset(held), out / "ten", shipped))
     free = read_free_kinds(home)
     kept, more = (free.df.split == "valid").to_numpy(), free.df.path.str.startswith("esc50_more/").to_numpy()
     free.df["split"] = ""  # said by the two tables
     record["more_kinds"] = dict(data="twenty more kinds of ESC-50", split=f"{(~kept).sum()} clips of thirty kinds to learn from, "
                                 f"{(kept & more).sum()} to judge by",
-                                rows=judged(free.subset(~kept), free.subset(kept & more), out / "more", MODELS[:2], n=4))
+                                rows=judged(free.subset(~kept), free.subset(kept & more), out / "more", {m: shipped[m] for m in MODELS[:2]}, n=4))
     return record
 
 

@@ -322,7 +322,7 @@ class Book:
         text = re.sub(r"(\]\([^)\s]+\))\{[^}\n]*\}", r"\1", text)  # attributes of links
         text = re.sub(rf"\[([^\]\n]*)\]\({self.site}/([\w/-]+)\.html(?:#([\w.]+))?\)", self.link, text)
         text = re.sub(r"\[([^\]\n]*)\]\((?:\.\./)?([\w/]+\.ipynb)(?:#[\w.-]+)?\)", self.neighbour, text)
-        text = re.sub(r"(!\[[^\]\n]*\])\(\.\./docs/images/", r"\1(images/", text)
+        text = re.sub(r"(!\[[^\]\n]*\])\((?:\.\./)+docs/images/", r"\1(images/", text)
         text = re.sub(r"(?<!!)\[([^\]\n]*)\]\(\.\./[^)\s]*\)", r"\1", text)  # files that are no pages
         text = re.sub(r"(\$\$)[ \t]*\{#([\w-]+)\}", r"\1 (\2)", text)
         text = re.sub(r"(?<!\S)@(eq-[\w-]+)", r"{eq}`\1`", text)

@@ -367,8 +367,9 @@ def noise_texture(
     device='cpu', # where it is drawn
 )->Tensor: # (n, m, f), each band with mean 0 and deviation 1
     "How the log-mel of white noise fluctuates"
+    samples = max(mel.samples(frames), mel.padding + 1) # one frame is shorter
     noise = ItemNoise(seeds, device).randn(frames * mel.hop_length if loop
-                                           else mel.samples(frames))
+                                           else samples)
     around = -(-mel.n_fft // mel.hop_length) if loop else 0
     if loop:
         at = torch.arange(-around * mel.hop_length, mel.samples(frames + around))

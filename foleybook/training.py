@@ -15,7 +15,7 @@ from .core.settings import near, SettingsError
 from .train.callback_tools import (
     device_type, exchange, forget_verdict, gradient_norm, in_float32, Kept, laid_out_as,
     load_optimizer, must_skip, trained_and_rest, unwrap)
-from .train.distributed import average_gradients, distributed, share_weights
+from .train.distributed import apart, averaged, distributed
 from .train.step_epochs import (
     StepDL, StepEpochs, StepLearner, TrainingError)
 
@@ -202,6 +202,15 @@ class AdversarialTraining(Kept):
 
 # %% ../nbs/02_training.ipynb #b297f5ae
 #| code-fold: true
+class _Verdict(nn.Module):
+    "What a discriminator loses on a pair: one forward pass for one backward pass"
+    def __init__(self, discriminator, loss):
+        super().__init__()
+        self.discriminator, self.loss = discriminator, loss
+    def forward(self, real, fake):
+        "What the discriminator loses on both"
+        return self.loss(self.discriminator(real), self.discriminator(fake))
+
 @patch
 def before_fit(self:AdversarialTraining):
     "Optimiser, loss scale and rhythm of the discriminator, as the learner's"
@@ -218,7 +227,9 @@ def before_fit(self:AdversarialTraining):
     self.accumulate = max([cb.n for cb in others
                            if isinstance(cb, GradientAccumulation)], default=1)
     self.count, self.learn.parts = 0, {}
-    share_weights(d)
+    for p in self.trained: p.requires_grad_(True)
+    self.verdict = averaged(_Verdict(d, self.discriminator_loss),
+                            any(getattr(cb, 'unused', False) for cb in others))
 
 # %% ../nbs/02_training.ipynb #93dffa24
 @patch
@@ -228,15 +239,15 @@ def discriminator_step(self:AdversarialTraining,
 ):
     "Gradients of the discriminator on both; a step, unless they are not finite"
     for p in self.trained: p.requires_grad_(True)
-    parts = self.discriminator_loss(self.discriminator(real),
-                                    self.discriminator(in_float32(fake).detach()))
-    parts = parts if isinstance(parts, dict) else {'discriminator': parts}
-    self.learn.parts = {k: v.detach() for k, v in parts.items()}
-    with torch.autocast(self.kind, enabled=False):
-        self.d_scaler.scale(sum(parts.values()).float() / self.accumulate).backward()
     self.count += 1
+    with apart(self.verdict, self.count < self.accumulate):
+        parts = self.verdict(real, in_float32(fake).detach())
+        parts = parts if isinstance(parts, dict) else {'discriminator': parts}
+        self.learn.parts = {k: v.detach() for k, v in parts.items()}
+        with torch.autocast(self.kind, enabled=False):
+            loss = sum(parts.values()).float() / self.accumulate
+            self.d_scaler.scale(loss).backward()
     if self.count < self.accumulate: return
-    average_gradients(self.trained)
     self.d_scaler.unscale_(self.optimizer)
     norm = nn.utils.clip_grad_norm_(self.trained, self.clip_norm or math.inf)
     bad, self.count = must_skip(self.optimizer, norm, self.ask), 0

@@ -164,6 +164,7 @@ def test_a_compressed_recording_stays_one(made, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("words, said", [
     (["--out", "{in}"], "is the input itself"), (["--out", "a.aup"], "name it .wav"), (["--out", "a.wav", "--format", "flac"], "different things"),
     (["--format", "mid"], "--format mid is not allowed"), (["--bits", "8"], "--bits 8 is not allowed"), (["--channels", "0"], "--channels 0"),
+    (["--channels", "7"], "Give 1 or 2"),
     (["--format", "ogg", "--bits", "24"], "ogg has none"), (["--format", "flac", "--bits", "32"], "Give 16 or 24"), (["-n", "0"], "--n 0"),
     (["--sample-rate", "7"], "--sample-rate 7"), (["--sampler", "ddim"], "cannot honour sampler"), (["--temperature", "0"], "temperature=0.0")])
 def test_what_edit_cannot_do_is_said(made, tmp_path, capsys, monkeypatch, words, said):
@@ -172,6 +173,13 @@ def test_what_edit_cannot_do_is_said(made, tmp_path, capsys, monkeypatch, words,
     before = file.read_bytes()
     assert edited(made, file, "", *[w.replace("{in}", "./in.wav") for w in words]) == 1
     assert said in capsys.readouterr().err and file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["in.wav"]
+
+
+@pytest.mark.parametrize("words", [[], ["--seconds", "0.5"]])
+def test_an_edit_that_asks_for_nothing(made, tmp_path, capsys, words):
+    file = recording(tmp_path / "in.wav")
+    assert main(["edit", str(made / "run"), str(file), "--out", str(tmp_path / "e.wav"), *words]) == 1
+    assert "in.wav: nothing is to change. Give --mask" in capsys.readouterr().err
 
 
 def test_a_result_that_replaces_a_file_says_so(made, tmp_path, capsys):

@@ -1012,6 +1012,25 @@ def test_a_task_has_a_board_of_its_own_by_one_command(toy, tmp_path, monkeypatch
         leaderboard(str(tmp_path / "clips.csv"), board="toyy", out=str(tmp_path / "c"))
 
 
+def test_a_board_ends_what_is_made_where_the_sound_ends(tmp_path):
+    "Breath 46 dB below a word is no part of it; a tail that can be heard is, and silence stays as it is"
+    class Breathing(boards.ShapedNoise):
+        def _sample(self, cond, n, seeds, seconds=None):
+            x = torch.full((n, 1, 4000), self.tail)
+            x[..., :1600] = 0.8
+            return x
+
+    model = Breathing(boards.ShapedNoiseConfig(labels=("word",), sample_rate=8000, seconds=0.5))
+    for tail, kept in ((0.004, 1600 + 160), (0.04, 4000)):
+        model.tail = tail
+        boards._sample_for(model, ["word"], 1, 0.5, 0, tmp_path / str(tail), trim=True)
+        assert sf.info(tmp_path / str(tail) / "word/000.wav").frames == kept
+    model.tail = 0.004
+    boards._sample_for(model, ["word"], 1, 0.5, 0, tmp_path / "whole")
+    assert sf.info(tmp_path / "whole/word/000.wav").frames == 4000
+    assert boards._sounding(torch.zeros(1, 4000), 8000).shape == (1, 4000)
+
+
 def test_boards_name_recipes_of_their_length():
     "A network is asked for what it was trained for, and its judge hears at its rate"
     for name, b in boards.BOARDS.items():

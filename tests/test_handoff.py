@@ -275,6 +275,7 @@ def test_morph_and_restyle(tmp_path, capsys):
     assert main(["restyle", "foley", dog, "--class", "rain", "--was", "dog_bark", "--steps", "4", "--out", str(out)]) == 0
     assert sf.info(out).frames == sf.info(dog).frames
     capsys.readouterr()
+    assert main(["morph", "foley", rain, dog, "-n", "1", "--out", str(tmp_path / "one")]) == 1 and "Give 2 or more" in capsys.readouterr().err
     assert main(["restyle", "foley", dog, "--out", str(out)]) == 1 and "Give --class, one of baby_cry" in capsys.readouterr().err
     assert main(["restyle", "pops", dog, "--class", "rain", "--out", str(out)]) == 1 and "cannot find the noise" in capsys.readouterr().err
 

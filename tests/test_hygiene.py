@@ -166,6 +166,13 @@ def test_chapters_are_chapters():
     assert [n[:2] for n in names if n != "index"] == [f"{i:02d}" for i in range(13)]
 
 
+def test_the_front_page_leads_to_every_room():
+    "Each notebook of the workshop is linked from its shelf's row"
+    page = "".join("".join(c["source"]) for c in cells_of(ROOT / "nbs/index.ipynb"))
+    rooms = [p.relative_to(ROOT / "nbs").as_posix() for p in (ROOT / "nbs").glob("*/*.ipynb") if p.parent.name != "guides"]
+    assert len(rooms) > 50 and not [r for r in rooms if f"]({r})" not in page]
+
+
 def test_notebooks_are_small():
     "Players as MP3, pictures as JPEG, few of both"
     limits = {"10_spectrogram_diffusion": 900_000,  # two halves, painting and mending, with a player for every edit

@@ -3,13 +3,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import tiny_run
+import torch
 from foleybook.apps.cli import main
 from foleybook.core.files import held_folder
-from foleybook.core.shares import Share, find_share
+from foleybook.core.shares import Share, find_share, side_by_side
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = "import tiny_run; from foleybook.__main__ import main; raise SystemExit(main())"
@@ -141,3 +144,39 @@ def test_who_started_this_process():
     grid = dict(SGE_TASK_ID="4", SGE_TASK_FIRST="2", SGE_TASK_LAST="8", SGE_TASK_STEPSIZE="2")
     assert find_share("array", grid) == Share(2, 4)
     assert sorted(i for k in range(1, 4) for i in Share(k, 3).of(range(10))) == [*range(10)]
+
+
+def test_batches_are_shared_as_one_process_makes_them():
+    wanted = [*range(11)]
+    assert [Share(k, 2).of(wanted, 4) for k in (1, 2)] == [[0, 1, 2, 3, 8, 9, 10], [4, 5, 6, 7]]
+    assert [len(Share(k, 4).of(wanted, 16)) for k in range(1, 5)] == [4, 3, 2, 2]  # too few for sixteens: pairs
+    assert Share(3, 20).of(wanted, 4) == [2] and Share(12, 20).of(wanted, 4) == []
+
+
+def test_side_by_side_keeps_order_runs_ahead_a_little_and_stops():
+    own, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        def f(k):
+            seen.append((k, torch.get_num_threads(), threading.get_ident()))
+            if k == 7: raise ValueError("seven")
+            time.sleep(0.01 * (k % 3))
+            return 10 * k
+        made = side_by_side(f, [*range(30)], 2)
+        assert [next(made) for _ in range(7)] == [0, 10, 20, 30, 40, 50, 60]
+        with pytest.raises(ValueError, match="seven"): next(made)
+        assert len(seen) <= 7 + 4 and {n for _, n, _ in seen} == {1} and len({i for *_, i in seen}) == 2
+        assert torch.get_num_threads() == 3
+    finally: torch.set_num_threads(own)
+
+
+def test_the_bytes_do_not_depend_on_the_cores(tmp_path):
+    asked = ["sample", "foley-fast", "--class", "rain", "dog_bark", "clock_tick", "-n", "2", "--batch", "2", "--seconds", "0.5", "--quiet"]
+    own = torch.get_num_threads()
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            main([*asked, "--out", str(tmp_path / str(n))])
+    finally: torch.set_num_threads(own)
+    one, two = content(tmp_path / "1"), content(tmp_path / "2")
+    assert len([f for f in one if f.endswith(".wav")]) == 6 and one == two

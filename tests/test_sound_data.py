@@ -848,6 +848,26 @@ def test_oneshots_script(tmp_path, script):
     assert (shots.df.groupby("path").start.diff().dropna() > 0.1).all()  # one behind the other, none twice
 
 
+def test_clips_without_a_licence_are_not_taken_for_free(tmp_path):
+    from foleybook.core.data_sets import read_free_kinds
+
+    data = Path(os.environ.get("FOLEYBOOK_DATA") or "none")
+    if not (data / "esc50_more").exists():
+        pytest.skip(f"no recordings at {data}")
+    (tmp_path / "esc10").symlink_to(data / "esc10")
+    (tmp_path / "esc50_more").mkdir()
+    for kind in (d for d in (data / "esc50_more").iterdir() if d.is_dir()):
+        (tmp_path / "esc50_more" / kind.name).symlink_to(kind)
+    table = pd.read_csv(data / "esc50_more/clips.csv")
+    table.to_csv(tmp_path / "esc50_more/clips.csv", index=False)
+    assert len(read_free_kinds(tmp_path)) == len(read_free_kinds(data))
+    table.loc[3, "licence"] = "CC BY-NC 3.0"
+    for told, first in ((table, "CC BY-NC 3.0"), (table.drop(columns="licence"), "none")):
+        told.to_csv(tmp_path / "esc50_more/clips.csv", index=False)
+        with pytest.raises(TableError, match=rf"no free licence, the first is esc50_more/.*\({first} in the table"):
+            read_free_kinds(tmp_path)
+
+
 def test_procedural_script(tmp_path, script):
     few = ["--n", 2, "--seconds", 0.3, "--kinds", "pops", "rain", "--quiet"]
     code, said = script("procedural.py", "--to", tmp_path, *few)

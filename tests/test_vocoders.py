@@ -12,6 +12,7 @@ import torch
 from foleybook.core import rendering
 from foleybook.audio_features import MelConfig, MelMismatch, log_mel
 from foleybook.core.feature_cache import WaveCache
+from foleybook.core.sound_files import write_audio
 from foleybook.sound_data import make_procedural
 from foleybook.core.files import CheckpointError
 from foleybook.core.generator import Pretrained
@@ -457,6 +458,15 @@ def test_export_from_a_folder(tmp_path):
     HiFiGAN(HiFiGANConfig.v3(**TINY)).save_pretrained(tmp_path / "gan")
     with pytest.raises(ValueError, match="HiFiGAN.*ISTFTVocoder"):
         export_vocoder(tmp_path / "gan", tmp_path / "v.pt2")
+
+
+@pytest.mark.parametrize("samples", [44100, 44545, 30000])
+def test_a_rendered_recording_is_as_long_as_it_was(tmp_path, samples):
+    "Also where it does not end with a whole frame"
+    vocoder = find_vocoder()
+    write_audio(tmp_path / "a.wav", 0.3 * torch.randn(1, samples).clamp(-3, 3), vocoder.mel.sample_rate)
+    made = render_file(vocoder, tmp_path / "a.wav")
+    assert made.shape[-1] == samples and made[..., -400:].abs().max() > 0
 
 
 def test_loud_mels_are_turned_down_not_clipped(tmp_path):

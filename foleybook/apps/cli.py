@@ -475,6 +475,8 @@ def _peak():
     return peak_memory_mb()
 
 # %% ../../nbs/apps/cli.ipynb #7d20e5a8
+def _counted(sounds): return f"{len(sounds)} sound" + "s" * (len(sounds) != 1)
+
 def _not_in(allowed, **given):
     "Refuse the one value that is not allowed"
     for name, value in given.items():
@@ -705,22 +707,36 @@ def _request(generator, asked, files, how, precision):
     return asked | files | plain | inputs | dict(made_by=_fingerprint(generator))
 
 # %% ../../nbs/apps/cli.ipynb #a28b35a6
+def _batches(generator, todo, asked, batch, quiet):
+    "Sounds, made one batch after the other, or several batches at once"
+    import torch
+    from foleybook.core.shares import side_by_side
+
+    def made(part):
+        labels, _, seeds = map(list, zip(*part))
+        return generator.sample(None if None in labels else labels, n=len(seeds),
+                                seed=seeds, progress=_bar(quiet), **asked)
+    parts = [todo[i : i + batch] for i in range(0, len(todo), batch)]
+    threads = torch.get_num_threads()
+    if (threads > 1 and generator.side_by_side and generator.device.type == "cpu"
+            and getattr(generator, "backend", None) is None):
+        return side_by_side(made, parts, threads)
+    return map(made, parts)
+
 def _make(generator, out, todo, asked, files, finish, batch, quiet, before):
-    "Make and save sounds, one batch after the other"
+    "Make and save sounds, batch after batch"
     from foleybook.apps.handoff import save_takes
 
     how, moments = finish
-    for i in range(0, len(todo), batch):
-        labels, _, seeds = map(list, zip(*todo[i : i + batch]))
-        made = generator.sample(None if None in labels else labels, n=len(seeds),
-                                seed=seeds, progress=_bar(quiet), **asked)
+    for made in _batches(generator, todo, asked, batch, quiet):
         if how or moments or asked["loop"]:
             save_takes(made, out, how, moments, asked["loop"], **files)
         else: made.save(out, append=True, **files)
-        _say(quiet)(f"{before + i + len(seeds)} of {before + len(todo)} sounds")
+        before, todo = before + len(made), todo[len(made):]
+        _say(quiet)(f"{before} of {before + len(todo)} sounds")
 
 # %% ../../nbs/apps/cli.ipynb #5ba0c102
-def _make_share(share, out, request, wanted, make, say):
+def _make_share(share, out, request, wanted, make, batch, say):
     "Make what is missing, alone or as one of several; sounds that others still make"
     from foleybook.core.files import held_folder
     from foleybook.core.shares import (
@@ -734,7 +750,7 @@ def _make_share(share, out, request, wanted, make, say):
     with one_at_a_time(out):
         missing = _to_make(out, request, wanted, say)
         waiting = made_in_shares(out, request)
-    mine = [w for w in share.of(wanted) if w in missing]
+    mine = [w for w in share.of(wanted, batch) if w in missing]
     if todo := [w for w in mine if w[1:] not in waiting]:
         say(f"share {share.number} of {share.parts}")
         with share_at_work(out, share, request) as folder:
@@ -894,11 +910,11 @@ def sample(
     wanted = [(c, label, seed + k) for c, label in zip(*_wishes(generator, classes))
               for k in range(per_class)]
     finish = how, sorted(float(m) for m in at or [])
+    batch = batch or generator.best_batch
     make = lambda folder, todo, before: _make(
-        generator, folder, todo, asked, files, finish, batch or generator.best_batch,
-        quiet, before)
+        generator, folder, todo, asked, files, finish, batch, quiet, before)
     others = _make_share(share, out, _request(generator, asked, files, how, precision),
-                         wanted, make, say)
+                         wanted, make, batch, say)
     if others:
         say(f"share {share.number} of {share.parts} is made; {others} sounds of other "
             f"shares are missing, the last one joins them in {out}")
@@ -911,7 +927,7 @@ def sample(
     write_text(out / "sampling.json", json.dumps(told | asked | about, indent=1))
     for file in _handed_on(out, manifest, loader): say(f"{file}")
     made = [out / r["file"] for r in rows]
-    say(f"{len(made)} sounds of {audio_info(made[0]).seconds:.2f} s in {spent:.1f} s; "
+    say(f"{_counted(made)} of {audio_info(made[0]).seconds:.2f} s in {spent:.1f} s; "
         f"peak memory {_peak():.0f} MB; {out}")
     return made
 
@@ -1010,7 +1026,7 @@ def edit(
     device: str = "auto",  # auto, cpu, cuda
     precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
     sample_rate: int = None,  # of the result, Hz (default: the file's)
-    channels: int = None,  # of the result: 1, or as many as the file has (default)
+    channels: int = None,  # of the result: 1, 2 or what the file has (default)
     format: str = None,  # wav, flac, ogg or mp3 (default: the file's)
     bits: int = None,  # per sample: 16, 24, or 32, floating (default: the file's)
     quiet: bool = False,  # print only errors
@@ -1023,7 +1039,11 @@ def edit(
     own = audio_info(input)
     info, format = _format_of(input, out, format)
     subtype = _subtype_of(info.subtype, format, bits)
-    if own.channels > 1: _not_in((1, own.channels), channels=channels)
+    _not_in((1, max(2, own.channels)), channels=channels)
+    if not (mask or loop or strength is not None) and (seconds or 0) <= own.seconds:
+        raise ValueError(f"{input}: nothing is to change. Give --mask START:END, "
+                         "--strength, --loop, or --seconds above its "
+                         f"{own.seconds:.2f}.")
     generator = load_generator(model, vocoder, device=device, adapter=adapter,
                                precision=precision)
     holes = _regions(mask)
@@ -1090,7 +1110,9 @@ def morph(
     "Make sounds that lie between two recordings"
     from foleybook.core.files import held_folder
 
-    _at_least_one(n=n - 1, steps=steps)
+    _at_least_one(steps=steps)
+    if n < 2:
+        raise ValueError(f"--n {n} is not allowed. Give 2 or more: both ends count.")
     generator = _inverting(model, device, adapter, precision, a, b)
     if len(class_ or []) > 2:
         raise ValueError(f"--class {' '.join(class_)}: give one, or one for each end.")
@@ -1098,7 +1120,8 @@ def morph(
     labels = (said[0], said[-1]) if said else None
     made = generator.morph(a, b, n, labels, seconds, steps)
     with held_folder(Path(out)): files = made.save(out, append=True)
-    _say(quiet)(f"{n} sounds of {made.audio.shape[-1] / made.sample_rate:.2f} s; {out}")
+    long = made.audio.shape[-1] / made.sample_rate
+    _say(quiet)(f"{_counted(files)} of {long:.2f} s; {out}")
     return files
 
 # %% ../../nbs/apps/cli.ipynb #1509d8d6

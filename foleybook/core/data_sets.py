@@ -251,8 +251,17 @@ def read_free_kinds(
     new = new.assign(path="esc50_more/" + new.path, label=new.label.replace(KIND_NAMES),
                      source=source)
     new["split"] = np.where(_kept_apart(new), "valid", "train")
-    return ClipTable(pd.concat([old, new], ignore_index=True).drop(columns="fold"),
-                     folder)
+    return _all_free(ClipTable(pd.concat([old, new], ignore_index=True)
+                               .drop(columns="fold"), folder))
+
+def _all_free(table):
+    "The table; a clip that nobody may give on raises"
+    bare = table.df[~table.df.path.isin(table.shippable().df.path)]
+    if not len(bare): return table
+    raise TableError(f"{table.root}: {len(bare)} clips are under no free licence, the "
+                     f"first is {bare.path.iloc[0]} ({bare.licence.iloc[0] or 'none'} "
+                     "in the table). Write in clips.csv under which of CC0 and CC BY "
+                     "they are, or take the rows out.")
 
 # %% ../../nbs/core/data_sets.ipynb #af891d99
 _ONESHOT_KINDS = ["clock_tick", "dog_bark", "door_knock", "footsteps", "mouse_click",

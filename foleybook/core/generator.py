@@ -823,28 +823,43 @@ def _joined(model, parts, n):
 
 # %% ../../nbs/core/generator.ipynb #ab7007c4
 def _audio_of(init, sample_rate):
-    "A waveform (n, c, t) from a path, `Sounds`, or a tensor at the model's rate"
+    "A waveform (n, c, t) at a rate: of a path, `Sounds`, (waveform, Hz) or a waveform"
     if isinstance(init, (str, Path)): return read_audio(init, sample_rate)[0][None]
-    if isinstance(init, Sounds):
-        return (init.audio if init.sample_rate == sample_rate
-                else resample(init.audio, init.sample_rate, sample_rate))
+    audio, rate = _recording(init, sample_rate)
+    return audio if rate == sample_rate else resample(audio, rate, sample_rate)
+
+def _waveform(init):
+    "A waveform (n, c, t) from a tensor or an array"
+    if isinstance(init, np.ndarray): init = torch.from_numpy(init.copy())
     if not torch.is_tensor(init):
-        raise ValueError(f"init={init!r} is not allowed. Give a path, Sounds or a "
-                         "waveform.")
+        raise ValueError(f"init={init!r} is not allowed. Give a path, Sounds, a "
+                         "waveform at the model's rate, or (waveform, Hz).")
+    if not init.is_floating_point():
+        raise ValueError(f"init holds {str(init.dtype).removeprefix('torch.')}. Give "
+                         "floating numbers from -1 to 1.")
     x = init.detach().cpu()
-    if (not 1 <= x.ndim <= 3 or not x.numel() or x.is_complex()
-            or not torch.isfinite(x).all()):
+    if not 1 <= x.ndim <= 3 or not x.numel() or not torch.isfinite(x).all():
         raise ValueError(f"init of shape {tuple(init.shape)} is not allowed. Give a "
                          "finite one, (c, t) or (n, c, t).")
+    if x.ndim > 1 and x.shape[-2] > max(32, x.shape[-1]):
+        raise ValueError(f"init of shape {tuple(init.shape)} has {x.shape[-2]} "
+                         "channels. Give (c, t): transpose what soundfile reads.")
     return x.float().reshape((1,) * (3 - x.ndim) + x.shape)
 
 def _recording(init, sample_rate):
     "`init` as it is, (n, c, t), and its own sample rate"
     if isinstance(init, Sounds): return init.audio, init.sample_rate
-    if not isinstance(init, (str, Path)):
-        return _audio_of(init, sample_rate), sample_rate
+    if isinstance(init, tuple) and len(init) == 2:
+        return _waveform(init[0]), _check_rate(init[1])
+    if not isinstance(init, (str, Path)): return _waveform(init), sample_rate
     x, rate = read_audio(init, mono=False)
     return x[None], rate
+
+def _check_rate(rate):
+    if not isinstance(rate, (int, float, np.number)) or not 100 <= rate <= 10**6:
+        raise ValueError(f"init=(waveform, {rate!r}) is not allowed. Give the "
+                         "waveform's rate in Hz.")
+    return int(rate)
 
 # %% ../../nbs/core/generator.ipynb #81e63e54
 def mask_samples(
@@ -1280,6 +1295,7 @@ class Generator(Pretrained):
     longest_seconds:float|None = None       # the longest it can make, s; None: no limit
     endless:bool = False                    # may it stream without end?
     best_batch:int = 16  # sounds at once that take the least time each
+    side_by_side:bool = False # do batches in threads pay more than torch's own?
 
     @property
     def sample_rate(self) -> int: # Hz
@@ -1304,7 +1320,8 @@ class Generator(Pretrained):
         # item k has seed + k, or one number each; a torch.Generator (alias generator)
         # draws one and moves on; None draws one and records it
         seed:int|None=None,
-        # start from this sound: path, `Sounds`, or waveform (c, t) at the model's rate
+        # start from this sound: path, `Sounds`, (waveform, Hz), or a waveform (c, t) at
+        # the model's rate: a tensor or an array
         init=None,
         strength:float|None=None, # how far to leave `init`, 0 to 1
         # where to make new sound within `init`: (start, end) in s, a list of such, or

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -20,6 +21,7 @@ from .generator import (
 from .half_precision import chosen_precision, held
 from .on_device import Compiles, portions
 from .rendering import find_vocoder, MelGenerator
+from .sound_files import fit_length
 from .sounds import Finish, Sounds
 from ..diffwave import diffuse, DiffusionProcess, invert_ddim
 
@@ -49,7 +51,7 @@ class LatentDiffusion(Compiles, MelGenerator):
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
                          'mask loop channels on_step progress').split())
-    best_batch, precision, drawn_levels = 8, 'float32', None # see `set_precision`
+    best_batch, side_by_side, precision, drawn_levels = 4, True, 'float32', None
 
     def __init__(self,
         config:LatentDiffusionConfig, # labels and defaults
@@ -335,7 +337,8 @@ def follow(self:LatentDiffusion,
     x = _audio_of(sound, self.sample_rate).mean(1)
     track = mel_level(log_mel(x, self.mel), self.mel)
     if track.max() < -90:
-        raise ValueError("nothing to follow: the recording is silent "
+        named = f'{sound}: ' if isinstance(sound, (str, Path)) else ''
+        raise ValueError(f"{named}nothing to follow: the recording is silent "
                          f"({track.max():.0f} dB at its loudest). Give one that can be "
                          "heard.")
     track = track - track.amax(-1, keepdim=True) + peak
@@ -483,7 +486,9 @@ def from_noise(self:LatentDiffusion,
     self.train(was)
     meta = dict(model=type(self).__name__, config_hash=self.config_hash,
                 licence=self.licence)
-    finished = Finish(self.sample_rate, samples=samples)(torch.cat(audio), last=True)
+    audio = torch.cat(audio)[..., :self.mel.samples(z.shape[-1] * self.vae.time_stride)]
+    finished = Finish(self.sample_rate, samples=audio.shape[-1])(audio, last=True)
+    finished = fit_length(finished, samples) # part of a frame is silence
     return Sounds(finished, self.sample_rate, seeds=seeds, labels=asked.names,
                   meta=meta)
 
@@ -497,9 +502,9 @@ def restyle(self:LatentDiffusion,
     steps:int=24, # each way
 )->Sounds:
     "Style transfer by inversion: the course of one sound in the voice of another class"
-    z = self.latents_of(sound)
-    seconds = self.mel.samples(z.shape[-1] * self.vae.time_stride) / self.sample_rate
-    return self.from_noise(self.hidden_noise(z, was, steps), cond, seconds,
+    x = _audio_of(sound, self.sample_rate)
+    noise = self.hidden_noise(self.latents_of(x), was, steps)
+    return self.from_noise(noise, cond, x.shape[-1] / self.sample_rate,
                            guidance=guidance, steps=steps)
 
 # %% ../../nbs/core/painting.ipynb #94815d30
@@ -525,16 +530,17 @@ def morph(self:LatentDiffusion,
     steps:int=24, # each way
 )->Sounds: # n sounds
     "From one sound to another, through the noise they come from"
-    za, zb = self.latents_of(a), self.latents_of(b)
-    length = min(za.shape[-1], zb.shape[-1])
+    both = [_audio_of(x, self.sample_rate) for x in (a, b)]
+    latents = [self.latents_of(x) for x in both]
+    length = min(z.shape[-1] for z in latents)
     found = [self.hidden_noise(z[..., :length], c, steps)
-             for z, c in zip((za, zb), labels or (None, None))]
+             for z, c in zip(latents, labels or (None, None))]
     shares = torch.linspace(0, 1, n).tolist()
     noise = torch.cat([slerp(*found, s) for s in shares])
     asked = ([{labels[0]: 1.}] * n if labels and labels[0] == labels[1] else
              [{labels[0]: 1 - s, labels[1]: s} for s in shares] if labels
              else Conditions(label=[-1] * n))
-    most = self.mel.samples(length * self.vae.time_stride) / self.sample_rate
+    most = min(x.shape[-1] for x in both) / self.sample_rate
     return self.from_noise(noise, asked, min(seconds or most, most), steps=steps)
 
 # %% ../../nbs/core/painting.ipynb #3b5e2002

@@ -444,8 +444,10 @@ def render_file(
 )->Tensor:
     "Render what is in a file"
     if Path(path).suffix != '.npy':
-        x = read_audio(path, vocoder.mel.sample_rate)[0]
-        return unclipped(vocoder.vocode(log_mel(x, vocoder.mel)).cpu())
+        x, mel = read_audio(path, vocoder.mel.sample_rate)[0], vocoder.mel
+        whole = F.pad(x, (0, -x.shape[-1] % mel.hop_length))
+        made = vocoder.vocode(log_mel(whole, mel)).cpu()
+        return unclipped(made[..., :x.shape[-1]]) # as long as the recording
     try:
         m = torch.from_numpy(np.load(path, allow_pickle=False)).float()
     except (OSError, ValueError, EOFError) as e:

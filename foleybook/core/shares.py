@@ -5,7 +5,9 @@
 # %% ../../nbs/core/shares.ipynb #5ba0c004
 #| code-fold: true
 from __future__ import annotations
-import json, os, shutil
+import json, os, shutil, torch
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +16,8 @@ from .files import CheckpointError, held_folder, read_json, write_text
 from .sounds import _free, listed_sounds, safe_name
 
 # %% auto #0
-__all__ = ['Share', 'find_share', 'one_at_a_time', 'share_folders', 'made_in_shares', 'share_at_work', 'join_shares']
+__all__ = ['Share', 'find_share', 'side_by_side', 'one_at_a_time', 'share_folders', 'made_in_shares', 'share_at_work',
+           'join_shares']
 
 # %% ../../nbs/core/shares.ipynb #5ba0c007
 class Share(NamedTuple):
@@ -24,9 +27,13 @@ class Share(NamedTuple):
 
     def of(self,
         wanted, # all sounds, in order
+        batch:int=1, # that one process would make at once
     )->list: # those that this process makes
-        "Every `parts`-th"
-        return list(wanted)[self.number - 1::self.parts]
+        "Every `parts`-th batch; a smaller one where there is none for each process"
+        wanted = list(wanted)
+        batch = max(1, min(batch, len(wanted) // self.parts))
+        return [w for i, w in enumerate(wanted)
+                if i // batch % self.parts == self.number - 1]
 
     def folder(self,
         out:Path, # folder of the request
@@ -69,6 +76,27 @@ def find_share(
         return Share(int(number), int(parts))
     raise ValueError(f"--share {text or f'{number}/{parts}'}: give K/N, as 2/8 for the "
                      "second of eight processes, or array.")
+
+# %% ../../nbs/core/shares.ipynb #5ba0c0a2
+def side_by_side(
+    f, # of a part; what it asks of torch is done in one thread
+    parts:list, # what `f` is asked for
+    threads:int, # parts at once
+): # yields f(part) in order
+    "Parts in threads of their own, few of them ahead of what is asked for"
+    own, ahead = torch.get_num_threads(), deque()
+    def alone(part):
+        torch.set_num_threads(1)
+        return f(part)
+    pool = ThreadPoolExecutor(max(1, min(threads, len(parts))))
+    try:
+        for part in parts:
+            ahead.append(pool.submit(alone, part))
+            if len(ahead) > threads: yield ahead.popleft().result()
+        while ahead: yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(own)
 
 # %% ../../nbs/core/shares.ipynb #5ba0c012
 @contextmanager

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from ..core.clip_tables import (
-    ClipTable, in_test_split, official_split, split_by_fold, split_by_source)
+from foleybook.core.clip_tables import (
+    ClipTable, in_test_split, official_split, split_by_fold, split_by_source,
+    trim_silence)
 from ..core.data_sets import open_dataset
 from ..core.files import (
     atomic_folder, CheckpointError, held_folder, TableError, write_text)
@@ -189,10 +190,11 @@ class Board(NamedTuple):
     families:tuple # names of recipes
     listener:str # recipe of the classifier in whose embeddings all is compared
     seconds:float # of each sound
+    trim:bool=False # are its recordings cut where they fall silent?
 
 BOARDS = dict( # a task with a board of its own
     digits=Board(('fsdd-patches', 'fsdd-diffwave', 'fsdd-sashimi'), 'fsdd-classifier',
-                 .6),
+                 .6, trim=True),
     oneshots=Board(('oneshot-diffwave', 'oneshot-wavenet'), 'oneshot-classifier', .6))
 
 # %% ../../nbs/judge/leaderboard.ipynb #e388f269
@@ -200,13 +202,13 @@ def board_options(
     name:str, # one of `BOARDS`
     train:ClipTable, # clips to train on, those of `leaderboard`
     out, # folder of the board; its listener is kept below it
-)->dict: # for `leaderboard`: families, seconds, embedder
+)->dict: # for `leaderboard`: families, seconds, trim, embedder
     "What a task's own board asks for; its listener is trained unless it is there"
     if name not in BOARDS:
         raise ValueError(f"board={name!r} is not known. {near(name, BOARDS)}")
     b,folder = BOARDS[name],Path(out)/f'listener-{name}'
     heard = find_recipe(b.listener).train(train, folder, progress=False)
-    return dict(families=find_families(b.families), seconds=b.seconds,
+    return dict(families=find_families(b.families), seconds=b.seconds, trim=b.trim,
                 embedder=MelEmbedder(heard.eval()))
 
 # %% ../../nbs/judge/leaderboard.ipynb #7ee149e1
@@ -323,7 +325,13 @@ def _competitor(what, train, held, folder, overrides, device, say):
     return _Entry(model, spent, 'trained')
 
 # %% ../../nbs/judge/leaderboard.ipynb #1446ce90
-def _sample_for(model, labels, n, seconds, seed, folder):
+def _sounding(x, sample_rate, below=40.):
+    "Without the ends that lie so many dB below its peak; all of a silent sound"
+    quiet = float(x.abs().max()) * 10**(-below / 20)
+    cut = trim_silence(x, sample_rate, quiet)
+    return cut if cut.shape[-1] else x
+
+def _sample_for(model, labels, n, seconds, seed, folder, trim=False):
     """n clips of each label below the folder, listed in its clips.csv; processor
     seconds for each"""
     spent,rows,names = 0.,[],_folder_names(labels)
@@ -335,7 +343,8 @@ def _sample_for(model, labels, n, seconds, seed, folder):
             spent += _processor_seconds() - began
             for i in range(len(sounds)):
                 path = f'{names[label]}/{i:03d}.wav'
-                write_audio(work/path, sounds.audio[i], sounds.sample_rate)
+                x,rate = sounds.audio[i],sounds.sample_rate
+                write_audio(work/path, _sounding(x, rate) if trim else x, rate)
                 rows.append(dict(path=path, label=label, seed=sounds.seeds[i],
                                  licence=str(sounds.meta.get('licence', ''))))
         pd.DataFrame(rows).to_csv(work/'clips.csv', index=False)
@@ -409,6 +418,7 @@ def leaderboard(
     overrides:dict=None, # fields to change where a recipe has them: dict(steps=200)
     device='cpu', # where models train and sample
     progress:bool=True, # say what is done
+    trim:bool=False, # cut off ends of what is made that are 40 dB below its peak
     **options, # of `evaluate`
 )->pd.DataFrame: # a row a family; one not there says why in `status`, and is `absent`
     "Train or load each family, sample, judge, and write the table"
@@ -434,7 +444,7 @@ def leaderboard(
             enter = partial(_competitor, what, train, reference, out/names[name],
                             overrides or {}, device, partial(say, name))
             draw = partial(_sample_for, labels=held.labels, n=n, seconds=seconds,
-                           seed=seed, folder=out/names[name]/'samples')
+                           seed=seed, folder=out/names[name]/'samples', trim=trim)
             rows.append(_tried(dict(family=name, folder=names[name]), enter, draw,
                                partial(judge, name, against=held), partial(say, name)))
         return _written(pd.DataFrame(rows), records, out)

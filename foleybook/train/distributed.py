@@ -6,7 +6,7 @@
 #| code-fold: true
 from __future__ import annotations
 import os, re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 import torch
 from accelerate import DistributedDataParallelKwargs
 from fastai.callback.progress import ProgressCallback
@@ -15,34 +15,29 @@ from fastai.learner import Learner
 from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from .step_epochs import StepDL, TrainingError
 
 # %% auto #0
-__all__ = ['average_gradients', 'share_weights', 'Distributed', 'distributed']
+__all__ = ['averaged', 'apart', 'Distributed', 'distributed']
 
 # %% ../../nbs/train/distributed.ipynb #3e7141eb
-def average_gradients(
-    params:list, # parameters, the same in every process
-):
-    "Mean of the gradients over all processes, for a module that is not wrapped"
-    if num_distrib() <= 1 or not torch.distributed.is_initialized(): return
-    for p in params:
-        if p.grad is None: p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.flatten() for p in params])
-    torch.distributed.all_reduce(flat)
-    parts = flat.div_(num_distrib()).split([p.numel() for p in params])
-    for p, g in zip(params, parts): p.grad.copy_(g.view_as(p))
+def averaged(
+    module:nn.Module, # of the same shape in every process
+    unused:bool=False, # a step may leave some weights without a gradient
+)->nn.Module: # itself where there is one process
+    "Gradients become the mean over all processes while `backward` still runs"
+    if num_distrib() <= 1 or not torch.distributed.is_initialized(): return module
+    return DistributedDataParallel(module, broadcast_buffers=False,
+                                   find_unused_parameters=unused)
 
 # %% ../../nbs/train/distributed.ipynb #6f450f90
-def share_weights(
-    module:nn.Module, # of the same shape in every process
-):
-    "Every process takes the weights and buffers of the first"
-    if num_distrib() <= 1 or not torch.distributed.is_initialized(): return
-    for t in module.state_dict().values():
-        whole = t.contiguous()
-        torch.distributed.broadcast(whole, 0)
-        t.copy_(whole)
+def apart(
+    module:nn.Module, # of `averaged`
+    on:bool=True, # False: nothing changes
+): # a context for forward and backward
+    "Inside, each process adds up gradients of its own: not the last of several batches"
+    return module.no_sync() if on and hasattr(module, 'no_sync') else nullcontext()
 
 # %% ../../nbs/train/distributed.ipynb #e501e01e
 #| code-fold: true
@@ -59,6 +54,7 @@ def _broadcast(self:DistributedDL, t, rank):
 #| code-fold: true
 class Distributed(DistributedTrainer):
     "fastai's trainer, with a `StepDL` told its share instead of being wrapped"
+    unused = False # see `distributed`
     def before_fit(self):
         for dl in self.dls:
             if isinstance(dl, StepDL): dl.rank, dl.world = rank_distrib(), num_distrib()
@@ -87,6 +83,7 @@ def distributed(
     options = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
     trainer = Distributed(sync_bn=not cpu, cpu=cpu, kwargs_handlers=options,
                           **accelerator)
+    trainer.unused = unused
     bars = [cb for cb in learn.cbs
             if rank_distrib() and isinstance(cb, ProgressCallback)]
     learn.remove_cbs(bars); learn.add_cb(trainer)

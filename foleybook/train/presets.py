@@ -309,12 +309,12 @@ _add('fsdd-patches', SMALL, 'train.diffwave.PatchDiffusionRecipe',
 _ONESHOT = _PATCHES | dict(ema=.995, peak=.8, balance=1.)
 _add('oneshot-diffwave', SMALL, 'train.diffwave.PatchDiffusionRecipe',
      'chapter 08: barks, knocks and clicks',
-     **_ONESHOT, model=dict(net=dict(patch=96), seconds=.6, guidance=2.))
+     **_ONESHOT, model=dict(net=dict(patch=96), seconds=.6, guidance=3.))
 _add('oneshot-wavenet', SMALL, 'train.diffwave.DiffWaveRecipe',
      'the same by a WaveNet of that size, at that cost',
      **_ONESHOT | dict(steps=4000), model=dict(net=dict(channels=176,
      skip_channels=176, n_layers=16, cycle=8, patch=32, gain=True), seconds=.6,
-     steps=12, guidance=2.))
+     steps=12, guidance=3.))
 
 # %% ../../nbs/train/presets.ipynb #466926ff
 _S4D = dict(
