@@ -220,7 +220,8 @@ def read_frame(
         elif c in _NUMERIC:
             raise TableError(f"{csv}: column {c!r} holds {wrong.iloc[0]!r}. Use "
                              "numbers.")
-        if c in _NUMERIC and (odd := df[c][number.isin([np.inf, -np.inf]) | (number < 0)]).size:
+        odd = df[c][number.isin([np.inf, -np.inf]) | (number < 0)]
+        if c in _NUMERIC and odd.size:
             raise TableError(f"{csv}: column {c!r} holds {odd.iloc[0]}. Use numbers "
                              "from 0 on.")
     return df

@@ -283,10 +283,10 @@ class Cascade(MelGenerator):
             "it again on the codes of this one.")
         expected = c.code_shape(p.code_shape[-1] * c.time_stride)
         if tuple(p.code_shape) != tuple(expected) or p.n_codes != c.n_codes:
-            raise CodeError(f"the prior draws maps {tuple(p.code_shape)} of "
-                            f"{p.n_codes} codes, the codebook reads maps {tuple(expected)} of "
-                            f"{c.n_codes} codes. Join it with the codebook it was "
-                            "trained on.")
+            raise CodeError(
+                f"the prior draws maps {tuple(p.code_shape)} of {p.n_codes} codes, the "
+                f"codebook reads maps {tuple(expected)} of {c.n_codes} codes. Join it "
+                "with the codebook it was trained on.")
         c.mel.require(self.vocoder.mel, f'the vocoder ({type(self.vocoder).__name__})')
 
     def sample_mel(self,

@@ -53,8 +53,8 @@ def _class_names(folders):
 
 # %% ../../nbs/core/data_sets.ipynb #42543b63
 # what libsndfile reads
-AUDIO_SUFFIXES = {f".{s}" for s in """wav wave bwf wavex rf64 w64 flac ogg oga opus mp3 aif
-    aiff aifc au snd caf voc sph nist sf paf pvf svx avr htk wve xi sds""".split()}
+AUDIO_SUFFIXES = {f".{s}" for s in """wav wave bwf wavex rf64 w64 flac ogg oga opus mp3
+    aif aiff aifc au snd caf voc sph nist sf paf pvf svx avr htk wve xi sds""".split()}
 
 # %% ../../nbs/core/data_sets.ipynb #d3ecaf61
 #| code-fold: true

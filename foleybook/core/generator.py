@@ -304,12 +304,8 @@ def _model_card(model):
     told = {k: v for k, v in model.card.items() if k not in ('metrics', 'licence')}
     simple = model.licence.replace('-', '').replace('.', '').isalnum()
     lines = ['---', f"license: {model.licence.lower() if simple else 'other'}",
-             'library_name: '
-                                                                               'foleybook',
-             'tags: [audio, foley]', '---', f'# {name}', '', f'{size:,} parameters, '
-                                                             'config '
-                                                             f'{model.config_hash}.',
-                                                             '',
+             'library_name: foleybook', 'tags: [audio, foley]', '---', f'# {name}', '',
+             f'{size:,} parameters, config {model.config_hash}.', '',
              f'- **licence**: {model.licence}',
              *(f'- **{key}**: {value}' for key, value in told.items())]
     numbers = {k: f'{v:.4g}' if isinstance(v, float) else v
@@ -475,8 +471,9 @@ def _made_of(settings, where, most=2**22):
     try: yield
     except (SettingsError, ArithmeticError, AssertionError, AttributeError, LookupError,
             MemoryError, RuntimeError, TypeError, ValueError) as e:
-        if isinstance(e, CheckpointError) or (type(e).__module__.startswith('foleybook')
-                                              and not isinstance(e, SettingsError)): raise
+        ours = type(e).__module__.startswith('foleybook')
+        if isinstance(e, CheckpointError) or ours and not isinstance(e, SettingsError):
+            raise
         told = str(e) if isinstance(e, (SettingsError, ValueError)) else (
             f'{type(e).__name__}: {str(e)[:200]}')
         raise CheckpointError(f"{where}: the settings make no model ({told}). Copy the "

@@ -6,7 +6,7 @@
 #| code-fold: true
 from __future__ import annotations
 import hashlib, importlib, itertools, json, math, os, re, sys, time, typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,8 +96,8 @@ class ShapedNoiseRecipe(Recipe):
         "Fit and save"
         table = (data if isinstance(data, ClipTable) else open_dataset(data)).check()
         table = table.subset(~in_test_split(table.df))
-        model = ShapedNoise(ShapedNoiseConfig(**vars(self.model)
-                                              | dict(labels=tuple(table.labels)))).fit(table)
+        config = replace(self.model, labels=tuple(table.labels))
+        model = ShapedNoise(config).fit(table)
         model.save_pretrained(out, self.card(table))
         return model.eval()
 
@@ -389,8 +389,8 @@ def _tried(row, enter, draw, judge, say):
     try:
         model,row['training_seconds'],row['status'],row['absent'] = enter()
         if model is not None and not model.labels:
-            model,row['status'],row['absent'] = (None,'knows no classes to be asked for',
-                                                 True)
+            model = None
+            row |= dict(status='knows no classes to be asked for', absent=True)
         if model is None: return row
         row['parameters'] = sum(p.numel() for p in model.parameters())
         say('sampling')
@@ -437,7 +437,8 @@ def leaderboard(
         records[family] = (result := measure(clips, against)).record
         return _values(result)
     with held_folder(out):
-        real = dict(family='held-out recordings', status='real', absent=False, folder='')
+        real = dict(family='held-out recordings', status='real', absent=False,
+                    folder='')
         halves = (held.subset(range(k, len(held), 2)) for k in (0, 1))
         apart = _real_apart(seen, held, seed, **options)
         rows = [real | judge(real['family'], *halves) | apart]

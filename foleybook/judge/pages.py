@@ -67,8 +67,8 @@ TEMPLATES = {'base.html': """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'{% block
-  policy %}{% endblock %}">
+content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'{%
+  block policy %}{% endblock %}">
 <title>{{ title }}</title>
 <style>{{ style }}{% block style %}{% endblock %}</style>
 </head>

@@ -49,12 +49,14 @@ class Way:
     def hash(self)->str:
         """Changes with the weights and with what is done besides, such as rounds of
         Griffin-Lim"""
-        told = f'{self.mel.hash} {type(self.voice).__name__} {getattr(self.voice, "n_iter", "")}'
+        rounds = getattr(self.voice, 'n_iter', '')
+        told = f'{self.mel.hash} {type(self.voice).__name__} {rounds}'
         h = hashlib.sha256(told.encode())
         for part in (self.voice, self.codebook):
             h.update(getattr(part, 'config_hash', '').encode())
             for k,v in part.state_dict().items() if part else ():
-                h.update(k.encode() + v.detach().float().cpu().contiguous().numpy().tobytes())
+                held = v.detach().float().cpu().contiguous().numpy()
+                h.update(k.encode() + held.tobytes())
         return h.hexdigest()[:12]
 
     @torch.no_grad()

@@ -643,7 +643,8 @@ def read_images(
                'slice'} - set([] if table is None else table.column_names)
     if missing:
         raise CheckpointError(f"{folder}: no {', '.join(sorted(missing))} to train on. "
-                              "Give a data set of pictures as audio-diffusion makes it.")
+                              "Give a data set of pictures as audio-diffusion makes "
+                              "it.")
     images = [torch.from_numpy(np.array(x.convert('L'))) for x in table['image']]
     return torch.stack(images), list(table['audio_file']), list(table['slice'])
 

@@ -45,7 +45,8 @@ def _upsampling_sizes(state, up, where):
                                for j in range(n)],
         resblock_dilation_sizes=[(d + d)[:s] for d,s in zip(usual * n, steps)])
 
-_AUDYN = re.compile(r'^backbone\.(\d+)\.(?:(upsample)|backbone\.(\d+)\.backbone\.(\d+)\.'
+_AUDYN = re.compile(r'^backbone\.(\d+)\.(?:(upsample)|'
+                    r'backbone\.(\d+)\.backbone\.(\d+)\.'
                     r'(conv1d_in|conv1d_out|conv1d)(?:\.conv1d)?)\.(\w+)$')
 
 # %% ../../nbs/published/audyn.ipynb #bf76b0ca

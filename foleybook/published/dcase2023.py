@@ -445,8 +445,8 @@ def _fit(
     off"""
     if len(shape) != 3:
         return value
-    value = value.flatten(2) if value.ndim > 3 else value.reshape(*value.shape,
-                                                                  *[1] * (3 - value.ndim))
+    value = (value.flatten(2) if value.ndim > 3
+             else value.reshape(*value.shape, *[1] * (3 - value.ndim)))
     return value[:, :, :shape[2]].contiguous()
 
 # %% ../../nbs/published/dcase2023.ipynb #0634f41a

@@ -197,7 +197,8 @@ def _own_state(sd):
                                               any(k.endswith('embedder.bias')
                                                   for k in sd))
             value = value[..., 0] if value.ndim == 3 else value
-            new[f"prefix.{'features' if seen else 'label'}.{key.rpartition('.')[2]}"] = value
+            kind = 'features' if seen else 'label'
+            new[f"prefix.{kind}.{key.rpartition('.')[2]}"] = value
         else: new['tokens.weight' if key == 'tok_emb.weight' else key] = value
     return new
 
@@ -234,7 +235,8 @@ def from_original(cls:CodeGPT,
     order = 'columns'
     if index is not None: code_shape, order = _read_order(index, code_shape)
     elif code_shape is None:
-        code_shape = (5, (block - (label is not None)) // 5) if seen is None else (5, 53)
+        columns = 53 if seen is not None else (block - (label is not None)) // 5
+        code_shape = (5, columns)
     rows = block - math.prod(code_shape) - (label is not None)
     kind = {(True, True): 'both', (True, False): 'features',
             (False, True): 'class'}.get(

@@ -363,8 +363,8 @@ def load_newest(self:Checkpoint):
             warnings.warn(f"{e} It is set aside; falling back to the checkpoint before "
                           "it.")
             if not rank_distrib():
-                os.replace(folder,
-                           folder.with_name(f'{folder.name}.{secrets.token_hex(3)}.damaged'))
+                aside = f'{folder.name}.{secrets.token_hex(3)}.damaged'
+                os.replace(folder, folder.with_name(aside))
             continue
         return self.restore(folder, *loaded)
 

@@ -44,8 +44,8 @@ class ReflowRecipe(LoopRecipe):
         "Four sounds of the copy as it is"
         from foleybook.training import unwrap
 
-        return self.joined(learn.dls.teacher, unwrap(learn.model)).sample(n=4, seed=0,
-                                                                          progress=False)
+        model = self.joined(learn.dls.teacher, unwrap(learn.model))
+        return model.sample(n=4, seed=0, progress=False)
 
     def joined(self, teacher, backbone)->LatentDiffusion:
         "The teacher with a new backbone and few steps"

@@ -149,8 +149,8 @@ def _check_recipe(recipe):
                             "out.")
     try: recipe.torch_device
     except RuntimeError:
-        raise SettingsError(
-            f"device={recipe.device!r} is not known. Give auto, cpu, cuda or cuda:1.") from None
+        raise SettingsError(f"device={recipe.device!r} is not known. Give auto, cpu, "
+                            "cuda or cuda:1.") from None
     for name, remedy in recipe.unused().items():
         if (value := _at(recipe, name)) != _usual(recipe, name):
             if isinstance(value, Recipe): value = value.name or type(value).__name__
