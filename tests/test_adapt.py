@@ -13,16 +13,19 @@ import torch
 
 import foleybook as fb
 from foleybook.apps.cli import main
+from foleybook.audio_features import log_mel
 from foleybook.core.clip_tables import ClipTable
+from foleybook.core.feature_cache import MelCache
 from foleybook.core.files import CheckpointError, TableError, read_safetensors, write_safetensors
 from foleybook.core.generator import Conditions, Pretrained
 from foleybook.core.low_rank import LowRank, differences, open_differences, put_on, weights_digest, with_adapters
 from foleybook.core.settings import SettingsError
-from foleybook.core.sound_files import write_audio
+from foleybook.core.sound_files import read_audio, write_audio
+from foleybook.core.sounds import Sounds
 from foleybook.sound_data import procedural_sound
 from foleybook.spectrogram_diffusion import FlowConfig, FlowTransformer, LatentDiffusion, LatentDiffusionConfig, MelVAE, MelVAEConfig
 from foleybook.train.adapters import (
-    METHODS, AdaptRecipe, Ears, adapt, clips_to_learn, fresh_differences, lengths_told, nearest_kinds, shifted_distance)
+    METHODS, AdaptRecipe, Ears, adapt, clips_to_learn, fresh_differences, lengths_told, nearest_kinds, nearness, shifted_distance)
 
 RATE = 22050
 SMALL = dict(steps=4, epoch_steps=2, batch_size=4, embedder="", precision="float32", listen_steps=2, listen_sounds=2)
@@ -468,20 +471,17 @@ def test_one_recording_of_a_kind_is_no_reason_to_warn(sounds):
 
 def test_the_last_of_many_clips_is_looked_at(tmp_path):
     "What clips are from each other is told by forty of them; how near a sound is, by all"
-    from foleybook.core.feature_cache import MelCache
-    from foleybook.core.sounds import Sounds
-    from foleybook.train.adapters import nearness
-
     model, folder = small_base(), tmp_path / "mine" / "tone"
     folder.mkdir(parents=True)
-    for k in range(45):
+    for k in range(44):
         write_audio(folder / f"{k:02}.wav", procedural_sound("footstep", 0.5, seed=k), RATE)
+    write_audio(folder / "44.wav", torch.randn(1, RATE // 2, generator=torch.Generator().manual_seed(0)) * .1, RATE)
     table = clips_to_learn(tmp_path / "mine", 0.5)
     cache = MelCache.build(table, model.mel, 1.0, tmp_path / "cache", progress=False, fit="pad")
-    last, rate = fb.core.sound_files.read_audio(table.files()[-1], model.sample_rate)
-    made = Sounds(last[None, :1], rate, labels=["tone"])
+    made = Sounds(read_audio(table.files()[-1], model.sample_rate)[0][None], model.sample_rate, labels=["tone"])
     near, apart = nearness(AdaptRecipe(labels=("tone",), device="cpu").use(model), cache, made)
-    assert near[0] < 0.5 < apart[0], (near, apart)
+    far = shifted_distance(log_mel(made.audio.mean(1), model.mel), torch.from_numpy(np.array(cache.mels)).float())[0]
+    assert int(far.argmin()) == 44 and near[0] == far[44] < far[:40].min() - 2 and 0 < apart[0] < 20
 
 
 def test_a_shifted_copy_is_near():
