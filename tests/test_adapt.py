@@ -606,11 +606,13 @@ def test_a_studio_with_an_adapter(first, learned, monkeypatch):
 
     seen = []
     def studio(model, *given):
-        seen.append(model.labels)
+        seen.append((model.labels, model.backend))
         raise KeyboardInterrupt  # as somebody who closes it at once
     monkeypatch.setattr(serve, "Studio", studio)
+    monkeypatch.setattr("foleybook.core.on_device.shutil.which", lambda name: name)  # a compiler, whether there is one or not
     assert main(["serve", str(first), "--adapter", f"{learned}:0.5", "--quiet"]) == 0
-    assert seen == [["rain", "dog", "crow"]]
+    assert main(["serve", str(first), "--compile", "--quiet"]) == 0
+    assert seen == [(["rain", "dog", "crow"], None), (["rain", "dog"], "inductor")]
 
 
 def test_verbs_that_do_not(first, learned, tmp_path, capsys):
