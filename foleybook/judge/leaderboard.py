@@ -422,8 +422,7 @@ def leaderboard(
     **options, # of `evaluate`
 )->pd.DataFrame: # a row a family; one not there says why in `status`, and is `absent`
     "Train or load each family, sample, judge, and write the table"
-    families = FAMILIES if families is None else families
-    if not isinstance(families, dict): families = find_families(families)
+    families = find_families(FAMILIES if families is None else families)
     _check_times(options.get('times', 0))
     for name,what in families.items(): _check_folder(name, what)
     names,out,records = _folder_names(families),Path(out),{}
@@ -435,11 +434,10 @@ def leaderboard(
         records[family] = (result := measure(clips, against)).record
         return _values(result)
     with held_folder(out):
-        real = dict(family='held-out recordings', status='real', absent=False,
-                    folder='')
+        top = dict(family='held-out recordings', status='real', absent=False, folder='')
         halves = (held.subset(range(k, len(held), 2)) for k in (0, 1))
         apart = _real_apart(seen, held, seed, **options)
-        rows = [real | judge(real['family'], *halves) | apart]
+        rows = [top | judge(top['family'], *halves) | apart]
         for name,what in families.items():
             enter = partial(_competitor, what, train, reference, out/names[name],
                             overrides or {}, device, partial(say, name))
