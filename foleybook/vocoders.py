@@ -251,12 +251,23 @@ def fitted(self:ISTFTVocoder,
     wanted:Tensor, # mel, not its logarithm, (b, f, m)
 )->Tensor: # magnitudes, (b, f, bins)
     "The magnitudes, nearer to having the mel that is wanted"
-    power = self.mel.power
+    power,plays = self.mel.power,'fft' not in vars(self) and wanted.ndim == mag.ndim
     energy = mag if power == 1 else mag ** power
-    for _ in range(self.config.fits):
-        ratio = (wanted / (energy @ self.basis).clamp_min(1e-7)).clamp(1e-3, 1e3)
-        energy = energy * (ratio @ self.share + self.bare)
+    if plays and _by_kernel(mag, self.mel.n_fft): energy = _by_bands(self, energy, wanted)
+    else:
+        for _ in range(self.config.fits):
+            ratio = (wanted / (energy @ self.basis).clamp_min(1e-7)).clamp(1e-3, 1e3)
+            energy = energy * (ratio @ self.share + self.bare)
     return energy if power == 1 else energy ** (1 / power)
+
+def _by_bands(model, energy, wanted):
+    "`fitted` where nobody wants gradients: of a matrix only what is not 0"
+    down,up = model.basis.T.to_sparse(),model.share.T.to_sparse()
+    e,w = (z.flatten(0, -2).T.contiguous() for z in (energy, wanted))
+    for _ in range(model.config.fits):
+        ratio = (w / (down @ e).clamp_min(1e-7)).clamp(1e-3, 1e3)
+        e = e * (up @ ratio + model.bare[:, None])
+    return e.T.contiguous().view_as(energy)
 
 # %% ../nbs/03_vocoders.ipynb #07544220
 @patch

@@ -13,16 +13,19 @@ import torch
 
 import foleybook as fb
 from foleybook.apps.cli import main
+from foleybook.audio_features import log_mel
 from foleybook.core.clip_tables import ClipTable
+from foleybook.core.feature_cache import MelCache
 from foleybook.core.files import CheckpointError, TableError, read_safetensors, write_safetensors
 from foleybook.core.generator import Conditions, Pretrained
 from foleybook.core.low_rank import LowRank, differences, open_differences, put_on, weights_digest, with_adapters
 from foleybook.core.settings import SettingsError
-from foleybook.core.sound_files import write_audio
+from foleybook.core.sound_files import read_audio, write_audio
+from foleybook.core.sounds import Sounds
 from foleybook.sound_data import procedural_sound
 from foleybook.spectrogram_diffusion import FlowConfig, FlowTransformer, LatentDiffusion, LatentDiffusionConfig, MelVAE, MelVAEConfig
 from foleybook.train.adapters import (
-    METHODS, AdaptRecipe, Ears, adapt, clips_to_learn, fresh_differences, lengths_told, nearest_kinds, shifted_distance)
+    METHODS, AdaptRecipe, Ears, adapt, clips_to_learn, fresh_differences, lengths_told, nearest_kinds, nearness, shifted_distance)
 
 RATE = 22050
 SMALL = dict(steps=4, epoch_steps=2, batch_size=4, embedder="", precision="float32", listen_steps=2, listen_sounds=2)
@@ -185,11 +188,42 @@ def test_guidance_leads_away_from_the_base(first):
     assert torch.allclose(drawn(away, "crow", seconds=1.5), drawn(away, "crow", seconds=1.5))  # several windows
 
 
-def test_old_kinds_stay_the_base_bit_for_bit(first):
+def test_guidance_leads_away_from_half_of_the_change(first):
+    "A new kind and a known one in one batch, alone and mixed: each led away from its own side"
+    model = fb.load(str(first))
+    own = random_differences(model, ("crow",))
+    own.config.sampling = dict(null="half")
+    on = put_on(model, (own, 1.0))
+    plain = copy.deepcopy(own)
+    plain.config.sampling = {}
+    whole, half = (put_on(model, (plain, s)).backbone for s in (1.0, 0.5))
+    x, t = torch.randn(4, *model.vae.encode(torch.zeros(1, model.mel.n_mels, 16)).shape[1:3], 4), torch.full((4,), 500.0)
+    cond = Conditions(label=[2, 0, 2, 1])
+    with torch.no_grad():
+        said = on.predictor(cond, 3.0)(x, t)
+        asked = torch.where(torch.tensor([1, 0, 1, 0]).bool().view(-1, 1, 1, 1), whole(x, t, cond), model.backbone(x, t, Conditions(label=[0, 0, 0, 1])))
+        nothing = Conditions(label=[-1] * 4)
+        away = torch.where(torch.tensor([1, 0, 1, 0]).bool().view(-1, 1, 1, 1), half(x, t, nothing), model.backbone(x, t, nothing))
+        torch.testing.assert_close(said, away + 3 * (asked - away), atol=1e-5, rtol=1e-4)
+        mixed = Conditions(shares=[[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]])
+        said, far = on.predictor(mixed, 3.0)(x[:2], t[:2]), torch.zeros(2, 3)
+        whole, half, base = whole(x[:2], t[:2], mixed), half(x[:2], t[:2], Conditions(shares=far)), model.backbone(x[:2], t[:2], Conditions(shares=far[:, :2]))
+        known = model.backbone(x[:2], t[:2], Conditions(shares=mixed.shares[:, :2]))
+        torch.testing.assert_close(said[0], (half + 3 * (whole - half))[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(said[1], (base + 3 * (known - base))[1], atol=1e-5, rtol=1e-4)
+    assert torch.equal(drawn(on, "crow", guidance=0.0), drawn(model, "rain", guidance=0.0))  # asked by nothing: the base
+    before = copy.deepcopy(own)
+    before.config = replace(own.config, labels=("owl",), sampling=dict(null="base"))
+    both = [put_on(model, *pairs) for pairs in (((own, 1.0), (before, 0.5)), ((before, 0.5), (own, 1.0)))]
+    torch.testing.assert_close(drawn(both[0], "crow"), drawn(both[1], "crow"), atol=1e-4, rtol=1e-3)  # in any order
+
+
+@pytest.mark.parametrize("null", ["base", "half"])
+def test_old_kinds_stay_the_base_bit_for_bit(first, null):
     "At full strength, whatever was learned: the base answers for the kinds it knew, alone or mixed, followed or lengthened"
     model = fb.load(str(first))
     own = random_differences(model, ("crow",))
-    own.config.sampling = dict(null="base")
+    own.config.sampling = dict(null=null)
     on = put_on(model, (own, 1.0))
     for asked in (dict(label="rain"), dict(label={"rain": 0.3, "dog": 0.7}), dict(label="dog", seconds=1.5), dict(label=["rain", "dog"], guidance=2.0)):
         assert torch.equal(drawn(on, **asked), drawn(model, **asked)), asked
@@ -435,6 +469,21 @@ def test_one_recording_of_a_kind_is_no_reason_to_warn(sounds):
             assert ears.listener(which) is not None
 
 
+def test_the_last_of_many_clips_is_looked_at(tmp_path):
+    "What clips are from each other is told by forty of them; how near a sound is, by all"
+    model, folder = small_base(), tmp_path / "mine" / "tone"
+    folder.mkdir(parents=True)
+    for k in range(44):
+        write_audio(folder / f"{k:02}.wav", procedural_sound("footstep", 0.5, seed=k), RATE)
+    write_audio(folder / "44.wav", torch.randn(1, RATE // 2, generator=torch.Generator().manual_seed(0)) * .1, RATE)
+    table = clips_to_learn(tmp_path / "mine", 0.5)
+    cache = MelCache.build(table, model.mel, 1.0, tmp_path / "cache", progress=False, fit="pad")
+    made = Sounds(read_audio(table.files()[-1], model.sample_rate)[0][None], model.sample_rate, labels=["tone"])
+    near, apart = nearness(AdaptRecipe(labels=("tone",), device="cpu").use(model), cache, made)
+    far = shifted_distance(log_mel(made.audio.mean(1), model.mel), torch.from_numpy(np.array(cache.mels)).float())[0]
+    assert int(far.argmin()) == 44 and near[0] == far[44] < far[:40].min() - 2 and 0 < apart[0] < 20
+
+
 def test_a_shifted_copy_is_near():
     x = torch.full((3, 128, 80), -11.0)
     x[:, :, 20:40] = torch.randn(3, 128, 20) - 3
@@ -557,11 +606,13 @@ def test_a_studio_with_an_adapter(first, learned, monkeypatch):
 
     seen = []
     def studio(model, *given):
-        seen.append(model.labels)
+        seen.append((model.labels, model.backend))
         raise KeyboardInterrupt  # as somebody who closes it at once
     monkeypatch.setattr(serve, "Studio", studio)
+    monkeypatch.setattr("foleybook.core.on_device.shutil.which", lambda name: name)  # a compiler, whether there is one or not
     assert main(["serve", str(first), "--adapter", f"{learned}:0.5", "--quiet"]) == 0
-    assert seen == [["rain", "dog", "crow"]]
+    assert main(["serve", str(first), "--compile", "--quiet"]) == 0
+    assert seen == [(["rain", "dog", "crow"], None), (["rain", "dog"], "inductor")]
 
 
 def test_verbs_that_do_not(first, learned, tmp_path, capsys):

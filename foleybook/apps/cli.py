@@ -1789,6 +1789,7 @@ def serve(
     port: int = 0,  # of the page on this machine (default: any that is free)
     device: str = "auto",  # auto, cpu, cuda
     precision: str = "float32",  # of the weights: bf16, int8 or auto, as in sample
+    compile: bool = False,  # the repeated step: anew for every length and number
     browser: bool = True,  # open the page where there is a screen
     quiet: bool = False,  # print only the address and errors
 ):
@@ -1796,7 +1797,7 @@ def serve(
     from foleybook.apps.serve import Desk, Studio
 
     generator = load_generator(model, device=device, adapter=adapter,
-                               precision=precision)
+                               precision=precision, compile=compile)
     try:
         desk = Desk(Studio(generator, Path(model).name, out or None), port)
         try:

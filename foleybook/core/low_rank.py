@@ -36,7 +36,8 @@ class LowRankConfig:
     rows:dict = field(default_factory=dict)
     labels:tuple[str, ...] = () # classes with rows of their own: new, or improved
     # what `sample` uses where it is not told otherwise: steps, guidance, sampler ...;
-    # null='base': the base answers what is asked by nothing, or by other classes
+    # null='base': the base answers what is asked by nothing, or by other classes;
+    # 'half': and guidance towards a new class leads away from half of the change
     sampling:dict = field(default_factory=dict)
     # how many rows have a length that is learned, by name of those factors (DoRA)
     lengths:dict = field(default_factory=dict)
@@ -244,9 +245,15 @@ def put_on(
     if more := labels[len(known):]:
         _widened(part, known, more, {k for o, _ in on for k in o.config.rows})
     alone = getattr(model, name).state_dict()
-    for own, strength in on: own.add_to(part, labels, strength, alone)
-    if sampling.get('null') == 'base':
-        part = NullFromBase(part, getattr(model, name), [labels.index(l) for l in seen])
+    nulls = {o.config.sampling.get('null') for o, _ in on}
+    half = copy.deepcopy(part) if 'half' in nulls else None
+    for own, strength in on:
+        own.add_to(part, labels, strength, alone)
+        if own.config.sampling.get('null') == 'half':
+            own.add_to(half, labels, strength / 2, alone)
+    if 'base' in nulls or 'half' in nulls:
+        brought = [labels.index(l) for l in seen]
+        part = NullFromBase(part, getattr(model, name), brought, half)
     twin = _twin(model, name, part, labels, sampling).eval()
     twin.card, twin.beside = _card_with(model, on), dict(model.beside)
     return twin
@@ -258,14 +265,28 @@ class NullFromBase(Pretrained):
         adapted:nn.Module, # knows the classes that were brought
         base:nn.Module, # asked by other classes, and by nothing
         brought:list, # numbers of those classes
+        # with half of the change: guidance towards them leads away from it; None:
+        # from the base
+        midway:nn.Module|None=None,
     ):
         super().__init__()
         self.config, self.adapted, self.base = adapted.config, adapted, base
-        self.brought = list(brought)
+        self.brought, self.midway = list(brought), midway
 
     def save_pretrained(self, *args, **options):
         "The adapted network alone"
         return self.adapted.save_pretrained(*args, **options)
+
+    def led_from(self, cond, nothing):
+        "What guidance leads away from: nothing, marked where half of the change says it"
+        new = _asks_for(cond, len(cond), self.brought)
+        if self.midway is None or not new.any(): return nothing
+        name = 'label' if cond.shares is None else 'shares'
+        marked = nothing.fields[name].clone()
+        marked.view(len(cond), -1)[new.to(marked.device), 0] = AWAY
+        led = nothing.to(marked.device)
+        led.fields[name] = marked
+        return led
 
     def check_latents(self, vae): self.adapted.check_latents(vae)
 
@@ -273,9 +294,12 @@ class NullFromBase(Pretrained):
         "As the network"
         some = lambda v, at: None if v is None else v[at]
         new, said = _asks_for(cond, len(x), self.brought), None
-        for part, at in ((self.adapted, new), (self.base, ~new)):
+        away = _asks_for(cond, len(x), None) & ~new
+        parts = (self.adapted, new), (self.midway, away), (self.base, ~(new | away))
+        for part, at in parts:
             if not at.any(): continue
             here, asked = at.to(x.device), some(cond, at)
+            if part is self.midway: asked = asked.drop(torch.ones(len(asked)).bool())
             if part is self.base: asked = _as_known(asked, part.config.n_classes)
             y = part(x[here], t[here], asked, some(keep, here), some(hints, here))
             said = torch.empty_like(x, dtype=y.dtype) if said is None else said
@@ -283,10 +307,15 @@ class NullFromBase(Pretrained):
         return said
 
 # %% ../../nbs/core/low_rank.ipynb #09883251
+AWAY = -2 # the class of what guidance leads away from, see `NullFromBase`
+
 def _asks_for(cond, n, classes):
-    "bool (n,): the rows that name one of these classes, alone or in a mixture"
+    "bool (n,): rows that name such a class, alone or mixed; None: that are `AWAY`"
     if cond is None or cond.kinds.isdisjoint(('label', 'shares')):
         return torch.zeros(n, dtype=torch.bool)
+    if classes is None: # from half of the change
+        asked = cond.label if cond.shares is None else cond.shares[:, 0]
+        return (asked == AWAY).cpu()
     if cond.shares is not None: return (cond.shares[:, classes] > 0).any(1).cpu()
     return torch.isin(cond.label.cpu(), torch.tensor(classes))
 

@@ -185,8 +185,9 @@ def predictor(self:LatentDiffusion,
     "The backbone with guidance, kept columns and rings"
     n, turn = len(cond), dict(k=0)
     low, high = self.config.interval
-    both = Conditions.cat([cond, cond.drop(torch.ones(n, dtype=torch.bool))])
-    unasked = both[n:]
+    unasked = led = cond.drop(torch.ones(n, dtype=torch.bool))
+    if from_ := getattr(self.backbone, 'led_from', None): led = from_(cond, unasked)
+    both = Conditions.cat([cond, led])
     if keep is not None: keep, known = keep.to(self.device), known.to(self.device)
     def predict(x, t):
         if keep is not None: x = torch.where(keep, known.to(x.dtype), x)

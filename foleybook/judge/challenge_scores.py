@@ -14,7 +14,7 @@ from .clouds import _mmd, _points, Gaussian
 
 # %% auto #0
 __all__ = ['kernel_inception_distance', 'inception_score', 'modified_inception_score', 'am_score', 'clip_key', 'pair_clips',
-           'mean_kl', 'Classification', 'classification', 'Gaussian', 'read_gt_embedding']
+           'mean_kl', 'Classification', 'classification', 'read_gt_embedding']
 
 # %% ../../nbs/judge/challenge_scores.ipynb #39364082
 class SplitScore(NamedTuple):
@@ -200,15 +200,6 @@ def _proto_feature(data):
         value,i = _varint(packed, i)
         values.append(value)
     return np.array(values)
-
-# %% ../../nbs/judge/challenge_scores.ipynb #7143723a
-class Gaussian(NamedTuple):
-    "Mean and covariance of a cloud of embeddings"
-    mu:Tensor # mean, (d,), float64
-    sigma:Tensor # covariance with n - 1 in the denominator, (d, d), float64
-    count:int # embeddings in the cloud
-    # centred embeddings over sqrt(n - 1), (d, n), where n <= d: root @ root.T = sigma
-    root:Tensor = None
 
 # %% ../../nbs/judge/challenge_scores.ipynb #9c18a6eb
 def read_gt_embedding(

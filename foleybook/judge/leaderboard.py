@@ -126,9 +126,12 @@ AGAINST = dict(seconds_per_clip='processor seconds for one clip',
 
 # %% ../../nbs/judge/leaderboard.ipynb #94627074
 def find_families(
-    names, # of families, or of recipes; classes outside the book must be imported
+    # of families, or of recipes; classes outside the book must be imported; a dict
+    # stays as it is
+    names,
 )->dict: # name -> (module, recipe preset)
     "Competitors by name: a family stands for its quick recipe, a recipe for itself"
+    if isinstance(names, dict): return names
     recipes = all_recipes()
     if unknown := [n for n in names if n not in FAMILIES and n not in recipes]:
         raise ValueError(f"no family {unknown[0]}; there are {', '.join(FAMILIES)}, "

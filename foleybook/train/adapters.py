@@ -201,12 +201,12 @@ def shifted_distance(
     x, y = _coarse(made), _coarse(clips)
     n = x.shape[-1]
     padded = F.pad(y, (n // 2, n // 2 + max(0, n - y.shape[-1])), value=-50.)
-    parts = padded.unfold(-1, n, 2) # (b, bands, shifts, n)
-    def apart(each): # where either is heard
-        heard = torch.maximum(parts, each[:, None]) > -49.
-        far = (parts - each[:, None]).abs().sum((1, 3))
+    parts = padded.unfold(-1, n, 2).split(4) # (4, bands, shifts, n): few at a time
+    def apart(each, some): # where either is heard
+        heard = torch.maximum(some, each[:, None]) > -49.
+        far = (some - each[:, None]).abs().sum((1, 3))
         return (far / heard.sum((1, 3)).clamp_min(1)).amin(1)
-    return torch.stack([apart(each) for each in x])
+    return torch.stack([torch.cat([apart(e, some) for some in parts]) for e in x])
 
 # %% ../../nbs/train/adapters.ipynb #27a9cbd8
 class Ears:
@@ -314,9 +314,10 @@ class AdaptRecipe(_Adapting):
     method:str = 'lora' # rows, diffit, lora, dora or full
     rank:int = 16 # of the factors
     labels:tuple[str, ...] = () # found in the data
-    # who answers old kinds and what nothing asks for, which guidance leads away from:
-    # 'base', or the adapted network 'own'
-    null:str = 'base'
+    # who answers what nothing asks for, which guidance leads away from: 'base',
+    # 'half' of what was learned, or the adapted network, 'own', which then answers
+    # old kinds as well
+    null:str = 'half'
     # what a clip shorter than a sound gets: 'auto' and 'pad', its own floor before and
     # after it, or 'repeat'; longer ones are cropped
     shorter:str = 'auto'
@@ -356,7 +357,7 @@ def _open_base(base):
 def _check_recipe(recipe):
     "Methods and fits that are known"
     known = dict(method=METHODS, shorter=('auto', 'pad', 'repeat'),
-                 null=('base', 'own'))
+                 null=('half', 'base', 'own'))
     for name, words in known.items():
         if (value := getattr(recipe, name)) not in words:
             raise SettingsError(f"{name}={value!r} is not known. {near(value, words)}")
@@ -460,7 +461,7 @@ def judge(self:Listening, own):
     self.heard.append([step, share, near.median().item(), apart.median().item()])
     self.done = (near / apart).median().item() < self.recipe.nearest
     top = self.best[0] if self.best else 0.
-    if not self.done and share >= top - .02:
+    if not self.done and share >= top - .1: # a few sounds tell no finer
         state = {k: v.detach().clone() for k, v in own.state_dict().items()}
         self.best = [max(share, top), step, state]
     right = f', second listener sure by {share:.0%}' if found else ''
@@ -481,12 +482,13 @@ def nearness(
     made = log_mel(sounds.audio.mean(1), mel)
     for label in set(sounds.labels):
         at = [i for i, l in enumerate(sounds.labels) if l == label]
-        rows = np.flatnonzero(of == label)[:40]
+        rows = np.flatnonzero(of == label)
         clips = torch.from_numpy(np.array(cache.mels[rows])).float()
         near[at] = shifted_distance(made[at], clips).amin(1)
-        own = shifted_distance(clips[..., :made.shape[-1]], clips)
-        same = (source[rows][:, None] == source[rows]) & (source[rows][:, None] != '')
-        own[torch.from_numpy(same | np.eye(len(rows), dtype=bool))] = math.inf
+        own = shifted_distance(clips[:40, ..., :made.shape[-1]], clips)
+        some = source[rows[:40], None]
+        same = (some == source[rows]) & (some != '') | np.eye(*own.shape, dtype=bool)
+        own[torch.from_numpy(same)] = math.inf
         least = own.amin(1)
         least = least[least.isfinite()]
         apart[at] = least.median() if len(least) else 10.
@@ -505,7 +507,7 @@ def _finished(recipe, learn, table, out, progress):
     if heard is not None and heard.best is not None: own.load_state_dict(heard.best[2])
     own.eval().rounded().attached.clear() # the frozen copy has done its work
     if rank_distrib(): return own
-    card = dict(base=recipe.base, method=recipe.method,
+    card = dict(base=recipe.base, base_weights=recipe.belongs, method=recipe.method,
                 data=f"{len(table)} clips: {', '.join(table.labels)}",
                 licence=licence_of(table), steps=learn.train_iter,
                 begun={k: f'at {v}' for k, v in learn.dls.begun.items()},

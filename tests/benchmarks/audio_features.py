@@ -1,13 +1,16 @@
 "Front ends against librosa, inversion against non-negative least squares"
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from _measure import difference, interleaved, row
+from sound_data import _recordings
 
 from foleybook import audio_features
 from foleybook.audio_features import GriffinLim, MelConfig, log_mel, mel_to_linear
+from foleybook.core.feature_cache import MelCache
 from foleybook.core.sound_files import fit_length, read_audio
 
 
@@ -60,6 +63,24 @@ def _front_ends(n, seconds):
     yield row("log-mel fullband", spent["fullband"], "log-mel dcase2023 of the same seconds", spent["dcase2023"])
 
 
+def _from_files(n, seconds):
+    "Files to log-mels, ms per clip: a cache of features against librosa's way, and what decoding takes of both"
+    import librosa
+
+    mel, fresh = MelConfig.preset("fullband"), iter(range(99))
+    with tempfile.TemporaryDirectory() as folder:
+        table, what = _recordings(Path(folder, "made"), n)
+        files = [str(f) for f in table.files()]
+        whole = lambda y: np.resize(y, round(seconds * mel.sample_rate))  # noqa: E731
+        times, (cache, plain, _) = interleaved(
+            lambda: MelCache.build(table, mel, seconds, Path(folder, f"{next(fresh)}"), n_jobs=1, trim=False, progress=False),
+            lambda: [_librosa_log_mel(whole(librosa.load(f, sr=mel.sample_rate)[0]), mel) for f in files],
+            lambda: [read_audio(f) for f in files], rounds=3)
+        ours, other, read = (1e3 * t / len(files) for t in times)
+        yield row(f"files to log-mels, a clip ({len(files)} {what})", ours, "librosa.load and its melspectrogram", other,
+                  exactness=difference(torch.as_tensor(cache.mels[0]), plain[0]) + f"; decoding alone {read:.2g} ms")
+
+
 def _mel_error(linear, mel, y):
     "How far the mel of a linear spectrum is from the mel that was asked for"
     basis = torch.from_numpy(_librosa_basis(mel))
@@ -98,4 +119,4 @@ def _inversion(n, seconds):
 
 def benchmarks(n=400, seconds=5.0):
     "Rows, see `_measure.row`; `n` clips of `seconds`"
-    return [*_front_ends(n, seconds), *_inversion(4, min(2.0, seconds))]
+    return [*_front_ends(n, seconds), *_from_files(max(3, n // 4), seconds), *_inversion(4, min(2.0, seconds))]

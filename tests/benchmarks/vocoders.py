@@ -85,6 +85,46 @@ KINDS = {"HiFi-GAN V1": lambda: V.HiFiGAN(V.HiFiGANConfig.v1()), "HiFi-GAN V2": 
          "BigVGAN base": lambda: B.BigVGAN(B.BigVGANConfig())}
 
 
+class Vocos(nn.Module):
+    "Vocos at its published size, as its paper writes it: eight ConvNeXt blocks, magnitudes and phases, torch's inverse transform"
+
+    def __init__(self, bands, n_fft, hop, width=512, hidden=1536, depth=8):
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop
+        self.first, self.norm = nn.Conv1d(bands, width, 7, padding=3), nn.LayerNorm(width, eps=1e-6)
+        self.blocks = nn.ModuleList(nn.ModuleDict(dict(
+            across=nn.Conv1d(width, width, 7, padding=3, groups=width), norm=nn.LayerNorm(width, eps=1e-6),
+            up=nn.Linear(width, hidden), down=nn.Linear(hidden, width))) for _ in range(depth))
+        self.scales = nn.Parameter(torch.full((depth, width), 1 / depth))
+        self.last, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, n_fft + 2)
+        self.register_buffer("window", torch.hann_window(n_fft))
+
+    def forward(self, mel):
+        x = self.norm(self.first(mel).mT).mT
+        for m, scale in zip(self.blocks, self.scales):
+            y = m["norm"](m["across"](x).mT)
+            x = x + (scale * m["down"](F.gelu(m["up"](y)))).mT
+        size, phase = self.head(self.last(x.mT)).mT.chunk(2, 1)
+        spectrum = size.exp().clamp(max=100) * torch.complex(phase.cos(), phase.sin())
+        return torch.istft(spectrum, self.n_fft, self.hop, self.n_fft, self.window, center=True)[:, None]
+
+
+def beside_vocos(seconds, rounds):
+    "The vocoder that comes with the book, whatever its weights say, and Vocos with random ones"
+    ours = R.find_vocoder("default")
+    sizes = {"44.1 kHz, 2048/512": (44100, 128, 2048, 512), "24 kHz, 1024/256, as published": (24000, 100, 1024, 256)}
+    vocos = [(Vocos(*size).eval(), torch.randn(1, size[0], round(seconds * rate / size[2]) + 1) - 5)
+             for rate, *size in sizes.values()]
+    wide = torch.randn(1, 128, round(seconds * 44100 / 512)) - 5
+    ways = [lambda: ours.vocode(wide), *(lambda net=net, mel=mel: net(mel) for net, mel in vocos)]
+    (took, *others), made = interleaved(*ways, rounds=rounds)
+    assert all(abs(y.shape[-1] / rate - seconds) < 0.05 for y, rate in zip(made, (44100, 44100, 24000)))
+    job = f"the book's vocoder ({ours.config.rounds} rounds), {seconds:g} s"
+    for name, other in zip(sizes, others):
+        yield row(job, took, f"Vocos at {name}, random weights", other, "s")
+    yield row(job, took, OWN_LENGTH, seconds, "s")
+
+
 def pair(make):
     "The model with weight norm on, and the same model folded"
     normed, folded = make().eval(), make().eval()
@@ -123,4 +163,5 @@ def benchmarks(seconds=SECONDS, kinds=tuple(KINDS), rounds=3, long=600):
     mel = torch.randn(1, 80, round(seconds * 22050 / 256)) - 5
     with torch.inference_mode():
         rows = [r for name in kinds for r in kind(name, mel, rounds)]
+        rows += beside_vocos(seconds, rounds + 2)
     return [*rows, *ten_minutes(long)]
