@@ -94,11 +94,15 @@ def test_licence_covers_what_ships():
 
 
 def test_versions_agree():
+    "What a tag is put on: one version in four files, the newest heading of the changes has it, and the day of both is one"
     import foleybook
 
-    for name, pattern in (("CITATION.cff", rf"version: {foleybook.__version__}$"), ("CHANGELOG.md", rf"## {foleybook.__version__}"),
-                          ("settings.ini", rf"version = {foleybook.__version__}$")):
-        assert re.search(pattern, (ROOT / name).read_text(), re.M), name
+    text = {name: (ROOT / name).read_text() for name in ("settings.ini", "CITATION.cff", "CHANGELOG.md")}
+    version, date = re.search(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", text["CHANGELOG.md"], re.M).groups()
+    assert re.search(r"^## .*$", text["CHANGELOG.md"], re.M)[0] == f"## {version} ({date})", "the newest heading has no day"
+    assert version == foleybook.__version__ == re.search(r"^version = (\S+)$", text["settings.ini"], re.M)[1]
+    assert f"version: {version}\ndate-released: {date}\n" in text["CITATION.cff"]
+    assert "version" in PROJECT["dynamic"]  # pyproject.toml takes it from the package
 
 
 SMOKE = """

@@ -436,11 +436,10 @@ def leaderboard(
         records[family] = (result := measure(clips, against)).record
         return _values(result)
     with held_folder(out):
-        real = dict(family='held-out recordings', status='real', absent=False,
-                    folder='')
+        top = dict(family='held-out recordings', status='real', absent=False, folder='')
         halves = (held.subset(range(k, len(held), 2)) for k in (0, 1))
         apart = _real_apart(seen, held, seed, **options)
-        rows = [real | judge(real['family'], *halves) | apart]
+        rows = [top | judge(top['family'], *halves) | apart]
         for name,what in families.items():
             enter = partial(_competitor, what, train, reference, out/names[name],
                             overrides or {}, device, partial(say, name))

@@ -47,16 +47,14 @@ class Way:
 
     @property
     def hash(self)->str:
-        """Changes with the weights and with what is done besides, such as rounds of
-        Griffin-Lim"""
+        "Changes with the weights and with what else is done, as rounds of Griffin-Lim"
         rounds = getattr(self.voice, 'n_iter', '')
         told = f'{self.mel.hash} {type(self.voice).__name__} {rounds}'
         h = hashlib.sha256(told.encode())
         for part in (self.voice, self.codebook):
             h.update(getattr(part, 'config_hash', '').encode())
             for k,v in part.state_dict().items() if part else ():
-                held = v.detach().float().cpu().contiguous().numpy()
-                h.update(k.encode() + held.tobytes())
+                h.update(k.encode() + v.float().cpu().contiguous().numpy().tobytes())
         return h.hexdigest()[:12]
 
     @torch.no_grad()

@@ -194,8 +194,7 @@ def _own_state(sd):
         elif key in ('embedder.weight', 'feat_embedder.weight', 'cls_embedder.weight') \
                 or key in ('embedder.bias', 'feat_embedder.bias'):
             seen = key.startswith('feat') or (key.startswith('embedder') and
-                                              any(k.endswith('embedder.bias')
-                                                  for k in sd))
+                any(k.endswith('embedder.bias') for k in sd))
             value = value[..., 0] if value.ndim == 3 else value
             kind = 'features' if seen else 'label'
             new[f"prefix.{kind}.{key.rpartition('.')[2]}"] = value
