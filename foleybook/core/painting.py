@@ -49,8 +49,7 @@ class LatentDiffusion(Compiles, MelGenerator):
     part_names = ('vae', 'backbone', 'vocoder')
     honours = frozenset(('seconds steps guidance sampler temperature init strength '
                          'mask loop channels on_step progress').split())
-    best_batch, side_by_side, drawn_levels = 4, True, None
-    precision = 'float32' # see `set_precision`
+    best_batch, side_by_side, precision, drawn_levels = 4, True, 'float32', None
 
     def __init__(self,
         config:LatentDiffusionConfig, # labels and defaults
