@@ -253,7 +253,8 @@ def fitted(self:ISTFTVocoder,
     "The magnitudes, nearer to having the mel that is wanted"
     power,plays = self.mel.power,'fft' not in vars(self) and wanted.ndim == mag.ndim
     energy = mag if power == 1 else mag ** power
-    if plays and _by_kernel(mag, self.mel.n_fft): energy = _by_bands(self, energy, wanted)
+    if plays and _by_kernel(mag, self.mel.n_fft):
+        energy = _by_bands(self, energy, wanted)
     else:
         for _ in range(self.config.fits):
             ratio = (wanted / (energy @ self.basis).clamp_min(1e-7)).clamp(1e-3, 1e3)
