@@ -16,6 +16,7 @@ import soundfile as sf
 import torch
 from foleybook import evaluation as ev
 from foleybook.judge import challenge_scores as challenge, clip_measures as clipwise
+from foleybook.judge import challenge_scores, clips as heard_clips, mel_classifiers, second_listener
 from foleybook.judge import embedders as em, evaluator as judging, leaderboard as boards, reports
 from foleybook.judge.pages import gallery_page
 from foleybook.core.sounds import Sounds
@@ -108,7 +109,7 @@ def test_interval_of_a_biased_measure_shrinks_with_the_clips():
 def sets(clips, windows, d, seed):
     "Embeddings of some clips, each of several windows"
     frames = cloud(clips * windows, d, seed)
-    return em.Embeddings(frames, torch.full((clips,), windows), np.array(["a"] * clips), [""] * clips, list(range(clips)),
+    return heard_clips.Embeddings(frames, torch.full((clips,), windows), np.array(["a"] * clips), [""] * clips, list(range(clips)),
                          pd.DataFrame(index=range(clips)), [""] * clips, [])
 
 
@@ -205,15 +206,15 @@ def test_pickle_is_not_run(tmp_path, monkeypatch):
     file = tmp_path / "gt_embedding.pkl"
     file.write_bytes(pickle.dumps({"mu": Harmful()}))
     with pytest.raises(ValueError, match="gt_embedding.pkl"):
-        em.read_gt_embedding(file)
+        challenge_scores.read_gt_embedding(file)
     file.write_bytes(b"\x80\x04 no pickle")
     with pytest.raises(ValueError, match="not a pickle"):
-        em.read_gt_embedding(file)
+        challenge_scores.read_gt_embedding(file)
     assert not (tmp_path / "was_here").exists()
 
 
 def test_damages_lower_the_score(toy):
-    clips = em.Clips(toy / "held")
+    clips = heard_clips.Clips(toy / "held")
     audio = torch.stack([clips.read(i)[0] for i in range(len(clips))])
     level = audio.std(-1, keepdim=True)
     noise = torch.randn(audio.shape, generator=torch.Generator().manual_seed(0))
@@ -227,7 +228,7 @@ def test_damages_lower_the_score(toy):
     swapped = judge(Sounds(audio, RATE, labels=clips.labels[6:] + clips.labels[:6]), toy / "real")
     assert scores[None]["accuracy"].value > 0.8 and swapped["accuracy"].value < 0.3
     own = sorted(set(clips.labels))
-    real, held = (em.embed_clips(toy / n, "log-mel", False) for n in ("real", "held"))
+    real, held = (heard_clips.embed_clips(toy / n, "log-mel", False) for n in ("real", "held"))
     for a in own:
         d = {b: ev.frechet_distance(held.subset(held.labels == a).frames, real.subset(real.labels == b).frames) for b in own}
         assert min(d, key=d.get) == a
@@ -240,7 +241,7 @@ def test_copies_are_found(toy):
 
 
 def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
-    first = em.embed_clips(toy / "held", "log-mel", tmp_path / "cache", also=clipwise.sound_faults)
+    first = heard_clips.embed_clips(toy / "held", "log-mel", tmp_path / "cache", also=clipwise.sound_faults)
     kept = sorted((tmp_path / "cache").rglob("*.npz"))
     assert len(kept) == 2  # one file of vectors and one of facts, whatever the number of clips
     for i, f in enumerate(sorted((toy / "held").rglob("*.wav"))):
@@ -249,7 +250,7 @@ def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
     calls = []
     embed = em.Embedder.embed
     monkeypatch.setattr(em.Embedder, "embed", lambda self, *a: calls.append(1) or embed(self, *a))
-    again = lambda: em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache", also=clipwise.sound_faults)  # noqa: E731
+    again = lambda: heard_clips.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache", also=clipwise.sound_faults)  # noqa: E731
     assert torch.equal(again().frames, first.frames) and again().hash == first.hash and not calls
     for file in kept:  # cut by a full disk, say: computed again, and whole afterwards
         file.write_bytes(file.read_bytes()[:-40])
@@ -257,7 +258,7 @@ def test_cache_goes_by_content(toy, tmp_path, monkeypatch):
         assert torch.equal(found.frames, first.frames) and found.facts.equals(first.facts) and sum(calls) in (0, len(first))
     assert len(calls) == len(first)
     write_audio(tmp_path / "moved/rain/99.wav", torch.ones(1, 4000) * 0.1, RATE)
-    assert em.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache").hash != first.hash
+    assert heard_clips.embed_clips(tmp_path / "moved", "log-mel", tmp_path / "cache").hash != first.hash
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
@@ -278,8 +279,8 @@ def test_clips_that_a_set_holds_out_count_as_unheard(toy, tmp_path):
 @pytest.mark.parametrize("ends", [KeyboardInterrupt, None])
 def test_what_was_heard_before_the_end_is_not_heard_again(toy, tmp_path, monkeypatch, ends):
     "A stopped run keeps all it has heard, a killed one all files that were full; two writers keep the clips of both"
-    monkeypatch.setattr(em._Shelf, "many", 4)
-    calls, embed, save = [], em.Embedder.embed, em._Shelf.save
+    monkeypatch.setattr(heard_clips._Shelf, "many", 4)
+    calls, embed, save = [], em.Embedder.embed, heard_clips._Shelf.save
 
     def tenth(self, *a):
         calls.append(1)
@@ -287,13 +288,13 @@ def test_what_was_heard_before_the_end_is_not_heard_again(toy, tmp_path, monkeyp
         return embed(self, *a)
 
     monkeypatch.setattr(em.Embedder, "embed", tenth)
-    if ends is None: monkeypatch.setattr(em._Shelf, "save", lambda self: save(self) if len(self.fresh) == 4 else None)
-    with pytest.raises(ends or SystemExit): em.embed_clips(toy / "held", "log-mel", tmp_path)
-    monkeypatch.setattr(em._Shelf, "save", save)
-    found = em.embed_clips(toy / "held", "log-mel", tmp_path)
+    if ends is None: monkeypatch.setattr(heard_clips._Shelf, "save", lambda self: save(self) if len(self.fresh) == 4 else None)
+    with pytest.raises(ends or SystemExit): heard_clips.embed_clips(toy / "held", "log-mel", tmp_path)
+    monkeypatch.setattr(heard_clips._Shelf, "save", save)
+    found = heard_clips.embed_clips(toy / "held", "log-mel", tmp_path)
     assert len(calls) == 10 + len(found) - (9 if ends else 8)
-    assert torch.equal(found.frames, em.embed_clips(toy / "held", "log-mel", False).frames)
-    one, two = em._Shelf(tmp_path / "both"), em._Shelf(tmp_path / "both")
+    assert torch.equal(found.frames, heard_clips.embed_clips(toy / "held", "log-mel", False).frames)
+    one, two = heard_clips._Shelf(tmp_path / "both"), heard_clips._Shelf(tmp_path / "both")
     for shelf, names in ((one, "ab"), (two, "bc")):
         for name in names: shelf.add(name, np.full((2, 3), ord(name)))
     one.save(), two.save()
@@ -301,7 +302,7 @@ def test_what_was_heard_before_the_end_is_not_heard_again(toy, tmp_path, monkeyp
 
 
 def test_workers_give_the_same(toy):
-    one, two = (em.embed_clips(toy / "held", "log-mel", False, n_jobs=j) for j in (1, 2))
+    one, two = (heard_clips.embed_clips(toy / "held", "log-mel", False, n_jobs=j) for j in (1, 2))
     assert torch.allclose(one.frames, two.frames, atol=1e-5) and one.names == two.names
 
 
@@ -348,7 +349,7 @@ def test_pairs_are_never_mixed(toy, tmp_path):
 
 
 def test_gain_does_not_matter(toy):
-    clips = em.Clips(toy / "held")
+    clips = heard_clips.Clips(toy / "held")
     audio = torch.stack([clips.read(i)[0] for i in range(len(clips))])
     loud, soft = (judge(Sounds(g * audio, RATE, labels=clips.labels), toy / "real") for g in (1, 0.1))
     assert abs(loud["frechet"].value - soft["frechet"].value) < 1e-3 * loud["frechet"].value
@@ -368,11 +369,11 @@ def test_faults():
 
 
 def test_classifier_recipe_and_folder_embedder(toy, tmp_path):
-    model = em.ClassifierRecipe.preset("classifier-test").override(dict(steps=2, epoch_steps=2)).train(
+    model = mel_classifiers.ClassifierRecipe.preset("classifier-test").override(dict(steps=2, epoch_steps=2)).train(
         toy / "real", tmp_path / "judge", progress=False)
     assert model.config.labels == ("dog_bark", "keyboard", "rain")
     embedder = em.find_embedder(tmp_path / "judge")
-    assert em.embed_clips(toy / "held", embedder, False).frames.shape[1] == model.config.embedding
+    assert heard_clips.embed_clips(toy / "held", embedder, False).frames.shape[1] == model.config.embedding
     with torch.no_grad():
         next(model.parameters()).add_(1)
     assert em.MelEmbedder(model).hash != embedder.hash
@@ -387,7 +388,7 @@ def test_aisfx_like_the_published_sanity_numbers():
     if not root.exists():
         pytest.skip("ESC-10 is not on disk")
     rows = open_dataset(root)
-    emb = em.embed_clips(rows.subset(np.flatnonzero(rows.df.fold == 5)[::8]), embedder)
+    emb = heard_clips.embed_clips(rows.subset(np.flatnonzero(rows.df.fold == 5)[::8]), embedder)
     assert emb.frames.shape[1] == 512 and set(emb.counts.tolist()) <= {2, 3, 4} and emb.frames.isfinite().all()
 
 
@@ -452,8 +453,8 @@ def test_shaped_noise_off_the_cpu(elsewhere):
 def classifier(of):
     "An embedder around an untrained network"
     if of == "small":
-        return em.MelEmbedder(em.MelClassifier(em.MelClassifierConfig(labels=("a", "b"))))
-    return em.MelEmbedder(em.Melception(em.MelceptionConfig(labels=("a", "b"))))
+        return em.MelEmbedder(mel_classifiers.MelClassifier(mel_classifiers.MelClassifierConfig(labels=("a", "b"))))
+    return em.MelEmbedder(mel_classifiers.Melception(mel_classifiers.MelceptionConfig(labels=("a", "b"))))
 
 
 @pytest.mark.parametrize("make", [
@@ -488,7 +489,7 @@ def test_an_embedder_takes_the_clip_to_its_weights():
 def test_aisfx_off_the_cpu(monkeypatch, elsewhere):
     monkeypatch.setattr(em, "_aisfx_file", lambda folder: None)
     weights = {f"embedding_net.{k}": v for k, v in em._Aisfx().state_dict().items()}
-    monkeypatch.setattr(em, "_aisfx_weights", lambda file: weights)
+    monkeypatch.setattr(em, "read_published", lambda file: [weights])
     assert em.Aisfx().to(elsewhere)(torch.randn(120000, device=elsewhere)).device == elsewhere
 
 
@@ -627,12 +628,12 @@ def test_bandwidths_are_made_equal_before_sets_are_told_apart():
     white = 0.1 * torch.randn(60, 1, 22050, generator=g)
     dull = torch.fft.irfft(torch.fft.rfft(white[30:]) * (torch.fft.rfftfreq(22050, 1 / 22050) < 5000), 22050)
     sets = [Sounds(x, 22050, labels=["noise"] * 30) for x in (white[:30], dull)]
-    emb = [em.embed_clips(s, "log-mel", False, progress=False) for s in sets]
+    emb = [heard_clips.embed_clips(s, "log-mel", False, progress=False) for s in sets]
     assert judging.told_apart(emb[0].clips, emb[1].clips).share() == 1
     assert judge(sets[1], sets[0])["told_apart"].value < 0.8
 
 
-@pytest.mark.parametrize("make", [em.LogMelStatistics, lambda: em.VGGish(), lambda: classifier("small"), em.HandMade],
+@pytest.mark.parametrize("make", [em.LogMelStatistics, lambda: em.VGGish(), lambda: classifier("small"), second_listener.HandMade],
                          ids=["statistics", "vggish", "classifier", "hand-made"])
 def test_nothing_above_hears_to_is_heard(make):
     embedder, t = make(), torch.arange(44100) / 44100
@@ -652,7 +653,7 @@ def test_aisfx_in_bf16_is_the_same_embedder():
         pytest.skip("aisfx is not installed")
     if not root.exists():
         pytest.skip("ESC-10 is not on disk")
-    clips = em.Clips(open_dataset(root).subset(range(0, 400, 67)))
+    clips = heard_clips.Clips(open_dataset(root).subset(range(0, 400, 67)))
     for i in range(len(clips)):
         a, b = (e.embed(*clips.read(i)) for e in (plain, half))
         assert torch.cosine_similarity(a, b).min() > 0.999
@@ -662,9 +663,9 @@ def test_aisfx_in_bf16_is_the_same_embedder():
 
 
 def test_progress_is_told_without_a_terminal(capsys):
-    assert list(em.with_progress(range(3), 3, "things", every=0)) == [0, 1, 2]
+    assert list(heard_clips.with_progress(range(3), 3, "things", every=0)) == [0, 1, 2]
     assert "things: 2 of 3" in capsys.readouterr().err
-    assert list(em.with_progress(range(3), 3, "things", progress=False, every=0)) == [0, 1, 2]
+    assert list(heard_clips.with_progress(range(3), 3, "things", progress=False, every=0)) == [0, 1, 2]
     assert capsys.readouterr().err == ""
 
 
@@ -710,7 +711,7 @@ class Deaf(Generator):
     asks = frozenset({"controls"})
 
 
-class DeafRecipe(em.ClassifierRecipe):
+class DeafRecipe(mel_classifiers.ClassifierRecipe):
     presets = {"deaf-test": {}}
 
     def build_model(self, dls) -> Deaf:
@@ -954,7 +955,7 @@ def test_damages_do_what_they_say(damage):
 def test_published_melception_of_another_kind_is_refused(tmp_path):
     torch.save(dict(model=dict(weight=torch.zeros(2))), tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="other.pt: holds no 'fc.weight'"):
-        em.Melception.from_original(tmp_path / "other.pt")
+        mel_classifiers.Melception.from_original(tmp_path / "other.pt")
 
 
 def board(train, held, out, families, **options):
@@ -1185,7 +1186,7 @@ def test_sources_follow_clips(toy):
     "From the table, else by content: the same file is the same recording wherever it lies"
     table = read_folder(toy / "real")
     table.df["source"] = ["a", "b", ""] * 6
-    found = em.embed_clips(table, "log-mel", False, progress=False)
+    found = heard_clips.embed_clips(table, "log-mel", False, progress=False)
     assert found.sources[:2] == ["a", "b"] and found.sources[2] == found.digests[2]
     assert found.subset([2, 0]).sources == [found.digests[2], "a"]
 
@@ -1232,7 +1233,7 @@ def test_facts_of_another_version_are_not_taken_from_the_cache(toy, tmp_path):
     def facts(kind, *values):
         def clip_facts(x, rate): return kind(*values)
         clip_facts.__annotations__["return"] = kind
-        return em.embed_clips(toy / "held", "log-mel", tmp_path, also=clip_facts, progress=False)
+        return heard_clips.embed_clips(toy / "held", "log-mel", tmp_path, also=clip_facts, progress=False)
 
     first, second = facts(One, 1.0), facts(Two, 1.0, 2.0)
     assert list(first.facts)[3:] == ["level"] and list(second.facts)[3:] == ["level", "more"]
@@ -1245,7 +1246,7 @@ def test_a_second_listener_stands_beside_the_first(toy, tmp_path):
     plain = judge(toy / "held", toy / "real", train=toy / "real")
     assert "second" not in set(plain.table.measure) and plain["accuracy"].value == told["accuracy"].value
     x = told.clips["generated"][1].more["audible"]
-    own = em.SecondListener(told.clips["train"][1].more["audible"], told.clips["train"][1].labels, 0)
+    own = second_listener.SecondListener(told.clips["train"][1].more["audible"], told.clips["train"][1].labels, 0)
     assert float(own.right(x, told.clips["generated"][1].labels).double().mean()) == told["second"].value
     found = board(read_folder(toy / "real"), read_folder(toy / "held"), tmp_path / "b", dict(floor=boards.FAMILIES["shaped_noise"]))
     assert found.second.notna().all() and "second" in boards.leaderboard_table(found)

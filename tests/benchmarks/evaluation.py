@@ -9,6 +9,7 @@ import torch
 from _measure import OWN_LENGTH, difference, interleaved, row
 
 from foleybook.core.files import atomic_file
+from foleybook.judge import clips as heard_clips
 from foleybook.judge import embedders as em
 from foleybook import evaluation as ev
 
@@ -32,7 +33,7 @@ def frechet(n, d, rounds):
 def intervals(clips=400, windows=3, d=512, times=20):
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(clips * windows, d, generator=g) for _ in range(2))
-    emb = em.Embeddings(x, torch.full((clips,), windows), np.array(["a"] * clips), [""] * clips, [], None, [], [])
+    emb = heard_clips.Embeddings(x, torch.full((clips,), windows), np.array(["a"] * clips), [""] * clips, [], None, [], [])
     index = [torch.randint(clips, (clips,), generator=g) for _ in range(times)]
     measure = ev._frechet_to(emb, y)
     (ours, plain), (a, b) = interleaved(
@@ -73,7 +74,7 @@ def kept(clips=200, d=512, windows=3):
     rows = {hashlib.sha256(str(i).encode()).hexdigest(): torch.randn(windows, d, generator=g).numpy() for i in range(clips)}
     with tempfile.TemporaryDirectory() as tmp:
         def ours():
-            shelf = em._Shelf(Path(tempfile.mkdtemp(dir=tmp)))
+            shelf = heard_clips._Shelf(Path(tempfile.mkdtemp(dir=tmp)))
             for name, v in rows.items(): shelf.add(name, v)
             shelf.save()
             found = shelf.find(rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foleybook.judge import embedders as em
+from foleybook.judge import challenge_scores, mel_classifiers
 from foleybook import evaluation as ev
 from foleybook.judge import challenge_scores as scores
 
@@ -32,7 +32,7 @@ def gt_embedding_facts(case):
     names = list(case.meta["classes"])
     if not all((root / name / "gt_embedding.pkl").exists() for name in names):
         pytest.skip(f"the challenge's reference files are not below {root}")
-    stats = {name: em.read_gt_embedding(root / name / "gt_embedding.pkl") for name in names}
+    stats = {name: challenge_scores.read_gt_embedding(root / name / "gt_embedding.pkl") for name in names}
     for name, facts in case.meta["classes"].items():
         assert (stats[name].count, len(stats[name].mu)) == (facts["count"], facts["length"])
         assert_close(stats[name].mu[: len(facts["mu_first8"])], facts["mu_first8"], what=f"{name} mean")
@@ -86,12 +86,12 @@ def filled(shapes, seed):
 @check("specvqgan.melception")
 def melception(case):
     x, out = case.inputs, case.outputs
-    empty = em.Melception(em.MelceptionConfig(n_classes=case.meta["num_classes"]))
+    empty = mel_classifiers.Melception(mel_classifiers.MelceptionConfig(n_classes=case.meta["num_classes"]))
     weights = filled({k: tuple(v.shape) for k, v in empty.net.state_dict().items()}, case.meta["seed"])
     for key, total in case.meta["weight_check"].items():
         assert_close(weights[key].double().sum(), total, tol=1e-4, what=key)
     stats = torch.stack([x["means"], x["stds"]], 1).numpy()
-    model = em.Melception.from_original({"model": weights}, stats)
+    model = mel_classifiers.Melception.from_original({"model": weights}, stats)
     assert_close((x["mel01"] - model.mean) / model.std, out["normed"], what="normed")
     with torch.no_grad():
         ours = model.all_features(x["mel01"])
