@@ -13,7 +13,8 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.func import functional_call
 from .files import CheckpointError
-from .generator import Generator, model_folder, Pretrained, shipped_models
+from .generator import (
+    Conditions, Generator, model_folder, Pretrained, shipped_models)
 from .settings import to_plain
 
 # %% auto #0
@@ -277,10 +278,6 @@ class NullFromBase(Pretrained):
         "The adapted network alone"
         return self.adapted.save_pretrained(*args, **options)
 
-    def led_from(self, cond, nothing):
-        "From nothing; for classes that were brought, as half of the change says it"
-        return _marked(self, cond, nothing)
-
     def check_latents(self, vae): self.adapted.check_latents(vae)
 
     def forward(self, x, t, cond=None, keep=None, hints=None):
@@ -302,17 +299,6 @@ class NullFromBase(Pretrained):
 # %% ../../nbs/core/low_rank.ipynb #09883251
 AWAY = -2 # the class of what guidance leads away from, see `NullFromBase`
 
-def _marked(net, cond, nothing):
-    "What is asked by nothing, marked where the asked class was brought"
-    new = _asks_for(cond, len(cond), net.brought)
-    if net.midway is None or not new.any(): return nothing
-    name = 'label' if cond.shares is None else 'shares'
-    marked = nothing.fields[name].clone()
-    marked.view(len(cond), -1)[new.to(marked.device), 0] = AWAY
-    led = nothing.to(marked.device)
-    led.fields[name] = marked
-    return led
-
 def _asks_for(cond, n, classes):
     "bool (n,): rows that name such a class, alone or mixed; None: that are `AWAY`"
     if cond is None or cond.kinds.isdisjoint(('label', 'shares')):
@@ -328,6 +314,22 @@ def _as_known(cond, n):
     if cond is None or cond.shares is None: return cond
     cond.fields = cond.fields | dict(shares=cond.shares[:, :n])
     return cond
+
+# %% ../../nbs/core/low_rank.ipynb #1edf0001
+@patch
+def led_from(self:NullFromBase,
+    cond:Conditions, # of n sounds
+    nothing:Conditions, # the same, asked by nothing
+)->Conditions: # `nothing`, marked where half of the change answers
+    "What guidance leads away from"
+    new = _asks_for(cond, len(cond), self.brought)
+    if self.midway is None or not new.any(): return nothing
+    name = 'label' if cond.shares is None else 'shares'
+    marked = nothing.fields[name].clone()
+    marked.view(len(cond), -1)[new.to(marked.device), 0] = AWAY
+    led = nothing.to(marked.device)
+    led.fields[name] = marked
+    return led
 
 # %% ../../nbs/core/low_rank.ipynb #97aaff5f
 def _with_strength(given):
