@@ -5,7 +5,7 @@
     python docs/tried.py --table      print the means over the kinds, the board and the stages as Markdown
     python docs/tried.py --board OUT NAME ...  a hundred sounds of ten kinds with each change of BOARD named (none named: all), judged
                                       as chapter 12 does, into docs/tried.json; OUT keeps the sounds
-    python docs/tried.py --stages OUT recordings of folds 1 to 4 noised part of the way and painted again, judged in the same way
+    python docs/tried.py --stages OUT NAME ... recordings of folds 1 to 4 noised part of the way and painted again, judged in the same way
 
 Measured is what needs no network: rhythm (distance of mean modulation spectra from fold 5), swing (how much more the level swings
 than there, in nats of power, all rates), regularity, modulation, unrest (dB in 10 ms); where a track of level was told, how well it
@@ -38,20 +38,21 @@ TRIED = dict(  # name -> what is changed
 BOARD = dict(  # name -> what is changed of NOW; drawn: share of its spread with which a slow tier draws the levels, 0: nobody says
     nobody_says={}, levels_drawn=dict(drawn=1.), nobody_says_2=dict(guidance=2., temperature=.9),
     levels_drawn_2=dict(guidance=2., temperature=.9, drawn=1.), levels_milder_2=dict(guidance=2., temperature=.9, drawn=.6),
-    early=dict(interval=(.3, 1.)), falling_4=dict(guidance=4., falling=1.), less_grain=dict(grain=.85), coarse_noise=dict(parts=(16, 1., .8)),
-    even_clock=dict(ticks=True), colour_noise=dict(slow=1.3), early_colour=dict(interval=(.3, 1.), slow=1.3, grain=1.08))
+    early=dict(interval=(.3, 1.)), late=dict(interval=(0., .8)), falling_4=dict(guidance=4., falling=1.),
+    less_grain=dict(grain=.85), coarse_noise=dict(parts=(16, 1., .8)), even_clock=dict(ticks=True),
+    early_colour=dict(interval=(.3, 1.), slow=1.3, grain=1.08))
 NOW = dict(guidance=3., temperature=.85)
 JUDGED = "accuracy", "second", "frechet", "rhythm", "coverage", "spread", "unrest", "regularity", "told_apart"
 BESIDE = dict(clock=("clock_tick", "regularity"), blades=("helicopter", "modulation"))
 ROWS = dict(  # how a table calls a row of the board or a stage
     nobody_says="**`foley`**", nobody_says_2="guidance 2, noise times .9", early="guidance in the noisy .7 of the way only",
-    falling_4="guidance falls from 4 to 1", less_grain="grain times .85",
+    late="guidance in the clean .8 of the way only", falling_4="guidance falls from 4 to 1", less_grain="grain times .85",
     coarse_noise="noise times 1 in the first 16 latents, .8 in the others", even_clock="clocks are told even ticks",
-    colour_noise="the mean of the noise over time times 1.3", early_colour="the same, guidance in the noisy .7, grain times 1.08",
-    kept="none: round trip", noise_40=".4", noise_80=".8")
+    early_colour="guidance in the noisy .7, grain times 1.08, the noise's mean over time times 1.3",
+    untouched="the recordings themselves", round_trip=".02: autoencoder, grain and vocoder", noise_40=".4", noise_80=".8")
 COLUMNS = dict(accuracy="{:.2f}", second="{:.2f}", frechet="{:.0f}", rhythm="{:.2f}", coverage="{:.2f}", spread="{:.2f}", unrest="{:+.2f}",
                told_apart="{:.2f}", clock="{:.2f}", blades="{:.1f}")
-STAGES = dict(kept=0., noise_40=.4, noise_80=.8)  # name -> how much of it is noise when painting begins
+STAGES = dict(untouched=0., round_trip=.02, noise_40=.4, noise_80=.8)  # name -> how much of it is noise when painting begins
 
 
 def guided(model, cond, guidance, how):
@@ -232,7 +233,7 @@ def drawn(model, train, how, n, seconds, out):
 
 
 def repainted(model, train, strength, n, seconds, out):
-    "n beginnings of recordings of each kind, noised so far and painted again; 0: latents, grain and vocoder alone"
+    "n beginnings of recordings of each kind, noised so far and painted again; 0: as they are"
     from foleybook.judge.leaderboard import _sample_for
 
     sample, size = model.sample, round(seconds * model.sample_rate)
@@ -294,9 +295,9 @@ def judged_lines(rows, first):
     "Rows of the board or of the stages that ROWS has a name for, as Markdown"
     yield f"| {first} | " + " | ".join(COLUMNS).replace("_", " ") + " |"
     yield "|---" * (len(COLUMNS) + 1) + "|"
-    for name, row in rows.items():
-        if name in ROWS and "clock" in row:
-            yield f"| {ROWS[name]} | " + " | ".join(how.format(row[m]) for m, how in COLUMNS.items()) + " |"
+    for name, title in ROWS.items():
+        if "clock" in (row := rows.get(name, {})):
+            yield f"| {title} | " + " | ".join(how.format(row[m]) for m, how in COLUMNS.items()) + " |"
 
 
 if __name__ == "__main__":
@@ -306,8 +307,8 @@ if __name__ == "__main__":
             print(*told, "", sep="\n")
     elif sys.argv[1:2] == ["--board"] and len(sys.argv) > 2 and {*sys.argv[3:]} <= {*BOARD}:
         board(Path(sys.argv[2]), sys.argv[3:] or BOARD)
-    elif sys.argv[1:2] == ["--stages"] and len(sys.argv) == 3:
-        board(Path(sys.argv[2]), STAGES)
+    elif sys.argv[1:2] == ["--stages"] and len(sys.argv) > 2 and {*sys.argv[3:]} <= {*STAGES}:
+        board(Path(sys.argv[2]), sys.argv[3:] or STAGES)
     elif len(sys.argv) > 1 and {*sys.argv[1:]} <= {*TRIED, "recordings"}:
         main(sys.argv[1:])
     else:

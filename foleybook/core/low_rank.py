@@ -278,15 +278,8 @@ class NullFromBase(Pretrained):
         return self.adapted.save_pretrained(*args, **options)
 
     def led_from(self, cond, nothing):
-        "What guidance leads away from: nothing, marked where half of the change says it"
-        new = _asks_for(cond, len(cond), self.brought)
-        if self.midway is None or not new.any(): return nothing
-        name = 'label' if cond.shares is None else 'shares'
-        marked = nothing.fields[name].clone()
-        marked.view(len(cond), -1)[new.to(marked.device), 0] = AWAY
-        led = nothing.to(marked.device)
-        led.fields[name] = marked
-        return led
+        "From nothing; for classes that were brought, as half of the change says it"
+        return _marked(self, cond, nothing)
 
     def check_latents(self, vae): self.adapted.check_latents(vae)
 
@@ -308,6 +301,17 @@ class NullFromBase(Pretrained):
 
 # %% ../../nbs/core/low_rank.ipynb #09883251
 AWAY = -2 # the class of what guidance leads away from, see `NullFromBase`
+
+def _marked(net, cond, nothing):
+    "What is asked by nothing, marked where the asked class was brought"
+    new = _asks_for(cond, len(cond), net.brought)
+    if net.midway is None or not new.any(): return nothing
+    name = 'label' if cond.shares is None else 'shares'
+    marked = nothing.fields[name].clone()
+    marked.view(len(cond), -1)[new.to(marked.device), 0] = AWAY
+    led = nothing.to(marked.device)
+    led.fields[name] = marked
+    return led
 
 def _asks_for(cond, n, classes):
     "bool (n,): rows that name such a class, alone or mixed; None: that are `AWAY`"

@@ -388,8 +388,6 @@ class Finisher(nn.Module):
         made = self.model.vocode(louder, seed=self.seed, init=wave * gain, **self.how)
         return made.cpu() / gain
 
-    def forward(self,
-        log_mel:Tensor, # (b, m, f)
-    ) -> Tensor: # waveform, (b, 1, f * hop_length)
-        "`vocode`"
+    def forward(self, log_mel:Tensor) -> Tensor: # as `vocode`
+        "The vocoder's wave, gone over"
         return self.vocode(log_mel)

@@ -428,9 +428,8 @@ def leaderboard(
     families = find_families(FAMILIES if families is None else families)
     _check_times(options.get('times', 0))
     for name,what in families.items(): _check_folder(name, what)
-    names,out,records = _folder_names(families),Path(out),{}
-    options = dict(second=True) | options
-    seen,held = _cut(train, seconds),_cut(reference, seconds)
+    names,records,options = _folder_names(families),{},dict(second=True) | options
+    seen,held,out = _cut(train, seconds),_cut(reference, seconds),Path(out)
     say = partial(_said, time.time()) if progress else lambda *_: None
     measure = partial(evaluate, train=seen, seed=seed, progress=progress, **options)
     def judge(family, clips, against):

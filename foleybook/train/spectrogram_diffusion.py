@@ -149,8 +149,8 @@ def padded(self:FlowTask,
         at = torch.arange(n)
         noise = F.avg_pool1d(torch.randn(1, len(event), n + 5), 5,
                              1)[0, :, :n] * 5 ** .5
-        return middle + spread * noise + torch.lerp(first, last,
-                                                    (at / 8).clamp_max(1)) - fade * (1 - last) * at
+        falling = torch.lerp(first, last, (at / 8).clamp_max(1))
+        return middle + spread * noise + falling - fade * (1 - last) * at
     return torch.cat([floor(before, event[:, :4]).flip(-1), event,
                       floor(after, event[:, -4:])], -1)
 
