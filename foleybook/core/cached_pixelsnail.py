@@ -109,12 +109,10 @@ def class_weights(self:MapPrior,
     if isinstance(cond, Conditions):
         n = self.config.n_classes
         cond = cond.class_shares(n) if cond.kinds & self.asks else None
-    if cond is None:
-        return None
+    if cond is None: return None
     cond, n = torch.as_tensor(cond, device=self.device), self.config.n_classes
     if cond.is_floating_point():
-        if cond.ndim == 2 and cond.shape[1] == n and cond.isfinite().all():
-            return cond
+        if cond.ndim == 2 and cond.shape[1] == n and cond.isfinite().all(): return cond
         raise CodeError(f"shares of classes have shape {tuple(cond.shape)}: "
                         f"give finite numbers, (batch, {n}).")
     cond = cond.flatten()
@@ -178,8 +176,7 @@ class Affine:
 
     def __call__(self, x:Tensor)->Tensor:
         "(b, c_in) -> (b, c_out)"
-        if self.halves is None:
-            return F.linear(x, self.weight, self.bias)
+        if self.halves is None: return F.linear(x, self.weight, self.bias)
         weight, bias = self.halves
         return torch.baddbmm(bias, x.expand(2, -1, -1),
                              weight).transpose(0, 1).flatten(1)
@@ -276,8 +273,7 @@ def start_row(self:CausalStack,
     "All that the rows above give to this one, in large products"
     self.ready, seen = [], min(i, self.k - 1)
     for above, _, bias, rows in self.layers:
-        if i:
-            rows[:, :, :-1] = rows[:, :, 1:].clone()
+        if i: rows[:, :, :-1] = rows[:, :, 1:].clone()
         rows[:, :, -1] = 0
         y = bias[:, None].repeat(1, self.batch * self.width, 1)
         if seen:
@@ -382,8 +378,7 @@ def step(self:BlockStep,
     place:Tensor, # (2,)
 )->Tensor: # (b, c)
     "What the next block takes in"
-    if self.attend is None:
-        return self.out(torch.cat([x, place.expand(len(x), 2)], 1))
+    if self.attend is None: return self.out(torch.cat([x, place.expand(len(x), 2)], 1))
     state = torch.cat([first, x, place.expand(len(x), 2)], 1)
     active = F.elu(state)
     aux = F.elu(self.look_back(t, state, active))
@@ -435,8 +430,7 @@ def step(self:CachedPixelSNAIL,
         states = torch.cat([x[None], added[part]]).cumsum(0)
         stack._remember(0, part, j, F.elu(states[:n]))
         x = block.step(t, states[0], states[n], place)
-    for block in self.tail:
-        x = block(x)
+    for block in self.tail: x = block(x)
     return x
 
 @patch
@@ -643,18 +637,15 @@ def draw_row(self:CompiledPixelSNAIL,
     def draw(start):
         rows = np.arange(start, min(n, start + self.together))
         items = len(rows)
-        if guidance is not None:
-            rows = np.concatenate([rows, rows + n])
+        if guidance is not None: rows = np.concatenate([rows, rows + n])
         draw_columns(self.weights, self.memory, self.facts, rows, items, self.i,
                       columns, *arrays,
                       codes.numpy(), still.numpy(), f(guidance or 0), *cuts)
     starts = range(0, n, self.together)
     if threads == 1 or len(starts) == 1:
-        for start in starts:
-            draw(start)
+        for start in starts: draw(start)
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(draw, starts))
+        with ThreadPoolExecutor(threads) as pool: list(pool.map(draw, starts))
 
 # %% ../../nbs/core/cached_pixelsnail.ipynb #fc184c19
 COMPILED_MB = 64  # measured: beyond, torch's matrix products are as fast
@@ -724,8 +715,7 @@ def draw_map(
 )->Tensor: # int64, (n, k, h, w), as drawn
     "Row by row; after the last open position nothing is computed"
     k, n, dev = model.config, len(noise), model.device
-    if guidance is not None:
-        weights = torch.cat([weights, torch.zeros_like(weights)])
+    if guidance is not None: weights = torch.cat([weights, torch.zeros_like(weights)])
     cache, size = kind(model, weights, shape, n), (n, k.n_quantizers, *shape)
     codes = (torch.zeros(size, dtype=torch.long, device=dev) if init is None
              else init.clone())

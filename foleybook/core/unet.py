@@ -37,8 +37,7 @@ def class_vector(
 )->Tensor: # (b, d)
     "Vectors of classes, of their mixtures, and of nothing"
     last = embedding.num_embeddings - 1
-    if label is None:
-        label = torch.full((n,), last, device=embedding.weight.device)
+    if label is None: label = torch.full((n,), last, device=embedding.weight.device)
     if not label.is_floating_point():
         return embedding(torch.where(label < 0, last, label))
     shares = torch.cat([label, (label.sum(1, keepdim=True) == 0).to(label)], 1)
@@ -49,8 +48,7 @@ def asked_label(
     cond:Conditions|None, # what sounds are asked by
 ): # classes (b,), shares (b, n), or None
     "The class in conditions, as `class_vector` takes it"
-    if cond is None:
-        return None
+    if cond is None: return None
     return cond.label if cond.shares is None else cond.shares
 
 # %% ../../nbs/core/unet.ipynb #d5bf6cc3
@@ -150,8 +148,7 @@ class ContextLayer(nn.Module):
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
         y = self.norm3(x)
-        for layer in self.ff.net:
-            y = layer(y)
+        for layer in self.ff.net: y = layer(y)
         return x + y
 
 # %% ../../nbs/core/unet.ipynb #05a44e62
@@ -218,18 +215,14 @@ class Stage(nn.Module):
         width = sizes[-1][1]
         blocks = [ResnetBlock(a, b, time_width, groups, eps) for a, b in sizes]
         self.resnets = nn.ModuleList(blocks)
-        if attention:
-            self.attentions = nn.ModuleList([attention() for _ in sizes])
-        if resample == 'half':
-            self.downsamplers = nn.ModuleList([Halve(width)])
-        if resample == 'double':
-            self.upsamplers = nn.ModuleList([Double(width)])
+        if attention: self.attentions = nn.ModuleList([attention() for _ in sizes])
+        if resample == 'half': self.downsamplers = nn.ModuleList([Halve(width)])
+        if resample == 'double': self.upsamplers = nn.ModuleList([Double(width)])
 
     def step(self, i, x, time=None, context=None):
         "Block i and its attention"
         x = self.resnets[i](x, time)
-        if not hasattr(self, 'attentions'):
-            return x
+        if not hasattr(self, 'attentions'): return x
         layer = self.attentions[i]
         return layer(x, context) if isinstance(layer, ContextAttention) else layer(x)
 

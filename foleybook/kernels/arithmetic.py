@@ -69,8 +69,7 @@ def add_glu(
     c = x.shape[1]
     for b in range(len(x)):
         y, z = x[b], h[b]
-        for i in range(c):
-            y[i] += z[i] / (np.float32(1) + exponential(-z[c + i]))
+        for i in range(c): y[i] += z[i] / (np.float32(1) + exponential(-z[c + i]))
 
 # %% ../../nbs/kernels/arithmetic.ipynb #50fe1473
 @compiled(inner=True)
@@ -140,8 +139,7 @@ def add_product(
                            + x6 * f(w6[o]) + x7 * f(w7[o]))
     for i in range(k - k % 8, k):
         for b in range(len(x)):
-            for o in range(n):
-                y[b, o] += x[b, i] * f(w[i, o])
+            for o in range(n): y[b, o] += x[b, i] * f(w[i, o])
 
 # %% ../../nbs/kernels/arithmetic.ipynb #e11c944f
 @compiled(sums=True)
@@ -150,8 +148,7 @@ def shares(
 ): # their sum
     "Softmax before the division: e^(score - largest)"
     top, total = score[0], np.float32(0)
-    for t in range(len(score)):
-        top = max(top, score[t])
+    for t in range(len(score)): top = max(top, score[t])
     for t in range(len(score)):
         score[t] = exponential(score[t] - top)
         total += score[t]
@@ -169,16 +166,14 @@ def look_back(
 ):
     "One head: softmax(q k) v over the positions seen"
     d = len(q)
-    for t in range(seen):
-        score[t] = 0
+    for t in range(seen): score[t] = 0
     for i in range(0, d - 3, 4):
         k0, k1, k2, k3 = keys[i], keys[i + 1], keys[i + 2], keys[i + 3]
         q0, q1, q2, q3 = q[i], q[i + 1], q[i + 2], q[i + 3]
         for t in range(seen):
             score[t] += q0 * k0[t] + q1 * k1[t] + q2 * k2[t] + q3 * k3[t]
     for i in range(d - d % 4, d):
-        for t in range(seen):
-            score[t] += q[i] * keys[i, t]
+        for t in range(seen): score[t] += q[i] * keys[i, t]
     total = shares(score[:seen])
     for i in range(0, d - 3, 4):
         y0, y1, y2, y3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
@@ -192,8 +187,7 @@ def look_back(
         out[i + 2], out[i + 3] = y2 / total, y3 / total
     for i in range(d - d % 4, d):
         y = np.float32(0)
-        for t in range(seen):
-            y += score[t] * values[i, t]
+        for t in range(seen): y += score[t] * values[i, t]
         out[i] = y / total
 
 # %% ../../nbs/kernels/arithmetic.ipynb #f68212fe
@@ -226,8 +220,7 @@ def choose(
     n = len(logits)
     floor = kth_largest(logits, top_k) if top_k < n else np.float32(-np.inf)
     score, share, top = np.empty(n, np.float32), np.empty(n, np.float32), logits[0]
-    for i in range(n):
-        top = max(top, logits[i])
+    for i in range(n): top = max(top, logits[i])
     total = np.float32(0)
     for i in range(n):
         kept = logits[i] >= floor
@@ -240,7 +233,6 @@ def choose(
         ahead = np.float32(0)  # share of what is likelier
         for i in range(n):
             ahead += share[i] if logits[i] > logits[best] else np.float32(0)
-        if ahead / total < top_p:
-            break
+        if ahead / total < top_p: break
         score[best] = -np.inf
     return best

@@ -36,22 +36,18 @@ def _layer_norm(x, weight, bias):
     y, c = np.empty_like(x), x.shape[1]
     for b in range(len(x)):
         mean, power = np.float32(0), np.float32(0)
-        for i in range(c):
-            mean += x[b, i]
+        for i in range(c): mean += x[b, i]
         mean /= c
-        for i in range(c):
-            power += (x[b, i] - mean) * (x[b, i] - mean)
+        for i in range(c): power += (x[b, i] - mean) * (x[b, i] - mean)
         scale = np.float32(1) / math.sqrt(power / c + np.float32(1e-5))
-        for i in range(c):
-            y[b, i] = (x[b, i] - mean) * scale * weight[i] + bias[i]
+        for i in range(c): y[b, i] = (x[b, i] - mean) * scale * weight[i] + bias[i]
     return y
 
 @compiled(inner=True)
 def _linear(x, weight, bias):
     "x (g, c_in), weight (c_in, c_out)"
     y = np.empty((len(x), len(bias)), np.float32)
-    for b in range(len(x)):
-        y[b] = bias
+    for b in range(len(x)): y[b] = bias
     add_product(x, weight, y)
     return y
 
@@ -90,22 +86,19 @@ def _block_steps(w, keys, values, rows, n_heads, at, x):
                       w.qkv_bias[layer])
         for b in range(g):
             k, v = keys[layer, rows[b]], values[layer, rows[b]]
-            for i in range(c):
-                k[i, at], v[i, at] = qkv[b, c + i], qkv[b, 2 * c + i]
+            for i in range(c): k[i, at], v[i, at] = qkv[b, c + i], qkv[b, 2 * c + i]
             for i in range(0, c, d):
                 look_back(qkv[b, i:i + d], k[i:i + d], v[i:i + d], at + 1, score,
                            out[b, i:i + d])
         y = _linear(out, w.proj[layer], w.proj_bias[layer])
         for b in range(g):
-            for i in range(c):
-                x[b, i] += y[b, i]
+            for i in range(c): x[b, i] += y[b, i]
         h = _linear(_layer_norm(x, w.ln2[layer, 0], w.ln2[layer, 1]), w.fc1[layer],
                     w.fc1_bias[layer])
         _gelu(h)
         y = _linear(h, w.fc2[layer], w.fc2_bias[layer])
         for b in range(g):
-            for i in range(c):
-                x[b, i] += y[b, i]
+            for i in range(c): x[b, i] += y[b, i]
 
 # %% ../../nbs/kernels/cached_attention.ipynb #848b8808
 #| code-fold: true
@@ -116,18 +109,15 @@ def _next_token(w, table, rows, t, at, x):
     blank = len(w.around) // max(1, w.near.shape[1])
     for b in range(len(rows)):
         known, y = table[rows[b]], x[b]
-        for i in range(len(y)):
-            y[i] = w.place[at, i] + w.told[rows[b], i]
+        for i in range(len(y)): y[i] = w.place[at, i] + w.told[rows[b], i]
         for s in range(known.shape[1]):
             token = w.tokens[known[t - 1, s]]
-            for i in range(len(y)):
-                y[i] += token[i]
+            for i in range(len(y)): y[i] += token[i]
             for n in range(w.near.shape[1] if blank else 0):
                 step = w.near[t, n]
                 code = known[step, s] if step >= 0 else blank - 1
                 token = w.around[n * blank + code]
-                for i in range(len(y)):
-                    y[i] += token[i]
+                for i in range(len(y)): y[i] += token[i]
 
 # %% ../../nbs/kernels/cached_attention.ipynb #0e291922
 #| code-fold: true
@@ -140,8 +130,7 @@ def draw_steps(w, keys, values, table, rows, items, n_heads, stages, before, h, 
     none = np.zeros(w.head.shape[1], np.float32)
     x = np.empty((len(rows), h.shape[1]), np.float32)
     for b in range(len(rows)):
-        for i in range(h.shape[1]):
-            x[b, i] = h[rows[b], i]
+        for i in range(h.shape[1]): x[b, i] = h[rows[b], i]
     for t in range(first, last):
         logits = _linear(_layer_norm(x, w.norm[0], w.norm[1]), w.head, none)
         for s in range(streams):
@@ -165,5 +154,4 @@ def draw_steps(w, keys, values, table, rows, items, n_heads, stages, before, h, 
             _next_token(w, table, rows, t + 1, before + t, x)
             _block_steps(w, keys, values, rows, n_heads, before + t, x)
     for b in range(len(rows)):
-        for i in range(h.shape[1]):
-            h[rows[b], i] = x[b, i]
+        for i in range(h.shape[1]): h[rows[b], i] = x[b, i]

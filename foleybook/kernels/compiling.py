@@ -56,8 +56,7 @@ def compiled(
     "Machine code at the first call, kept on disk where a folder can be written"
     from numba import njit # takes long to import
 
-    if function is None:
-        return partial(compiled, sums=sums, inner=inner)
+    if function is None: return partial(compiled, sums=sums, inner=inner)
     free = {'contract', 'nsz'} | ({'reassoc', 'nnan'} if sums else set())
     options = dict(nogil=True, error_model='numpy', fastmath=free,
                    no_cpython_wrapper=inner, no_cfunc_wrapper=True)

@@ -52,8 +52,7 @@ def scaled_product(
     y[:] = 0
     add_product(x, m.weight[k], y)
     for b in range(len(y)):
-        for o in range(y.shape[1]):
-            y[b, o] = y[b, o] * m.scale[k, o] + m.bias[k, o]
+        for o in range(y.shape[1]): y[b, o] = y[b, o] * m.scale[k, o] + m.bias[k, o]
 
 # %% ../../nbs/kernels/gated_cells.ipynb #fba1a6be
 @compiled
@@ -80,13 +79,11 @@ def draw_by_share(
 ):  # number of a code
     "The first code whose cumulated probability exceeds `uniform`"
     best = np.argmax(logits)
-    if temperature <= 0:
-        return best
+    if temperature <= 0: return best
     top, total = logits[best], 0.0
     for k in range(len(logits)):
         logits[k] = exponential(np.float32(np.float64(logits[k] - top) / temperature))
-    for k in range(len(logits)):
-        total += logits[k]
+    for k in range(len(logits)): total += logits[k]
     code, seen = 0, np.float64(logits[0])
     while seen <= uniform * total and code < len(logits) - 1:
         code += 1
@@ -117,15 +114,13 @@ def gru_codes(
         for k in range(layers):
             scaled_product(below, w.enter, k, gi)
             scaled_product(h[k], w.state, k, gh)
-            for b in range(g):
-                gru_gates(gi[b], gh[b], h[k, b])
+            for b in range(g): gru_gates(gi[b], gh[b], h[k, b])
             below = h[k]
         scaled_product(below, w.out, 0, logits)
         for b in range(g):
             codes[b, t] = code = draw_by_share(logits[b], uniforms[b, t], temperature)
             x[b] = w.seen[code]
-            for c in range(controls.shape[2]):
-                x[b] += w.controls[c] * controls[b, t, c]
+            for c in range(controls.shape[2]): x[b] += w.controls[c] * controls[b, t, c]
     return codes
 
 # %% ../../nbs/kernels/gated_cells.ipynb #57e081c2

@@ -73,8 +73,7 @@ def pass_on(
             v = (path[j] + kept[j] + from_bf16(new[j])) * np.float32(.5**.5)
             path[j] = v
             out[j] = to_bf16(v + told[j])
-        for j in range(len(skip)):
-            skip[j] += from_bf16(new[c + j])
+        for j in range(len(skip)): skip[j] += from_bf16(new[c + j])
 
 # %% ../../nbs/kernels/gated_layers.ipynb #524ce4b3
 class HeldWaveNet(nn.Module):

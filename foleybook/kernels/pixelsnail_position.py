@@ -27,8 +27,7 @@ def _affine(x, layers, k):
     "Layer k at x (g, c_in)"
     y = np.empty((len(x), layers.bias.shape[1]), np.float32)
     for b in range(len(x)):
-        for o in range(y.shape[1]):
-            y[b, o] = layers.bias[k, o]
+        for o in range(y.shape[1]): y[b, o] = layers.bias[k, o]
     add_product(x, layers.weight[k], y)
     return y
 
@@ -37,8 +36,7 @@ def _part(x, start, stop):
     "A copy of some columns"
     y = np.empty((len(x), stop - start), np.float32)
     for b in range(len(x)):
-        for i in range(stop - start):
-            y[b, i] = x[b, start + i]
+        for i in range(stop - start): y[b, i] = x[b, start + i]
     return y
 
 # %% ../../nbs/kernels/pixelsnail_position.ipynb #d104793e
@@ -96,18 +94,15 @@ def _first_step(w, m, facts, rows, above, i, j):
     x = np.empty((n, above.shape[2]), np.float32)
     for b in range(n):
         y, known = x[b], above[rows[b], j]
-        for o in range(len(y)):
-            y[o] = known[o]
+        for o in range(len(y)): y[o] = known[o]
         if facts.edge_bias or j:
-            for o in range(len(y)):
-                y[o] += w.bias[o]
+            for o in range(len(y)): y[o] += w.bias[o]
         for k in range(m.codes.shape[1]):
             for t in range(taps):
                 code = m.codes[rows[b], k, i + facts.top + w.taps[0, t],
                                j + facts.margin + w.taps[1, t]]
                 row = w.table[code * taps + t]
-                for o in range(len(y)):
-                    y[o] += row[o]
+                for o in range(len(y)): y[o] += row[o]
     return x
 
 @compiled(inner=True)
@@ -120,10 +115,8 @@ def _own_row(own, inputs, ready, rows, r, j):
         left, known, x_b, y_b = inputs[r, rows[b],
                                        last], ready[j, r, rows[b]], x[b], y[b]
         for t in range(len(x_b) // c):
-            for i in range(c):
-                x_b[t * c + i] = left[j + t, i]
-        for o in range(len(y_b)):
-            y_b[o] = known[o]
+            for i in range(c): x_b[t * c + i] = left[j + t, i]
+        for o in range(len(y_b)): y_b[o] = known[o]
     add_product(x, own[r], y)
     return y
 
@@ -160,8 +153,7 @@ def _attention_step(w, m, facts, rows, block, at, query, kv):
     out, score = np.zeros_like(query), np.empty(m.keys.shape[3], np.float32)
     for b in range(len(rows)):
         keys, values = m.keys[block, rows[b]], m.values[block, rows[b]]
-        for i in range(width):
-            keys[i, at], values[i, at] = kv[b, i], kv[b, width + i]
+        for i in range(width): keys[i, at], values[i, at] = kv[b, i], kv[b, width + i]
         if seen:
             for i in range(0, width, d):
                 look_back(query[b, i:i + d], keys[i:i + d], values[i:i + d], seen,
@@ -185,11 +177,9 @@ def _block_step(w, m, facts, rows, block, i, j, first, x):
     g, c = x.shape
     state = np.empty((g, 2 * c + 2), np.float32)  # [first, x, place]
     for b in range(g):
-        for o in range(c):
-            state[b, o], state[b, c + o] = first[b, o], x[b, o]
+        for o in range(c): state[b, o], state[b, c + o] = first[b, o], x[b, o]
         state[b, 2 * c], state[b, 2 * c + 1] = m.place[0, i, j], m.place[1, i, j]
-    if not facts.attention:
-        return _affine(_part(state, c, 2 * c + 2), w.out, block)
+    if not facts.attention: return _affine(_part(state, c, 2 * c + 2), w.out, block)
     active, query = _part(state, 0, 2 * c + 2), _part(state, c, 2 * c + 2)
     elu(active)
     h, hidden = _affine(active, w.enter, block), w.key.weight.shape[1]
@@ -202,10 +192,8 @@ def _block_step(w, m, facts, rows, block, i, j, first, x):
     joined = np.empty((g, c + aux.shape[1]), np.float32)
     elu(aux)
     for b in range(g):
-        for o in range(c):
-            joined[b, o] = active[b, c + o]
-        for o in range(aux.shape[1]):
-            joined[b, c + o] = aux[b, o]
+        for o in range(c): joined[b, o] = active[b, c + o]
+        for o in range(aux.shape[1]): joined[b, c + o] = aux[b, o]
     h = _affine(joined, w.join, block)
     elu(h)
     add_glu(_affine(h, w.gate, block), x)
@@ -225,8 +213,7 @@ def _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
         if s:
             for b in range(len(rows)):
                 known, x_b = w.codes[s - 1, codes[rows[b % items], s - 1, i, j]], x[b]
-                for o in range(len(x_b)):
-                    x_b[o] += known[o]
+                for o in range(len(x_b)): x_b[o] += known[o]
             _point_block(x, w.stage1, w.stage2, s - 1)
         h = _part(x, 0, x.shape[1])
         elu(h)
@@ -259,7 +246,6 @@ def draw_columns(w, m, facts, rows, items, i, stop, above, ready1, ready2, noise
             first = _part(x, 0, x.shape[1])
             _res_steps(w, m, facts, rows, ready1, ready2, block, j, x)
             x = _block_step(w, m, facts, rows, block, i, j, first, x)
-        for k in range(w.tail1.weight.shape[0]):
-            _point_block(x, w.tail1, w.tail2, k)
+        for k in range(w.tail1.weight.shape[0]): _point_block(x, w.tail1, w.tail2, k)
         _draw_here(w, m, facts, rows, items, x, i, j, noise, codes, still, guidance,
                    temperature, top_k, top_p)

@@ -74,8 +74,7 @@ def slices(self:MelImageConfig,
 )->Tensor: # (n, slice_size); a shorter clip is filled up with zeros, a rest is dropped
     "Cut a recording as the published system does"
     full = self.x_res * self.hop_length
-    if len(audio) < full:
-        audio = fit_length(audio, full, 'pad')
+    if len(audio) < full: audio = fit_length(audio, full, 'pad')
     n = len(audio) // self.slice_size
     return audio[:n * self.slice_size].view(n, self.slice_size)
 
@@ -124,8 +123,7 @@ def unet_preset(
     if context:
         widths |= dict(small=(128, 256, 256, 256, 512, 512), base=(128, 256, 512, 512),
                        large=(128, 256, 256, 512, 512, 512, 1024))
-    if size not in widths:
-        raise ValueError(f"no U-Net {size!r}. {near(size, widths)}")
+    if size not in widths: raise ValueError(f"no U-Net {size!r}. {near(size, widths)}")
     n, kind = len(widths[size]), 'CrossAttn' if context else 'Attn'
     down = {0, 1, 2} if size == 'base' else {at[size]}
     up = {1, 2, 3} if size == 'base' else {1}
@@ -192,13 +190,11 @@ class PlainStage(Stage):
         **given, # groups and eps of `Stage`
     ):
         super().__init__(sizes, resample=resample, **given)
-        if resample == 'half':
-            self.downsamplers[0] = AheadHalve(sizes[-1][1])
+        if resample == 'half': self.downsamplers[0] = AheadHalve(sizes[-1][1])
 
     def forward(self, x:Tensor)->Tensor:
         "(b, c_in, h, w) to (b, c_out, ...), all of it"
-        for i in range(len(self.resnets)):
-            x = self.step(i, x)
+        for i in range(len(self.resnets)): x = self.step(i, x)
         for layer in (*getattr(self, 'downsamplers', ()),
                       *getattr(self, 'upsamplers', ())):
             x = layer(x)
@@ -250,8 +246,7 @@ def encode(self:AutoencoderKL,
 )->Posterior:
     "Where their latents may be"
     x, half = self.encoder.conv_in(pictures), self.encoder
-    for stage in half.down_blocks:
-        x = stage(x)
+    for stage in half.down_blocks: x = stage(x)
     x = self.quant_conv(half.conv_out(F.silu(half.conv_norm_out(_middle(half, x)))))
     mean, logvar = x.chunk(2, 1)
     return Posterior(mean, logvar.clamp(-30, 20))
@@ -264,8 +259,7 @@ def decode(self:AutoencoderKL,
     "Pictures of latents"
     half = self.decoder
     x = _middle(half, half.conv_in(self.post_quant_conv(latents)))
-    for stage in half.up_blocks:
-        x = stage(x)
+    for stage in half.up_blocks: x = stage(x)
     return half.conv_out(F.silu(half.conv_norm_out(x)))
 
 # %% ../../nbs/published/audio_diffusion.ipynb #2d094cf5
@@ -351,8 +345,7 @@ def to_state(self:MelImageDiffusion,
     noise:Tensor|None=None, # of the latents; None: their mean
 )->Tensor: # (b, c, h, w)
     "What the U-Net works on"
-    if self.vae is None:
-        return pictures
+    if self.vae is None: return pictures
     found = self.vae.encode(pictures)
     z = found.mean if noise is None else found.draw(noise)
     return z * self.vae.config.scaling_factor
@@ -472,8 +465,7 @@ def prepared(
     twin = copy.deepcopy(net, {id(t): t for t in (*net.parameters(), *net.buffers())})
     for module in [*twin.modules()]:
         for name, child in [*module.named_children()]:
-            if isinstance(child, nn.Conv2d):
-                setattr(module, name, PackedConv2d(child))
+            if isinstance(child, nn.Conv2d): setattr(module, name, PackedConv2d(child))
     return twin
 
 # %% ../../nbs/published/audio_diffusion.ipynb #ba30d049
@@ -661,8 +653,7 @@ def loop_beats(
     y = np.asarray(audio, np.float32)
     beats = librosa.beat.beat_track(y=y, sr=sample_rate, units='samples')[1]
     whole = (len(beats) - 1) // 4 * 4
-    if whole <= 0:
-        return None
+    if whole <= 0: return None
     return torch.from_numpy(np.tile(y[beats[0]:beats[whole]], loops))
 
 # %% ../../nbs/published/audio_diffusion.ipynb #29354745
@@ -674,8 +665,7 @@ def _diffusers_state(state, own):
     "Weights by today's names; what was a 1x1 convolution is a linear map"
     found = {}
     for key, value in state.items():
-        for old, new in _OLD_NAMES:
-            key = re.sub(old, new, key)
+        for old, new in _OLD_NAMES: key = re.sub(old, new, key)
         fits = key in own and value.ndim == 4 and own[key].ndim == 2
         found[key] = value[:, :, 0, 0] if fits else value
     return found
@@ -683,8 +673,7 @@ def _diffusers_state(state, own):
 def _diffusers_files(source, weights=('diffusion_pytorch_model.safetensors',
                                       'diffusion_pytorch_model.bin')):
     "(settings, weights) of a folder, or of a pair given as (settings, weights)"
-    if isinstance(source, (tuple, list)):
-        return source[0], source[1], 'the weights'
+    if isinstance(source, (tuple, list)): return source[0], source[1], 'the weights'
     folder = Path(source)
     file = next((folder/name for name in weights if (folder/name).is_file()), None)
     if file is None:

@@ -58,8 +58,7 @@ def _from_audyn(state):
         if not (m := _AUDYN.match(key)):
             return re.sub(r'(pre|post)_conv1d\.(conv1d\.)?', r'conv_\1.', key)
         i,up,j,l,conv,leaf = m.groups()
-        if up:
-            return f'ups.{i}.{leaf}'
+        if up: return f'ups.{i}.{leaf}'
         convs = dict(conv1d_in='convs1', conv1d_out='convs2', conv1d='convs')[conv]
         return f'resblocks.{int(i) * n + int(j)}.{convs}.{l}.{leaf}'
     return {name(k): v for k,v in state.items()}

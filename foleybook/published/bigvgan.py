@@ -64,8 +64,7 @@ class BigVGANConfig(UpsamplingConfig):
                              f"{', '.join(_SIZES)}")
         mel,size,changes = _SIZES[name]
         mel = MelConfig.preset(mel).replace(**changes)
-        if size == 'base':
-            return cls(mel=mel)
+        if size == 'base': return cls(mel=mel)
         rates = ([8, 4] if mel.hop_length == 512 else [4, 4]) + [2] * 4
         more = dict(use_tanh_at_final=False,
                     use_bias_at_final=False) if size == 'v2' else {}
@@ -132,8 +131,7 @@ class Downsample2x(nn.Module):
         "Low-pass, then keep every other sample"
         c = x.shape[1]
         w,x = self.lowpass.filter.expand(c, 1, -1),_edges(x, 5, 6)
-        if x.device.type != 'cpu':
-            return F.conv1d(x, w, stride=2, groups=c)
+        if x.device.type != 'cpu': return F.conv1d(x, w, stride=2, groups=c)
         return F.conv2d(_last(x), _last(w), stride=(1, 2), groups=c).squeeze(2)
 
 # %% ../../nbs/published/bigvgan.ipynb #9bdd770c
@@ -212,8 +210,7 @@ class AMPBlock(nn.Module):
     )->Tensor: # (b, c, t)
         "Residual steps one after another"
         if not self.pairs:
-            for c,a in zip(self.convs, self.activations):
-                x = x + c(a(x))
+            for c,a in zip(self.convs, self.activations): x = x + c(a(x))
             return x
         acts = self.activations
         for c1,c2,a1,a2 in zip(self.convs1, self.convs2, acts[::2], acts[1::2]):

@@ -379,8 +379,7 @@ def published_key(
 )->str: # key of `PixelSNAIL`
     """Where a published tensor belongs; the baseline's `horizontal` reads rows above:
     our `vertical`"""
-    for old, new in _AUDYN if audyn else _BASELINE:
-        key = re.sub(old, new, key)
+    for old, new in _AUDYN if audyn else _BASELINE: key = re.sub(old, new, key)
     return key
 
 # %% ../../nbs/published/dcase2023.ipynb #35bad6bc
@@ -391,14 +390,11 @@ def _find(
 ):
     """First value called `name` in whatever a checkpoint holds beside its weights, or
     None"""
-    if isinstance(held, argparse.Namespace):
-        held = vars(held)
+    if isinstance(held, argparse.Namespace): held = vars(held)
     if isinstance(held, dict):
-        if name in held:
-            return held[name]
+        if name in held: return held[name]
         held = held.values()
-    if not isinstance(held, (list, tuple, type({}.values()))):
-        return None
+    if not isinstance(held, (list, tuple, type({}.values()))): return None
     return next((v for part in held if (v := _find(part, name)) is not None), None)
 
 # %% ../../nbs/published/dcase2023.ipynb #e4c23a19
@@ -443,8 +439,7 @@ def _fit(
 )->Tensor:
     """Kernels as lists of taps; the zeroed end of the baseline's causal kernels falls
     off"""
-    if len(shape) != 3:
-        return value
+    if len(shape) != 3: return value
     value = (value.flatten(2) if value.ndim > 3
              else value.reshape(*value.shape, *[1] * (3 - value.ndim)))
     return value[:, :, :shape[2]].contiguous()
@@ -476,8 +471,7 @@ def from_original(cls:PixelSNAIL,
         raise CheckpointError(f"{name}: missing {e}") from None
     own, state, unused = model.state_dict(), {}, []
     for key, value in sd.items():
-        if key == 'background':
-            continue
+        if key == 'background': continue
         if key.startswith('cond_resnet.'):
             unused.append(key)
             continue

@@ -53,8 +53,7 @@ _JSON_MEL = dict(sampling_rate='sample_rate', n_fft='n_fft', hop_size='hop_lengt
 def _original_config(source, config):
     "The settings given, or those in the config.json beside a file"
     if config is None and not isinstance(source, dict):
-        if (beside := Path(source).with_name('config.json')).is_file():
-            config = beside
+        if (beside := Path(source).with_name('config.json')).is_file(): config = beside
     return read_json(config) if isinstance(config, (str, Path)) else dict(config or {})
 
 def _original_mel(mel, settings, n_mels, hop):
@@ -108,8 +107,7 @@ def _discriminator_state(source, part, audyn):
     state = _weights(source, 'discriminator', part)
     own = {k: v for k,v in state.items() if k.startswith(audyn)} or state
     found = {k: _AUDYN_D.match(k) for k in own}
-    if not any(found.values()):
-        return own
+    if not any(found.values()): return own
     last = max(int(m[2]) for m in found.values() if m)
     conv = lambda i: 'conv_post' if int(i) == last else f'convs.{i}'
     name = lambda m: f'discriminators.{m[1]}.{conv(m[2])}.{m[3]}'

@@ -183,8 +183,7 @@ class MelGANDiscriminator(nn.Module):
         logits,features = [],[]
         for net in self.model.values():
             y,maps = x,[]
-            for layer in net.model.values():
-                maps.append(y := layer(y))
+            for layer in net.model.values(): maps.append(y := layer(y))
             logits.append(maps.pop())
             features.append(maps)
             x = F.avg_pool1d(x, 4, 2, 1, count_include_pad=False)

@@ -48,10 +48,8 @@ class PublishedTier(ParamTier):
         super().__init__(config or PublishedTierConfig())
         c, d = self.config, self.config.hidden_size
         gru = lambda: nn.GRU(d, d, c.n_layers, batch_first=True)
-        if c.net in (1, 3):
-            del self.gru
-        if c.net in (1, 2):
-            self.mu_gru, self.sigma_gru = gru(), gru()
+        if c.net in (1, 3): del self.gru
+        if c.net in (1, 2): self.mu_gru, self.sigma_gru = gru(), gru()
         if c.net in (3, 4):
             del self.mu, self.sigma
             part = lambda: nn.ModuleDict(dict(gru=gru(), mu=nn.Linear(d, 1),
@@ -65,8 +63,7 @@ class PublishedTier(ParamTier):
     def heads(self, h, state, start):
         "Means and spreads of the next rows; `state` is changed"
         net = self.config.net
-        if net in (0, 5):
-            return super().heads(h, state, start)
+        if net in (0, 5): return super().heads(h, state, start)
         h = self.through(self.gru, h, state, 0) if net in (2, 4) else h
         if net in (1, 2):
             return ParamOut(self.mu(self.through(self.mu_gru, h, state, 1)),
@@ -79,8 +76,7 @@ class PublishedTier(ParamTier):
 # %% ../../nbs/published/mtcrnn.ipynb #80cf31ff
 def _spread(config, sigma, temperature):
     "The published temperature is the softplus's beta"
-    if config.temperature_as_beta:
-        return F.softplus(sigma, beta=temperature)
+    if config.temperature_as_beta: return F.softplus(sigma, beta=temperature)
     return F.softplus(sigma) * temperature
 
 # %% ../../nbs/published/mtcrnn.ipynb #d98f23dc
@@ -93,8 +89,7 @@ def published_loss(
 ) -> Tensor:  # of each row, (l,)
     "Mean squared error of a draw; of a mixture the likelihood"
     std = _spread(config, out.sigma, temperature)
-    if out.pi is not None or not config.drawn_loss:
-        return param_loss(out, targets, std)
+    if out.pi is not None or not config.drawn_loss: return param_loss(out, targets, std)
     eps = torch.randn_like(targets).transpose(0, 1) if eps is None else eps
     return (out.mu + eps.transpose(0, 1) * std - targets).square().mean((0, 2))
 
@@ -146,8 +141,7 @@ def _published(where, step=None):
             raise CheckpointError(f"{folder / 'model'}: no model_{step or ''}; found "
                                   f"{there}.")
         where, args = chosen[-1], folder / "log" / "args.txt"
-        if args.exists():
-            told = _namespace(args)
+        if args.exists(): told = _namespace(args)
     return {_our_name(k): v for k, v in published_weights(where).items()}, told
 
 def _namespace(file):

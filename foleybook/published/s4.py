@@ -155,8 +155,7 @@ def systems(self:PublishedStateSpace,
 @patch
 def _weighted(self:PublishedStateSpace, dt, A, B, length):
     "As `StateSpace._weighted`, and `dss`"
-    if self.config.rule != 'dss':
-        return StateSpace._weighted(self, dt, A, B, length)
+    if self.config.rule != 'dss': return StateSpace._weighted(self, dt, A, B, length)
     # a softmax over time; grows if A does, so it is turned round
     z = dt * A
     sign = 1 - 2 * (z.real > 0)

@@ -126,8 +126,7 @@ _add('audyn-rvqvae', PUBLISHED, 'published.dcase2023.PublishedVQVAERecipe',
 _VQGAN_OWN = dict(
      frames=128, lr=.001, optimizer='adam', betas=(.5, .9), clip_norm=10.,
      schedule='warmup_cosine')
-_VQGAN_QUICK = dict(
-     widths=(24, 48, 64), freq_strides=(4, 2, 2), time_strides=(4, 2, 1))
+_VQGAN_QUICK = dict(widths=(24, 48, 64), freq_strides=(4, 2, 2), time_strides=(4, 2, 1))
 _add('quick-vqgan', SMALL, 'train.spectrogram_vqgan.VQGANRecipe',
      'chapter 06: codes judged by a critic and by ear',
      steps=600, epoch_steps=150, batch_size=8, critic_start=250, **_VQGAN_OWN,
@@ -186,8 +185,7 @@ _add('audyn-pixelsnail', PUBLISHED,
 _GPT_RUN = dict(
      batch_size=8, lr=.0015, weight_decay=.1, betas=(.9, .95), ema=.99, clip_norm=1.,
      noise=.05, turn=False)
-_GPT_SMALL = dict(
-     width=128, n_layers=4, n_heads=4, dropout=.15, class_dropout=.1)
+_GPT_SMALL = dict(width=128, n_layers=4, n_heads=4, dropout=.15, class_dropout=.1)
 _add('quick-transformer', SMALL, 'train.transformer.TransformerRecipe',
      'chapter 07: codes one by one, by attention',
      steps=800, epoch_steps=100, **_GPT_RUN, model=_GPT_SMALL)
@@ -317,8 +315,7 @@ _add('oneshot-wavenet', SMALL, 'train.diffwave.DiffWaveRecipe',
      steps=12, guidance=3.))
 
 # %% ../../nbs/train/presets.ipynb #466926ff
-_S4D = dict(
-     kind='diagonal', init='lin', rule='zoh', bidirectional=True)
+_S4D = dict(kind='diagonal', init='lin', rule='zoh', bidirectional=True)
 _SASHIMI_SMALL = dict(
      net=dict(d_model=32, n_layers=2, pool=[4, 4], step_width=64, hidden=128,
      step_out=128, layer=_S4D | dict(d_state=32), length=2048, patch=8), guidance=1.5)

@@ -43,8 +43,7 @@ def spectral_energy_loss(
         x = x.float().squeeze(1)
         def energy(distance, view):
             p,q = view(x),view(a)
-            if b is None:
-                return 2 * distance(p, q, p)
+            if b is None: return 2 * distance(p, q, p)
             r = view(b)
             return distance(p, q, p) + distance(p, r, p) - apart * distance(q, r, p)
         views = [lambda v, r=r: stft_magnitude(v, *r) for r in resolutions]
@@ -263,8 +262,7 @@ def wave_to_mel(
                 x = x * loud / peak
             m = log_mel(x.squeeze(1), mel)[..., :x.shape[-1] // mel.hop_length]
             if remake is not None:
-                with torch.no_grad():
-                    m = remake(m)
+                with torch.no_grad(): m = remake(m)
             self.learn.xb,self.learn.yb = (m,),(x,)
             if self.training and noise_frames:
                 first = torch.randint(noise_frames, (len(x), 1), device=x.device)
