@@ -208,6 +208,7 @@ class _Verdict(nn.Module):
         super().__init__()
         self.discriminator, self.loss = discriminator, loss
     def forward(self, real, fake):
+        "Scalars"
         return self.loss(self.discriminator(real), self.discriminator(fake))
 
 @patch
