@@ -78,7 +78,7 @@ def _from_files(n, seconds):
             lambda: [read_audio(f) for f in files], rounds=3)
         ours, other, read = (1e3 * t / len(files) for t in times)
         yield row(f"files to log-mels, a clip ({len(files)} {what})", ours, "librosa.load and its melspectrogram", other,
-                  exactness=difference(torch.as_tensor(cache.mels[0]), plain[0]) + f"; decoding alone {read:.2g} ms")
+                  exactness=difference(np.array(cache.mels[0]), plain[0]) + f"; decoding alone {read:.2g} ms")
 
 
 def _mel_error(linear, mel, y):
