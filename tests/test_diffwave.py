@@ -217,7 +217,7 @@ def test_the_two_networks_of_one_shots_compete_on_equal_terms():
     assert abs(sizes[1] / sizes[0] - 1) < 0.05 and wavenet.steps < patches.steps
     own = ("name", "model", "steps")
     assert {k: v for k, v in vars(patches).items() if k not in own} == {k: v for k, v in vars(wavenet).items() if k not in own}
-    assert [getattr(r.model, k) for r in (patches, wavenet) for k in ("sample_rate", "seconds", "guidance")] == [16000, 0.6, 2.0] * 2
+    assert [getattr(r.model, k) for r in (patches, wavenet) for k in ("sample_rate", "seconds", "guidance")] == [16000, 0.6, 3.0] * 2
 
 
 def test_it_sees_as_far_as_it_says():

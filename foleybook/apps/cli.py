@@ -1040,14 +1040,14 @@ def edit(
     info, format = _format_of(input, out, format)
     subtype = _subtype_of(info.subtype, format, bits)
     _not_in((1, max(2, own.channels)), channels=channels)
-    if not (mask or loop or strength is not None) and (seconds or 0) <= own.seconds:
-        raise ValueError(f"{input}: nothing is to change. Give --mask START:END, "
-                         "--strength, --loop, or --seconds above its "
-                         f"{own.seconds:.2f}.")
     generator = load_generator(model, vocoder, device=device, adapter=adapter,
                                precision=precision)
     holes = _regions(mask)
     classes, out = _classes(generator, class_, model), Path(out or f"edited.{format}")
+    if not (mask or loop or strength is not None) and (seconds or 0) <= own.seconds:
+        raise ValueError(f"{input}: nothing is to change. Give --mask START:END, "
+                         "--strength, --loop, or --seconds above its "
+                         f"{own.seconds:.2f}.")
     if class_ is None and len(classes) > 1:
         classes = _guessed(generator, input, holes, _say(quiet))
     asked = [c for c in _wishes(generator, classes)[0] for _ in range(n)]
