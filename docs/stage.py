@@ -43,7 +43,7 @@ def rm_hidden(cell):
         del cell["source"]
     elif cell.directives_ and "exporti" in cell.directives_:
         fold(cell)
-        cell.metadata["taught"] = not is_private(cell.source)
+        cell.metadata["taught"] = not is_private(cell.source) and "code-fold:" not in cell.directives_
 
 
 def fold(cell):
