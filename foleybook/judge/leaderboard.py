@@ -29,7 +29,6 @@ from .embedders import find_embedder, MelEmbedder
 from .evaluator import (
     _apart_measures, _home, _told, _with_shapes, evaluate, MEASURES, training_clips)
 from ..train.recipes import all_recipes, find_recipe, Recipe
-from ..training import TrainingError
 
 # %% auto #0
 __all__ = ['FAMILIES', 'BOARDS', 'ShapedNoiseConfig', 'ShapedNoise', 'ShapedNoiseRecipe', 'find_families', 'split_for_judging',
@@ -312,6 +311,7 @@ def _competitor(what, train, held, folder, overrides, device, say):
         aside = _put_aside(folder).name
         say(f'trained before with other settings or on other clips: now in {aside}')
     say('training')
+    from foleybook.training import TrainingError
     begun,began = folder.exists(),_processor_seconds()
     write_text(stamp, json.dumps(about))
     try: model = recipe.train(train, folder, progress=False)
