@@ -29,7 +29,7 @@ ROWS = {  # how the table calls them
     "base-.98": "as `foley`, weights averaged over 50 steps", "base-.995": "the same, over 200 steps", "base-.999": "the same, over 1,000 steps",
     "wide-.995": "width 448 in place of 320", "context-.995": "53 columns, 4.9 s, in place of 44",
     "fine-.995": "columns of 46 ms in place of 93", "longer-.99": "`foley` trained on, average over 100 steps",
-    "longer-.999": "the same, over 1,000 steps", "foley": "**`foley` as it ships**, after 8,000 steps on ten kinds 6,400 on thirty"}
+    "longer-.999": "the same, over 1,000 steps", "foley": "**`foley` as it ships**, after 8,000 steps on ten kinds and 6,400 on thirty"}
 
 
 def tables():
